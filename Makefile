@@ -1,0 +1,60 @@
+# Every target sets up what it needs, from a bare clone with only Python 3.11 or later and make.
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# A stamp is written last, so an interrupted installation is taken up again.
+TEST_STAMP := .venv/.installed-test
+LINT_STAMP := .venv/.installed-lint
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test test-slow lint bench wheel clean
+
+help: ## show this list
+	@echo "make TARGET [ARGS='options for the command behind it'] [PYTHON=python3.12]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
+
+reproduce: $(TEST_STAMP) ## train the paper's networks and draw its figure into results/
+	$(BIN)/neurocollapse reproduce $(ARGS)
+
+test: $(TEST_STAMP) ## run the tests and the examples in docstrings, without the slow tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(TEST_STAMP) ## run the slow tests only
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(LINT_STAMP) ## check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy src
+
+bench: $(TEST_STAMP) ## run every script in benchmarks/
+	@for script in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
+	done
+
+wheel: $(TEST_STAMP) ## build the wheel into dist/
+	@rm -rf dist
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean: ## remove .venv, dist and caches (never results/)
+	rm -rf .venv dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(TEST_STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "neurocollapse needs Python 3.11 or later, and '$(PYTHON)' is not: name one, such as make PYTHON=python3.12" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv .venv
+	@echo "Installing into .venv: first PyTorch, much the largest, then the rest, which takes a minute without a word."
+	$(PIP) install --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+# After the tests' packages, not beside them: under make -j two installations would write into one environment.
+$(LINT_STAMP): $(TEST_STAMP)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@

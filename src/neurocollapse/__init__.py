@@ -1,0 +1,57 @@
+"""Train, measure and explain neural collapse.
+
+Public names load on first use, so importing the package loads neither PyTorch nor the plotting library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors, which do not run __getattr__
+    from neurocollapse.datasets import Dataset as Dataset
+    from neurocollapse.datasets import load_dataset as load_dataset
+    from neurocollapse.geometry import simplex_etf as simplex_etf
+    from neurocollapse.measuring import measure as measure
+    from neurocollapse.metrics import METRICS as METRICS
+    from neurocollapse.metrics import Measurement as Measurement
+    from neurocollapse.networks import build_network as build_network
+    from neurocollapse.networks import check_homogeneous as check_homogeneous
+    from neurocollapse.statistics import ClassMeans as ClassMeans
+    from neurocollapse.statistics import Projections as Projections
+    from neurocollapse.statistics import Statistics as Statistics
+    from neurocollapse.store import runs as runs
+    from neurocollapse.sweep import Sweep as Sweep
+    from neurocollapse.training import RunConfig as RunConfig
+    from neurocollapse.training import train as train
+
+__version__ = "0.1.0"
+
+# No module bears the name of a public object: importing the module would set the attribute and hide the object.
+_HOME = {
+    "METRICS": "metrics",
+    "ClassMeans": "statistics",
+    "Dataset": "datasets",
+    "Measurement": "metrics",
+    "Projections": "statistics",
+    "RunConfig": "training",
+    "Statistics": "statistics",
+    "Sweep": "sweep",
+    "build_network": "networks",
+    "check_homogeneous": "networks",
+    "load_dataset": "datasets",
+    "measure": "measuring",
+    "runs": "store",
+    "simplex_etf": "geometry",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # the next use finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,279 @@
+"""The command line: a function for each command, its arguments the options, its docstring the help."""
+
+import dataclasses
+import functools
+import math
+import sys
+import typing
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from .datasets import Dataset, load_dataset
+from .feature_files import read_features
+from .figures import collapse_figure, save_figure
+from .measuring import measure as measure_features
+from .networks import build_network
+from .progress import duration, follow
+from .store import RunFolder, atomic_path, folders, records_frame, run_id, runs_table, to_json
+from .sweep import Sweep, default_workers, estimate_seconds
+from .tables import describe_ordering, paper_ordering, summary, wide
+from .training import RunConfig
+
+out_console = Console(soft_wrap=True, highlight=False)
+messages = Console(stderr=True, soft_wrap=True, highlight=False)
+
+#: Errors that a user can mend: one line and exit status 2. `ValueError` is the base of the package's own.
+USER_ERRORS = (ValueError,)
+
+
+def reproduce(
+    dataset: str = RunConfig.dataset,
+    network: str = RunConfig.network,
+    weight_decay: tuple[float, ...] = (0.0, 5e-4, 1e-3),
+    seeds: int = 1,
+    epochs: int = RunConfig.epochs,
+    per_class: int | None = None,
+    data_dir: Path | None = None,
+    out: Path = Path("results/reproduce"),
+    workers: int | None = None,
+    device: str = "cpu",
+    dry_run: bool = False,
+    json: bool = False,
+) -> int:
+    """The paper's experiment: train with and without weight decay, draw its figure, print its numbers.
+
+    Run it again to go on where it was stopped; finished runs are not run again.
+
+    Example: neurocollapse reproduce --dataset mnist5k --weight-decay 0 5e-4 1e-3 --seeds 3
+
+    Args:
+        dataset: mnist5k, mnist, cifar10, or a .npz file with images and labels.
+        network: convnet, mlp, or your own as module:function, called with (input_shape, num_classes).
+        weight_decay: Values of λ of Eq. 1; 0 is the comparison without decay.
+        seeds: Seeds 0, 1, ... for each λ; several give bands in the figure.
+        epochs: Epochs of every run.
+        per_class: Train on this many samples of each class.
+        data_dir: Where mnist or cifar10 lie, or are downloaded to.
+        out: Folder for the runs, the figure and the summary.
+        workers: Runs at a time; by default one per core.
+        device: cpu, or cuda for an NVIDIA GPU.
+        dry_run: Print how long it would take, and stop.
+        json: Print the summary as JSON.
+    """
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {seeds}")
+    base = RunConfig(dataset=dataset, network=network, epochs=epochs, per_class=per_class)
+    sweep = Sweep(base, {"weight_decay": _distinct("--weight-decay", weight_decay), "seed": range(seeds)})
+    trained = _train_sweep(list(sweep), out, data_dir, workers, device, dry_run=dry_run)
+    if trained is None:
+        return 0
+    data, run_folders, failures = trained
+    frame = records_frame(run_folders)
+    if not len(frame):
+        messages.print("nothing was recorded, so there is nothing to draw")
+        return 1
+    title = f"Neural collapse of the {network} on {dataset if dataset != 'mnist5k' else 'MNIST (5,000 digits)'}"
+    paths = save_figure(collapse_figure(frame, title=title, note="; ".join(data.notes) or None), out)
+    table = summary(frame)
+    with atomic_path(out / "summary.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    ordering = paper_ordering(frame)
+    if json:
+        print(to_json({"summary": _rows(table), "ordering": ordering, "failed": failures}, indent=2))
+    else:
+        _print_frame(wide(table).reset_index(), f"last epoch, mean ± deviation over {seeds} seed(s)")
+        out_console.print(describe_ordering(ordering))
+        out_console.print(f"figure: {paths[0]}   numbers: {out / 'summary.csv'}")
+    return 1 if failures else 0
+
+
+def train(
+    config: tyro.conf.OmitArgPrefixes[RunConfig],
+    vary: tuple[str, ...] = (),
+    data_dir: Path | None = None,
+    out: Path = Path("results/runs"),
+    workers: int | None = None,
+    device: str = "cpu",
+    dry_run: bool = False,
+    json: bool = False,
+) -> int:
+    """Train one configuration, or the product of several values of its fields.
+
+    Example: neurocollapse train --network mlp --epochs 30 --vary weight_decay=0,5e-4 seed=0,1,2
+
+    Args:
+        config: The run.
+        vary: Fields to vary, each as field=value,value,...; every combination is a run.
+        data_dir: Where mnist or cifar10 lie, or are downloaded to.
+        out: Folder for the runs.
+        workers: Runs at a time; by default one per core.
+        device: cpu, or cuda for an NVIDIA GPU.
+        dry_run: Print how long it would take, and stop.
+        json: Print the last records as JSON.
+    """
+    axes: dict[str, Sequence[Any]] = dict(_axis(text) for text in vary)
+    if len(axes) < len(vary):
+        raise ValueError(f"--vary names a field twice: {' '.join(vary)}")
+    trained = _train_sweep(list(Sweep(config, axes)), out, data_dir, workers, device, dry_run=dry_run)
+    if trained is None:
+        return 0
+    _, run_folders, failures = trained
+    _print_runs(runs_table(run_folders), json)
+    return 1 if failures else 0
+
+
+def measure(
+    file: tyro.conf.Positional[Path],
+    num_classes: int | None = None,
+    json: bool = False,
+) -> int:
+    """Measure the collapse of features in a file.
+
+    Example: neurocollapse measure features.npz
+
+    Args:
+        file: .npz or .safetensors with features (samples, features), labels (samples,) and, optionally,
+            weight (classes, features) and bias (classes,).
+        num_classes: Number of classes; by default the rows of weight, or the largest label plus one.
+        json: Print JSON.
+    """
+    arrays = read_features(file)
+    try:
+        measurement = measure_features(**arrays, num_classes=num_classes)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if json:
+        print(to_json(measurement.to_dict(), indent=2))
+        return 0
+    print(measurement)
+    if measurement.missing:
+        needed = sorted({need for needs in measurement.missing.values() for need in needs})
+        messages.print(f"not measured: {', '.join(measurement.missing)} (for want of: {', '.join(needed)})")
+    return 0
+
+
+def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:
+    """List the runs in a folder: how far each is, and its last numbers.
+
+    Example: neurocollapse runs results/reproduce
+
+    Args:
+        folder: The folder that a command wrote with --out.
+        json: Print JSON.
+    """
+    _print_runs(runs_table(folders(folder)), json)
+    return 0
+
+
+def _distinct(option: str, values: Sequence[float]) -> Sequence[float]:
+    if not values:
+        raise ValueError(f"{option} needs at least one value")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{option} has a value twice: {' '.join(f'{value:g}' for value in values)}")
+    return values
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    """`field=value,value` with the values read as the type of that field of `RunConfig`."""
+    name, equals, values = text.partition("=")
+    name = name.replace("-", "_")
+    types = typing.get_type_hints(RunConfig)
+    if not equals or name not in types:
+        raise ValueError(f"--vary {text!r} is not field=value,value,...; the fields are {', '.join(types)}")
+    try:
+        return name, [tyro.cli(types[name], args=[value], console_outputs=False) for value in values.split(",")]
+    except SystemExit:
+        raise ValueError(f"--vary {text!r}: {values!r} is not a list of values for {name}") from None
+
+
+def _train_sweep(
+    configs: list[RunConfig], out: Path, data_dir: Path | None, workers: int | None, device: str, *, dry_run: bool
+) -> tuple[Dataset, list[RunFolder], list[dict[str, str]]] | None:
+    """Check, estimate and train; the first run's data, every run's folder and the failures. None for a dry run."""
+    if workers is not None and workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {workers}")
+    load = functools.cache(partial(load_dataset, data_dir=data_dir))
+    datasets = [load(config.dataset, per_class=config.per_class) for config in configs]
+    for config, dataset in zip(configs, datasets, strict=True):
+        build_network(config.network, dataset.input_shape, dataset.num_classes, depth=config.depth, width=config.width)
+    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
+        messages.print(f"note: {note}")
+    run_folders = [RunFolder(out / run_id(c, dataset)) for c, dataset in zip(configs, datasets, strict=True)]
+    todo = [index for index, folder in enumerate(run_folders) if folder.result is None]
+    workers = min(workers or default_workers(), max(len(todo), 1))
+    if todo:
+        alike: dict[RunConfig, float] = {}  # λ and seed do not change how long a run takes
+        for index in todo:
+            key = dataclasses.replace(configs[index], weight_decay=0.0, seed=0)
+            if key not in alike:
+                alike[key] = estimate_seconds(key, datasets[index])
+        seconds = [alike[dataclasses.replace(configs[index], weight_decay=0.0, seed=0)] for index in todo]
+        expected = max(sum(seconds) / workers, max(seconds))
+        messages.print(f"{len(todo)} run(s), {workers} at a time: about {duration(expected)} on this machine")
+    if len(todo) < len(configs):
+        messages.print(f"{len(configs) - len(todo)} run(s) are finished already, in {out}")
+    if dry_run:
+        return None
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished = [configs[index] for index in todo]
+    failures = follow(unfinished, out, data_dir=data_dir, workers=workers, device=device, console=messages)
+    return datasets[0], run_folders, failures
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict(orient="records")]
+
+
+def _print_runs(table: pd.DataFrame, json: bool) -> None:
+    if json:
+        print(to_json(_rows(table), indent=2))
+    elif len(table):
+        _print_frame(table.map(_shown), f"{len(table)} run(s)")
+    else:
+        out_console.print("no runs here")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _print_frame(frame: pd.DataFrame, title: str) -> None:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for place, column in enumerate(frame):
+        table.add_column(str(column), justify="left" if place == 0 else "right", no_wrap=True)
+    for row in frame.itertuples(index=False):
+        table.add_row(*("" if pd.isna(cell) else str(cell) for cell in row))
+    out_console.print(table, crop=False)
+
+
+COMMANDS: dict[str, Callable[..., int]] = {"reproduce": reproduce, "train": train, "measure": measure, "runs": runs}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status 0; 1 where a run failed; 2 for what the user can mend; 130 for Ctrl-C."""
+    warnings.showwarning = lambda message, *_args, **_kwargs: messages.print(f"warning: {message}", markup=False)
+    try:
+        status: int = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="neurocollapse",
+            description="Train, measure and explain neural collapse.",
+            args=args,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except USER_ERRORS as error:
+        messages.print(f"error: {error}", markup=False)
+        status = 2
+    except KeyboardInterrupt:
+        messages.print("stopped; what was saved stays, and the same command goes on from there")
+        status = 130
+    sys.exit(status)

@@ -1,0 +1,119 @@
+"""The user's own data: an .npz file of plain arrays."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dataset import DatasetError, Samples, Source
+
+# What NumPy and zipfile raise for arrays that are truncated, damaged, compressed in unknown ways, or pickled.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, MemoryError)
+
+# As float64 scalars, which the stored arrays' types, float16 too, are widened to. Squares of larger pixels would
+# overflow, and larger labels are not exact in float64; NaN and infinity are not below either.
+LARGEST_PIXEL, LARGEST_LABEL = np.float64(1e150), np.float64(2**53)
+
+
+def read_user_file(path: Path) -> Source:
+    """The `Source` in an .npz file of `images` and `labels`, and perhaps `test_images` and `test_labels`."""
+    arrays = read_arrays(path, ["images", "labels"], ["test_images", "test_labels"])
+    train = _samples(path, arrays, "")
+    num_classes = int(train.labels.max()) + 1
+    if "test_images" not in arrays and "test_labels" not in arrays:
+        return Source(path.name, train, None, num_classes)
+    if "test_images" not in arrays or "test_labels" not in arrays:
+        there, absent = sorted(["test_images", "test_labels"], key=lambda key: key not in arrays)
+        raise DatasetError(f"{path} has {there} but no {absent}; add {absent}, or leave both out")
+    test = _samples(path, arrays, "test_")
+    if test.images.shape[1:] != train.images.shape[1:]:
+        raise DatasetError(
+            f"{path}: test_images are of shape {arrays['test_images'].shape} and images of {arrays['images'].shape}; "
+            "apart from the first axis, the number of samples, they must agree"
+        )
+    if test.labels.max() >= num_classes:
+        raise DatasetError(
+            f"{path}: test_labels[{test.labels.argmax()}] is {test.labels.max()}, but the training classes are "
+            f"0 to {num_classes - 1}; drop such test samples, or train on that class"
+        )
+    return Source(path.name, train, test, num_classes)
+
+
+def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """Arrays of an .npz file by name; nothing is unpickled, and arrays of other names are not read.
+
+    Raises `DatasetError` for a file or array that is absent, damaged, not an .npz, or holds pickled objects.
+    """
+    remedy = "save plain numeric arrays with numpy.savez(path, images=..., labels=...)"
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+            if not start:
+                raise DatasetError(f"{path} is empty; {remedy}")
+            if start != b"PK\x03\x04":
+                raise DatasetError(f"{path} is not an .npz file (it starts with the bytes {start!r}); {remedy}")
+            if not zipfile.is_zipfile(file):
+                raise DatasetError(
+                    f"{path} is truncated or damaged (a zip file without its end); make or copy it again"
+                )
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                absent = [key for key in required if key not in archive.files]
+                if absent:
+                    raise DatasetError(f"{path} has no array {absent[0]!r}, only {archive.files}; {remedy}")
+                wanted = [key for key in (*required, *optional) if key in archive.files]
+                return {key: _read_array(archive, key) for key in wanted}
+    except FileNotFoundError:
+        raise DatasetError(f"there is no file {path}; check the path") from None
+    except DatasetError:
+        raise
+    except UNREADABLE as error:
+        raise DatasetError(f"{path} cannot be read ({_in_one_line(error)}); {remedy}") from error
+
+
+def _read_array(archive: np.lib.npyio.NpzFile, key: str) -> NDArray[Any]:
+    try:
+        array = archive[key]
+    except UNREADABLE as error:
+        raise ValueError(f"array {key!r}: {_in_one_line(error)}") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
+        raise ValueError(f"array {key!r} does not hold real numbers")
+    return array
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _samples(path: Path, arrays: dict[str, NDArray[Any]], prefix: str) -> Samples:
+    images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
+    if labels.ndim != 1 or images.ndim not in (2, 3, 4) or len(images) != len(labels) or 0 in images.shape:
+        raise DatasetError(
+            f"{path}: {prefix}images of shape {images.shape} and {prefix}labels of shape {labels.shape} do not fit; "
+            "they must be (N, height, width), (N, height, width, channels), (N, channels, height, width) or "
+            "(N, features), and (N,), none of these zero"
+        )
+    if images.dtype.kind == "f":
+        _check(path, f"{prefix}images", images, np.abs(images) < LARGEST_PIXEL, "remove or repair such samples")
+    are_integers = (labels >= 0) & (labels < LARGEST_LABEL) & (np.rint(labels) == labels)
+    _check(path, f"{prefix}labels", labels, are_integers, "labels are integers from 0 to C-1")
+    return Samples(_channels_first(images), labels.astype(np.int64))
+
+
+def _check(path: Path, name: str, array: NDArray[Any], good: NDArray[np.bool_], remedy: str) -> None:
+    if not good.all():
+        index = tuple(np.argwhere(~good)[0].tolist())
+        raise DatasetError(f"{path}: {name}[{', '.join(map(str, index))}] is {array[index]}; {remedy}")
+
+
+def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
+    if images.ndim == 3:
+        return images[:, None]
+    # (N, 3, 32, 3) could be either; PyTorch's order, channels first, then decides.
+    if images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
+        return images.transpose(0, 3, 1, 2)
+    return images

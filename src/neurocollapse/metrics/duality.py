@@ -1,0 +1,35 @@
+"""NC3, self-duality: the classifier points where the class means do."""
+
+from torch import Tensor
+
+from ..geometry import normalized_distance, simplex_distance
+from ..statistics import Statistics
+
+
+def _weight(statistics: Statistics) -> Tensor:
+    assert statistics.classifier is not None
+    return statistics.classifier.weight
+
+
+def nc3(statistics: Statistics) -> float:
+    """‖W/‖W‖_F − Ṁᵀ/‖Ṁ‖_F‖_F, the paper's: not squared, W as it is.
+
+    Without a bias, W tends to an orthogonal frame in the unconstrained features model, and this to √(2 − 2√(1 − 1/C)).
+    """
+    return normalized_distance(_weight(statistics), statistics.centered_class_means)
+
+
+def nc3_centered(statistics: Statistics) -> float:
+    """The same with W less its mean over classes, which no decision depends on."""
+    weight = _weight(statistics)
+    return normalized_distance(weight - weight.mean(dim=0), statistics.centered_class_means)
+
+
+def nc3_uncentered(statistics: Statistics) -> float:
+    """The same with the class means M in place of the centred ones."""
+    return normalized_distance(_weight(statistics), statistics.class_means)
+
+
+def nc3_duality(statistics: Statistics) -> float:
+    """‖WṀ/‖WṀ‖_F − (I − 11ᵀ/C)/√(C−1)‖_F. Where p < C − 1 it is at least √(2 − 2√(p/(C−1)))."""
+    return simplex_distance(_weight(statistics) @ statistics.centered_class_means.T)

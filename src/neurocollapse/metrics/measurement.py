@@ -1,0 +1,146 @@
+"""The table of metrics, and what measuring gives: `METRICS` and `Measurement`."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from ..statistics import Statistics
+from . import decisions, duality, simplex, variability
+
+#: Version of the definitions below. It changes when the number behind a key changes.
+DEFINITIONS_VERSION = 1
+
+Value = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A pure function of `Statistics`, the fields that it cannot do without, and where it comes from."""
+
+    key: str
+    function: Callable[[Statistics], Value]
+    needs: tuple[str, ...]
+    reference: str
+
+    @property
+    def definition(self) -> str:
+        """The first paragraph of the function's docstring."""
+        paragraph = (self.function.__doc__ or "").strip().split("\n\n")[0]
+        return " ".join(paragraph.split())
+
+    def available(self, statistics: Statistics) -> bool:
+        return all(getattr(statistics, name) is not None for name in self.needs)
+
+
+_PAPER = "Rangamani and Banburski-Fahey (2022)"
+_PAPYAN = "Papyan, Han and Donoho (2020)"
+_WEIGHT = ("classifier",)
+_OUTPUTS = ("outputs",)
+_OBJECTIVE = ("outputs", "objective")
+
+
+def _table(*rows: tuple[Callable[[Statistics], Value], tuple[str, ...], str]) -> dict[str, Metric]:
+    return {function.__name__: Metric(function.__name__, function, needs, source) for function, needs, source in rows}
+
+
+METRICS: dict[str, Metric] = _table(
+    (variability.nc1, (), f"{_PAPER}, Section 3"),
+    (variability.nc1_per_class, (), _PAPYAN),
+    (variability.nc1_trace_ratio, (), "Tirer and Bruna (2022)"),
+    (variability.nc1_cdnv, (), "Galanti, György and Hutter (2022)"),
+    (variability.nc1_vci, ("within_class_covariance",), "Xu and Liu (2023)"),
+    (simplex.nc2_norm_variance, (), f"{_PAPER}, Section 3"),
+    (simplex.nc2_equinorm, (), _PAPYAN),
+    (simplex.nc2_equinorm_weight, _WEIGHT, _PAPYAN),
+    (simplex.nc2_cosine, (), f"{_PAPER}, Section 3"),
+    (simplex.nc2_cosine_max, (), _PAPYAN),
+    (simplex.nc2_cosine_weight, _WEIGHT, _PAPYAN),
+    (simplex.nc2_etf, (), "Zhu et al. (2021)"),
+    (simplex.nc2_etf_weight, _WEIGHT, "Zhu et al. (2021)"),
+    (duality.nc3, _WEIGHT, f"{_PAPER}, Section 3"),
+    (duality.nc3_centered, _WEIGHT, "nc3 without the mean row of W"),
+    (duality.nc3_uncentered, _WEIGHT, "nc3 with uncentred means"),
+    (duality.nc3_duality, _WEIGHT, "Zhu et al. (2021)"),
+    (decisions.nc4, ("nearest_mean_disagreement",), f"{_PAPER}, Section 2.2"),
+    (decisions.sqi_gap, _OUTPUTS, f"{_PAPER}, Assumption 1"),
+    (decisions.sqi_gap_spread, _OUTPUTS, f"{_PAPER}, Assumption 1"),
+    (decisions.sqi_off, _OUTPUTS, f"{_PAPER}, Assumption 1"),
+    (decisions.sqi_off_spread, _OUTPUTS, f"{_PAPER}, Assumption 1"),
+    (decisions.sqi_sum, _OUTPUTS, f"{_PAPER}, Assumption 1"),
+    (decisions.accuracy, _OUTPUTS, "share of correct argmax"),
+    (decisions.margin_min, _OUTPUTS, "multiclass margin"),
+    (decisions.margin_mean, _OUTPUTS, "multiclass margin"),
+    (decisions.loss_data, _OUTPUTS, f"{_PAPER}, Eq. 1"),
+    (decisions.loss, _OBJECTIVE, f"{_PAPER}, Eq. 1"),
+    (decisions.weight_norms, ("objective",), f"{_PAPER}, Lemma 2.2"),
+)
+
+
+class Measurement(Mapping[str, Any]):
+    """Every metric that the statistics allow: a mapping from the keys of `METRICS` to float.
+
+    `weight_norms` alone is a tuple, a number per layer. A key whose ingredients were not given is absent;
+    `missing` names it with what it needs.
+    """
+
+    def __init__(self, statistics: Statistics):
+        self._values: dict[str, Value] = {
+            key: metric.function(statistics) for key, metric in METRICS.items() if metric.available(statistics)
+        }
+        self.missing: dict[str, tuple[str, ...]] = {
+            key: metric.needs for key, metric in METRICS.items() if key not in self._values
+        }
+        self.class_counts: tuple[int, ...] = tuple(statistics.class_counts.tolist())
+        #: rank of Σ_B, at most min(p, C−1); see `geometry.centered_span` for its tolerance
+        self.rank = statistics.span.rank
+        self.num_features = statistics.centered_class_means.shape[1]
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self.missing:
+            raise KeyError(f"{key} is not here: it needs {' and '.join(self.missing[key])}, which was not given")
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers for JSON: the metrics, `class_counts`, `rank`."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in self.items()}
+        return values | {"class_counts": list(self.class_counts), "rank": self.rank}
+
+    def _summary(self) -> str:
+        counts = sorted(set(self.class_counts))
+        per_class = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        return (
+            f"{sum(self.class_counts)} samples, {self.num_classes} classes ({per_class} each), "
+            f"{self.num_features} features, rank {self.rank}"
+        )
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        return [(key, _format(value), METRICS[key].definition.rstrip(".")) for key, value in self.items()]
+
+    def __repr__(self) -> str:
+        rows = [f"{key:<20} {value:>12}  {definition}" for key, value, definition in self._rows()]
+        return "\n".join([f"Measurement: {self._summary()}", *rows])
+
+    def _repr_html_(self) -> str:
+        cells = (
+            f"<tr><td>{key}</td><td style='text-align:right'>{value}</td><td>{escape(definition)}</td></tr>"
+            for key, value, definition in self._rows()
+        )
+        return f"<table><caption>{self._summary()}</caption>{''.join(cells)}</table>"
+
+
+def _format(value: Value) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"{v:.4g}" for v in value)
+    return f"{value:.6g}" if math.isfinite(value) else str(value)

@@ -1,0 +1,65 @@
+"""NC2, collapse to a simplex ETF: equal norms and equal angles of centred class means and of classifier rows.
+
+At two classes those of the means are zero whatever the features: two centred means are opposite by construction.
+"""
+
+import torch
+from torch import Tensor
+
+from ..geometry import shifted_cosines, simplex_distance
+from ..statistics import Statistics
+
+
+def _weight(statistics: Statistics) -> Tensor:
+    assert statistics.classifier is not None
+    return statistics.classifier.weight
+
+
+def _relative_deviation(vectors: Tensor) -> float:
+    norms = torch.linalg.norm(vectors, dim=1)
+    return (norms.std(correction=0) / norms.mean()).item()
+
+
+def nc2_norm_variance(statistics: Statistics) -> float:
+    """Population variance over classes of ‖μ_c − μ_G‖, the paper's. It scales with the features squared."""
+    return torch.linalg.norm(statistics.centered_class_means, dim=1).var(correction=0).item()
+
+
+def nc2_equinorm(statistics: Statistics) -> float:
+    """Population standard deviation over mean of ‖μ_c − μ_G‖. Free of scale."""
+    return _relative_deviation(statistics.centered_class_means)
+
+
+def nc2_equinorm_weight(statistics: Statistics) -> float:
+    """Population standard deviation over mean of ‖W^c‖."""
+    return _relative_deviation(_weight(statistics))
+
+
+def nc2_cosine(statistics: Statistics) -> float:
+    """Mean over pairs of |cos(μ_c − μ_G, μ_c' − μ_G) + 1/(C−1)|."""
+    return shifted_cosines(statistics.centered_class_means).mean().item()
+
+
+def nc2_cosine_max(statistics: Statistics) -> float:
+    """The largest of those: the worst pair of class means."""
+    return shifted_cosines(statistics.centered_class_means).max().item()
+
+
+def nc2_cosine_weight(statistics: Statistics) -> float:
+    """Mean over pairs of |cos(W^c, W^c') + 1/(C−1)|; 1/(C−1) for orthogonal rows."""
+    return shifted_cosines(_weight(statistics)).mean().item()
+
+
+def nc2_etf(statistics: Statistics) -> float:
+    """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F with G the Gram matrix of the centred means.
+
+    Where p < C − 1 no simplex ETF exists, and it is at least √(2 − 2√(p/(C−1))).
+    """
+    means = statistics.centered_class_means
+    return simplex_distance(means @ means.T)
+
+
+def nc2_etf_weight(statistics: Statistics) -> float:
+    """The same with G = W Wᵀ; √(2 − 2√(1 − 1/C)) for orthogonal rows of equal norm."""
+    weight = _weight(statistics)
+    return simplex_distance(weight @ weight.T)

@@ -1,0 +1,68 @@
+"""NC1, variability collapse: how small the spread within classes is beside the spread between them.
+
+Where all class means coincide (Σ_B = 0), the ratios are inf, and nan where the within-class spread vanishes too.
+"""
+
+import torch
+
+from ..geometry import pseudo_inverse
+from ..statistics import Statistics
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    if denominator:
+        return numerator / denominator
+    return float("inf") if numerator else float("nan")
+
+
+def nc1(statistics: Statistics) -> float:
+    """Tr(Σ_W Σ_B⁺), the paper's: not divided by C. Blind to variance orthogonal to the centred means."""
+    span = statistics.span
+    if not span.rank:
+        return _ratio(statistics.within_class_trace, 0.0)
+    between = span.singular_values.square() / statistics.num_classes  # eigenvalues of Σ_B
+    return (statistics.within_class_covariance_on_span.diagonal() / between).sum().item()
+
+
+def nc1_per_class(statistics: Statistics) -> float:
+    """Tr(Σ_W Σ_B⁺) / C, what most published code prints."""
+    return nc1(statistics) / statistics.num_classes
+
+
+def nc1_trace_ratio(statistics: Statistics) -> float:
+    """Tr Σ_W / Tr Σ_B. Sees the variance in every direction."""
+    return _ratio(statistics.within_class_trace, statistics.between_class_trace)
+
+
+def nc1_cdnv(statistics: Statistics) -> float:
+    """Class-distance normalised variance: mean over pairs of (v_c + v_c') / (2‖μ_c − μ_c'‖²).
+
+    Galanti, György and Hutter (2022). v_c is the mean squared distance of class c's samples from their mean.
+    """
+    first, second = torch.triu_indices(statistics.num_classes, statistics.num_classes, offset=1)
+    squared_distances = torch.pdist(statistics.centered_class_means).square()
+    variances = statistics.within_class_variances
+    return ((variances[first] + variances[second]) / (2 * squared_distances)).mean().item()
+
+
+def nc1_vci(statistics: Statistics) -> float:
+    """Variability collapse index 1 − Tr(Σ_T⁺ Σ_B) / rank Σ_B with Σ_T = Σ_W + Σ_B. Xu and Liu (2023).
+
+    Written so that nothing cancels at collapse. With Σ_B = Uᵀ D U on the span U of the centred means, and V its
+    complement, Uᵀ-blocks of Σ_T⁺ are (D + R)⁻¹, where R = S_UU − S_UV S_VV⁺ S_VU is the part of the within-class
+    covariance S on the span that the complement does not explain. So 1 − Tr((D + R)⁻¹ D)/rank is the mean of
+    t/(1 + t) over the eigenvalues t of D^(−½) R D^(−½). S_VV⁺ drops eigenvalues up to p · 2.2e-16 of the largest.
+    It is 0 for any features once p ≥ N − 1: then R = 0.
+    """
+    span, S = statistics.span, statistics.within_class_covariance
+    if not span.rank:
+        return float("nan")
+    assert S is not None
+    U = span.directions
+    S_U = U @ S
+    S_UV = S_U - (S_U @ U.T) @ U
+    S_VV = S - U.T @ S_U - S_UV.T @ U
+    R = statistics.within_class_covariance_on_span - S_UV @ pseudo_inverse(S_VV) @ S_UV.T
+    D = span.singular_values.square() / statistics.num_classes
+    t = torch.linalg.eigvalsh(R / (D[:, None] * D).sqrt()).clamp(min=0)
+    return (t / (1 + t)).mean().item()

@@ -1,0 +1,176 @@
+"""Classifiers without biases or normalisation, so that f is positively homogeneous of degree one in every layer."""
+
+import importlib
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class NetworkError(ValueError):
+    """A network that cannot be built or used as asked; the message says what to do."""
+
+
+class ConvNet(nn.Module):
+    """The paper's five layers: four 3×3 convolutions of stride 2, each with ReLU, then the linear classifier.
+
+    Input (samples, channels, height, width); 28×28 and 32×32 images both give p = 1024 features.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int):
+        super().__init__()
+        if len(input_shape) != 3:
+            raise NetworkError(f"convnet needs images (channels, height, width), got samples of shape {input_shape}")
+        channels, height, width = input_shape
+        widths = (channels, 32, 64, 128, 256)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=False), nn.ReLU()]
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        num_features = widths[-1] * math.ceil(height / 16) * math.ceil(width / 16)
+        self.classifier = nn.Linear(num_features, num_classes, bias=False)
+
+    def forward(self, images: Float[Tensor, "samples channels height width"]) -> Float[Tensor, "samples classes"]:
+        return self.classifier(self.features(images))
+
+
+class MLP(nn.Module):
+    """`depth` linear layers, the classifier included, with ReLU between; hidden layers of `width` units."""
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, depth: int, width: int):
+        super().__init__()
+        if depth < 2:
+            raise NetworkError(f"depth counts the classifier too, so it is at least 2; got {depth}")
+        widths = [math.prod(input_shape)] + [width] * (depth - 1)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after, bias=False), nn.ReLU()]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width, num_classes, bias=False)
+
+    def forward(self, inputs: Float[Tensor, "samples *shape"]) -> Float[Tensor, "samples classes"]:
+        return self.classifier(self.features(inputs))
+
+
+def build_network(
+    name: str, input_shape: tuple[int, ...], num_classes: int, *, depth: int = 5, width: int = 512
+) -> nn.Module:
+    """`convnet`, `mlp` (of `depth` and `width`), or the user's own as `module:function`.
+
+    The function is called as function(input_shape, num_classes) and returns a module whose last linear layer has
+    `num_classes` outputs. Raises `NetworkError`.
+    """
+    if name == "convnet":
+        return ConvNet(input_shape, num_classes)
+    if name == "mlp":
+        return MLP(input_shape, num_classes, depth=depth, width=width)
+    if ":" in name:
+        network = _load_function(name)(input_shape, num_classes)
+        if not isinstance(network, nn.Module):
+            raise NetworkError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
+        find_classifier(network, num_classes)
+        return network
+    raise NetworkError(f"there is no network {name!r}; choose convnet, mlp, or your own as module:function")
+
+
+def _load_function(name: str) -> Callable[..., object]:
+    module_name, _, function_name = name.partition(":")
+    if str(Path.cwd()) not in sys.path:  # as `python -m` does: the user's module lies where the command is typed
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise NetworkError(
+            f"cannot import {module_name!r} for network {name!r}: {error}; run from its folder or install it"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise NetworkError(f"module {module_name!r} has no function {function_name!r}, asked for by network {name!r}")
+    return function
+
+
+def find_classifier(model: nn.Module, num_classes: int) -> nn.Linear:
+    """The last `nn.Linear` in the order of definition; it must have `num_classes` outputs."""
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise NetworkError(f"{type(model).__name__} has no nn.Linear layer, so it has no classifier to measure")
+    if linears[-1].out_features != num_classes:
+        raise NetworkError(
+            f"the last linear layer of {type(model).__name__} has {linears[-1].out_features} outputs, "
+            f"but the data has {num_classes} classes"
+        )
+    return linears[-1]
+
+
+@contextmanager
+def captured_features(classifier: nn.Linear) -> Iterator[list[Tensor]]:
+    """Within the context, every forward pass appends the classifier's input, (samples, features), to the list."""
+    captured: list[Tensor] = []
+    handle = classifier.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0].detach()))
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+def initialize(model: nn.Module, initialization: str, norm: float) -> None:
+    """Draw the weights anew, in place, from torch's global generator.
+
+    `default` keeps PyTorch's; `kaiming` is He et al. (2015), normal with variance 2/fan_in; `norm` keeps the
+    direction of PyTorch's and gives every weight tensor the Frobenius norm `norm`.
+    """
+    for weight in layer_weights(model).values():
+        with torch.no_grad():
+            if initialization == "kaiming":
+                nn.init.kaiming_normal_(weight, nonlinearity="relu")
+            elif initialization == "norm":
+                weight.mul_(norm / torch.linalg.norm(weight))
+
+
+def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable tensors of two or more dimensions, one per layer, in the order of definition."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim >= 2}
+
+
+@dataclass(frozen=True)
+class Homogeneity:
+    """Relative deviations ‖f(scaled) − αf‖/‖αf‖, largest over the scales tried: by input and by layer."""
+
+    by_input: float
+    by_layer: dict[str, float]
+
+    def holds(self, tolerance: float = 1e-4) -> bool:
+        """Whether every deviation is within `tolerance`; float32 rounding alone makes about 1e-6."""
+        return max(self.by_input, *self.by_layer.values()) <= tolerance
+
+
+@torch.no_grad()
+def check_homogeneous(
+    model: nn.Module, inputs: Float[Tensor, "samples *shape"], scales: tuple[float, ...] = (0.5, 2.0, 3.0)
+) -> Homogeneity:
+    """Measure whether f(αx) = αf(x), and whether scaling one layer W_l by α scales f by α, for positive α.
+
+    The model is left as it was found. A positive answer is evidence on these inputs, not a proof.
+    """
+    outputs = model(inputs)
+
+    def deviation(scaled: Tensor, alpha: float) -> float:
+        return (torch.linalg.norm(scaled - alpha * outputs) / torch.linalg.norm(alpha * outputs)).item()
+
+    by_layer = dict.fromkeys(layer_weights(model), 0.0)
+    for name, weight in layer_weights(model).items():
+        original = weight.clone()
+        try:
+            for alpha in scales:
+                weight.copy_(alpha * original)
+                by_layer[name] = max(by_layer[name], deviation(model(inputs), alpha))
+        finally:
+            weight.copy_(original)
+    return Homogeneity(max(deviation(model(alpha * inputs), alpha) for alpha in scales), by_layer)

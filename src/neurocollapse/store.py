@@ -1,0 +1,326 @@
+"""Runs on disk: written atomically, resumable, and read back as one table.
+
+    OUT/<run-id>/config.json             the configuration and where it ran (`provenance`)
+                 records.jsonl           a line per measured epoch
+                 timings.jsonl           its seconds, apart so that records compare bit for bit
+                 checkpoint.safetensors  weights and optimiser state at the last saved epoch
+                 model.safetensors       the weights, once the run has ended well
+                 result.json             how it ended; a run that has one is not run again
+
+Every file is written beside its place and renamed, so a killed process leaves the last whole state.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors
+import safetensors.torch
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from . import __version__
+from .datasets import Dataset
+from .metrics import DEFINITIONS_VERSION
+from .training import DivergedError, Record, RunConfig, State, train
+
+#: Changes when the same configuration would give another run: new defaults, another order of random numbers.
+SCHEMA_VERSION = 1
+
+#: A long epoch is not lost for want of a record: a checkpoint is written at least this often.
+CHECKPOINT_SECONDS = 20.0
+
+
+class StoreError(ValueError):
+    """A folder that is not what it should be; the message says what to do."""
+
+
+def run_id(config: RunConfig, dataset: Dataset) -> str:
+    """A readable name and a hash of what differs from the defaults; free of paths, device and threads.
+
+    A data file counts by its content, so that moving it changes nothing and editing it makes another run.
+    """
+    values = dataclasses.asdict(config)
+    if Path(config.dataset).suffix:
+        values["dataset"] = dataset.sha256
+    defaults = dataclasses.asdict(RunConfig())
+    different = {name: value for name, value in sorted(values.items()) if value != defaults[name]}
+    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, different]).encode()).hexdigest()[:8]
+    network = config.network.replace(":", ".")
+    return f"{Path(config.dataset).stem}-{network}-wd{config.weight_decay:g}-seed{config.seed}-{digest}"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it replaces `path` when the block ends well, and vanishes otherwise."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """Strict JSON: numbers that it lacks become the strings "nan", "inf", "-inf"."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(inner) for inner in value]
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(value), allow_nan=False, ensure_ascii=False, **options)
+
+
+class RunFolder:
+    """One run's files."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def lock(self) -> FileLock:
+        """Held by the process that works on the run; others wait for it. It falls with its process."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path / ".lock")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """How the run ended, or None while it has not."""
+        return self._read_json("result.json")
+
+    @property
+    def status(self) -> str:
+        """finished, diverged or unfinished."""
+        return (self.result or {"status": "unfinished"})["status"]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What config.json holds."""
+        described = self._read_json("config.json")
+        if not isinstance(described, dict) or "config" not in described:
+            raise StoreError(f"{self.path} is not a run: it has no config.json of one; name a folder that --out made")
+        return described
+
+    def records(self) -> list[Record]:
+        return _read_lines(self.path / "records.jsonl")
+
+    def _read_json(self, name: str) -> Any:
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise StoreError(f"{path} is not JSON ({error}); delete {self.path} to run it again") from error
+
+    def describe(self, config: RunConfig, dataset: Dataset, device: str) -> None:
+        """Write config.json; another machine or version that goes on with the run is added to its provenance."""
+        described = self._read_json("config.json") or {"provenance": []}
+        here = provenance(device)
+        if here not in described["provenance"]:
+            described["provenance"].append(here)
+        described |= {
+            "schema": SCHEMA_VERSION,
+            "definitions": DEFINITIONS_VERSION,
+            "config": dataclasses.asdict(config),
+            "num_classes": dataset.num_classes,
+            "data_sha256": dataset.sha256,
+            "notes": list(dataset.notes),
+        }
+        write_text(self.path / "config.json", to_json(described, indent=2) + "\n")
+
+    def resume_point(self) -> tuple[dict[str, Tensor], Record] | None:
+        """The last checkpoint and the record at or before it. Later records are cut: they will be made again."""
+        checkpoint = self.path / "checkpoint.safetensors"
+        if not checkpoint.exists():
+            self._write_lines("records.jsonl", [])
+            self._write_lines("timings.jsonl", [])
+            return None
+        try:
+            tensors = safetensors.torch.load_file(checkpoint)
+        except safetensors.SafetensorError as error:
+            raise StoreError(f"{checkpoint} is damaged ({error}); delete {self.path} to run it again") from error
+        epoch = int(tensors["epoch"])
+        kept: list[Record] = []
+        for name in ("timings.jsonl", "records.jsonl"):
+            kept = [line for line in _read_lines(self.path / name) if line["epoch"] <= epoch]
+            self._write_lines(name, kept)
+        return tensors, kept[-1]
+
+    def _write_lines(self, name: str, lines: Iterable[dict[str, Any]]) -> None:
+        write_text(self.path / name, "".join(to_json(line) + "\n" for line in lines))
+
+    def append(self, record: Record, seconds: dict[str, float]) -> None:
+        self._write_lines("records.jsonl", [*self.records(), record])
+        timings = _read_lines(self.path / "timings.jsonl")
+        self._write_lines("timings.jsonl", [*timings, {"epoch": record["epoch"], **seconds}])
+
+    def save_checkpoint(self, tensors: dict[str, Tensor]) -> None:
+        self._save("checkpoint.safetensors", tensors)
+
+    def finish(self, tensors: dict[str, Tensor], result: dict[str, Any]) -> None:
+        if result["status"] == "finished":
+            prefix = "model."
+            weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            self._save("model.safetensors", weights)
+        write_text(self.path / "result.json", to_json(result, indent=2) + "\n")
+
+    def _save(self, name: str, tensors: dict[str, Tensor]) -> None:
+        with atomic_path(self.path / name) as temporary:
+            safetensors.torch.save_file({key: t.detach().contiguous() for key, t in tensors.items()}, temporary)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file, with the strings that `to_json` made of numbers turned back."""
+    if not path.exists():
+        return []
+    numbers = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise StoreError(
+                f"line {number} of {path} is not JSON ({error}); delete its folder to run it again"
+            ) from error
+        lines.append(
+            {key: numbers.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
+        )
+    return lines
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """What the bits of a run depend on beside its configuration."""
+    return {
+        "neurocollapse": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def execute(
+    config: RunConfig,
+    dataset: Dataset,
+    out: Path,
+    *,
+    device: str = "cpu",
+    on_state: Callable[[State], None] = lambda state: None,
+) -> RunFolder:
+    """Train into `out`/<run-id>: resume what was begun, leave alone what is finished.
+
+    `on_state` sees every state after it is safe on disk. A run that diverges keeps its records and says so in
+    result.json. Another process at the same run is waited for.
+    """
+    folder = RunFolder(out / run_id(config, dataset))
+    with folder.lock():
+        if folder.result is not None:
+            return folder
+        folder.describe(config, dataset, device)
+        try:
+            _train_into(folder, train(config, dataset, resume=folder.resume_point(), device=device), on_state)
+        except DivergedError as error:
+            folder.finish({}, {"status": "diverged", "message": str(error)})
+    return folder
+
+
+def _train_into(folder: RunFolder, states: Iterator[State], on_state: Callable[[State], None]) -> None:
+    seconds: dict[str, float] = {}
+    saved = time.monotonic()
+    for state in states:
+        seconds = {name: seconds.get(name, 0.0) + value for name, value in state.seconds.items()}
+        if state.record is not None:
+            folder.append(state.record, seconds)
+            seconds = {}
+        if state.record is not None or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            folder.save_checkpoint(state.tensors)
+            saved = time.monotonic()
+        if state.finished:
+            assert state.record is not None
+            folder.finish(state.tensors, {"status": "finished", "epoch": state.epoch})
+        on_state(state)
+
+
+def folders(path: Path) -> list[RunFolder]:
+    """The runs in a folder, or the folder itself where it is one; sorted by name. Raises `StoreError`."""
+    if not path.is_dir():
+        raise StoreError(f"there is no folder {path}")
+    if (path / "config.json").exists():
+        return [RunFolder(path)]
+    return [RunFolder(config.parent) for config in sorted(path.glob("*/config.json"))]
+
+
+def runs(path: Path | str) -> pd.DataFrame:
+    """Every record of every run below `path`, one row each.
+
+    Columns: `run_id`, `status` (finished, diverged, unfinished), the fields of `RunConfig`, `num_classes`, `epoch`,
+    `learning_rate`, `gradient_norm`, `terminal_phase_start`, and `train.*` and `test.*`, the metric keys; layers are
+    numbered, `train.weight_norms.0` the first. Raises `StoreError`.
+    """
+    return records_frame(folders(Path(path)))
+
+
+def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
+    """The records of these runs, as `runs` gives them."""
+    rows = []
+    for folder in run_folders:
+        described = folder.description
+        common = {"run_id": folder.path.name, "status": folder.status, **described["config"]}
+        common["num_classes"] = described["num_classes"]
+        rows += [{**common, **_flat(record)} for record in folder.records()]
+    frame = pd.DataFrame(rows)
+    if len(frame):
+        frame["terminal_phase_start"] = frame["terminal_phase_start"].astype(float)
+    return frame
+
+
+def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
+    """One row per run: its id, status, how far it is, and its last numbers."""
+    rows = []
+    for folder in run_folders:
+        described = folder.description
+        records = folder.records()
+        last = records[-1] if records else {}
+        row = {"run_id": folder.path.name, "status": folder.status, "epoch": last.get("epoch", math.nan)}
+        row["epochs"] = described["config"]["epochs"]
+        shown = ("train.accuracy", "test.accuracy", "train.loss", "train.nc1", "train.nc3", "train.nc4")
+        row |= {key: last.get(key, math.nan) for key in ("terminal_phase_start", *shown)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _flat(record: Record) -> Record:
+    flat: Record = {}
+    for key, value in record.items():
+        if isinstance(value, list):
+            if key.endswith("weight_norms"):
+                flat |= {f"{key}.{layer}": norm for layer, norm in enumerate(value)}
+        else:
+            flat[key] = value
+    return flat

@@ -1,0 +1,176 @@
+"""Many runs side by side: a list of configurations, and the processes that train them.
+
+On a CPU one-thread processes side by side do more steps than one process with all the threads, so every run has a
+process of its own, with its threads set; a run that crashes takes no other with it.
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from .datasets import Dataset, Split, load_dataset
+from .store import execute
+from .training import RunConfig, State, recorded_epochs, train
+
+Axes = dict[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The product of some fields' values over a base configuration.
+
+    >>> [run.weight_decay for run in Sweep(RunConfig(), {"weight_decay": (0.0, 1e-3)})]
+    [0.0, 0.001]
+    """
+
+    base: RunConfig
+    axes: Axes
+
+    def __iter__(self) -> Iterator[RunConfig]:
+        for values in itertools.product(*self.axes.values()):
+            yield replace(self.base, **dict(zip(self.axes, values, strict=True)))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+@dataclass(frozen=True)
+class Event:
+    """News of the run at place `index` of the sweep: an epoch done, or its end (`kind` tells how)."""
+
+    index: int
+    kind: Literal["epoch", "done", "failed"]
+    epoch: int = 0
+    objective: float = float("nan")
+    accuracy: float | None = None
+    nc1: float | None = None
+    message: str = ""
+
+
+def default_workers(threads: int = 1) -> int:
+    """Runs at a time that fill the cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads)
+
+
+def train_side_by_side(
+    configs: Sequence[RunConfig],
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+) -> Generator[Event, None, None]:
+    """Train the configurations into `out`, `workers` at a time (by default one per `threads` cores), and tell of it.
+
+    Closing the iterator stops the processes; what they have saved stays, and the same call goes on from there.
+    """
+    workers = default_workers(threads) if workers is None else workers
+    context = multiprocessing.get_context("spawn")
+    waiting = list(enumerate(configs))
+    running: dict[Connection, tuple[int, SpawnProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                index, config = waiting.pop(0)
+                receiver, sender = context.Pipe(duplex=False)
+                job = (sender, index, config, out, data_dir, threads, device)
+                process = context.Process(target=_work, args=job, daemon=True)
+                with _thread_environment(threads):
+                    process.start()
+                sender.close()
+                running[receiver] = (index, process)
+            ready = wait(list(running))
+            for receiver in [connection for connection in running if connection in ready]:
+                index, process = running[receiver]
+                try:
+                    event: Event | None = receiver.recv()
+                except EOFError:
+                    event = _silent_end(index, process)
+                if event is None or event.kind != "epoch":
+                    process.join()
+                    receiver.close()
+                    del running[receiver]
+                if event is not None:
+                    yield event
+    finally:
+        for receiver, (_, process) in running.items():
+            process.terminate()
+            process.join()
+            receiver.close()
+
+
+def _silent_end(index: int, process: SpawnProcess) -> Event:
+    process.join()
+    code = process.exitcode or 0
+    reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    return Event(index, "failed", message=f"its process {reason} (out of memory?); the same command goes on from there")
+
+
+@contextmanager
+def _thread_environment(threads: int) -> Iterator[None]:
+    """What a child must find before it imports torch: its threads, which sleep instead of spinning while they wait."""
+    wanted = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ |= wanted
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work(
+    sender: Connection, index: int, config: RunConfig, out: Path, data_dir: Path | None, threads: int, device: str
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    torch.set_num_threads(threads)
+    try:
+        dataset = load_dataset(config.dataset, data_dir=data_dir, per_class=config.per_class)
+        folder = execute(config, dataset, out, device=device, on_state=partial(_tell, sender, index))
+        result = folder.result or {}
+        kind: Literal["done", "failed"] = "done" if result.get("status") == "finished" else "failed"
+        sender.send(Event(index, kind, epoch=result.get("epoch", 0), message=result.get("message", "")))
+    except BrokenPipeError:
+        pass  # the parent is gone, and with it the wish for this run; the last checkpoint stays
+    except Exception as error:  # the user's network or data may raise anything; the other runs go on
+        sender.send(Event(index, "failed", message=f"{type(error).__name__}: {error}"))
+
+
+def _tell(sender: Connection, index: int, state: State) -> None:
+    record = state.record or {}
+    accuracy, nc1 = record.get("train.accuracy"), record.get("train.nc1")
+    sender.send(Event(index, "epoch", state.epoch, state.objective, accuracy, nc1))
+
+
+#: Training samples that the estimate is timed on.
+_SAMPLE = 1000
+
+
+def estimate_seconds(config: RunConfig, dataset: Dataset) -> float:
+    """How long the run should take on one thread, from one epoch on a small part of the data, timed here and now."""
+    labels = dataset.train.labels
+    per_class = max(1, _SAMPLE // dataset.num_classes)
+    part = torch.cat([(labels == c).nonzero().flatten()[:per_class] for c in range(dataset.num_classes)])
+    share = len(part) / len(labels)
+    small = replace(dataset, train=Split(dataset.train.images[part], labels[part]), test=None)
+    *_, last = train(replace(config, epochs=1), small)
+    test_share = 1.0 if dataset.test is None else 1 + len(dataset.test.labels) / len(labels)
+    epochs = config.epochs * last.seconds["train"] / share
+    records = len(recorded_epochs(config.epochs)) * last.seconds["measure"] * test_share / share
+    return epochs + records

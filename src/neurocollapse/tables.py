@@ -1,0 +1,88 @@
+"""Records -> the numbers one quotes: last records, means over seeds, and whether the paper's ordering appears."""
+
+import pandas as pd
+
+#: What a summary shows of every weight decay, in this order.
+SUMMARY_KEYS = (
+    "train.accuracy",
+    "test.accuracy",
+    "train.loss_data",
+    "train.loss",
+    "train.nc1",
+    "train.nc1_trace_ratio",
+    "train.nc2_norm_variance",
+    "train.nc2_equinorm",
+    "train.nc2_cosine",
+    "train.nc3",
+    "train.nc3_centered",
+    "train.nc4",
+    "train.sqi_gap",
+    "train.sqi_off",
+    "gradient_norm",
+)
+
+#: The panels in which the paper has λ = 0 above every λ > 0.
+ORDERED_KEYS = (
+    "train.nc1",
+    "train.nc2_norm_variance",
+    "train.nc2_equinorm",
+    "train.nc2_cosine",
+    "train.nc3",
+    "train.nc4",
+)
+
+
+def final_records(frame: pd.DataFrame) -> pd.DataFrame:
+    """The last record of every run."""
+    return frame.loc[frame.groupby("run_id", sort=False)["epoch"].idxmax()].reset_index(drop=True)
+
+
+def summary(frame: pd.DataFrame, by: tuple[str, ...] = ("weight_decay",)) -> pd.DataFrame:
+    """Mean and sample deviation over seeds of the last records: a row per (group, key).
+
+    Columns: `by`, `key`, `mean`, `deviation` (nan for a single run), `runs`. Only runs that finished count.
+    """
+    final = final_records(frame[frame["status"] == "finished"])
+    norms = [column for column in map(str, final) if column.startswith("train.weight_norms.")]
+    keys = [key for key in (*SUMMARY_KEYS, *norms) if key in final]
+    long = final.melt(id_vars=list(by), value_vars=keys, var_name="key").dropna(subset="value")
+    long["key"] = pd.Categorical(long["key"], categories=keys, ordered=True)
+    grouped = long.groupby([*by, "key"], observed=True)["value"]
+    return grouped.agg(mean="mean", deviation="std", runs="size").reset_index()
+
+
+def paper_ordering(frame: pd.DataFrame) -> dict[str, bool]:
+    """For every panel of the paper: does λ = 0 end above every λ > 0, comparing means over seeds?
+
+    Empty unless the records hold λ = 0 and some λ > 0.
+    """
+    means = summary(frame).pivot(index="key", columns="weight_decay", values="mean")
+    if 0.0 not in means or len(means.columns) < 2:
+        return {}
+    without, decayed = means[0.0], means.drop(columns=0.0)
+    holds = without > decayed.max(axis=1)
+    return {key: bool(holds[key]) for key in ORDERED_KEYS}
+
+
+def describe_ordering(ordering: dict[str, bool]) -> str:
+    """One sentence that names the panels where the paper's ordering appears, and those where it does not."""
+    if not ordering:
+        return "no comparison with λ = 0: it takes finished runs with λ = 0 and with λ > 0"
+    present = [key.removeprefix("train.") for key, holds in ordering.items() if holds]
+    absent = [key.removeprefix("train.") for key, holds in ordering.items() if not holds]
+    return (
+        f"λ = 0 ends above every λ > 0, as in the paper, in: {', '.join(present) or 'none'}; "
+        f"not in: {', '.join(absent) or 'none'}"
+    )
+
+
+def number(mean: float, deviation: float = float("nan")) -> str:
+    """`0.01234 ± 0.00056`, or the mean alone where there is no deviation."""
+    return f"{mean:.4g}" if pd.isna(deviation) else f"{mean:.4g} ± {deviation:.2g}"
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """A `summary` by weight decay laid out for reading: a row per key, a column per λ."""
+    text = table.assign(text=[number(m, d) for m, d in zip(table["mean"], table["deviation"], strict=True)])
+    laid_out = text.pivot(index="key", columns="weight_decay", values="text")
+    return laid_out.rename(columns=lambda decay: f"λ = {decay:g}")

@@ -1,0 +1,315 @@
+"""Training to collapse: gradient descent on Eq. 1, measured as it goes. Knows nothing of disks.
+
+    L(W) = (1/2N) Σ_i ‖f_i − y_i‖² + (λ/2) Σ_k ‖W_k‖_F²
+
+PyTorch's optimisers add λW to the gradient of the data term, which is exactly ∇L; every trainable tensor decays.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .datasets import Dataset, Split, load_dataset
+from .measuring import gather
+from .metrics import Measurement
+from .networks import build_network, captured_features, find_classifier, initialize
+from .statistics import Objective
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run. The same configuration on the same machine gives the same numbers, bit for bit."""
+
+    dataset: str = "mnist5k"
+    """mnist5k, mnist, cifar10, gaussian, or a .npz file with images and labels."""
+    per_class: int | None = None
+    """Train on this many samples of each class (the theory is for balanced classes)."""
+    network: str = "convnet"
+    """convnet, mlp, or your own as module:function, called with (input_shape, num_classes)."""
+    depth: int = 5
+    """Layers of the mlp, the classifier included."""
+    width: int = 512
+    """Units in a hidden layer of the mlp."""
+    weight_decay: float = 5e-4
+    """λ of Eq. 1. With nn.MSELoss, a weight_decay of w is λ = w·C/2."""
+    initialization: Literal["default", "kaiming", "norm"] = "norm"
+    """PyTorch's, Kaiming's, or PyTorch's directions with a fixed Frobenius norm in every layer."""
+    initial_norm: float = 4.0
+    """That Frobenius norm."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Both with coupled decay, so that their end points are critical points of Eq. 1."""
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    """Of sgd; adam's first moment uses it too."""
+    schedule: Literal["constant", "steps", "cosine", "linear"] = "cosine"
+    """Of the learning rate: steps is ×0.1 at one and two thirds, cosine and linear anneal to zero."""
+    batch_size: int = 64
+    epochs: int = 100
+    gradient_tolerance: float = 0.0
+    """Stop at a recorded epoch where ‖∇L‖ is below this."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, lowest in _LOWEST.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= lowest):
+                raise ValueError(f"{name} must be at least {lowest}, got {value}")
+        for name in _POSITIVE:
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+
+
+_LOWEST = {
+    "per_class": 1,
+    "depth": 2,
+    "width": 1,
+    "weight_decay": 0,
+    "batch_size": 1,
+    "epochs": 0,
+    "gradient_tolerance": 0,
+    "seed": 0,
+}
+_POSITIVE = ("initial_norm", "learning_rate")
+
+#: Samples in one forward pass while measuring.
+_CHUNK = 1000
+
+
+class DivergedError(RuntimeError):
+    """The objective became infinite or NaN."""
+
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class State:
+    """The run after `epoch` epochs; `record` is None at epochs that are not measured."""
+
+    epoch: int
+    objective: float
+    """Mean of L over the mini-batches of the epoch, each at the weights of its step; nan at epoch 0."""
+    record: Record | None
+    seconds: dict[str, float]
+    tensors: dict[str, Tensor]
+    """Weights (`model.*`) and optimiser state (`optimizer.*`), the live ones: copy what is to be kept."""
+    finished: bool
+
+
+def recorded_epochs(epochs: int) -> tuple[int, ...]:
+    """The epochs at which a run is measured: 0, then two to an octave, and the last.
+
+    >>> recorded_epochs(20)
+    (0, 1, 2, 3, 4, 6, 8, 11, 16, 20)
+    """
+    octaves = range(2 * max(epochs, 1).bit_length())
+    return tuple(sorted({0, epochs} | {round(2 ** (k / 2)) for k in octaves if 2 ** (k / 2) <= epochs}))
+
+
+def learning_rate(config: RunConfig, progress: float) -> float:
+    """The learning rate after the share `progress` of all steps."""
+    match config.schedule:
+        case "steps":
+            factor = 0.1 ** int(3 * progress)
+        case "cosine":
+            factor = (1 + math.cos(math.pi * progress)) / 2
+        case "linear":
+            factor = 1 - progress
+        case _:
+            factor = 1.0
+    return config.learning_rate * factor
+
+
+def square_loss(outputs: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> Float[Tensor, ""]:
+    """Σ_i ‖f_i − y_i‖² / 2 over the samples given; divide by their number for the data term of Eq. 1."""
+    targets = nn.functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
+    return (outputs - targets).square().sum() / 2
+
+
+def train(
+    config: RunConfig,
+    dataset: Dataset | None = None,
+    *,
+    resume: tuple[Mapping[str, Tensor], Record] | None = None,
+    device: str = "cpu",
+) -> Iterator[State]:
+    """Train by `config` and yield the `State` after every epoch, epoch 0 (before training) included.
+
+    `resume` is the tensors of an earlier state and the last record before or at it; the run goes on as if it had
+    never stopped. Random numbers are a function of (seed, epoch) alone.
+
+    Raises `DivergedError` when the objective is no longer finite, and `NetworkError`, `DatasetError`.
+
+    >>> config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=2)
+    >>> [round(state.record["train.accuracy"], 1) for state in train(config)][-1]
+    1.0
+    """
+    dataset = load_dataset(config.dataset, per_class=config.per_class) if dataset is None else dataset
+    run = _Run(config, dataset, device)
+    first, phase_start = 0, None
+    if resume is not None:
+        tensors, last = resume
+        first = run.load(tensors) + 1
+        phase_start = last["terminal_phase_start"]
+    recorded = recorded_epochs(config.epochs)
+    for epoch in range(first, config.epochs + 1):
+        start = time.perf_counter()
+        objective = run.epoch(epoch) if epoch else math.nan
+        trained = time.perf_counter()
+        record: Record | None = None
+        finished = epoch == config.epochs
+        if epoch in recorded:
+            record = run.measure(epoch)
+            phase_start = _terminal_phase_start(record, phase_start)
+            record["terminal_phase_start"] = phase_start
+            finished |= record["gradient_norm"] < config.gradient_tolerance
+        seconds = {"train": trained - start, "measure": time.perf_counter() - trained}
+        yield State(epoch, objective, record, seconds, run.tensors(epoch), finished)
+        if finished:
+            return
+
+
+def _terminal_phase_start(record: Record, before: int | None) -> int | None:
+    if record["train.accuracy"] < 1:
+        return None
+    return record["epoch"] if before is None else before
+
+
+class _Run:
+    """A network, its optimiser and its data on one device."""
+
+    def __init__(self, config: RunConfig, dataset: Dataset, device: str):
+        self.config = config
+        self.num_classes = dataset.num_classes
+        self.train_split = _to(dataset.train, device)
+        self.test_split = None if dataset.test is None else _to(dataset.test, device)
+        with self._seeded(0):
+            self.model = build_network(
+                config.network, dataset.input_shape, dataset.num_classes, depth=config.depth, width=config.width
+            )
+            initialize(self.model, config.initialization, config.initial_norm)
+        self.model.to(device)
+        self.classifier = find_classifier(self.model, dataset.num_classes)
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizer = _optimizer(config, list(self.parameters.values()))
+
+    @contextmanager
+    def _seeded(self, epoch: int) -> Iterator[None]:
+        """Random numbers that depend on (seed, epoch) alone; the caller's generators are left as they were."""
+        device = self.train_split.labels.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.config.seed * 2**20 + epoch)
+            yield
+
+    def epoch(self, epoch: int) -> float:
+        """One pass over the data in a random order; the mean objective along it."""
+        labels = self.train_split.labels
+        with self._seeded(epoch):
+            order = torch.randperm(len(labels)).to(labels.device)
+            batches = order.split(self.config.batch_size)
+            self.model.train()
+            total = torch.zeros((), device=labels.device)
+            for index, batch in enumerate(batches):
+                progress = (epoch - 1 + index / len(batches)) / self.config.epochs
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate(self.config, progress)
+                total += self._step(batch)
+        mean = total.item() / len(labels)
+        decay = self.config.weight_decay / 2 * sum(self._squared_norms())
+        if not math.isfinite(mean + decay):
+            raise DivergedError(
+                f"the objective became {mean + decay} in epoch {epoch} (λ = {self.config.weight_decay:g}, "
+                f"learning rate {self.config.learning_rate:g}); try a smaller learning rate"
+            )
+        return mean + decay
+
+    def _step(self, batch: Int[Tensor, " samples"]) -> Float[Tensor, ""]:
+        loss = square_loss(self.model(self.train_split.images[batch]), self.train_split.labels[batch])
+        self.optimizer.zero_grad()
+        (loss / len(batch)).backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _squared_norms(self) -> list[float]:
+        return [p.detach().double().square().sum().item() for p in self.parameters.values()]
+
+    def measure(self, epoch: int) -> Record:
+        """All metrics on train and test data, and the norm of the full gradient, from one pass over each."""
+        was_training = self.model.training
+        self.model.eval()
+        train_values = self._measure_split(self.train_split, with_gradient=True)
+        gradient_norm = self._gradient_norm()
+        record: Record = {
+            "epoch": epoch,
+            "learning_rate": learning_rate(self.config, epoch / max(self.config.epochs, 1)),
+            "gradient_norm": gradient_norm,
+            **{f"train.{key}": value for key, value in train_values.items()},
+        }
+        if self.test_split is not None:
+            test_values = self._measure_split(self.test_split, with_gradient=False)
+            record |= {f"test.{key}": value for key, value in test_values.items()}
+        self.model.train(was_training)
+        return record
+
+    def _measure_split(self, split: Split, *, with_gradient: bool) -> dict[str, Any]:
+        self.optimizer.zero_grad()
+        with captured_features(self.classifier) as captured, torch.set_grad_enabled(with_gradient):
+            for images, labels in zip(split.images.split(_CHUNK), split.labels.split(_CHUNK), strict=True):
+                loss = square_loss(self.model(images), labels)
+                if with_gradient:
+                    (loss / len(split.labels)).backward()
+        norms = tuple(self._squared_norms())
+        features = torch.cat(captured)
+        if not features.isfinite().all():
+            raise DivergedError("the network's features are no longer finite; try a smaller learning rate")
+        objective = Objective(self.config.weight_decay, norms)
+        statistics = gather(features, split.labels, self.classifier.weight, self.classifier.bias, objective=objective)
+        return Measurement(statistics).to_dict()
+
+    def _gradient_norm(self) -> float:
+        squares = 0.0
+        for p in self.parameters.values():
+            assert p.grad is not None
+            gradient = p.grad.double() + self.config.weight_decay * p.detach().double()
+            squares += gradient.square().sum().item()
+        self.optimizer.zero_grad()
+        return math.sqrt(squares)
+
+    def tensors(self, epoch: int) -> dict[str, Tensor]:
+        """Everything that the rest of the run depends on."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        return tensors | {"epoch": torch.tensor(epoch)}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> int:
+        """Go on from `tensors`; the epoch they were taken at."""
+        model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        self.model.load_state_dict(model)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = value.clone()
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        return int(tensors["epoch"])
+
+
+def _to(split: Split, device: str) -> Split:
+    return Split(split.images.to(device), split.labels.to(device))
+
+
+def _optimizer(config: RunConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    decay = config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, config.learning_rate, momentum=config.momentum, weight_decay=decay)
+    return torch.optim.Adam(parameters, config.learning_rate, betas=(config.momentum, 0.999), weight_decay=decay)

@@ -1,0 +1,29 @@
+"""What every test runs under: checked shapes, one thread, and in CI the same examples each time."""
+
+import os
+from collections.abc import Callable
+from typing import Self, get_args
+
+import torch
+from beartype import beartype
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+
+def checked(function: Callable) -> Callable:
+    """beartype, less each annotation with `Self`: it knows what that is only where it decorates the whole class."""
+    hints = function.__annotations__
+    function.__annotations__ = {name: hint for name, hint in hints.items() if Self not in (hint, *get_args(hint))}
+    return beartype(function)
+
+
+# Checks the shapes and types in the package's signatures at every call. Before any test module imports the package.
+install_import_hook("neurocollapse", "conftest.checked")
+
+# The tests' tensors are small: more threads only wait for one another, and sums could differ between machines.
+torch.set_num_threads(1)
+
+# No deadline: the first call of a kind pays for caches and lazy imports, and would fail at random on a busy machine.
+settings.register_profile("local", deadline=None, max_examples=40)
+settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
