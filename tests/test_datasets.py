@@ -163,7 +163,7 @@ def test_last_class_without_training_samples():
 
 
 def test_digest_tells_apart_what_differs():
-    source = source_of([0, 1, 1, 0], test_labels=[0, 1])
+    source = source_of([0, 0, 1, 1], test_labels=[0, 1])
     train, test = source.train, source.test
     others = [
         source._replace(test=None),

@@ -1,8 +1,11 @@
 """The command line: a function for each command, its arguments the options, its docstring the help."""
 
+import contextlib
 import dataclasses
 import functools
+import io
 import math
+import os
 import sys
 import typing
 import warnings
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -21,17 +25,18 @@ from .feature_files import read_features
 from .figures import collapse_figure, save_figure
 from .measuring import measure as measure_features
 from .networks import build_network
-from .progress import duration, follow
+from .progress import duration, follow, names
 from .store import RunFolder, atomic_path, folders, records_frame, run_id, runs_table, to_json
 from .sweep import Sweep, default_workers, estimate_seconds
 from .tables import describe_ordering, paper_ordering, summary, wide
 from .training import RunConfig
 
-out_console = Console(soft_wrap=True, highlight=False)
-messages = Console(stderr=True, soft_wrap=True, highlight=False)
+# Without markup and emoji: paths may hold [brackets] and :colons:.
+out_console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+messages = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 #: Errors that a user can mend: one line and exit status 2. `ValueError` is the base of the package's own.
-USER_ERRORS = (ValueError,)
+USER_ERRORS = (ValueError, OSError)
 
 
 def reproduce(
@@ -173,15 +178,15 @@ def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:
     return 0
 
 
-def _distinct(option: str, values: Sequence[float]) -> Sequence[float]:
+def _distinct(option: str, values: Sequence[Any]) -> Sequence[Any]:
     if not values:
         raise ValueError(f"{option} needs at least one value")
     if len(set(values)) < len(values):
-        raise ValueError(f"{option} has a value twice: {' '.join(f'{value:g}' for value in values)}")
+        raise ValueError(f"{option} has a value twice: {' '.join(map(str, values))}")
     return values
 
 
-def _axis(text: str) -> tuple[str, list[Any]]:
+def _axis(text: str) -> tuple[str, Sequence[Any]]:
     """`field=value,value` with the values read as the type of that field of `RunConfig`."""
     name, equals, values = text.partition("=")
     name = name.replace("-", "_")
@@ -189,17 +194,21 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     if not equals or name not in types:
         raise ValueError(f"--vary {text!r} is not field=value,value,...; the fields are {', '.join(types)}")
     try:
-        return name, [tyro.cli(types[name], args=[value], console_outputs=False) for value in values.split(",")]
+        with contextlib.redirect_stderr(io.StringIO()):  # what tyro says would be about another command line
+            parsed = [tyro.cli(types[name], args=[value], console_outputs=False) for value in values.split(",")]
     except SystemExit:
         raise ValueError(f"--vary {text!r}: {values!r} is not a list of values for {name}") from None
+    return name, _distinct(f"--vary {name}", parsed)
 
 
 def _train_sweep(
     configs: list[RunConfig], out: Path, data_dir: Path | None, workers: int | None, device: str, *, dry_run: bool
 ) -> tuple[Dataset, list[RunFolder], list[dict[str, str]]] | None:
-    """Check, estimate and train; the first run's data, every run's folder and the failures. None for a dry run."""
+    """Check, estimate and train; the first run's data, the runs' folders and the failures. None for a dry run."""
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be at least 1, got {workers}")
+    _check_device(device)
+    _check_writable(out)
     load = functools.cache(partial(load_dataset, data_dir=data_dir))
     datasets = [load(config.dataset, per_class=config.per_class) for config in configs]
     for config, dataset in zip(configs, datasets, strict=True):
@@ -209,23 +218,52 @@ def _train_sweep(
     run_folders = [RunFolder(out / run_id(c, dataset)) for c, dataset in zip(configs, datasets, strict=True)]
     todo = [index for index, folder in enumerate(run_folders) if folder.result is None]
     workers = min(workers or default_workers(), max(len(todo), 1))
+    unfinished = [configs[index] for index in todo]
     if todo:
-        alike: dict[RunConfig, float] = {}  # λ and seed do not change how long a run takes
-        for index in todo:
-            key = dataclasses.replace(configs[index], weight_decay=0.0, seed=0)
-            if key not in alike:
-                alike[key] = estimate_seconds(key, datasets[index])
-        seconds = [alike[dataclasses.replace(configs[index], weight_decay=0.0, seed=0)] for index in todo]
-        expected = max(sum(seconds) / workers, max(seconds))
-        messages.print(f"{len(todo)} run(s), {workers} at a time: about {duration(expected)} on this machine")
+        expected = _expected_time(unfinished, [datasets[index] for index in todo], workers)
+        messages.print(f"{len(todo)} run(s), {workers} at a time: {expected}")
     if len(todo) < len(configs):
-        messages.print(f"{len(configs) - len(todo)} run(s) are finished already, in {out}")
+        messages.print(f"{len(configs) - len(todo)} run(s) have ended already, in {out}")
     if dry_run:
         return None
     out.mkdir(parents=True, exist_ok=True)
-    unfinished = [configs[index] for index in todo]
     failures = follow(unfinished, out, data_dir=data_dir, workers=workers, device=device, console=messages)
-    return datasets[0], run_folders, failures
+    for index, (label, folder) in enumerate(zip(names(configs), run_folders, strict=True)):
+        if index not in todo and folder.result and folder.status == "diverged":
+            failures.append({"run": label, "message": folder.result["message"]})
+            messages.print(f"failed earlier: {label}: {folder.result['message']} (in {folder.path})")
+    return datasets[0], [folder for folder in run_folders if folder.begun], failures
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {device} cannot be used here ({reason}); choose cpu, or cuda with a GPU") from error
+
+
+def _check_writable(out: Path) -> None:
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise ValueError(f"--out {out}: {nearest} is not a folder that can be written to; name another")
+
+
+def _expected_time(configs: list[RunConfig], datasets: list[Dataset], workers: int) -> str:
+    """Words for how long the runs should take; λ and seed make no difference."""
+    alike: dict[RunConfig, float] = {}
+    seconds = []
+    for config, dataset in zip(configs, datasets, strict=True):
+        key = dataclasses.replace(config, weight_decay=0.0, seed=0)
+        if key not in alike:
+            try:
+                alike[key] = estimate_seconds(key, dataset)
+            except ValueError:
+                raise
+            except Exception as error:  # the user's network may raise anything; its run will tell
+                return f"no estimate of the time ({type(error).__name__}: {error})"
+        seconds.append(alike[key])
+    return f"about {duration(max(sum(seconds) / workers, max(seconds)))} on this machine"
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -261,7 +299,7 @@ COMMANDS: dict[str, Callable[..., int]] = {"reproduce": reproduce, "train": trai
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point. Exit status 0; 1 where a run failed; 2 for what the user can mend; 130 for Ctrl-C."""
-    warnings.showwarning = lambda message, *_args, **_kwargs: messages.print(f"warning: {message}", markup=False)
+    warnings.showwarning = lambda message, *_args, **_kwargs: messages.print(f"warning: {message}")
     try:
         status: int = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -271,7 +309,7 @@ def main(args: Sequence[str] | None = None) -> None:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except USER_ERRORS as error:
-        messages.print(f"error: {error}", markup=False)
+        messages.print(f"error: {' '.join(str(error).split())}")
         status = 2
     except KeyboardInterrupt:
         messages.print("stopped; what was saved stays, and the same command goes on from there")

@@ -121,7 +121,7 @@ def collapse_figure(
     With a column `num_classes`, NC3 has a thin line at √(2 − 2√(1 − 1/C)), the optimum of the unconstrained features
     model without a bias, where W is an orthogonal frame.
 
-    Raises `ValueError` for an empty frame, a missing column, and two runs of one λ and seed.
+    Raises `ValueError` for an empty frame, a missing column, an epoch recorded twice, two runs of one λ and seed.
 
     Rangamani and Banburski-Fahey (2022), Figures 1 and 2.
     """
@@ -149,7 +149,7 @@ def trade_off_figure(frame: pd.DataFrame) -> Figure:
     A line is the mean over seeds, a bar one sample standard deviation to either side, a dot a seed. λ = 0 stands left
     of a gap in the axis. A last value that is not finite is left out, and the note counts the runs that had one.
 
-    Raises `ValueError` for an empty frame, a missing column, and two runs of one network, λ and seed.
+    Raises `ValueError` for an empty frame, a missing column, an epoch recorded twice, two runs of one network, λ, seed.
     """
     columns = [f"train.{key}" for key in TRADE_OFF_PANELS]
     frame = _checked(frame, ["network", *columns], one_run_per=["network", "weight_decay", "seed"])

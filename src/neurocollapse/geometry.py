@@ -63,6 +63,8 @@ class Span:
 
     directions: Float[Tensor, "rank features"]
     singular_values: Float[Tensor, " rank"]
+    #: lengths of centred means, and of their differences, that rounding alone could have made
+    tolerance: float
 
     @property
     def rank(self) -> int:
@@ -82,7 +84,7 @@ def centered_span(centered_class_means: Float[Tensor, "classes features"], scale
     largest = max(singular_values[0].item(), scale)
     tolerance = max(num_classes, num_features) * EPSILON * largest
     rank = min(int((singular_values > tolerance).sum()), num_classes - 1)
-    return Span(directions[:rank], singular_values[:rank])
+    return Span(directions[:rank], singular_values[:rank], tolerance)
 
 
 def pseudo_inverse(covariance: Float[Tensor, "features features"]) -> Float[Tensor, "features features"]:

@@ -1,5 +1,6 @@
 """Features in, measurement out."""
 
+import warnings
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -66,6 +67,12 @@ def gather(
         num_classes = int(labels.max()) + 1 if classifier is None else len(classifier.weight)
     elif classifier is not None and len(classifier.weight) != num_classes:
         raise ValueError(f"num_classes is {num_classes}, but weight has {len(classifier.weight)} rows")
+    if num_classes > len(labels):  # before memory is asked for: one stray label may promise billions of classes
+        empty = next(c for c, label in enumerate([*labels.unique().tolist(), -1]) if c != label)
+        raise ValueError(
+            f"class {empty} has no samples, so its mean is undefined ({len(labels)} samples for {num_classes} classes); "
+            f"pass more data, or number the classes without gaps"
+        )
     means = ClassMeans(num_classes)
     means.update(features, labels)
     projections = Projections(means, classifier)
@@ -75,15 +82,19 @@ def gather(
 
 def _as_tensor(name: str, values: Tensor | ArrayLike) -> Tensor:
     if isinstance(values, Tensor):
+        if values.is_complex():
+            raise ValueError(f"{name} must be real numbers, got {values.dtype}")
         return values.detach()
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} must be numbers, got an array of {array.dtype}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    # torch reads neither foreign byte order nor negative strides, and warns of memory it must not write to
+    # torch reads neither foreign byte order nor negative strides
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    return torch.from_numpy(native if native.flags.writeable else native.copy())
+    with warnings.catch_warnings():  # of memory that must not be written to, such as a mapped file: nothing here does
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(native)
 
 
 def _as_labels(values: Tensor | ArrayLike) -> Tensor:

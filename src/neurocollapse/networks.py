@@ -72,7 +72,13 @@ def build_network(
     if name == "mlp":
         return MLP(input_shape, num_classes, depth=depth, width=width)
     if ":" in name:
-        network = _load_function(name)(input_shape, num_classes)
+        function = _load_function(name)
+        try:
+            network = function(input_shape, num_classes)
+        except Exception as error:
+            raise NetworkError(
+                f"{name} raised {type(error).__name__}: {error}; it is called as function({input_shape}, {num_classes})"
+            ) from error
         if not isinstance(network, nn.Module):
             raise NetworkError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
         find_classifier(network, num_classes)
@@ -86,9 +92,10 @@ def _load_function(name: str) -> Callable[..., object]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # the user's module may raise anything
         raise NetworkError(
-            f"cannot import {module_name!r} for network {name!r}: {error}; run from its folder or install it"
+            f"cannot import {module_name!r} for network {name!r} ({type(error).__name__}: {error}); "
+            f"run from its folder, install it, or mend it"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -124,13 +131,19 @@ def initialize(model: nn.Module, initialization: str, norm: float) -> None:
     """Draw the weights anew, in place, from torch's global generator.
 
     `default` keeps PyTorch's; `kaiming` is He et al. (2015), normal with variance 2/fan_in; `norm` keeps the
-    direction of PyTorch's and gives every weight tensor the Frobenius norm `norm`.
+    direction of PyTorch's and gives every weight tensor the Frobenius norm `norm`. Raises `NetworkError` where there
+    is no direction, in a layer of zeros.
     """
-    for weight in layer_weights(model).values():
+    for name, weight in layer_weights(model).items():
         with torch.no_grad():
             if initialization == "kaiming":
                 nn.init.kaiming_normal_(weight, nonlinearity="relu")
             elif initialization == "norm":
+                if not weight.any():
+                    raise NetworkError(
+                        f"{name} of {type(model).__name__} starts at zero, so it has no direction to keep at norm "
+                        f"{norm:g}; choose the initialization default or kaiming, or start it elsewhere"
+                    )
                 weight.mul_(norm / torch.linalg.norm(weight))
 
 
@@ -148,7 +161,7 @@ class Homogeneity:
 
     def holds(self, tolerance: float = 1e-4) -> bool:
         """Whether every deviation is within `tolerance`; float32 rounding alone makes about 1e-6."""
-        return max(self.by_input, *self.by_layer.values()) <= tolerance
+        return all(deviation <= tolerance for deviation in (self.by_input, *self.by_layer.values()))
 
 
 @torch.no_grad()
@@ -157,20 +170,32 @@ def check_homogeneous(
 ) -> Homogeneity:
     """Measure whether f(αx) = αf(x), and whether scaling one layer W_l by α scales f by α, for positive α.
 
-    The model is left as it was found. A positive answer is evidence on these inputs, not a proof.
+    The model is left as it was found. A positive answer is evidence on these inputs, not a proof; where the outputs
+    are all zero there is none, and the deviations are nan.
     """
-    outputs = model(inputs)
+    found = [(tensor, tensor.clone()) for tensor in (*model.parameters(), *model.buffers())]
 
     def deviation(scaled: Tensor, alpha: float) -> float:
         return (torch.linalg.norm(scaled - alpha * outputs) / torch.linalg.norm(alpha * outputs)).item()
 
-    by_layer = dict.fromkeys(layer_weights(model), 0.0)
-    for name, weight in layer_weights(model).items():
+    def largest(deviations: Iterator[float]) -> float:
+        return max(deviations, key=lambda value: (math.isnan(value), value))
+
+    def scaled_layer(weight: Tensor, alpha: float) -> Tensor:
         original = weight.clone()
-        try:
-            for alpha in scales:
-                weight.copy_(alpha * original)
-                by_layer[name] = max(by_layer[name], deviation(model(inputs), alpha))
-        finally:
-            weight.copy_(original)
-    return Homogeneity(max(deviation(model(alpha * inputs), alpha) for alpha in scales), by_layer)
+        weight.mul_(alpha)
+        scaled = model(inputs)
+        weight.copy_(original)
+        return scaled
+
+    try:
+        outputs = model(inputs)
+        by_input = largest(deviation(model(alpha * inputs), alpha) for alpha in scales)
+        by_layer = {
+            name: largest(deviation(scaled_layer(weight, alpha), alpha) for alpha in scales)
+            for name, weight in layer_weights(model).items()
+        }
+    finally:  # on an error too, and with the running statistics of normalisation layers
+        for tensor, value in found:
+            tensor.copy_(value)
+    return Homogeneity(by_input, by_layer)

@@ -50,13 +50,13 @@ def follow(
             watch.show(event)
             if event.kind == "failed":
                 failures.append({"run": labels[event.index], "message": event.message})
-                progress.console.print(f"failed: {labels[event.index]}: {event.message}", markup=False)
+                progress.console.print(f"failed: {labels[event.index]}: {event.message}", markup=False, emoji=False)
     return failures
 
 
 def _bars(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         TextColumn("epoch {task.completed}/{task.total}"),
         TextColumn("L {task.fields[objective]}  acc {task.fields[accuracy]}  NC1 {task.fields[nc1]}"),

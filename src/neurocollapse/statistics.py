@@ -98,10 +98,10 @@ def _blocks(
     features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]
 ) -> Iterator[tuple[Float[Tensor, "block features"], Int[Tensor, " block"]]]:
     for start in range(0, len(features), BLOCK_ROWS):
-        yield features[start : start + BLOCK_ROWS].double(), labels[start : start + BLOCK_ROWS].long()
+        yield features[start : start + BLOCK_ROWS].detach().double(), labels[start : start + BLOCK_ROWS].long()
 
 
-def _check_batch(features: Tensor, labels: Tensor, num_classes: int, seen: int) -> None:
+def _check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features: int | None, seen: int) -> None:
     if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
         raise ValueError(
             f"features must be (samples, features) and labels (samples,) of the same length, "
@@ -111,6 +111,9 @@ def _check_batch(features: Tensor, labels: Tensor, num_classes: int, seen: int) 
         raise ValueError(f"features must be floating point, got {features.dtype}; cast them first")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers, got {labels.dtype}; cast them first")
+    if num_features is not None and features.shape[1] != num_features:
+        raise ValueError(f"earlier batches had {num_features} features, this one has {features.shape[1]}")
+    labels = labels.long()  # before comparing: in eight bits 1000 classes would be 232
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(wrong):
         index = int(wrong[0])
@@ -126,6 +129,24 @@ def _check_finite(features: Tensor, seen: int) -> None:
         sample, feature = (int(i) for i in (~finite).nonzero()[0])
         value = features[sample, feature].item()
         raise ValueError(f"feature {feature} of sample {seen + sample} is {value}; every feature must be finite")
+
+
+def _check_classifier(classifier: Classifier | None, num_classes: int, num_features: int) -> None:
+    if classifier is not None and classifier.weight.shape != (num_classes, num_features):
+        raise ValueError(
+            f"weight must be ({num_classes}, {num_features}) for {num_classes} classes and {num_features} features, "
+            f"got {tuple(classifier.weight.shape)}"
+        )
+
+
+def _check_same_classifier(first: Classifier | None, second: Classifier | None) -> None:
+    def same(a: Tensor | None, b: Tensor | None) -> bool:
+        return a is b if a is None or b is None else torch.equal(a, b)
+
+    if first is not second and (
+        first is None or second is None or not (same(first.weight, second.weight) and same(first.bias, second.bias))
+    ):
+        raise ValueError("cannot merge what was gathered with different classifiers; give both the same Classifier")
 
 
 def _class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -157,13 +178,14 @@ class ClassMeans:
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         seen = int(self.counts.sum())
-        _check_batch(features, labels, self.num_classes, seen)
+        num_features = None if self.reference is None else len(self.reference)
+        _check_batch(features, labels, self.num_classes, num_features, seen)
         if not len(features):
             return
         if self.reference is None:
-            self._start(features[0].double())
-        elif features.shape[1] != len(self.reference):
-            raise ValueError(f"earlier batches had {len(self.reference)} features, this one has {features.shape[1]}")
+            self._start(
+                features[0].detach().to(torch.float64, copy=True)
+            )  # the caller may use the batch's memory again
         assert self.reference is not None
         for block, block_labels in _blocks(features, labels):
             _check_finite(block, seen)
@@ -182,6 +204,8 @@ class ClassMeans:
         if self.reference is None:
             self._start(other.reference)
         assert self.reference is not None
+        if len(other.reference) != len(self.reference):
+            raise ValueError(f"cannot merge means of {len(self.reference)} and of {len(other.reference)} features")
         shift = other.reference - self.reference
         self.sums = self.sums + other.sums + other.counts[:, None] * shift
         self.counts = self.counts + other.counts
@@ -229,7 +253,7 @@ class _Moments:
         count = self.count + other.count
         if count:
             difference = other.mean - self.mean
-            self.squares += other.squares + difference**2 * self.count * other.count / count
+            self.squares += other.squares + difference * difference * self.count * other.count / count
             self.mean += difference * other.count / count
             self.count = count
 
@@ -278,14 +302,31 @@ class _OutputSums:
 
 
 def _center(means: ClassMeans) -> tuple[Tensor, Tensor, Span]:
-    """Global mean less the reference, centred class means, and their span; a span of rank zero makes them zero."""
+    """Global mean less the reference, centred class means, and their span; what rounding alone could make is zero."""
     offsets = means.offsets
     global_offset = offsets.mean(dim=0)
     centered = offsets - global_offset
     # Twice, because the first subtraction leaves a mean of the size of the offsets' rounding.
     centered = centered - centered.mean(dim=0)
     span = centered_span(centered, means.scale)
-    return global_offset, centered if span.rank else torch.zeros_like(centered), span
+    is_zero = torch.linalg.norm(centered, dim=1, keepdim=True) <= span.tolerance
+    return global_offset, centered.masked_fill(is_zero, 0.0), span
+
+
+class _Residuals:
+    """h − μ_c(i), rounded relative to itself and not to μ_c: near collapse that is many digits more.
+
+    The difference from μ_c as stored, which is a rounded number, is that good; what the rounding took off follows.
+    """
+
+    def __init__(self, reference: Tensor, offsets: Float[Tensor, "classes features"]):
+        self.stored_means = reference + offsets
+        self.remainders = offsets - (self.stored_means - reference)
+
+    def __call__(
+        self, features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]
+    ) -> Float[Tensor, "samples features"]:
+        return features - self.stored_means[labels] - self.remainders[labels]
 
 
 class Projections:
@@ -301,6 +342,8 @@ class Projections:
         self.global_offset, self.centered, self.span = _center(means)
         assert means.reference is not None  # _center has refused means without samples
         self.reference = means.reference
+        _check_classifier(classifier, means.num_classes, len(self.reference))
+        self.residuals = _Residuals(self.reference, self.global_offset + self.centered)
         num_features = self.centered.shape[1]
         zeros = self.centered.new_zeros
         self.counts = zeros(means.num_classes, dtype=torch.int64)
@@ -312,12 +355,11 @@ class Projections:
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         seen = int(self.counts.sum())
-        _check_batch(features, labels, self.means.num_classes, seen)
+        _check_batch(features, labels, self.means.num_classes, self.centered.shape[1], seen)
         for block, block_labels in _blocks(features, labels):
             _check_finite(block, seen)
             seen += len(block)
-            from_global = block - self.reference - self.global_offset
-            residuals = from_global - self.centered[block_labels]
+            residuals = self.residuals(block, block_labels)
             on_span = residuals @ self.span.directions.T
             self.counts += torch.bincount(block_labels, minlength=self.means.num_classes)
             self.class_scatter += _class_sums(residuals.square().sum(dim=1), block_labels, self.means.num_classes)
@@ -327,14 +369,16 @@ class Projections:
             if self.classifier is not None:
                 outputs = self.classifier(block)
                 self.outputs.update(outputs, block_labels)
+                from_global = block - self.reference - self.global_offset
                 # argmin ‖h − μ_c‖² = argmax ⟨h − μ_G, μ_c − μ_G⟩ − ½‖μ_c − μ_G‖², which a common offset leaves exact
                 closeness = from_global @ self.centered.T - self.centered.square().sum(dim=1) / 2
                 self.disagreements += int((first_largest(outputs) != first_largest(closeness)).sum())
 
     def merge(self, other: "Projections") -> Self:
         """Fold in the projections of other samples on the same means."""
-        if not torch.equal(self.centered, other.centered):
+        if not torch.equal(self.residuals.stored_means, other.residuals.stored_means):
             raise ValueError("cannot merge projections on different class means; give both the same ClassMeans")
+        _check_same_classifier(self.classifier, other.classifier)
         self.counts = self.counts + other.counts
         self.class_scatter = self.class_scatter + other.class_scatter
         self.span_scatter = self.span_scatter + other.span_scatter
@@ -352,7 +396,7 @@ class Projections:
         total = int(self.counts.sum())
         has_outputs = self.classifier is not None
         return Statistics(
-            class_counts=self.counts,
+            class_counts=self.counts.clone(),
             global_mean=self.reference + self.global_offset,
             centered_class_means=self.centered,
             span=self.span,
@@ -382,45 +426,52 @@ class ClassMoments:
         self.outputs = _OutputSums()
 
     def update(self, features: Tensor, labels: Tensor) -> None:
-        for start in range(0, len(features), BLOCK_ROWS):
-            self.merge(self._of_block(features[start : start + BLOCK_ROWS], labels[start : start + BLOCK_ROWS]))
-
-    def _of_block(self, features: Tensor, labels: Tensor) -> "ClassMoments":
-        block = ClassMoments(self.means.num_classes, self.classifier)
-        block.means.update(features, labels)
+        num_features = None if self.means.reference is None else len(self.means.reference)
+        seen = int(self.means.counts.sum())
+        _check_batch(features, labels, self.means.num_classes, num_features, seen)
         if features.shape[1] > FULL_COVARIANCE_LIMIT:
             raise ValueError(
                 f"one pass keeps a {features.shape[1]} × {features.shape[1]} matrix, more than the limit of "
                 f"{FULL_COVARIANCE_LIMIT} features; take two passes with ClassMeans and Projections"
             )
-        labels = labels.long()
+        _check_classifier(self.classifier, self.means.num_classes, features.shape[1])
+        for block, block_labels in _blocks(features, labels):
+            _check_finite(block, seen)
+            seen += len(block)
+            self.merge(self._of_block(block, block_labels))
+
+    def _of_block(self, features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]) -> "ClassMoments":
+        block = ClassMoments(self.means.num_classes, self.classifier)
+        block.means.update(features, labels)
         assert block.means.reference is not None
-        own_means = (block.means.sums / block.means.counts.clamp(min=1)[:, None])[labels]
-        residuals = features.double() - block.means.reference - own_means
+        offsets = block.means.sums / block.means.counts.clamp(min=1)[:, None]
+        residuals = _Residuals(block.means.reference, offsets)(features, labels)
         block.scatter = residuals.T @ residuals
         block.class_scatter = _class_sums(residuals.square().sum(dim=1), labels, self.means.num_classes)
         if self.classifier is not None:
-            block.outputs.update(self.classifier(features.double()), labels)
+            block.outputs.update(self.classifier(features), labels)
         return block
 
     def merge(self, other: "ClassMoments") -> Self:
         """Fold in the moments of other samples; the result is that of all samples together, to rounding."""
+        _check_same_classifier(self.classifier, other.classifier)
         if other.means.reference is None:
             return self
         if self.means.reference is None:
-            self.means.merge(other.means)
+            self.means.merge(other.means)  # refuses what does not fit, before anything here has changed
             self.scatter, self.class_scatter = other.scatter, other.class_scatter
         else:
-            assert self.means.reference is not None
-            shift = other.means.reference - self.means.reference
-            mine, others = self.means.counts, other.means.counts
+            means, reference = self.means, self.means.reference
+            self.means = ClassMeans(means.num_classes).merge(means).merge(other.means)
+            mine, others = means.counts, other.means.counts
             differences = (
-                other.means.sums / others.clamp(min=1)[:, None] + shift - self.means.sums / mine.clamp(min=1)[:, None]
+                other.means.sums / others.clamp(min=1)[:, None]
+                + (other.means.reference - reference)
+                - means.sums / mine.clamp(min=1)[:, None]
             )
             weights = mine * others / (mine + others).clamp(min=1)
             self.scatter = self.scatter + other.scatter + differences.T @ (weights[:, None] * differences)
             self.class_scatter = self.class_scatter + other.class_scatter + weights * differences.square().sum(dim=1)
-            self.means.merge(other.means)
         self.outputs.merge(other.outputs)
         return self
 

@@ -108,7 +108,12 @@ class RunFolder:
     @property
     def result(self) -> dict[str, Any] | None:
         """How the run ended, or None while it has not."""
-        return self._read_json("result.json")
+        return self._read_json("result.json", "status")
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to read."""
+        return (self.path / "config.json").exists()
 
     @property
     def status(self) -> str:
@@ -119,25 +124,30 @@ class RunFolder:
     def description(self) -> dict[str, Any]:
         """What config.json holds."""
         described = self._read_json("config.json")
-        if not isinstance(described, dict) or "config" not in described:
+        if described is None or "config" not in described:
             raise StoreError(f"{self.path} is not a run: it has no config.json of one; name a folder that --out made")
         return described
 
     def records(self) -> list[Record]:
         return _read_lines(self.path / "records.jsonl")
 
-    def _read_json(self, name: str) -> Any:
+    def _read_json(self, name: str, *keys: str) -> dict[str, Any] | None:
         path = self.path / name
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return _object(path.read_text(encoding="utf-8"), *keys)
         except ValueError as error:
-            raise StoreError(f"{path} is not JSON ({error}); delete {self.path} to run it again") from error
+            raise StoreError(f"{path} is damaged ({error}); delete {self.path} to run it again") from error
+
+    def clear_leftovers(self) -> None:
+        """Remove the half-written files of a process that was killed. Only for the holder of the lock."""
+        for leftover in self.path.glob(".*-*"):
+            leftover.unlink()
 
     def describe(self, config: RunConfig, dataset: Dataset, device: str) -> None:
         """Write config.json; another machine or version that goes on with the run is added to its provenance."""
-        described = self._read_json("config.json") or {"provenance": []}
+        described: dict[str, Any] = {"provenance": [], **(self._read_json("config.json") or {})}
         here = provenance(device)
         if here not in described["provenance"]:
             described["provenance"].append(here)
@@ -160,13 +170,18 @@ class RunFolder:
             return None
         try:
             tensors = safetensors.torch.load_file(checkpoint)
-        except safetensors.SafetensorError as error:
+            epoch = int(tensors["epoch"])
+        except (safetensors.SafetensorError, KeyError) as error:
             raise StoreError(f"{checkpoint} is damaged ({error}); delete {self.path} to run it again") from error
-        epoch = int(tensors["epoch"])
         kept: list[Record] = []
         for name in ("timings.jsonl", "records.jsonl"):
             kept = [line for line in _read_lines(self.path / name) if line["epoch"] <= epoch]
             self._write_lines(name, kept)
+        if not kept:
+            raise StoreError(
+                f"{self.path / 'records.jsonl'} lacks the records up to the checkpoint, of epoch {epoch}; "
+                f"delete {self.path} to run it again"
+            )
         return tensors, kept[-1]
 
     def _write_lines(self, name: str, lines: Iterable[dict[str, Any]]) -> None:
@@ -189,7 +204,9 @@ class RunFolder:
 
     def _save(self, name: str, tensors: dict[str, Tensor]) -> None:
         with atomic_path(self.path / name) as temporary:
-            safetensors.torch.save_file({key: t.detach().contiguous() for key, t in tensors.items()}, temporary)
+            # Copies, since safetensors refuses tensors that share memory, as tied weights do.
+            copies = {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
+            safetensors.torch.save_file(copies, temporary)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -200,15 +217,22 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            values = json.loads(line)
+            values = _object(line, "epoch")
         except ValueError as error:
             raise StoreError(
-                f"line {number} of {path} is not JSON ({error}); delete its folder to run it again"
+                f"line {number} of {path} is damaged ({error}); delete {path.parent} to run it again"
             ) from error
         lines.append(
             {key: numbers.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
         )
     return lines
+
+
+def _object(text: str, *keys: str) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict) or any(key not in values for key in keys):
+        raise ValueError(f"it is not a JSON object{''.join(f' with {key!r}' for key in keys)}")
+    return values
 
 
 def provenance(device: str) -> dict[str, Any]:
@@ -242,6 +266,7 @@ def execute(
     with folder.lock():
         if folder.result is not None:
             return folder
+        folder.clear_leftovers()
         folder.describe(config, dataset, device)
         try:
             _train_into(folder, train(config, dataset, resume=folder.resume_point(), device=device), on_state)
@@ -258,12 +283,11 @@ def _train_into(folder: RunFolder, states: Iterator[State], on_state: Callable[[
         if state.record is not None:
             folder.append(state.record, seconds)
             seconds = {}
+        if state.finished:  # before the checkpoint: killed between the two, a run would find nothing left to do
+            folder.finish(state.tensors, {"status": "finished", "epoch": state.epoch})
         if state.record is not None or time.monotonic() - saved > CHECKPOINT_SECONDS:
             folder.save_checkpoint(state.tensors)
             saved = time.monotonic()
-        if state.finished:
-            assert state.record is not None
-            folder.finish(state.tensors, {"status": "finished", "epoch": state.epoch})
         on_state(state)
 
 

@@ -78,6 +78,8 @@ def train_side_by_side(
     Closing the iterator stops the processes; what they have saved stays, and the same call goes on from there.
     """
     workers = default_workers(threads) if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
     context = multiprocessing.get_context("spawn")
     waiting = list(enumerate(configs))
     running: dict[Connection, tuple[int, SpawnProcess]] = {}
@@ -88,10 +90,10 @@ def train_side_by_side(
                 receiver, sender = context.Pipe(duplex=False)
                 job = (sender, index, config, out, data_dir, threads, device)
                 process = context.Process(target=_work, args=job, daemon=True)
-                with _thread_environment(threads):
+                with _thread_environment(threads), _without_interrupts():
                     process.start()
+                    running[receiver] = (index, process)
                 sender.close()
-                running[receiver] = (index, process)
             ready = wait(list(running))
             for receiver in [connection for connection in running if connection in ready]:
                 index, process = running[receiver]
@@ -135,10 +137,26 @@ def _thread_environment(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A child started here never sees Ctrl-C, which reaches the whole group: the parent decides.
+
+    Not only from its first line on: importing torch takes seconds. Here Ctrl-C waits until the block ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(
     sender: Connection, index: int, config: RunConfig, out: Path, data_dir: Path | None, threads: int, device: str
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     try:
         dataset = load_dataset(config.dataset, data_dir=data_dir, per_class=config.per_class)
@@ -169,7 +187,13 @@ def estimate_seconds(config: RunConfig, dataset: Dataset) -> float:
     part = torch.cat([(labels == c).nonzero().flatten()[:per_class] for c in range(dataset.num_classes)])
     share = len(part) / len(labels)
     small = replace(dataset, train=Split(dataset.train.images[part], labels[part]), test=None)
-    *_, last = train(replace(config, epochs=1), small)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # A step takes as long at any learning rate; at this one it cannot diverge.
+        *_, last = train(replace(config, epochs=1, learning_rate=1e-9), small)
+    finally:
+        torch.set_num_threads(threads)
     test_share = 1.0 if dataset.test is None else 1 + len(dataset.test.labels) / len(labels)
     epochs = config.epochs * last.seconds["train"] / share
     records = len(recorded_epochs(config.epochs)) * last.seconds["measure"] * test_share / share

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .datasets import Dataset, Split, load_dataset
 from .measuring import gather
 from .metrics import Measurement
-from .networks import build_network, captured_features, find_classifier, initialize
+from .networks import NetworkError, build_network, captured_features, find_classifier, initialize
 from .statistics import Objective
 
 
@@ -43,12 +43,13 @@ class RunConfig:
     """PyTorch's, Kaiming's, or PyTorch's directions with a fixed Frobenius norm in every layer."""
     initial_norm: float = 4.0
     """That Frobenius norm."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam"] = "adam"
     """Both with coupled decay, so that their end points are critical points of Eq. 1."""
-    learning_rate: float = 0.1
+    learning_rate: float = 0.002
+    """At the start; 0.067 is usual for sgd."""
     momentum: float = 0.9
     """Of sgd; adam's first moment uses it too."""
-    schedule: Literal["constant", "steps", "cosine", "linear"] = "cosine"
+    schedule: Literal["constant", "steps", "cosine", "linear"] = "linear"
     """Of the learning rate: steps is ×0.1 at one and two thirds, cosine and linear anneal to zero."""
     batch_size: int = 64
     epochs: int = 100
@@ -66,6 +67,12 @@ class RunConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        for name, bound in (("seed", _SEEDS), ("epochs", _EPOCHS)):
+            if getattr(self, name) >= bound:
+                raise ValueError(f"{name} must be below {bound}, got {getattr(self, name)}")
+        for name, hint in get_type_hints(RunConfig).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                raise ValueError(f"{name} must be {' or '.join(get_args(hint))}, got {getattr(self, name)!r}")
 
 
 _LOWEST = {
@@ -79,6 +86,9 @@ _LOWEST = {
     "seed": 0,
 }
 _POSITIVE = ("initial_norm", "learning_rate")
+
+#: Epochs that a seed has random numbers for, and seeds that fit beside them in 64 bits.
+_EPOCHS, _SEEDS = 2**20, 2**43
 
 #: Samples in one forward pass while measuring.
 _CHUNK = 1000
@@ -189,9 +199,11 @@ class _Run:
 
     def __init__(self, config: RunConfig, dataset: Dataset, device: str):
         self.config = config
-        self.num_classes = dataset.num_classes
         self.train_split = _to(dataset.train, device)
-        self.test_split = None if dataset.test is None else _to(dataset.test, device)
+        self.test_split = None
+        # A class without test samples has no test mean, so there is nothing to measure there (`notes` says so).
+        if dataset.test is not None and len(dataset.test.labels.unique()) == dataset.num_classes:
+            self.test_split = _to(dataset.test, device)
         with self._seeded(0):
             self.model = build_network(
                 config.network, dataset.input_shape, dataset.num_classes, depth=config.depth, width=config.width
@@ -207,7 +219,7 @@ class _Run:
         """Random numbers that depend on (seed, epoch) alone; the caller's generators are left as they were."""
         device = self.train_split.labels.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self.config.seed * 2**20 + epoch)
+            torch.manual_seed(self.config.seed * _EPOCHS + epoch)
             yield
 
     def epoch(self, epoch: int) -> float:
@@ -267,6 +279,10 @@ class _Run:
                 loss = square_loss(self.model(images), labels)
                 if with_gradient:
                     (loss / len(split.labels)).backward()
+        if not captured:
+            raise NetworkError(
+                f"the network does not call its last linear layer, {self.classifier}; define the classifier last"
+            )
         norms = tuple(self._squared_norms())
         features = torch.cat(captured)
         if not features.isfinite().all():
@@ -277,8 +293,12 @@ class _Run:
 
     def _gradient_norm(self) -> float:
         squares = 0.0
-        for p in self.parameters.values():
-            assert p.grad is not None
+        for name, p in self.parameters.items():
+            if p.grad is None:
+                raise NetworkError(
+                    f"{name} of {type(self.model).__name__} does not enter the loss; remove it, or freeze it with "
+                    f"requires_grad_(False)"
+                )
             gradient = p.grad.double() + self.config.weight_decay * p.detach().double()
             squares += gradient.square().sum().item()
         self.optimizer.zero_grad()

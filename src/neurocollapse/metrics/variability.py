@@ -40,9 +40,10 @@ def nc1_cdnv(statistics: Statistics) -> float:
     Galanti, György and Hutter (2022). v_c is the mean squared distance of class c's samples from their mean.
     """
     first, second = torch.triu_indices(statistics.num_classes, statistics.num_classes, offset=1)
-    squared_distances = torch.pdist(statistics.centered_class_means).square()
+    distances = torch.pdist(statistics.centered_class_means)
+    distances = distances.masked_fill(distances <= statistics.span.tolerance, 0.0)
     variances = statistics.within_class_variances
-    return ((variances[first] + variances[second]) / (2 * squared_distances)).mean().item()
+    return ((variances[first] + variances[second]) / (2 * distances.square())).mean().item()
 
 
 def nc1_vci(statistics: Statistics) -> float:
