@@ -14,6 +14,7 @@ from itertools import combinations
 
 import mpmath
 import numpy as np
+import pytest
 
 exact = mpmath.mp.clone()  # a context of our own: nobody else's precision changes
 exact.dps = 60
@@ -282,7 +283,8 @@ def nc3_uncentered(data):
 @twin
 def nc3_duality(data):
     """‖WṀ/‖WṀ‖_F − (I − 11ᵀ/C)/√(C−1)‖_F, Zhu et al. (2021), Eq. 12."""
-    return distance_from_simplex(gram(data.weight, data.mu_dot))
+    WM = gram(data.weight, data.mu_dot)
+    return distance_from_simplex(WM) if norm(WM) > NOTHING * norm(data.weight) * norm(data.mu_dot) else exact.nan
 
 
 @twin
@@ -387,3 +389,31 @@ def measure(features, labels, weight=None, bias=None, *, weight_decay=None, laye
     keys = MEANS_KEYS if weight is None else set(TWINS) - (set() if layers else OBJECTIVE_KEYS)
     values = {key: function(data) for key, function in TWINS.items() if key in keys}
     return {key: tuple(map(float, v)) if isinstance(v, tuple) else float(v) for key, v in values.items()}
+
+
+def assert_agree(measured, expected: dict[str, object], features, weight=None, bias=None, rel: float = 1e-9) -> None:
+    """Every expected number is there: nan for nan, inf for inf, and to `rel` wherever rounding allows.
+
+    A number that is zero on paper comes out as rounding; how large that may be depends on the key's units. The
+    package subtracts a stored sample before it sums, so in units of the features that is the extent of the data and
+    not a common offset. The outputs are those of W as given, offset and all.
+    """
+    H = np.asarray(features.detach().double() if hasattr(features, "detach") else features, dtype=np.float64)
+    extent = np.abs(H - H[0]).max()
+    floor = dict.fromkeys(expected, 1e-12) | {key: 1e-26 for key in expected if key.startswith("nc1")}
+    floor["nc2_norm_variance"] = 1e-14 * extent**2
+    if "nc1_vci" in expected:  # between 0 and nc1/rank; 0 where N − C is small, and then rounding beside nc1
+        floor["nc1_vci"] = 1e-8 * min(expected["nc1"], 1.0) + 1e-26
+    if weight is not None:
+        W = np.abs(numbers(weight).astype(float))
+        outputs = 1 + (np.abs(H) @ W.T).max() + (0.0 if bias is None else np.abs(numbers(bias).astype(float)).max())
+        for key in ("sqi_gap", "sqi_gap_spread", "sqi_off", "sqi_off_spread", "sqi_sum", "margin_min", "margin_mean"):
+            floor[key] = 1e-13 * outputs
+        floor["loss_data"] = 1e-13 * outputs**2
+    assert set(measured) == set(expected)
+    wrong = {
+        key: (measured[key], value)
+        for key, value in expected.items()
+        if measured[key] != pytest.approx(value, rel=rel, abs=floor.get(key, 0.0), nan_ok=True)
+    }
+    assert not wrong, f"(measured, exact): {wrong}"

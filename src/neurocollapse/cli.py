@@ -100,8 +100,15 @@ def reproduce(
     return 1 if failures else 0
 
 
+class RunOptions(RunConfig):
+    """A run as typed. It is checked in the command, where an error becomes one line, not within the parser."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
 def train(
-    config: tyro.conf.OmitArgPrefixes[RunConfig],
+    config: tyro.conf.OmitArgPrefixes[RunOptions],
     vary: tuple[str, ...] = (),
     data_dir: Path | None = None,
     out: Path = Path("results/runs"),
@@ -127,7 +134,8 @@ def train(
     axes: dict[str, Sequence[Any]] = dict(_axis(text) for text in vary)
     if len(axes) < len(vary):
         raise ValueError(f"--vary names a field twice: {' '.join(vary)}")
-    trained = _train_sweep(list(Sweep(config, axes)), out, data_dir, workers, device, dry_run=dry_run)
+    base = RunConfig(**dataclasses.asdict(config))
+    trained = _train_sweep(list(Sweep(base, axes)), out, data_dir, workers, device, dry_run=dry_run)
     if trained is None:
         return 0
     _, run_folders, failures = trained

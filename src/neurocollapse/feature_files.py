@@ -40,7 +40,8 @@ def read_features(path: Path) -> dict[str, Tensor]:
 def _read_npz(path: Path) -> dict[str, Tensor]:
     arrays: dict[str, Tensor] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise FeatureFileError(f"{path} holds a bare array; save it with numpy.savez(features=..., labels=...)")
             for name in file.files:
@@ -54,12 +55,14 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
             raise FeatureFileError(f"{path} holds Python objects, which are not read; save plain numbers") from error
         raise FeatureFileError(f"{path} is not an .npz archive; save it with numpy.savez") from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
         raise FeatureFileError(f"{path} is truncated or damaged ({error}); write it again") from error
     return arrays
 
 
 def _as_tensor(path: Path, name: str, array: np.ndarray) -> Tensor:
+    if not isinstance(array, np.ndarray):
+        raise FeatureFileError(f"{name} in {path} is no array; save the file with numpy.savez")
     if array.dtype.kind not in "fiu":
         raise FeatureFileError(f"{name} in {path} is an array of {array.dtype}; it must be numbers")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:

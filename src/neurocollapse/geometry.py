@@ -11,8 +11,8 @@ from torch import Tensor
 
 EPSILON = torch.finfo(torch.float64).eps
 
-#: Two scores of one sample closer than this, relative to its largest, are a tie. Sums of a few thousand products
-#: in float64 are good to about 1e-13; without a margin the order of the summands would break exact ties.
+#: Two scores of one sample closer than this, relative to the size of what was summed, are a tie. Sums of a few
+#: thousand products in float64 are good to about 1e-13; without a margin the summands' order would break exact ties.
 TIE_TOLERANCE = 1e-12
 
 
@@ -38,14 +38,25 @@ def centering(num_classes: int) -> Float[Tensor, "classes classes"]:
     return torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes
 
 
-def normalized_distance(A: Float[Tensor, "rows columns"], B: Float[Tensor, "rows columns"]) -> float:
-    """‖A/‖A‖_F − B/‖B‖_F‖_F, between 0 (same direction) and 2 (opposite); nan where one of them vanishes."""
-    return torch.linalg.norm(A / torch.linalg.norm(A) - B / torch.linalg.norm(B)).item()
+def normalized_distance(
+    A: Float[Tensor, "rows columns"], B: Float[Tensor, "rows columns"], scale: float = 0.0
+) -> float:
+    """‖A/‖A‖_F − B/‖B‖_F‖_F, between 0 (same direction) and 2 (opposite); nan where one of them vanishes.
+
+    A vanishes up to max(rows, columns) · 2.2e-16 · `scale`, the size of what it was computed from.
+    """
+    norm = torch.linalg.norm(A)
+    if norm <= max(A.shape) * EPSILON * scale:
+        return float("nan")
+    return torch.linalg.norm(A / norm - B / torch.linalg.norm(B)).item()
 
 
-def simplex_distance(G: Float[Tensor, "classes classes"]) -> float:
-    """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F: how far a Gram matrix is from a simplex ETF's, whatever its scale."""
-    return normalized_distance(G, centering(len(G)).to(G.device))
+def simplex_distance(G: Float[Tensor, "classes classes"], scale: float = 0.0) -> float:
+    """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F: how far a Gram matrix is from a simplex ETF's, whatever its scale.
+
+    nan where G vanishes: see `normalized_distance`.
+    """
+    return normalized_distance(G, centering(len(G)).to(G.device), scale)
 
 
 def shifted_cosines(vectors: Float[Tensor, "classes features"]) -> Float[Tensor, " pairs"]:
@@ -87,19 +98,30 @@ def centered_span(centered_class_means: Float[Tensor, "classes features"], scale
     return Span(directions[:rank], singular_values[:rank], tolerance)
 
 
-def pseudo_inverse(covariance: Float[Tensor, "features features"]) -> Float[Tensor, "features features"]:
-    """Σ⁺ of a positive semi-definite matrix; eigenvalues up to p · 2.2e-16 · (the largest) count as zero."""
+def pseudo_inverse_root(
+    covariance: Float[Tensor, "features features"], scale: float = 0.0
+) -> Float[Tensor, "features rank"]:
+    """A with A Aᵀ = Σ⁺ of a positive semi-definite matrix.
+
+    Eigenvalues up to p · 2.2e-16 · max(the largest, `scale`) count as zero, where `scale` is the size of what the
+    matrix was computed from. Σ⁺ itself is not formed: one spurious eigenvalue, harmless in A, would fill it with
+    numbers of 1e15 that no longer cancel.
+    """
     eigenvalues, vectors = torch.linalg.eigh(covariance)
-    kept = eigenvalues > len(covariance) * EPSILON * eigenvalues[-1].clamp(min=0)
-    return (vectors[:, kept] / eigenvalues[kept]) @ vectors[:, kept].T
+    kept = eigenvalues > len(covariance) * EPSILON * max(eigenvalues[-1].item(), scale)
+    return vectors[:, kept] / eigenvalues[kept].sqrt()
 
 
-def tied_for_largest(scores: Float[Tensor, "samples classes"]) -> Bool[Tensor, "samples classes"]:
-    """Which scores equal their sample's largest to rounding (`TIE_TOLERANCE`)."""
-    margin = TIE_TOLERANCE * scores.abs().amax(dim=1, keepdim=True)
-    return scores >= scores.amax(dim=1, keepdim=True) - margin
+def tied_for_largest(
+    scores: Float[Tensor, "samples classes"], size: Float[Tensor, " samples"]
+) -> Bool[Tensor, "samples classes"]:
+    """Which scores equal their sample's largest to rounding: to `TIE_TOLERANCE` times `size`.
+
+    `size` bounds the terms that were summed, such as ‖h‖ max_c ‖W^c‖; where they cancel, the scores are much smaller.
+    """
+    return scores >= scores.amax(dim=1, keepdim=True) - TIE_TOLERANCE * size[:, None]
 
 
-def first_largest(scores: Float[Tensor, "samples classes"]) -> Int[Tensor, " samples"]:
+def first_largest(scores: Float[Tensor, "samples classes"], size: Float[Tensor, " samples"]) -> Int[Tensor, " samples"]:
     """argmax over classes, where ties, to rounding, go to the lowest class."""
-    return tied_for_largest(scores).to(torch.uint8).argmax(dim=1)
+    return tied_for_largest(scores, size).to(torch.uint8).argmax(dim=1)

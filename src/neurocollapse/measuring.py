@@ -1,6 +1,7 @@
 """Features in, measurement out."""
 
 import warnings
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -68,7 +69,8 @@ def gather(
     elif classifier is not None and len(classifier.weight) != num_classes:
         raise ValueError(f"num_classes is {num_classes}, but weight has {len(classifier.weight)} rows")
     if num_classes > len(labels):  # before memory is asked for: one stray label may promise billions of classes
-        empty = next(c for c, label in enumerate([*labels.unique().tolist(), -1]) if c != label)
+        present = set(labels.tolist())
+        empty = next(c for c in range(num_classes) if c not in present)
         raise ValueError(
             f"class {empty} has no samples, so its mean is undefined ({len(labels)} samples for {num_classes} classes); "
             f"pass more data, or number the classes without gaps"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from .geometry import Span, centered_span, first_largest
@@ -34,6 +34,13 @@ class Classifier:
     def __call__(self, features: Float[Tensor, "samples features"]) -> Float[Tensor, "samples classes"]:
         outputs = features @ self.weight.T
         return outputs if self.bias is None else outputs + self.bias
+
+    def decide(
+        self, features: Float[Tensor, "samples features"], outputs: Float[Tensor, "samples classes"]
+    ) -> Int[Tensor, " samples"]:
+        """The class of the largest of the `outputs` of these features; ties, to rounding, go to the lowest class."""
+        size = torch.linalg.norm(features, dim=1) * torch.linalg.norm(self.weight, dim=1).max()
+        return first_largest(outputs, size if self.bias is None else size + self.bias.abs().max())
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Statistics:
 
 
 def _blocks(
-    features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]
+    features: Float[Tensor, "samples features"], labels: Integer[Tensor, " samples"]
 ) -> Iterator[tuple[Float[Tensor, "block features"], Int[Tensor, " block"]]]:
     for start in range(0, len(features), BLOCK_ROWS):
         yield features[start : start + BLOCK_ROWS].detach().double(), labels[start : start + BLOCK_ROWS].long()
@@ -183,9 +190,8 @@ class ClassMeans:
         if not len(features):
             return
         if self.reference is None:
-            self._start(
-                features[0].detach().to(torch.float64, copy=True)
-            )  # the caller may use the batch's memory again
+            # a copy, since the caller may use the batch's memory again
+            self._start(features[0].detach().to(torch.float64, copy=True))
         assert self.reference is not None
         for block, block_labels in _blocks(features, labels):
             _check_finite(block, seen)
@@ -232,8 +238,9 @@ class ClassMeans:
 
     @property
     def class_means(self) -> Float[Tensor, "classes features"]:
+        offsets = self.offsets  # refuses means without samples
         assert self.reference is not None
-        return self.offsets + self.reference
+        return offsets + self.reference
 
 
 @dataclass
@@ -272,7 +279,12 @@ class _OutputSums:
     margin_min: float = float("inf")
     correct: int = 0
 
-    def update(self, outputs: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> None:
+    def update(
+        self,
+        outputs: Float[Tensor, "samples classes"],
+        decisions: Int[Tensor, " samples"],
+        labels: Int[Tensor, " samples"],
+    ) -> None:
         own = outputs.gather(1, labels[:, None]).squeeze(1)
         is_own = torch.zeros_like(outputs, dtype=torch.bool).scatter_(1, labels[:, None], True)
         margins = own - outputs.masked_fill(is_own, -torch.inf).amax(dim=1)
@@ -280,7 +292,7 @@ class _OutputSums:
         self.off.merge(_Moments.of(outputs[~is_own]))
         self.margin.merge(_Moments.of(margins))
         self.margin_min = min(self.margin_min, margins.min().item())
-        self.correct += int((first_largest(outputs) == labels).sum())
+        self.correct += int((decisions == labels).sum())
 
     def merge(self, other: "_OutputSums") -> None:
         self.gap.merge(other.gap)
@@ -343,7 +355,7 @@ class Projections:
         assert means.reference is not None  # _center has refused means without samples
         self.reference = means.reference
         _check_classifier(classifier, means.num_classes, len(self.reference))
-        self.residuals = _Residuals(self.reference, self.global_offset + self.centered)
+        self.residuals = _Residuals(self.reference, means.offsets)
         num_features = self.centered.shape[1]
         zeros = self.centered.new_zeros
         self.counts = zeros(means.num_classes, dtype=torch.int64)
@@ -368,11 +380,16 @@ class Projections:
                 self.scatter += residuals.T @ residuals
             if self.classifier is not None:
                 outputs = self.classifier(block)
-                self.outputs.update(outputs, block_labels)
-                from_global = block - self.reference - self.global_offset
-                # argmin ‖h − μ_c‖² = argmax ⟨h − μ_G, μ_c − μ_G⟩ − ½‖μ_c − μ_G‖², which a common offset leaves exact
-                closeness = from_global @ self.centered.T - self.centered.square().sum(dim=1) / 2
-                self.disagreements += int((first_largest(outputs) != first_largest(closeness)).sum())
+                decisions = self.classifier.decide(block, outputs)
+                self.outputs.update(outputs, decisions, block_labels)
+                self.disagreements += int((decisions != self._nearest_means(block)).sum())
+
+    def _nearest_means(self, features: Float[Tensor, "samples features"]) -> Int[Tensor, " samples"]:
+        # argmin ‖h − μ_c‖² = argmax ⟨h − μ_G, μ_c − μ_G⟩ − ½‖μ_c − μ_G‖², which a common offset leaves exact
+        from_global = features - self.reference - self.global_offset
+        lengths = torch.linalg.norm(self.centered, dim=1)
+        closeness = from_global @ self.centered.T - lengths.square() / 2
+        return first_largest(closeness, (torch.linalg.norm(from_global, dim=1) + lengths.max()) * lengths.max())
 
     def merge(self, other: "Projections") -> Self:
         """Fold in the projections of other samples on the same means."""
@@ -449,7 +466,8 @@ class ClassMoments:
         block.scatter = residuals.T @ residuals
         block.class_scatter = _class_sums(residuals.square().sum(dim=1), labels, self.means.num_classes)
         if self.classifier is not None:
-            block.outputs.update(self.classifier(features), labels)
+            outputs = self.classifier(features)
+            block.outputs.update(outputs, self.classifier.decide(features, outputs), labels)
         return block
 
     def merge(self, other: "ClassMoments") -> Self:
@@ -469,7 +487,7 @@ class ClassMoments:
                 + (other.means.reference - reference)
                 - means.sums / mine.clamp(min=1)[:, None]
             )
-            weights = mine * others / (mine + others).clamp(min=1)
+            weights = mine * others / (mine + others).clamp(min=1).double()  # integers alone would divide in float32
             self.scatter = self.scatter + other.scatter + differences.T @ (weights[:, None] * differences)
             self.class_scatter = self.class_scatter + other.class_scatter + weights * differences.square().sum(dim=1)
         self.outputs.merge(other.outputs)

@@ -211,21 +211,26 @@ class RunFolder:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file, with the strings that `to_json` made of numbers turned back."""
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return []
-    numbers = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
     lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines, which also splits at characters that JSON strings may hold.
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:
-            values = _object(line, "epoch")
+            values = _object(line.decode(), "epoch")
         except ValueError as error:
             raise StoreError(
                 f"line {number} of {path} is damaged ({error}); delete {path.parent} to run it again"
             ) from error
-        lines.append(
-            {key: numbers.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
-        )
+        lines.append({key: _numbers(value) for key, value in values.items()})
     return lines
+
+
+def _numbers(value: Any) -> Any:
+    """Turn back what `to_json` made strings of."""
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 def _object(text: str, *keys: str) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def nc3(statistics: Statistics) -> float:
 def nc3_centered(statistics: Statistics) -> float:
     """The same with W less its mean over classes, which no decision depends on."""
     weight = _weight(statistics)
-    return normalized_distance(weight - weight.mean(dim=0), statistics.centered_class_means)
+    centered = weight - weight.mean(dim=0)
+    return normalized_distance(centered, statistics.centered_class_means, scale=weight.norm().item())
 
 
 def nc3_uncentered(statistics: Statistics) -> float:
@@ -32,4 +33,5 @@ def nc3_uncentered(statistics: Statistics) -> float:
 
 def nc3_duality(statistics: Statistics) -> float:
     """‖WṀ/‖WṀ‖_F − (I − 11ᵀ/C)/√(C−1)‖_F. Where p < C − 1 it is at least √(2 − 2√(p/(C−1)))."""
-    return simplex_distance(_weight(statistics) @ statistics.centered_class_means.T)
+    weight, means = _weight(statistics), statistics.centered_class_means
+    return simplex_distance(weight @ means.T, scale=(weight.norm() * means.norm()).item())

@@ -5,7 +5,7 @@ Where all class means coincide (Σ_B = 0), the ratios are inf, and nan where the
 
 import torch
 
-from ..geometry import pseudo_inverse
+from ..geometry import pseudo_inverse_root
 from ..statistics import Statistics
 
 
@@ -51,8 +51,8 @@ def nc1_vci(statistics: Statistics) -> float:
 
     Written so that nothing cancels at collapse. With Σ_B = Uᵀ D U on the span U of the centred means, and V its
     complement, Uᵀ-blocks of Σ_T⁺ are (D + R)⁻¹, where R = S_UU − S_UV S_VV⁺ S_VU is the part of the within-class
-    covariance S on the span that the complement does not explain. So 1 − Tr((D + R)⁻¹ D)/rank is the mean of
-    t/(1 + t) over the eigenvalues t of D^(−½) R D^(−½). S_VV⁺ drops eigenvalues up to p · 2.2e-16 of the largest.
+    covariance S on the span that the complement does not explain. So 1 − Tr((D + R)⁻¹ D)/rank is
+    Tr((D + R)⁻¹ R)/rank. S_VV⁺ drops eigenvalues up to p · 2.2e-16 of S's largest.
     It is 0 for any features once p ≥ N − 1: then R = 0.
     """
     span, S = statistics.span, statistics.within_class_covariance
@@ -63,7 +63,12 @@ def nc1_vci(statistics: Statistics) -> float:
     S_U = U @ S
     S_UV = S_U - (S_U @ U.T) @ U
     S_VV = S - U.T @ S_U - S_UV.T @ U
-    R = statistics.within_class_covariance_on_span - S_UV @ pseudo_inverse(S_VV) @ S_UV.T
+    S_UU = statistics.within_class_covariance_on_span
+    explained = S_UV @ pseudo_inverse_root(S_VV, scale=torch.linalg.eigvalsh(S_UU)[-1].item())
+    R = S_UU - explained @ explained.T
     D = span.singular_values.square() / statistics.num_classes
-    t = torch.linalg.eigvalsh(R / (D[:, None] * D).sqrt()).clamp(min=0)
-    return (t / (1 + t)).mean().item()
+    # Scaled to a diagonal of ones: the variances of means in different directions may be many orders apart.
+    scale = (D + R.diagonal().clamp(min=0)).sqrt()
+    scale = scale[:, None] * scale
+    share = torch.linalg.solve((D.diag() + R) / scale, R / scale).trace().item() / span.rank
+    return min(max(share, 0.0), 1.0)

@@ -1,0 +1,582 @@
+"""Sufficient statistics: batches in any split and order, merged in any tree, equal the whole; bad batches are named."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+import naive
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import Problem, collapsed, known_spread, random_problem, random_problems, rotation, simplex_rows, tensor
+
+import neurocollapse.statistics
+from neurocollapse import METRICS, ClassMeans, Measurement, Projections, Statistics
+from neurocollapse.statistics import ClassMoments, Classifier
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def classifier_of(problem: Problem) -> Classifier:
+    return Classifier(problem.weight, problem.bias)
+
+
+def cut(problem: Problem, points: Sequence[int]) -> list[Batch]:
+    """The samples in consecutive batches, some of them perhaps empty."""
+    edges = [0, *sorted(point % (len(problem.labels) + 1) for point in points), len(problem.labels)]
+    return [(problem.features[a:b], problem.labels[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def merged_tree(parts: list, order: Sequence[int]):
+    """Merges two neighbours at a time, which two being up to `order`."""
+    parts = list(parts)
+    for number in (*order, *[0] * len(parts)):
+        if len(parts) == 1:
+            break
+        k = number % (len(parts) - 1)
+        parts[k : k + 2] = [parts[k].merge(parts[k + 1])]
+    return parts[0]
+
+
+def means_of(batches: list[Batch], num_classes: int) -> ClassMeans:
+    means = ClassMeans(num_classes)
+    for batch in batches:
+        means.update(*batch)
+    return means
+
+
+def projections_of(batches: list[Batch], means: ClassMeans, classifier: Classifier | None = None) -> Projections:
+    projections = Projections(means, classifier)
+    for batch in batches:
+        projections.update(*batch)
+    return projections
+
+
+def moments_of(batches: list[Batch], num_classes: int, classifier: Classifier | None = None) -> ClassMoments:
+    moments = ClassMoments(num_classes, classifier)
+    for batch in batches:
+        moments.update(*batch)
+    return moments
+
+
+def two_sweeps(problem: Problem) -> Statistics:
+    batch = [(problem.features, problem.labels)]
+    return projections_of(batch, means_of(batch, problem.num_classes), classifier_of(problem)).statistics()
+
+
+def assert_same(statistics: Statistics, problem: Problem, rel: float = 1e-10) -> None:
+    """The metrics of `statistics` are those of the problem as a whole."""
+    whole = Measurement(two_sweeps(problem))
+    measured = Measurement(statistics)
+    naive.assert_agree(measured, {key: whole[key] for key in measured}, problem.features, problem.weight, problem.bias, rel)
+
+
+cuts = st.lists(st.integers(0, 30), max_size=6)
+problems = random_problems(offset=3.0, spread=0.5, scale=1.0)
+
+
+# ---- splits and merges
+
+
+@given(problems, cuts)
+def test_batches_of_any_split_equal_the_whole(problem, points):
+    batches = cut(problem, points)
+    means = means_of(batches, problem.num_classes)
+    assert_same(projections_of(reversed(batches), means, classifier_of(problem)).statistics(), problem)
+
+
+@given(problems, cuts, cuts)
+def test_merging_in_any_tree_equals_the_whole(problem, points, order):
+    batches, C = cut(problem, points), problem.num_classes
+    means = merged_tree([means_of([batch], C) for batch in batches], order)
+    parts = [projections_of([batch], means, classifier_of(problem)) for batch in batches]
+    assert_same(merged_tree(parts, order[::-1]).statistics(), problem)
+
+
+@given(problems, cuts, cuts)
+def test_one_pass_equals_two_sweeps(problem, points, order):
+    """Without NC4, which needs the final means while the samples are there."""
+    C, batches = problem.num_classes, cut(problem, points)
+    streamed = moments_of(batches, C, classifier_of(problem)).statistics()
+    merged = merged_tree([moments_of([batch], C, classifier_of(problem)) for batch in batches], order).statistics()
+    for statistics in (streamed, merged):
+        assert set(Measurement(statistics)) == set(Measurement(two_sweeps(problem))) - {"nc4"}
+        assert_same(statistics, problem, rel=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_one_pass_is_right_near_collapse(offset):
+    problem = random_problem(1, [9, 7, 8], 5, spread=1e-8, offset=offset)
+    if offset:
+        problem = random_problem(1, [9, 7, 8], 5, spread=1e-2, offset=offset)
+        problem = replace(problem, features=problem.features.float())
+    moments = moments_of(cut(problem, [5, 11, 12]), 3, classifier_of(problem))
+    expected = naive.measure(problem.features, problem.labels, problem.weight, problem.bias)
+    del expected["nc4"]
+    naive.assert_agree(
+        Measurement(moments.statistics()), expected, problem.features, problem.weight, problem.bias, rel=1e-6
+    )
+
+
+def test_merging_leaves_the_other_as_it_was():
+    problem = random_problem(0, [3, 4, 5], 4)
+    first, second = cut(problem, [6])
+    for build in (lambda b: means_of([b], 3), lambda b: moments_of([b], 3, classifier_of(problem))):
+        other, alone = build(second), build(second)
+        empty = type(other)(3) if isinstance(other, ClassMeans) else ClassMoments(3, other.classifier)
+        merged = empty.merge(other).merge(build(first))
+        merged.update(*first)
+        means, unharmed = (x if isinstance(x, ClassMeans) else x.means for x in (other, alone))
+        assert torch.equal(means.sums, unharmed.sums)
+        assert torch.equal(means.counts, unharmed.counts)
+
+
+def test_blocks_within_a_batch_do_not_matter(monkeypatch):
+    problem = random_problem(0, [10, 20, 30], 4, offset=3.0)
+    whole = two_sweeps(problem)
+    monkeypatch.setattr(neurocollapse.statistics, "BLOCK_ROWS", 7)
+    batch = [(problem.features, problem.labels)]
+    for statistics in (two_sweeps(problem), moments_of(batch, 3, classifier_of(problem)).statistics()):
+        values = Measurement(statistics)
+        assert dict(values) == pytest.approx({key: Measurement(whole)[key] for key in values}, rel=1e-10, abs=1e-12)
+
+
+def test_statistics_do_not_change_with_what_comes_after():
+    problem = random_problem(0, [3, 4, 5], 4)
+    batch = (problem.features, problem.labels)
+    projections = projections_of([batch], means_of([batch], 3), classifier_of(problem))
+    moments = moments_of([batch], 3, classifier_of(problem))
+    for gathered in (projections, moments):
+        statistics = gathered.statistics()
+        before = Measurement(statistics)
+        gathered.update(*batch)
+        after = Measurement(statistics)
+        assert after.class_counts == before.class_counts
+        assert dict(after) == dict(before)
+
+
+def test_the_memory_of_a_batch_may_be_used_again():
+    """A loader that fills one buffer again and again: nothing keeps a view into it."""
+    problem = random_problem(0, [4, 4, 4], 3, offset=5.0)
+    buffer = torch.empty(6, 3, dtype=torch.float64)
+
+    def refilled(gathered):
+        for features, labels in cut(problem, [6]):
+            buffer.copy_(features)
+            gathered.update(buffer, labels)
+        buffer.fill_(float("nan"))
+        return gathered
+
+    means = refilled(ClassMeans(3))
+    assert_same(refilled(Projections(means, classifier_of(problem))).statistics(), problem)
+    assert_same(refilled(ClassMoments(3, classifier_of(problem))).statistics(), problem)
+
+
+def test_features_that_require_gradients_leave_no_graph():
+    problem = random_problem(0, [3, 3], 4)
+    features = problem.features.clone().requires_grad_()
+    means = means_of([(features, problem.labels)], 2)
+    projections = projections_of([(features, problem.labels)], means)
+    moments = moments_of([(features, problem.labels)], 2)
+    assert not any(
+        values.requires_grad
+        for values in (means.reference, means.sums, projections.class_scatter, projections.scatter, moments.scatter)
+    )
+
+
+# ---- what the statistics are
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_total_covariance_is_the_sum_where_classes_are_balanced(seed):
+    """Σ_T = Σ_W + Σ_B; with unequal classes only under sample weighting."""
+    for counts, balanced in (([4] * 5, True), ([1, 2, 3, 4, 9], False)):
+        problem = random_problem(seed, counts, 6)
+        statistics = two_sweeps(problem)
+        means = statistics.centered_class_means
+        total = statistics.within_class_covariance + means.T @ means / 5
+        same = torch.allclose(total, torch.cov(problem.features.T, correction=0), rtol=1e-11, atol=1e-13)
+        assert same == balanced
+
+
+def test_fields_are_what_they_say():
+    problem = random_problem(0, [2, 3, 4], 5, offset=2.0)
+    statistics = two_sweeps(problem)
+    data = naive.Data(naive.numbers(problem.features), problem.labels.tolist(), 3)
+    sizes = (problem.labels == torch.arange(3)[:, None]).sum(dim=1)
+    V = statistics.span.directions
+    Sigma_W = tensor(data.Sigma_W.astype(float))
+    assert statistics.num_classes == 3
+    assert torch.equal(statistics.class_counts, sizes)
+    torch.testing.assert_close(statistics.class_means, tensor(data.mu.astype(float)))
+    torch.testing.assert_close(statistics.centered_class_means, tensor(data.mu_dot.astype(float)))
+    torch.testing.assert_close(statistics.global_mean, statistics.class_means.mean(dim=0))
+    torch.testing.assert_close(statistics.within_class_covariance, Sigma_W)
+    torch.testing.assert_close(statistics.within_class_covariance_on_span, V @ Sigma_W @ V.T)
+    assert statistics.within_class_trace == pytest.approx(Sigma_W.trace().item())
+    assert statistics.between_class_trace == pytest.approx(float(naive.trace(data.Sigma_B)))
+
+
+def test_everything_is_float64_whatever_the_features():
+    problem = random_problem(0, [3, 3], 4)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        batch = [(problem.features.to(dtype), problem.labels.to(torch.int32))]
+        statistics = projections_of(batch, means_of(batch, 2)).statistics()
+        tensors = [getattr(statistics, field.name) for field in fields(Statistics)]
+        dtypes = {values.dtype for values in tensors if isinstance(values, torch.Tensor)}
+        assert dtypes == {torch.float64, torch.int64}
+
+
+def test_other_samples_on_given_means():
+    """Held-out samples: the spread is around the given means, so it has their error too."""
+    frame = 2.0 * simplex_rows(3, 4) @ rotation(4)
+    means = means_of([collapsed(frame, 2)], 3)
+    moved = torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    features, labels = collapsed(frame + moved, [1, 2, 3])
+    statistics = projections_of([(features, labels)], means).statistics()
+    torch.testing.assert_close(statistics.within_class_covariance, torch.outer(moved, moved))
+    assert Measurement(statistics)["nc1_trace_ratio"] == pytest.approx(moved.square().sum().item() / 4)
+    assert Measurement(statistics).class_counts == (1, 2, 3)
+
+
+def test_nearest_means_of_other_samples_are_the_given_ones():
+    means = means_of([(tensor([[1.0], [-1.0]]), torch.tensor([0, 1]))], 2)
+    away = (tensor([[0.5], [3.0], [-0.5]]), torch.tensor([1, 1, 0]))  # all nearest to the other class's mean
+    statistics = projections_of([away], means, Classifier(tensor([[1.0], [-1.0]]))).statistics()
+    assert statistics.nearest_mean_disagreement == 0
+    assert statistics.outputs.accuracy == 0
+
+
+def test_of_many_features_the_whole_covariance_is_not_kept(monkeypatch):
+    monkeypatch.setattr(neurocollapse.statistics, "FULL_COVARIANCE_LIMIT", 4)
+    problem = known_spread(3, [0.3] * 5)
+    batch = [(problem.features, problem.labels)]
+    projections = projections_of(batch, means_of(batch, 3))
+    projections.merge(projections_of(batch, projections.means))
+    statistics = projections.statistics()
+    measured = Measurement(statistics)
+    assert statistics.within_class_covariance is None
+    assert set(naive.MEANS_KEYS) - set(measured) == {"nc1_vci"}
+    assert measured["nc1"] == pytest.approx(problem.expected["nc1"])
+    with pytest.raises(ValueError, match=r"one pass keeps a 5 × 5 matrix.* 4 features; take two passes with ClassMeans"):
+        moments_of(batch, 3)
+
+
+# ---- degenerate geometry
+
+
+def rank_of(features: torch.Tensor, labels: Sequence[int]) -> int:
+    batch = [(features, torch.as_tensor(labels))]
+    return means_of_rank(batch, max(labels) + 1)
+
+
+def means_of_rank(batch: list[Batch], num_classes: int) -> int:
+    return projections_of(batch, means_of(batch, num_classes)).span.rank
+
+
+@pytest.mark.parametrize("num_features", [1, 3, 4, 9])
+def test_rank_of_means_in_general_position(num_features):
+    for seed in range(20):
+        problem = random_problem(seed, [3] * 5, num_features, spread=1e-3, offset=1e3)
+        assert rank_of(problem.features, problem.labels.tolist()) == min(num_features, 4)
+
+
+def test_two_equal_class_means_lower_the_rank_by_one():
+    """The same three samples in another order: their means differ by rounding alone."""
+    for seed in range(20):
+        problem = random_problem(seed, [3] * 4, 6, offset=1 / 3)
+        samples = problem.features[:9]
+        features = torch.cat([samples, samples[[8, 6, 7]]])
+        labels = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+        batch = (features, torch.tensor(labels))
+        assert rank_of(features, labels) == 2
+        values = Measurement(projections_of([batch], means_of([batch], 4)).statistics())
+        assert math.isinf(values["nc1_cdnv"])  # a pair of classes at distance zero that do spread
+        assert math.isfinite(values["nc1"])
+
+
+def test_minority_collapse_lowers_the_rank():
+    """Two of five classes shrunk onto one point: C − 2."""
+    frame = 2.0 * simplex_rows(5, 6) @ rotation(6)
+    frame[4] = frame[3]
+    features, labels = collapsed(frame, [3, 7, 6, 1, 2])
+    assert rank_of(features, labels.tolist()) == 3
+
+
+def test_class_means_that_rounding_alone_tells_apart_span_nothing():
+    """Every class spreads around one point, by 1e3; in float64 its mean is off by 1e-13."""
+    deviations = 1e3 * random_problem(0, [1] * 5, 4).weight
+    point = tensor([1 / 3, 0.1, 1e3 / 7, -2 / 3])
+    features = torch.cat([torch.cat([point + deviations[[k]], point - deviations[[k]]]) for k in range(5)])
+    labels = torch.arange(5).repeat_interleave(2)
+    values = Measurement(two_sweeps(Problem("", features, labels, torch.ones(5, 4, dtype=torch.float64))))
+    assert values.rank == 0
+    assert [values[key] for key in ("nc1", "nc1_per_class", "nc1_trace_ratio", "nc1_cdnv")] == [math.inf] * 4
+    assert math.isnan(values["nc1_vci"])
+    assert values["nc2_norm_variance"] == 0
+    for key in ("nc2_equinorm", "nc2_cosine", "nc2_cosine_max", "nc2_etf", "nc3", "nc3_centered", "nc3_duality"):
+        assert math.isnan(values[key]), key
+    assert values["nc4"] == 0  # all means are equally near, and all outputs equal: the lowest class, twice
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6 / 3])
+def test_no_spread_between_or_within_classes(value):
+    features = torch.full((7, 3), value, dtype=torch.float64)
+    values = Measurement(two_sweeps(Problem("", features, torch.tensor([0, 0, 0, 1, 1, 2, 2]), torch.ones(3, 3).double())))
+    assert values.rank == 0
+    for key in ("nc1", "nc1_per_class", "nc1_trace_ratio", "nc1_cdnv", "nc1_vci"):
+        assert math.isnan(values[key]), key
+
+
+def test_a_centred_mean_of_zero_has_no_cosines():
+    """The third mean is the centre up to rounding: 2.7e-17 of it would have some direction, and no meaning."""
+    centre = tensor([0.1, 0.7, 1 / 3])
+    direction = tensor([0.2, 0.2, 0.5])
+    for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1]):
+        means = torch.stack([centre + direction, centre - direction, centre])[order]
+        values = Measurement(two_sweeps(Problem("", *collapsed(means, 3), torch.ones(3, 3).double())))
+        assert math.isnan(values["nc2_cosine"])
+        assert math.isnan(values["nc2_cosine_max"])
+        assert values["nc2_equinorm"] == pytest.approx(math.sqrt(0.5))
+        assert values.rank == 1
+
+
+def test_one_sample_a_class():
+    problem = random_problem(0, [1] * 4, 6, offset=100.0)
+    values = Measurement(two_sweeps(problem))
+    expected = naive.measure(problem.features, problem.labels, problem.weight, problem.bias)
+    assert all(abs(values[key]) < 1e-24 for key in METRICS if key.startswith("nc1"))
+    naive.assert_agree(values, expected, problem.features, problem.weight, problem.bias)
+
+
+# ---- ties of NC4
+
+
+def nc4_and_accuracy(features: torch.Tensor, labels: list[int], weight: torch.Tensor) -> tuple[float, float]:
+    values = Measurement(two_sweeps(Problem("", features, torch.tensor(labels), weight)))
+    return values["nc4"], values["accuracy"]
+
+
+def test_exact_ties_go_to_the_lowest_class():
+    """Means (2, 0), (−2, 0), (0, 0): samples at ±1 on the axis lie half-way, and W makes ties of its own."""
+    features = tensor([[2, 0], [2, 0], [-1, 0], [-3, 0], [1, 0], [-1, 0]])
+    labels = [0, 0, 1, 1, 2, 2]
+    # nearest means: 0, 0, 1 (tied with 2), 1, 0 (tied with 2), 1 (tied with 2)
+    for weight, choices in (
+        ([[1, 0], [-1, 0], [0, 0]], [0, 0, 1, 1, 0, 1]),
+        ([[1, 0], [-1, 0], [-1, 0]], [0, 0, 1, 1, 0, 1]),  # rows 1 and 2 tie
+        ([[-1, 0], [1, 0], [1, 0]], [1, 1, 0, 0, 1, 0]),
+        ([[0, 1], [0, 1], [0, -1]], [0, 0, 0, 0, 0, 0]),  # all tie
+    ):
+        nc4, accuracy = nc4_and_accuracy(features, labels, tensor(weight).double())
+        assert nc4 == pytest.approx(sum(a != b for a, b in zip(choices, [0, 0, 1, 1, 0, 1], strict=True)) / 6)
+        assert accuracy == pytest.approx(sum(a == b for a, b in zip(choices, labels, strict=True)) / 6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+@pytest.mark.parametrize("seed", range(10))
+def test_ties_by_symmetry_up_to_rounding(seed, offset):
+    """Classes 0 and 1 are mirror images at irrational coordinates, and W is dual: samples on the mirror are tied.
+
+    Rounding tells the two apart, one way for distances and another for outputs. Each tied sample is in both classes.
+    """
+    Q = rotation(5, seed)
+    normal, mirror = Q[0], random_problem(seed, [1] * 9, 4).weight @ Q[1:]
+    beside = normal * tensor([[0.3], [1.7], [2.2]])
+    tied, centre = mirror[3:], offset * Q[1]
+    features = torch.cat([mirror[:3] + beside, tied, mirror[:3] - beside, tied]) + centre
+    weight = torch.stack([Q[1] + normal, Q[1] - normal])
+    nc4, accuracy = nc4_and_accuracy(features, [0] * 9 + [1] * 9, weight)
+    assert nc4 == 0
+    assert accuracy == pytest.approx(12 / 18)  # all of class 0, and of class 1 what is beside the mirror
+
+
+def test_ties_of_a_simplex_with_a_sample_at_its_centre():
+    """All ten means equally far, in a rotated frame: class 0, whichever order the sums are taken in."""
+    frame = 7 / 3 * simplex_rows(10, 12) @ rotation(12)
+    centre = torch.linspace(-1, 1, 12).double() / 3
+    features, labels = collapsed(frame + centre, 2)
+    features = torch.cat([features, centre.repeat(10, 1)])  # one more a class, at the centre: the simplex shrinks
+    problem = Problem("", features, torch.cat([labels, torch.arange(10)]), frame, -frame @ centre)
+    values = Measurement(two_sweeps(problem))
+    assert (values["nc4"], values["accuracy"]) == pytest.approx((0.0, 21 / 30))
+
+
+def test_a_classifier_of_zeros_chooses_class_zero():
+    problem = random_problem(0, [2, 3, 5], 4, spread=1e-3)
+    for weight in (torch.zeros(3, 4).double(), torch.ones(3, 4).double() / 3):
+        nc4, accuracy = nc4_and_accuracy(problem.features, problem.labels.tolist(), weight)
+        assert (nc4, accuracy) == pytest.approx((8 / 10, 2 / 10))
+
+
+# ---- bad batches
+
+
+def good_batch() -> Batch:
+    return torch.arange(12.0).reshape(4, 3), torch.tensor([0, 1, 0, 1])
+
+
+def gatherers() -> dict[str, object]:
+    means = ClassMeans(2)
+    means.update(*good_batch())
+    return {"ClassMeans": ClassMeans(2), "Projections": Projections(means), "ClassMoments": ClassMoments(2)}
+
+
+BAD_BATCHES = {
+    "more labels than features": (torch.zeros(4, 3), torch.tensor([0, 1, 0, 1, 0]), r"got \(4, 3\) and \(5,\)"),
+    "flat features": (torch.zeros(4), torch.tensor([0, 1, 0, 1]), r"got \(4,\) and \(4,\)"),
+    "one-hot labels": (torch.zeros(2, 3), torch.eye(2).long(), r"got \(2, 3\) and \(2, 2\)"),
+    "integer features": (torch.zeros(2, 3).long(), torch.tensor([0, 1]), r"floating point, got torch.int64; cast"),
+    "float labels": (torch.zeros(2, 3), torch.tensor([0.0, 1.0]), r"labels must be integers, got torch.float32"),
+    "boolean labels": (torch.zeros(2, 3), torch.tensor([True, False]), r"labels must be integers, got torch.bool"),
+    "label too large": (torch.zeros(3, 3), torch.tensor([0, 1, 2]), r"label 2 of sample 6 .* go from 0 to 1"),
+    "negative label": (torch.zeros(3, 3), torch.tensor([0, -1, 1]), r"label -1 of sample 5 is out of range"),
+    "nan": (tensor([[0, 0, 0], [0, 0, math.nan]]), torch.tensor([0, 1]), r"feature 2 of sample 5 is nan"),
+    "infinity": (tensor([[0, -math.inf, 0], [0, 0, 0]]), torch.tensor([0, 1]), r"feature 1 of sample 4 is -inf"),
+    "other width": (torch.zeros(2, 4), torch.tensor([0, 1]), r"earlier batches had 3 features, this one has 4"),
+    "width one": (torch.zeros(2, 1), torch.tensor([0, 1]), r"earlier batches had 3 features, this one has 1"),
+}
+
+
+@pytest.mark.parametrize("name", ["ClassMeans", "Projections", "ClassMoments"])
+@pytest.mark.parametrize("bad", BAD_BATCHES)
+def test_bad_batch_is_named_by_its_place_among_all_samples(name, bad):
+    features, labels, message = BAD_BATCHES[bad]
+    gathered = gatherers()[name]
+    gathered.update(*good_batch())
+    with pytest.raises(ValueError, match=message):
+        gathered.update(features, labels)
+
+
+@pytest.mark.parametrize("name", ["ClassMeans", "Projections", "ClassMoments"])
+def test_bad_sample_in_a_later_block_is_named(name, monkeypatch):
+    monkeypatch.setattr(neurocollapse.statistics, "BLOCK_ROWS", 2)
+    features, labels = torch.zeros(7, 3), torch.tensor([0, 1, 0, 1, 0, 1, 0])
+    features[5, 1] = math.inf
+    with pytest.raises(ValueError, match="feature 1 of sample 5 is inf; every feature must be finite"):
+        gatherers()[name].update(features, labels)
+    with pytest.raises(ValueError, match=r"got \(2, 3\) and \(3,\)"):  # as long as a block, were labels cut like features
+        gatherers()[name].update(features[:2], labels[:3])
+
+
+@pytest.mark.parametrize("name", ["ClassMeans", "Projections", "ClassMoments"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64])
+def test_integer_labels_of_any_width(name, dtype):
+    gathered = gatherers()[name]
+    features, labels = good_batch()
+    gathered.update(features, labels.to(dtype))
+    counts = gathered.means.counts if name == "ClassMoments" else gathered.counts
+    assert counts.tolist() == [2, 2]
+
+
+def test_narrow_labels_of_many_classes():
+    """In eight bits 1000 is 232 and 200 is −56: comparing there would refuse good labels."""
+    means = ClassMeans(1000)
+    means.update(torch.zeros(2, 1), torch.tensor([240, 255], dtype=torch.uint8))
+    means.update(torch.zeros(1, 1), torch.tensor([100], dtype=torch.int8))
+    assert means.counts.nonzero().flatten().tolist() == [100, 240, 255]
+
+
+@pytest.mark.parametrize("num_classes", [-1, 0, 1])
+@pytest.mark.parametrize("kind", [ClassMeans, ClassMoments])
+def test_fewer_than_two_classes(kind, num_classes):
+    with pytest.raises(ValueError, match=f"neural collapse needs at least two classes, got {num_classes}"):
+        kind(num_classes)
+
+
+def test_a_class_without_samples_is_named():
+    means = ClassMeans(4)
+    means.update(torch.zeros(3, 2), torch.tensor([0, 2, 2]))
+    moments = ClassMoments(4)
+    moments.update(torch.zeros(3, 2), torch.tensor([0, 2, 2]))
+    message = r"class 1, 3 has no samples, so its mean is undefined \(counts: \[1, 0, 2, 0\]\); pass more data"
+    for call in (lambda: means.class_means, lambda: Projections(means), moments.statistics):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_of_many_empty_classes_the_first_are_named():
+    means = ClassMeans(1000)
+    means.update(torch.zeros(2, 2), torch.tensor([1, 999]))
+    with pytest.raises(ValueError, match=r"class 0, 2, 3, 4, 5, … has no samples.*998 of 1000 are zero"):
+        _ = means.class_means
+
+
+@pytest.mark.parametrize("call", [lambda: ClassMeans(2).class_means, lambda: Projections(ClassMeans(2))])
+def test_nothing_seen_at_all(call):
+    with pytest.raises(ValueError, match=r"class 0, 1 has no samples.*counts: \[0, 0\]"):
+        call()
+
+
+def test_a_class_missing_from_the_second_sweep_is_named():
+    means = ClassMeans(2)
+    means.update(*good_batch())
+    projections = projections_of([(torch.zeros(2, 3), torch.tensor([0, 0]))], means)
+    with pytest.raises(ValueError, match=r"class 1 has no samples in the second sweep \(counts: \[2, 0\]\)"):
+        projections.statistics()
+
+
+def test_an_empty_batch_changes_nothing():
+    for gathered in gatherers().values():
+        gathered.update(*good_batch())
+        gathered.update(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+        assert (gathered.means if isinstance(gathered, ClassMoments) else gathered).counts.tolist() == [2, 2]
+
+
+# ---- what does not fit together
+
+
+def test_merging_other_numbers_of_classes_or_features_is_refused():
+    for kind in (ClassMeans, ClassMoments):
+        mine, classes, narrow = kind(2), kind(3), kind(2)
+        mine.update(*good_batch())
+        classes.update(*good_batch())
+        narrow.update(torch.zeros(2, 1), torch.tensor([0, 1]))
+        with pytest.raises(ValueError, match="cannot merge means of 2 and of 3 classes"):
+            mine.merge(classes)
+        with pytest.raises(ValueError, match="cannot merge means of 3 and of 1 features"):
+            mine.merge(narrow)
+        means = mine if kind is ClassMeans else mine.means
+        assert means.counts.tolist() == [2, 2]
+
+
+def test_merging_projections_on_other_means_is_refused():
+    features, labels = good_batch()
+    mine = projections_of([(features, labels)], means_of([(features, labels)], 2))
+    for other in (features * tensor([[2.0], [1.0], [1.0], [1.0]]), features + 1):
+        theirs = projections_of([(other, labels)], means_of([(other, labels)], 2))
+        with pytest.raises(ValueError, match="cannot merge projections on different class means"):
+            mine.merge(theirs)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [None, Classifier(torch.ones(2, 3).double()), Classifier(torch.eye(2, 3).double(), torch.ones(2).double())],
+    ids=["none", "other weight", "other bias"],
+)
+def test_merging_what_was_gathered_with_another_classifier_is_refused(other):
+    batch, mine = good_batch(), Classifier(torch.eye(2, 3).double())
+    means = means_of([batch], 2)
+    for a, b in ((mine, other), (other, mine)):
+        with pytest.raises(ValueError, match="cannot merge what was gathered with different classifiers"):
+            projections_of([batch], means, a).merge(projections_of([batch], means, b))
+        with pytest.raises(ValueError, match="cannot merge what was gathered with different classifiers"):
+            moments_of([batch], 2, a).merge(moments_of([batch], 2, b))
+
+
+def test_an_equal_classifier_merges():
+    batch, means = good_batch(), means_of([good_batch()], 2)
+    first, second = (Classifier(torch.eye(2, 3).double(), torch.ones(2).double()) for _ in range(2))
+    merged = projections_of([batch], means, first).merge(projections_of([batch], means, second))
+    assert merged.counts.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 4), (2, 1)])
+def test_a_classifier_of_another_shape_is_refused(shape):
+    batch, classifier = good_batch(), Classifier(torch.zeros(shape).double())
+    message = rf"weight must be \(2, 3\) for 2 classes and 3 features, got \({shape[0]}, {shape[1]}\)"
+    with pytest.raises(ValueError, match=message):
+        Projections(means_of([batch], 2), classifier)
+    with pytest.raises(ValueError, match=message):
+        moments_of([batch], 2, classifier)
