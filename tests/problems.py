@@ -111,9 +111,7 @@ def dual_simplex(num_classes: int, num_features: int, alpha: float = 0.7, counts
     expected = zeros(*NC1, *NC2, *NC2_WEIGHT, "nc3", "nc3_centered", "nc3_uncentered", "nc3_duality")
     expected |= decided(C, 1 - alpha, -alpha / (C - 1))
     expected["loss_data"] = ((1 - alpha) ** 2 + alpha**2 / (C - 1)) / 2  # L(α) of Lemma 2.1
-    return Problem(
-        f"dual simplex, C = {C}, p = {num_features}", features, labels, alpha / 9 * means, expected=expected
-    )
+    return Problem(f"dual simplex, C = {C}, p = {num_features}", features, labels, alpha / 9 * means, expected=expected)
 
 
 def shifted_simplex(num_classes: int, num_features: int) -> Problem:
@@ -154,9 +152,8 @@ def quasi_interpolating(num_classes: int, num_features: int, gap: float = 0.05, 
             "nc1_cdnv": variance / (2 * m**2 * C / (C - 1)),
             "nc3_uncentered": sqrt(2 - 2 * sqrt(m**2 / (m**2 + 9 * num_features))),
         }
-    return Problem(
-        f"quasi-interpolation, C = {C}, {'μ_G = 0' if zero_mean else 'any μ_G'}", features, labels, weight, bias, expected
-    )
+    name = f"quasi-interpolation, C = {C}, {'μ_G = 0' if zero_mean else 'any μ_G'}"
+    return Problem(name, features, labels, weight, bias, expected)
 
 
 @dataclass(frozen=True)
@@ -340,9 +337,9 @@ def two_classes() -> Problem:
 
 
 def unequal_means() -> Problem:
-    """Two classes on one axis and one on another: means (1, 0), (−1, 0), (0, 0) less μ_G = 0, and W = (2, 0), (0, 1), 0.
+    """Means (1, 0), (−1, 0), (0, 0) and rows (2, 0), (0, 1), (0, 0): as far from a simplex as three classes can be.
 
-    Norms 1, 1, 0; a zero mean and a zero row have no cosines.
+    μ_G = 0; a zero mean and a zero row have no cosines.
     """
     means = tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
     features, labels = collapsed(means, 4)

@@ -9,8 +9,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import GEOMETRIES, PROBLEMS, Problem, collapsed, quasi_interpolating, random_problem, random_problems
-from problems import rotation, simplex_rows, zeros
+from problems import (
+    GEOMETRIES,
+    PROBLEMS,
+    Problem,
+    collapsed,
+    quasi_interpolating,
+    random_problem,
+    random_problems,
+    rotation,
+    simplex_rows,
+    zeros,
+)
 
 from neurocollapse import METRICS, Measurement, measure
 from neurocollapse.measuring import gather
@@ -139,19 +149,20 @@ def _of_first_class(factor: torch.Tensor) -> Problem:
     return replace(_BASE, features=torch.where(_BASE.labels[:, None] == 0, _BASE.features @ factor, _BASE.features))
 
 
-_FIRST_MEAN = _BASE.features[0] / _BASE.features[0].norm()
-_QUARTER_TURN = torch.linalg.matrix_exp(torch.outer(_FIRST_MEAN, r := torch.linalg.svd(_BASE.weight).Vh[-1]).mul(1.5)
-    - torch.outer(r, _FIRST_MEAN).mul(1.5))  # fmt: skip
+_ALONG = _BASE.features[0] / _BASE.features[0].norm()
+_OFF = torch.linalg.svd(_BASE.weight).Vh[-1]  # a unit vector orthogonal to all means
+_PLANE = torch.outer(_ALONG, _OFF) - torch.outer(_OFF, _ALONG)
+_TURN = torch.linalg.matrix_exp(1.5 * _PLANE)  # by 1.5 radians
 _FIRST_ROW = torch.eye(5, dtype=torch.float64)[:1].T
 
-ALONG_THE_MEANS = _spread(_FIRST_MEAN)
-OFF_THE_MEANS = _spread(r)
+ALONG_THE_MEANS = _spread(_ALONG)
+OFF_THE_MEANS = _spread(_OFF)
 LONGER_MEAN = _of_first_class(2.0 * torch.eye(7, dtype=torch.float64))
-TURNED_MEAN = _of_first_class(_QUARTER_TURN)
+TURNED_MEAN = _of_first_class(_TURN)
 LONGER_ROW = _with_rows(_BASE.weight + _FIRST_ROW * _BASE.weight)
-TURNED_ROW = _with_rows(torch.where(_FIRST_ROW > 0, _BASE.weight @ _QUARTER_TURN, _BASE.weight))
-MEAN_ROW = _with_rows(_BASE.weight + r)
-OFFSET = replace(_BASE, features=_BASE.features + r)
+TURNED_ROW = _with_rows(torch.where(_FIRST_ROW > 0, _BASE.weight @ _TURN, _BASE.weight))
+MEAN_ROW = _with_rows(_BASE.weight + _OFF)
+OFFSET = replace(_BASE, features=_BASE.features + _OFF)
 SWAPPED_ROWS = _with_rows(_BASE.weight[[1, 0, 2, 3, 4]])
 LARGER_BIAS = replace(_BASE, bias=_BASE.bias + 0.1)
 
@@ -202,7 +213,15 @@ def test_perturbed_collapse_moves_the_key(key, number):
 
 @pytest.mark.parametrize(
     ("key", "problem"),
-    [("nc1", OFF_THE_MEANS), ("nc3_centered", MEAN_ROW), ("nc3_duality", MEAN_ROW), ("nc3", OFFSET), ("nc2_etf", OFFSET)],
+    [
+        ("nc1", OFF_THE_MEANS),
+        ("nc1_vci", OFF_THE_MEANS),
+        ("nc2_etf", OFFSET),
+        ("nc3", OFFSET),
+        ("nc3_centered", MEAN_ROW),
+        ("nc3_duality", MEAN_ROW),
+        ("nc4", ALONG_THE_MEANS),
+    ],
 )
 def test_what_a_key_is_blind_to_leaves_it(key, problem):
     assert measured(problem)[key] == pytest.approx(0.0, abs=1e-12)
@@ -213,7 +232,7 @@ def test_what_a_key_is_blind_to_leaves_it(key, problem):
 
 @given(random_problems(), st.sampled_from(DTYPES))
 def test_every_key_equals_its_twin(problem, dtype):
-    """Unequal classes, p < C − 1 and p ≥ N, offsets up to 1e4, collapsed or not, on the numbers as the type stores them."""
+    """Unequal classes, p < C − 1 and p ≥ N, offsets up to 1e4, collapsed or not; on the numbers as stored."""
     assert_equals_twin(replace(problem, features=problem.features.to(dtype)), rel=1e-8)
 
 
@@ -281,12 +300,6 @@ def test_any_scale_that_float32_holds(scale):
 
 # ---- laws
 
-Transformed = tuple[Problem, dict[str, float], set[str]]
-
-
-def same(problem: Problem, **changes: torch.Tensor) -> Problem:
-    return replace(problem, **changes)
-
 
 def times_bias(problem: Problem, factor: float) -> torch.Tensor | None:
     return None if problem.bias is None else factor * problem.bias
@@ -295,51 +308,53 @@ def times_bias(problem: Problem, factor: float) -> torch.Tensor | None:
 def permuted_classes(problem: Problem) -> Problem:
     order = torch.arange(problem.num_classes).roll(1)  # new class k was class order[k]
     bias = None if problem.bias is None else problem.bias[order]
-    return same(problem, labels=order.argsort()[problem.labels], weight=problem.weight[order], bias=bias)
+    return replace(problem, labels=order.argsort()[problem.labels], weight=problem.weight[order], bias=bias)
 
 
 def rotated(problem: Problem) -> Problem:
     Q = rotation(problem.features.shape[1], seed=7)
-    return same(problem, features=problem.features @ Q, weight=problem.weight @ Q)
+    return replace(problem, features=problem.features @ Q, weight=problem.weight @ Q)
 
 
 def padded(problem: Problem) -> Problem:
     """With two more features that are constant, and columns of W that do not see them."""
     more = torch.zeros_like(problem.features[:, :1]).repeat(1, 2)
     zero = torch.zeros_like(problem.weight[:, :1]).repeat(1, 2)
-    return same(problem, features=torch.cat([problem.features, more], 1), weight=torch.cat([problem.weight, zero], 1))
+    return replace(
+        problem, features=torch.cat([problem.features, more], 1), weight=torch.cat([problem.weight, zero], 1)
+    )
 
 
 def shifted(problem: Problem) -> Problem:
     offset = torch.linspace(-1, 2, problem.features.shape[1], dtype=torch.float64)
-    bias = 0.0 if problem.bias is None else problem.bias
-    return same(problem, features=problem.features + offset, bias=bias - problem.weight @ offset)
+    bias = torch.zeros(problem.num_classes, dtype=torch.float64) if problem.bias is None else problem.bias
+    return replace(problem, features=problem.features + offset, bias=bias - problem.weight @ offset)
 
 
 def reordered(problem: Problem) -> Problem:
     order = torch.randperm(len(problem.labels), generator=torch.Generator().manual_seed(0))
-    return same(problem, features=problem.features[order], labels=problem.labels[order])
+    return replace(problem, features=problem.features[order], labels=problem.labels[order])
 
 
 def repeated(problem: Problem) -> Problem:
-    return same(problem, features=problem.features.repeat(2, 1), labels=problem.labels.repeat(2))
+    return replace(problem, features=problem.features.repeat(2, 1), labels=problem.labels.repeat(2))
 
 
 def scaled_against(problem: Problem) -> Problem:
-    return same(problem, features=3.0 * problem.features, weight=problem.weight / 3)
+    return replace(problem, features=3.0 * problem.features, weight=problem.weight / 3)
 
 
 def scaled_features(problem: Problem) -> Problem:
-    return same(problem, features=3.0 * problem.features, bias=times_bias(problem, 3.0))
+    return replace(problem, features=3.0 * problem.features, bias=times_bias(problem, 3.0))
 
 
 def scaled_classifier(problem: Problem) -> Problem:
-    return same(problem, weight=3.0 * problem.weight, bias=times_bias(problem, 3.0))
+    return replace(problem, weight=3.0 * problem.weight, bias=times_bias(problem, 3.0))
 
 
 def raised_bias(problem: Problem) -> Problem:
-    return same(problem, bias=torch.ones(problem.num_classes, dtype=torch.float64) * 2 + (times_bias(problem, 1.0) or 0)
-                if problem.bias is None else problem.bias + 2)  # fmt: skip
+    bias = torch.zeros(problem.num_classes, dtype=torch.float64) if problem.bias is None else problem.bias
+    return replace(problem, bias=bias + 2)
 
 
 VALUES_OF_OUTPUTS = {key for key in METRICS if key.startswith("sqi")} | {"loss_data"}

@@ -72,8 +72,8 @@ def gather(
         present = set(labels.tolist())
         empty = next(c for c in range(num_classes) if c not in present)
         raise ValueError(
-            f"class {empty} has no samples, so its mean is undefined ({len(labels)} samples for {num_classes} classes); "
-            f"pass more data, or number the classes without gaps"
+            f"class {empty} has no samples, so its mean is undefined "
+            f"({len(labels)} samples for {num_classes} classes); pass more data, or number the classes without gaps"
         )
     means = ClassMeans(num_classes)
     means.update(features, labels)

@@ -60,8 +60,8 @@ def paper_ordering(frame: pd.DataFrame) -> dict[str, bool]:
     if 0.0 not in means or len(means.columns) < 2:
         return {}
     without, decayed = means[0.0], means.drop(columns=0.0)
-    holds = without > decayed.max(axis=1)
-    return {key: bool(holds[key]) for key in ORDERED_KEYS}
+    holds = without > decayed.max(axis=1, skipna=False)  # what is undefined somewhere is not ordered
+    return {key: bool(holds.get(key, False)) for key in ORDERED_KEYS}
 
 
 def describe_ordering(ordering: dict[str, bool]) -> str:

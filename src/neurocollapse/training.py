@@ -43,16 +43,16 @@ class RunConfig:
     """PyTorch's, Kaiming's, or PyTorch's directions with a fixed Frobenius norm in every layer."""
     initial_norm: float = 4.0
     """That Frobenius norm."""
-    optimizer: Literal["sgd", "adam"] = "adam"
+    optimizer: Literal["sgd", "adam"] = "sgd"
     """Both with coupled decay, so that their end points are critical points of Eq. 1."""
-    learning_rate: float = 0.002
-    """At the start; 0.067 is usual for sgd."""
+    learning_rate: float = 0.1
+    """At the start."""
     momentum: float = 0.9
     """Of sgd; adam's first moment uses it too."""
     schedule: Literal["constant", "steps", "cosine", "linear"] = "linear"
     """Of the learning rate: steps is ×0.1 at one and two thirds, cosine and linear anneal to zero."""
-    batch_size: int = 64
-    epochs: int = 100
+    batch_size: int = 32
+    epochs: int = 80
     gradient_tolerance: float = 0.0
     """Stop at a recorded epoch where ‖∇L‖ is below this."""
     seed: int = 0

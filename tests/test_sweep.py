@@ -1,0 +1,256 @@
+"""Sweeps: the list of configurations, and real processes that train them, fail alone and end with their parent."""
+
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from neurocollapse import sweep
+from neurocollapse.datasets import load_dataset
+from neurocollapse.store import RunFolder, execute, run_id
+from neurocollapse.sweep import Sweep, default_workers, estimate_seconds, train_side_by_side
+from neurocollapse.training import RunConfig, train
+
+GAUSSIAN = load_dataset("gaussian")
+SMALL = RunConfig(dataset="gaussian", network="mlp", depth=3, width=12, epochs=4)
+ENDLESS = dataclasses.replace(SMALL, epochs=10**6)
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
+
+
+# The list
+
+
+def test_a_sweep_is_the_product_of_its_axes_in_order():
+    runs = Sweep(SMALL, {"weight_decay": (0.0, 1e-3), "network": ("mlp", "convnet"), "seed": range(3)})
+    assert [(run.weight_decay, run.network, run.seed) for run in runs] == list(
+        itertools.product((0.0, 1e-3), ("mlp", "convnet"), range(3))
+    )
+    assert len(runs) == 12
+    assert all(dataclasses.replace(run, weight_decay=5e-4, network="mlp", seed=0) == SMALL for run in runs)
+    assert list(runs) == list(runs)
+
+
+def test_a_sweep_without_axes_is_its_base():
+    assert list(Sweep(SMALL, {})) == [SMALL]
+    assert len(Sweep(SMALL, {"seed": ()})) == 0
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(TypeError, match="no_such_field"):
+        list(Sweep(SMALL, {"no_such_field": (1,)}))
+    with pytest.raises(ValueError, match="epochs must be at least 0, got -1"):
+        list(Sweep(SMALL, {"epochs": (1, -1)}))
+
+
+def test_workers_fill_the_cores():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert default_workers() == cores
+    assert default_workers(threads=10**6) == 1
+
+
+def test_no_workers_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        next(train_side_by_side([SMALL], tmp_path, workers=0))
+
+
+def test_nothing_to_train_is_no_events(tmp_path):
+    assert list(train_side_by_side([], tmp_path)) == []
+
+
+# Processes
+
+NETWORKS = """
+    import os, signal, sys
+    from torch import nn
+
+    def build(shape, classes, forward=None):
+        network = nn.Sequential(nn.Linear(*shape, 8, bias=False), nn.ReLU(), nn.Linear(8, classes, bias=False))
+        if forward:
+            network[1].register_forward_hook(lambda *_: forward())
+        return network
+
+    def healthy(shape, classes):
+        return build(shape, classes)
+
+    def raises(shape, classes):
+        def forward():
+            raise KeyError("no such layer\\nat all")
+        return build(shape, classes, forward)
+
+    def killed(shape, classes):
+        return build(shape, classes, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+    def exits(shape, classes):
+        return build(shape, classes, lambda: sys.exit(3))
+"""
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    (tmp_path / "networks_of_a_user.py").write_text(textwrap.dedent(NETWORKS))
+    monkeypatch.chdir(tmp_path)
+    return "networks_of_a_user"
+
+
+def test_runs_fail_alone_and_say_how(tmp_path, user_module, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = {name: os.environ.get(name) for name in THREADS}
+    kinds = ["raises", "killed", "healthy", "exits"]
+    diverging = dataclasses.replace(SMALL, optimizer="sgd", learning_rate=1e9)
+    configs = [dataclasses.replace(SMALL, network=f"{user_module}:{kind}") for kind in kinds] + [diverging]
+    events = list(train_side_by_side(configs, tmp_path / "out", workers=3))
+    assert {name: os.environ.get(name) for name in THREADS} == before
+    assert not multiprocessing.active_children()
+
+    ends = {event.index: event for event in events if event.kind != "epoch"}
+    assert [ends[index].kind for index in range(5)] == ["failed", "failed", "done", "failed", "failed"]
+    assert ends[0].message == "KeyError: 'no such layer\\nat all'"
+    assert ends[1].message == "its process was killed by SIGKILL (out of memory?); the same command goes on from there"
+    assert "ended with status 3" in ends[3].message
+    assert "the objective became" in ends[4].message
+    assert [event.epoch for event in events if event.index == 2] == [0, 1, 2, 3, 4, 4]
+
+    healthy = RunFolder(tmp_path / "out" / run_id(configs[2], GAUSSIAN))
+    told = [event for event in events if event.index == 2 and event.nc1 is not None]
+    assert [event.nc1 for event in told] == [record["train.nc1"] for record in healthy.records()]
+    (here,) = healthy.description["provenance"]
+    assert here["threads"] == 1
+    alone = execute(configs[2], GAUSSIAN, tmp_path / "alone")  # side by side or alone, the same bits
+    assert (alone.path / "records.jsonl").read_bytes() == (healthy.path / "records.jsonl").read_bytes()
+    assert (alone.path / "model.safetensors").read_bytes() == (healthy.path / "model.safetensors").read_bytes()
+
+
+def ended(pid):
+    """Whether no such process runs; one that has ended but whose parent never asked counts as ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+
+
+@linux
+def test_closing_the_iterator_ends_the_processes_and_keeps_what_is_saved(tmp_path):
+    configs = list(Sweep(ENDLESS, {"seed": range(5)}))
+    with closing(train_side_by_side(configs, tmp_path, workers=2)) as events:
+        seen = set()
+        for event in events:
+            seen.add(event.index)
+            if seen == {0, 1} and event.epoch > 2:
+                break
+        children = [child.pid for child in multiprocessing.active_children()]
+        assert len(children) == 2
+        assert not any(ended(pid) for pid in children)
+    assert all(ended(pid) for pid in children)
+    assert not multiprocessing.active_children()
+    begun = [RunFolder(tmp_path / run_id(config, GAUSSIAN)) for config in configs]
+    assert [folder.begun for folder in begun] == [True, True, False, False, False]
+    assert all(folder.resume_point() for folder in begun[:2])
+
+
+ORPHANS = """
+    import json, multiprocessing, os, sys
+    from pathlib import Path
+    from neurocollapse.sweep import Sweep, train_side_by_side
+    from neurocollapse.training import RunConfig
+
+    if __name__ == "__main__":
+        base = RunConfig(**json.loads(sys.argv[1]))
+        seen = set()
+        for event in train_side_by_side(list(Sweep(base, {"seed": range(2)})), Path(sys.argv[2]), workers=2):
+            seen.add(event.index)
+            if seen == {0, 1}:
+                print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+                seen.clear()
+"""
+
+
+@linux
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    (tmp_path / "parent.py").write_text(textwrap.dedent(ORPHANS))
+    command = [sys.executable, "parent.py", json.dumps(dataclasses.asdict(ENDLESS)), "out"]
+    parent = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with parent:
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        parent.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while not all(ended(pid) for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        left = [pid for pid in workers if not ended(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        errors = parent.stderr.read()
+    assert not left
+    assert "Traceback" not in errors
+
+
+def test_the_environment_is_restored_when_a_process_cannot_be_started(tmp_path, monkeypatch):
+    def refuse(self):
+        assert [os.environ[name] for name in THREADS] == ["3", "3", "PASSIVE"]
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(sweep.SpawnProcess, "start", refuse)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    before = dict(os.environ)
+    with pytest.raises(OSError, match="no more processes"):
+        next(train_side_by_side([SMALL], tmp_path, threads=3))
+    assert dict(os.environ) == before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+# The estimate
+
+
+def test_the_estimate_is_of_the_right_size():
+    config = dataclasses.replace(SMALL, width=128, epochs=30)
+    list(train(dataclasses.replace(config, epochs=1), GAUSSIAN))  # what is slow the first time only
+    best = float("inf")
+    for _ in range(3):  # on a machine that does other things as well
+        estimate = estimate_seconds(config, GAUSSIAN)
+        start = time.perf_counter()
+        list(train(config, GAUSSIAN))
+        ratio = estimate / (time.perf_counter() - start)
+        best = min(best, max(ratio, 1 / ratio))
+    assert best < 4
+
+
+def test_the_estimate_grows_with_epochs_and_data():
+    few = load_dataset("gaussian", per_class=10)
+    short, long = (min(estimate_seconds(dataclasses.replace(SMALL, epochs=n), few) for _ in range(3)) for n in (5, 500))
+    assert 0 < short < long
+
+
+def test_the_estimate_leaves_threads_alone_and_cannot_diverge():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert estimate_seconds(dataclasses.replace(SMALL, learning_rate=1e9, optimizer="sgd"), GAUSSIAN) > 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_estimate_needs_no_samples_of_some_classes_more_than_there_are():
+    images, labels = GAUSSIAN.train.images, GAUSSIAN.train.labels
+    part = torch.cat([(labels == 0).nonzero().flatten()[:1], (labels > 0).nonzero().flatten()])
+    unbalanced = dataclasses.replace(GAUSSIAN, train=type(GAUSSIAN.train)(images[part], labels[part]), test=None)
+    assert estimate_seconds(SMALL, unbalanced) > 0
