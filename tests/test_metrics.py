@@ -318,11 +318,10 @@ def rotated(problem: Problem) -> Problem:
 
 def padded(problem: Problem) -> Problem:
     """With two more features that are constant, and columns of W that do not see them."""
-    more = torch.zeros_like(problem.features[:, :1]).repeat(1, 2)
-    zero = torch.zeros_like(problem.weight[:, :1]).repeat(1, 2)
-    return replace(
-        problem, features=torch.cat([problem.features, more], 1), weight=torch.cat([problem.weight, zero], 1)
-    )
+    more = torch.full((len(problem.features), 2), 0.7, dtype=torch.float64)
+    unseen = torch.zeros(problem.num_classes, 2, dtype=torch.float64)
+    features, weight = torch.cat([problem.features, more], dim=1), torch.cat([problem.weight, unseen], dim=1)
+    return replace(problem, features=features, weight=weight)
 
 
 def shifted(problem: Problem) -> Problem:
@@ -363,7 +362,7 @@ MARGINS = {"margin_min", "margin_mean"}
 #: law -> (transformation, keys that it multiplies and by what, keys that may change); all others stay.
 LAWS: dict[str, tuple[Callable[[Problem], Problem], dict[str, float], set[str]]] = {
     "joint rotation of features and W": (rotated, {}, set()),
-    "more features, all constant": (padded, {}, set()),
+    "more features, all constant": (padded, {}, {"nc3_uncentered"}),
     "permutation of classes": (permuted_classes, {}, set()),
     "order of samples": (reordered, {}, set()),
     "every sample twice": (repeated, {}, set()),

@@ -23,7 +23,9 @@ from neurocollapse.sweep import Sweep, default_workers, estimate_seconds, train_
 from neurocollapse.training import RunConfig, train
 
 GAUSSIAN = load_dataset("gaussian")
-SMALL = RunConfig(dataset="gaussian", network="mlp", depth=3, width=12, epochs=4)
+SMALL = RunConfig(
+    dataset="gaussian", network="mlp", depth=3, width=12, optimizer="adam", learning_rate=2e-3, batch_size=64, epochs=4
+)
 ENDLESS = dataclasses.replace(SMALL, epochs=10**6)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
 

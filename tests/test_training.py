@@ -19,7 +19,17 @@ from neurocollapse.networks import NetworkError, build_network, initialize
 from neurocollapse.training import DivergedError, RunConfig, State, learning_rate, recorded_epochs, train
 
 SMALL = RunConfig(
-    dataset="gaussian", network="mlp", depth=3, width=12, initial_norm=2.0, batch_size=64, epochs=6, weight_decay=3e-3
+    dataset="gaussian",
+    network="mlp",
+    depth=3,
+    width=12,
+    weight_decay=3e-3,
+    initial_norm=2.0,
+    optimizer="adam",
+    learning_rate=2e-3,
+    schedule="linear",
+    batch_size=64,
+    epochs=6,
 )
 FULL_BATCH = dataclasses.replace(SMALL, optimizer="sgd", momentum=0.0, schedule="constant", batch_size=10**6)
 GAUSSIAN = load_dataset("gaussian")
@@ -213,7 +223,7 @@ def test_no_epochs_measure_the_network_as_it_starts():
 
 
 def test_recorded_rate_is_the_one_after_the_epochs_steps():
-    states = history(dataclasses.replace(SMALL, schedule="linear", learning_rate=0.01, epochs=4))
+    states = history(dataclasses.replace(SMALL, learning_rate=0.01, epochs=4))
     assert [record["learning_rate"] for record in records(states)] == pytest.approx([0.01, 0.0075, 0.005, 0.0025, 0])
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -59,9 +58,10 @@ def _bars(console: Console) -> Progress:
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         TextColumn("epoch {task.completed}/{task.total}"),
-        TextColumn("L {task.fields[objective]}  acc {task.fields[accuracy]}  NC1 {task.fields[nc1]}"),
+        TextColumn("{task.fields[news]}"),
         TimeRemainingColumn(),
         console=console,
+        speed_estimate_period=600,  # epochs of a large data set come minutes apart
     )
 
 
@@ -71,32 +71,24 @@ class _Watch:
     def __init__(self, progress: Progress, configs: Sequence[RunConfig], labels: Sequence[str]):
         self.progress, self.configs, self.labels = progress, configs, labels
         self.bars: dict[int, TaskID] = {}
-        self.total = progress.add_task(
-            "all", total=sum(config.epochs for config in configs) or None, objective="", accuracy="", nc1=""
-        )
+        self.measured = dict.fromkeys(range(len(configs)), "")  # the last accuracy and NC1, known at some epochs only
+        self.total = progress.add_task("all runs", total=sum(config.epochs for config in configs) or None, news="")
 
     def show(self, event: Event) -> None:
+        epochs, label = self.configs[event.index].epochs, self.labels[event.index]
         if event.index not in self.bars:
-            epochs = self.configs[event.index].epochs
-            self.bars[event.index] = self.progress.add_task(
-                self.labels[event.index], total=epochs, completed=event.epoch, objective="", accuracy="", nc1=""
-            )
+            self.bars[event.index] = self.progress.add_task(label, total=epochs, completed=event.epoch, news="")
         bar = self.bars[event.index]
         if event.kind == "epoch":
-            fields: dict[str, Any] = {} if math.isnan(event.objective) else {"objective": f"{event.objective:.4f}"}
+            objective = "" if math.isnan(event.objective) else f"L {event.objective:.4f}  "
             if event.nc1 is not None and event.accuracy is not None:
-                fields |= {"accuracy": f"{event.accuracy:.2%}", "nc1": f"{event.nc1:.3g}"}
-            self.progress.update(bar, completed=event.epoch, **fields)
-            if event.nc1 is not None and not self.progress.console.is_terminal:
-                self._line(event)
+                self.measured[event.index] = f"accuracy {event.accuracy:.2%}  NC1 {event.nc1:.3g}"
+                if not self.progress.console.is_terminal:
+                    self.progress.console.print(
+                        f"{label}: epoch {event.epoch}/{epochs}  {objective}{self.measured[event.index]}"
+                    )
+            self.progress.update(bar, completed=event.epoch, news=objective + self.measured[event.index])
         else:
-            self.progress.update(bar, completed=self.configs[event.index].epochs, visible=False)
+            self.progress.update(bar, completed=epochs, visible=False)
         done = sum(self.progress.tasks[task].completed for task in self.bars.values())
         self.progress.update(self.total, completed=done)
-
-    def _line(self, event: Event) -> None:
-        epochs = self.configs[event.index].epochs
-        self.progress.console.print(
-            f"{self.labels[event.index]}: epoch {event.epoch}/{epochs}, objective {event.objective:.4f}, "
-            f"accuracy {event.accuracy:.2%}, NC1 {event.nc1:.3g}"
-        )

@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -159,7 +160,8 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     try:
-        dataset = load_dataset(config.dataset, data_dir=data_dir, per_class=config.per_class)
+        with warnings.catch_warnings(action="ignore"):  # the parent has loaded the same data, and shown them
+            dataset = load_dataset(config.dataset, data_dir=data_dir, per_class=config.per_class)
         folder = execute(config, dataset, out, device=device, on_state=partial(_tell, sender, index))
         result = folder.result or {}
         kind: Literal["done", "failed"] = "done" if result.get("status") == "finished" else "failed"

@@ -44,7 +44,8 @@ class RunConfig:
     initial_norm: float = 4.0
     """That Frobenius norm."""
     optimizer: Literal["sgd", "adam"] = "sgd"
-    """Both with coupled decay, so that their end points are critical points of Eq. 1."""
+    """Both with coupled decay, so that their end points are critical points of Eq. 1. Adam divides the decay of a
+    channel that is momentarily dead by its own size, so that it stays dead: watch the objective."""
     learning_rate: float = 0.1
     """At the start."""
     momentum: float = 0.9
@@ -159,7 +160,7 @@ def train(
 
     Raises `DivergedError` when the objective is no longer finite, and `NetworkError`, `DatasetError`.
 
-    >>> config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=2)
+    >>> config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=10)
     >>> [round(state.record["train.accuracy"], 1) for state in train(config)][-1]
     1.0
     """
