@@ -108,6 +108,10 @@ def test_rank_is_at_most_one_less_than_the_classes(num_features):
         assert centered_span(means, scale=0.0).rank == min(num_features, 3)
 
 
+def test_rank_is_at_most_one_less_than_the_classes_even_if_the_mean_was_left_in():
+    assert centered_span(torch.eye(3, 5, dtype=torch.float64), scale=0.0).rank == 2
+
+
 @pytest.mark.parametrize(("factor", "rank"), [(0.5, 1), (2.0, 2)])
 def test_a_singular_value_counts_above_the_stated_tolerance(factor, rank):
     """max(C, p) · 2.2e-16 · max(σ₁, scale): here 5 features, and once σ₁, once the scale is the larger."""

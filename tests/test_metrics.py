@@ -267,10 +267,10 @@ def test_float32_features_with_a_common_offset(spread, seed):
 
 
 @pytest.mark.parametrize("spread", [1e-5, 1e-8, 1e-10])
-@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
 @pytest.mark.parametrize("seed", range(4))
 def test_float64_features_near_collapse(spread, offset, seed):
-    """NC1 from 1e-10 to 1e-20, where stored features have six digits of spread left, or four beside the offset."""
+    """NC1 from 1e-10 to 1e-20, where stored features have six digits of spread left, or two beside the offset."""
     problem = random_problem(seed, [7, 5, 6, 8], 6, spread=spread, offset=offset)
     assert measured(problem)["nc1"] < 1e3 * spread**2
     assert_equals_twin(problem, rel=1e-9 if spread > 1e-10 else 1e-7)

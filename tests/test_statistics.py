@@ -300,13 +300,33 @@ def test_minority_collapse_lowers_the_rank():
     assert rank_of(features, labels) == 3
 
 
-def test_class_means_that_rounding_alone_tells_apart_span_nothing():
-    """Every class spreads around one point, by 1e3; in float64 its mean is off by 1e-13."""
+def test_centred_means_sum_to_zero_even_where_the_first_sample_lies_far_off():
+    problem = random_problem(0, [5] * 7, 3)
+    features = problem.features.clone()
+    of_first_class = (problem.labels == problem.labels[0]).nonzero().flatten()
+    features[of_first_class[:2]] = 1e9 * tensor([[1.0], [-1.0]])  # its mean lies near the others
+    means = Projections(means_of([(features, problem.labels)], 7)).centered
+    assert means.sum(dim=0).abs().max() < 1e-14 * means.abs().max()
+
+
+def around_one_point() -> Problem:
+    """Every class spreads around the same point, by 1e3; in float64 its mean is off by 1e-13."""
     deviations = 1e3 * random_problem(0, [1] * 5, 4).weight
     point = tensor([1 / 3, 0.1, 1e3 / 7, -2 / 3])
     features = torch.cat([torch.cat([point + deviations[[k]], point - deviations[[k]]]) for k in range(5)])
     labels = torch.arange(5).repeat_interleave(2)
-    values = Measurement(two_sweeps(Problem("", features, labels, torch.ones(5, 4, dtype=torch.float64))))
+    return Problem("", features, labels, torch.ones(5, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("order", [[], [1, 1, 1], [5, 3, 1, 2]])
+def test_merged_means_know_how_far_their_samples_reached(order):
+    problem = around_one_point()
+    means = merged_tree([means_of([batch], 5) for batch in cut(problem, range(10))], order)
+    assert Projections(means).span.rank == 0
+
+
+def test_class_means_that_rounding_alone_tells_apart_span_nothing():
+    values = Measurement(two_sweeps(around_one_point()))
     assert values.rank == 0
     assert [values[key] for key in ("nc1", "nc1_per_class", "nc1_trace_ratio", "nc1_cdnv")] == [math.inf] * 4
     assert math.isnan(values["nc1_vci"])

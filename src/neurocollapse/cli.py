@@ -31,8 +31,9 @@ from .sweep import Sweep, default_workers, estimate_seconds
 from .tables import describe_ordering, paper_ordering, summary, wide
 from .training import RunConfig
 
-# Without markup and emoji: paths may hold [brackets] and :colons:.
-out_console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+# Without markup and emoji: paths may hold [brackets] and :colons:. So wide that no table is cut short: in a pipe rich
+# would take 80 columns for all there are.
+out_console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False, width=1000)
 messages = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 #: Errors that a user can mend: one line and exit status 2. `ValueError` is the base of the package's own.
@@ -290,7 +291,7 @@ def _print_runs(table: pd.DataFrame, json: bool) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.4g}"
-    return str(value)
+    return "" if value is None else str(value)
 
 
 def _print_frame(frame: pd.DataFrame, title: str) -> None:

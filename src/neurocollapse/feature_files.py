@@ -60,8 +60,8 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     return arrays
 
 
-def _as_tensor(path: Path, name: str, array: np.ndarray) -> Tensor:
-    if not isinstance(array, np.ndarray):
+def _as_tensor(path: Path, name: str, array: np.ndarray | bytes) -> Tensor:
+    if isinstance(array, bytes):  # what NumPy gives for a member of the archive that is not in its format
         raise FeatureFileError(f"{name} in {path} is no array; save the file with numpy.savez")
     if array.dtype.kind not in "fiu":
         raise FeatureFileError(f"{name} in {path} is an array of {array.dtype}; it must be numbers")

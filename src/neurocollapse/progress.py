@@ -40,6 +40,8 @@ def follow(
     configs: Sequence[RunConfig], out: Path, *, data_dir: Path | None, workers: int, device: str, console: Console
 ) -> list[dict[str, str]]:
     """Train the configurations with progress on the console; the runs that failed, each with its message."""
+    if not configs:
+        return []
     labels = names(configs)
     failures: list[dict[str, str]] = []
     events = train_side_by_side(configs, out, data_dir=data_dir, workers=workers, device=device)

@@ -1,0 +1,509 @@
+"""The command as it is typed: what it writes and prints, its exit status, and one line for every bad input."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+import neurocollapse as nc
+from neurocollapse import cli
+from neurocollapse.datasets import load_dataset
+from neurocollapse.store import RunFolder, execute, run_id
+from neurocollapse.tables import ORDERED_KEYS, describe_ordering, paper_ordering, summary
+from neurocollapse.training import RunConfig
+
+COMMAND = str(Path(sys.executable).with_name("neurocollapse"))
+GAUSSIAN = load_dataset("gaussian")
+TINY = ["--dataset", "gaussian", "--network", "mlp", "--depth", "2", "--width", "8", "--epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def warnings_as_they_were(monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main puts its own in place
+
+
+@pytest.fixture
+def run(capsys):
+    """The command in this process: its exit status, what it printed and what it said."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Nothing may be trained."""
+    monkeypatch.setattr("neurocollapse.sweep.SpawnProcess.start", lambda self: pytest.fail("it trains"))
+
+
+def strict_json(text):
+    def no_constants(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=no_constants)
+
+
+# reproduce
+
+REPRODUCE = ["reproduce", "--dataset", "gaussian", "--network", "mlp", "--weight-decay", "0", "5e-3", "--seeds", "2"]
+REPRODUCE += ["--epochs", "3", "--per-class", "20"]
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """The real command's folder and what it printed."""
+    out = tmp_path_factory.mktemp("reproduced") / "results"
+    command = [COMMAND, *REPRODUCE, "--out", str(out)]
+    return out, subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+def test_reproduce_writes_the_folder_of_the_design(reproduced):
+    out, finished = reproduced
+    configs = [
+        RunConfig(dataset="gaussian", network="mlp", per_class=20, weight_decay=decay, seed=seed, epochs=3)
+        for decay in (0.0, 5e-3)
+        for seed in (0, 1)
+    ]
+    ids = {run_id(config, GAUSSIAN) for config in configs}
+    assert {path.name for path in out.iterdir()} == ids | {"figure.png", "figure.pdf", "figure.svg", "summary.csv"}
+    assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
+    frame = nc.runs(out)
+    assert set(frame["status"]) == {"finished"}
+    assert [epochs.tolist() for _, epochs in frame.groupby("run_id")["epoch"]] == [[0, 1, 2, 3]] * 4
+    pd.testing.assert_frame_equal(
+        pd.read_csv(out / "summary.csv"), summary(frame), check_dtype=False, check_categorical=False
+    )
+    assert "Traceback" not in finished.stderr
+
+
+def test_reproduce_tells_the_time_the_progress_and_the_result(reproduced):
+    out, finished = reproduced
+    assert "4 run(s), " in finished.stderr
+    assert " at a time: about " in finished.stderr
+    for decay in ("0", "0.005"):
+        for seed in (0, 1):
+            assert f"λ={decay} seed {seed}: epoch 3/3 " in finished.stderr
+    assert "nan" not in finished.stderr
+    assert "None" not in finished.stderr
+    rows = {line.split()[0]: line for line in finished.stdout.splitlines() if line.startswith("train.")}
+    assert {*ORDERED_KEYS, "train.sqi_gap", "train.loss_data", "train.weight_norms.4"} <= set(rows)
+    assert rows["train.nc1"].count("±") == 2
+    assert "λ = 0 " in finished.stdout
+    assert "λ = 0.005" in finished.stdout
+    assert describe_ordering(paper_ordering(nc.runs(out))) in finished.stdout
+    assert str(out / "summary.csv") in finished.stdout
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_second_reproduce_trains_nothing_and_prints_the_same_numbers(reproduced, run):
+    out, finished = reproduced
+    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    status, printed, said = run(*REPRODUCE, "--out", out)
+    assert status == 0
+    assert printed == finished.stdout
+    assert said == f"4 run(s) have ended already, in {out}\n"
+    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == before
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_reproduce_as_json(reproduced, run):
+    out, _ = reproduced
+    status, printed, _ = run(*REPRODUCE, "--out", out, "--json")
+    assert status == 0
+    answer = strict_json(printed)
+    assert answer["failed"] == []
+    assert answer["ordering"] == paper_ordering(nc.runs(out))
+    table = summary(nc.runs(out))
+    assert [row["mean"] for row in answer["summary"]] == table["mean"].tolist()
+    assert {row["runs"] for row in answer["summary"]} == {2}
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_dry_run_only_tells_the_time(tmp_path, run):
+    status, printed, said = run(*REPRODUCE, "--out", tmp_path / "out", "--dry-run")
+    assert status == 0
+    assert printed == ""
+    assert len(said.splitlines()) == 1
+    assert said.startswith("4 run(s), ")
+    assert " s on this machine" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_runs_lists_what_is_there(reproduced, run, tmp_path):
+    out, _ = reproduced
+    status, printed, _ = run("runs", out)
+    assert status == 0
+    lines = printed.splitlines()
+    assert lines[0].startswith("4 run(s)")
+    assert lines[1].split() == ["run_id", "status", "epoch", "epochs", *lines[1].split()[4:]]
+    assert [line.split()[1:4] for line in lines[2:]] == [["finished", "3", "3"]] * 4
+    status, printed, _ = run("runs", out, "--json")
+    rows = strict_json(printed)
+    assert [row["run_id"] for row in rows] == sorted(path.name for path in out.iterdir() if path.is_dir())
+    assert {(row["status"], row["epoch"], row["epochs"]) for row in rows} == {("finished", 3, 3)}
+    status, printed, _ = run("runs", tmp_path)
+    assert (status, printed) == (0, "no runs here\n")
+    status, printed, _ = run("runs", tmp_path, "--json")
+    assert (status, strict_json(printed)) == (0, [])
+
+
+# train
+
+
+def test_train_varies_fields_and_tells_of_failures_each_time(tmp_path, run, monkeypatch):
+    arguments = ["train", *TINY, "--out", tmp_path / "[out]", "--optimizer", "sgd", "--seed", "3"]
+    arguments += ["--vary", "learning_rate=0.01,1e9"]
+    status, printed, said = run(*arguments)
+    assert status == 1
+    assert "None" not in printed
+    assert "failed: λ=0.0005 seed 3 learning_rate=1000000000.0: the objective became" in said
+    assert [line.split()[1] for line in printed.splitlines()[2:]] == ["finished", "diverged"]
+    frame = nc.runs(tmp_path / "[out]")
+    assert set(frame["seed"]) == {3}
+    assert frame.groupby("run_id")["status"].first().tolist() == ["diverged", "finished"]
+
+    monkeypatch.setattr("neurocollapse.sweep.SpawnProcess.start", lambda self: pytest.fail("it trains"))
+    status, printed, said = run(*arguments, "--json")
+    assert status == 1
+    assert {row["status"] for row in strict_json(printed)} == {"finished", "diverged"}
+    assert f"2 run(s) have ended already, in {tmp_path / '[out]'}" in said
+    assert "failed earlier: λ=0.0005 seed 3 learning_rate=1000000000.0: the objective became" in said
+
+
+def test_reproduce_where_everything_fails(tmp_path, run, monkeypatch):
+    (tmp_path / "failing_network.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        raise TypeError('not today')\n"
+        "def build(shape, classes):\n"
+        "    return Net(*shape, classes)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    arguments = ["reproduce", "--dataset", "gaussian", "--network", "failing_network:build", "--weight-decay", "0"]
+    status, printed, said = run(*arguments, "--out", "out")
+    assert status == 1
+    assert printed == ""
+    assert "no estimate of the time (TypeError: not today)" in said
+    assert "failed: λ=0 seed 0: TypeError: not today" in said
+    assert "nothing was recorded, so there is nothing to draw" in said
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_reproduce_where_all_runs_diverged(tmp_path, run, monkeypatch):
+    config = RunConfig(dataset="gaussian", network="mlp", epochs=2)
+    for decay in (0.0, 1e-3):
+        this = dataclasses.replace(config, weight_decay=decay)
+        monkeypatch.setattr("neurocollapse.store.run_id", lambda *_args, this=this: run_id(this, GAUSSIAN))
+        execute(dataclasses.replace(this, optimizer="sgd", learning_rate=1e9, width=8), GAUSSIAN, tmp_path)
+    arguments = [
+        "reproduce",
+        "--dataset",
+        "gaussian",
+        "--network",
+        "mlp",
+        "--epochs",
+        "2",
+        "--weight-decay",
+        "0",
+        "1e-3",
+    ]
+    status, printed, said = run(*arguments, "--out", tmp_path)
+    assert status == 1
+    assert said.count("failed earlier: ") == 2
+    assert "no comparison with λ = 0" in printed
+
+
+# measure
+
+
+def feature_arrays():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(30) % 3
+    features = torch.eye(3, 6)[labels] + 0.1 * torch.randn(30, 6, generator=generator)
+    return {"features": features, "labels": labels, "weight": torch.eye(3, 6), "bias": torch.full((3,), 0.1)}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("names", [["weight", "bias"], ["weight"], []], ids=str)
+def test_measure_prints_what_the_library_measures(tmp_path, run, suffix, names):
+    arrays = {name: feature_arrays()[name] for name in ("features", "labels", *names)}
+    path = tmp_path / f"features{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **{name: array.numpy() for name, array in arrays.items()})
+    else:
+        safetensors.torch.save_file(arrays, path)
+    expected = nc.measure(**arrays)
+    status, printed, said = run("measure", path, "--json")
+    assert (status, said) == (0, "")
+    assert strict_json(printed) == expected.to_dict()
+    status, printed, said = run("measure", path)
+    assert status == 0
+    assert printed == f"{expected}\n"
+    assert said.startswith("not measured: ")
+    assert ("nc3" in said) == (not names)
+
+
+def test_measure_writes_infinity_as_strict_json(tmp_path, run):
+    same_means = {"features": np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]]), "labels": np.array([0, 0, 1, 1])}
+    np.savez(tmp_path / "features.npz", **same_means)
+    status, printed, _ = run("measure", tmp_path / "features.npz", "--json")
+    assert status == 0
+    assert strict_json(printed)["nc1"] == "inf"
+
+
+# Bad input: one line, exit status 2
+
+
+def npz(path, **changes):
+    arrays = {name: array.numpy() for name, array in feature_arrays().items()} | changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+def with_nan(index):
+    features = feature_arrays()["features"].numpy().copy()
+    features[index] = np.nan
+    return features
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-200])
+    return path
+
+
+def written(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def bare_array(path):
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((3, 4)))
+    return written(path, stream.getvalue())
+
+
+def damaged_safetensors(path):
+    safetensors.torch.save_file(feature_arrays(), path)
+    return truncated(path)
+
+
+LABELS = np.arange(30) % 3
+MEASURE = {
+    "missing": (lambda tmp: tmp / "absent.npz", "is not there; name a feature file"),
+    "folder": (lambda tmp: tmp, "must end in .npz or .safetensors"),
+    "folder.npz": (lambda tmp: (tmp / "folder.npz").mkdir() or tmp / "folder.npz", "is a folder; name a feature file"),
+    "empty": (lambda tmp: written(tmp / "f.npz", b""), "is empty; write it again"),
+    "garbage": (lambda tmp: written(tmp / "f.npz", b"garbage" * 99), "is not an .npz archive; save it with"),
+    "truncated": (lambda tmp: truncated(npz(tmp / "f.npz")), "is truncated or damaged"),
+    "no labels": (lambda tmp: npz(tmp / "f.npz", labels=None), "has no labels (it has: features, weight, bias)"),
+    "objects": (lambda tmp: npz(tmp / "f.npz", features=np.array([{}] * 30)), "holds Python objects"),
+    "nan": (lambda tmp: npz(tmp / "f.npz", features=with_nan((7, 2))), "feature 2 of sample 7 is nan"),
+    "label": (lambda tmp: npz(tmp / "f.npz", labels=LABELS + 1), "label 3 of sample 2 is out of range"),
+    "negative label": (lambda tmp: npz(tmp / "f.npz", labels=LABELS - 1), "label -1 of sample 0 is out of range"),
+    "float labels": (lambda tmp: npz(tmp / "f.npz", labels=LABELS / 2), "labels must be integers, got torch.float64"),
+    "lengths": (lambda tmp: npz(tmp / "f.npz", labels=LABELS[:-1]), "of the same length, got (30, 6) and (29,)"),
+    "width": (lambda tmp: npz(tmp / "f.npz", weight=np.eye(3)), "weight must be (classes, features) with 6 features"),
+    "bias": (lambda tmp: npz(tmp / "f.npz", bias=np.zeros(4)), "bias must be (3,), one number per row of weight"),
+    "bias alone": (lambda tmp: npz(tmp / "f.npz", weight=None), "bias was given without weight"),
+    "empty class": (lambda tmp: npz(tmp / "f.npz", labels=LABELS // 2 * 2), "class 1 has no samples"),
+    "wrong suffix": (lambda tmp: written(tmp / "f.csv", b"1,2,3"), "must end in .npz or .safetensors"),
+    "safetensors": (lambda tmp: damaged_safetensors(tmp / "f.safetensors"), "is not a whole safetensors file"),
+    "bare .npy": (lambda tmp: bare_array(tmp / "f.npz"), "holds a bare array; save it with numpy.savez"),
+    "markup": (lambda tmp: written(tmp / "[bold]:car:.npz", b""), "[bold]:car:.npz is empty"),
+}  # fmt: skip
+
+
+def assert_one_line(result, message):
+    status, printed, said = result
+    assert (status, printed) == (2, "")
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1, said
+    assert message in said
+
+
+@pytest.mark.parametrize(("make", "message"), MEASURE.values(), ids=MEASURE)
+def test_what_cannot_be_measured_is_one_line(tmp_path, run, make, message):
+    path = make(tmp_path)
+    result = run("measure", path)
+    assert_one_line(result, message)
+    assert str(path) in result[2]
+
+
+def test_a_wrong_number_of_classes_is_one_line(tmp_path, run):
+    assert_one_line(
+        run("measure", npz(tmp_path / "f.npz"), "--num-classes", 4), "num_classes is 4, but weight has 3 rows"
+    )
+    without = npz(tmp_path / "f.npz", weight=None, bias=None)
+    assert_one_line(run("measure", without, "--num-classes", 1), "at least two classes, got 1")
+    assert_one_line(run("measure", without, "--num-classes", 9), "class 3, 4, 5, 6, 7, … has no samples")
+
+
+TRAIN = ["train", *TINY]
+COMMANDS = [
+    (["reproduce", "--dataset", "mnist5"], "unknown data set 'mnist5'; did you mean 'mnist5k'?"),
+    (["reproduce", "--dataset", "absent.npz"], "there is no file absent.npz"),
+    (["reproduce", "--dataset", "gaussian", "--network", "convnt"], "there is no network 'convnt'; choose"),
+    (["reproduce", "--dataset", "gaussian", "--network", "no_such:f"], "cannot import 'no_such' for network"),
+    (["reproduce", "--dataset", "gaussian"], "convnet needs images (channels, height, width), got"),
+    ([*REPRODUCE, "--weight-decay", "-1e-4"], "weight_decay must be at least 0, got -0.0001"),
+    ([*REPRODUCE, "--weight-decay", "nan"], "weight_decay must be at least 0, got nan"),
+    ([*REPRODUCE, "--weight-decay", "0", "1e-3", "0.001"], "--weight-decay has a value twice: 0.0 0.001 0.001"),
+    ([*REPRODUCE, "--weight-decay"], "--weight-decay needs at least one value"),
+    ([*REPRODUCE, "--seeds", "0"], "--seeds must be at least 1, got 0"),
+    ([*REPRODUCE, "--epochs", "-1"], "epochs must be at least 0, got -1"),
+    ([*REPRODUCE, "--workers", "0"], "--workers must be at least 1, got 0"),
+    ([*REPRODUCE, "--per-class", "101"], "fewer than per_class=101; ask for at most 100"),
+    (["reproduce", "--dataset", "mnist", "--data-dir", "absent"], "the data folder absent does not exist"),
+    (["reproduce", "--dataset", "mnist", "--data-dir", "a_file"], "the data folder a_file does not exist"),
+    ([*TRAIN, "--weight-decay", "-1"], "weight_decay must be at least 0, got -1.0"),
+    ([*TRAIN, "--seed", "99999999999999"], "seed must be below 8796093022208"),
+    ([*TRAIN, "--device", "nonsense"], "--device nonsense cannot be used here"),
+    ([*TRAIN, "--device", "meta"], "--device meta cannot be used here"),
+    ([*TRAIN, "--out", "a_file"], "a_file is not a folder that can be written to; name another"),
+    ([*TRAIN, "--out", "a_file/below"], "a_file is not a folder that can be written to; name another"),
+    ([*TRAIN, "--vary", "seed"], "--vary 'seed' is not field=value,value,...; the fields are dataset, per_class"),
+    ([*TRAIN, "--vary", "sead=1,2"], "--vary 'sead=1,2' is not field=value,value"),
+    ([*TRAIN, "--vary", "seed=one,two"], "--vary 'seed=one,two': 'one,two' is not a list of values for seed"),
+    ([*TRAIN, "--vary", "seed="], "is not a list of values for seed"),
+    ([*TRAIN, "--vary", "schedule=cosin"], "'cosin' is not a list of values for schedule"),
+    ([*TRAIN, "--vary", "weight-decay=0,-1"], "weight_decay must be at least 0, got -1.0"),
+    ([*TRAIN, "--vary", "seed=1,1"], "--vary seed has a value twice: 1 1"),
+    ([*TRAIN, "--vary", "seed=1", "seed=2"], "--vary names a field twice: seed=1 seed=2"),
+    (["runs", "absent"], "there is no folder absent"),
+    (["runs", "a_file"], "there is no folder a_file"),
+    (["runs", "broken"], "config.json is damaged"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "a_file").write_text("not a folder")
+    (tmp_path / "broken" / "run").mkdir(parents=True)
+    (tmp_path / "broken" / "run" / "config.json").write_text("{")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("arguments", "message"), COMMANDS, ids=[" ".join(args[-2:]) for args, _ in COMMANDS])
+@pytest.mark.usefixtures("no_processes")
+def test_what_cannot_be_run_is_one_line(workplace, run, arguments, message):
+    before = sorted(workplace.rglob("*"))
+    assert_one_line(run(*arguments), message)
+    assert sorted(workplace.rglob("*")) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere")
+@pytest.mark.usefixtures("no_processes")
+def test_a_folder_that_cannot_be_written_is_one_line(workplace, run):
+    (workplace / "closed").mkdir(mode=0o500)
+    assert_one_line(run(*TRAIN, "--out", "closed/below"), "closed is not a folder that can be written to")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "--epoch", "3"], ["train", "--epochs", "many"], ["reproduse"], [], ["measure"]], ids=str
+)
+def test_a_mistyped_option_is_the_parsers_to_explain(run, arguments):
+    status, printed, said = run(*arguments)
+    assert status == 2
+    assert printed == ""
+    assert "Traceback" not in said
+    assert said
+
+
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_every_command_has_help_with_an_example(run, command):
+    status, printed, _ = run(command, "--help")
+    assert status == 0
+    assert f"Example: neurocollapse {command}" in " ".join(printed.split())
+
+
+def test_the_real_command_says_one_line_too(tmp_path):
+    (tmp_path / "a_file").write_text("not a folder")
+    cases = [
+        (["measure", str(truncated(npz(tmp_path / "f.npz")))], "is truncated or damaged"),
+        ([*TRAIN, "--out", "a_file"], "is not a folder that can be written to"),
+    ]
+    started = [
+        subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        for arguments, _ in cases
+    ]
+    for process, (_, message) in zip(started, cases, strict=True):
+        printed, said = process.communicate(timeout=120)
+        assert_one_line((process.returncode, printed, said), message)
+
+
+# Ctrl-C
+
+LONG = RunConfig(
+    dataset="gaussian",
+    network="mlp",
+    depth=3,
+    width=12,
+    optimizer="adam",
+    learning_rate=2e-3,
+    batch_size=64,
+    epochs=10**5,
+)
+
+
+def typed(config, out):
+    options = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    pairs = [[f"--{name.replace('_', '-')}", str(value)] for name, value in options.items()]
+    return [COMMAND, "train", "--out", str(out), *(word for pair in pairs for word in pair)]
+
+
+class SeenEnough(Exception):
+    pass
+
+
+def seen_enough(state):
+    raise SeenEnough(f"went on at epoch {state.epoch}")
+
+
+def test_ctrl_c_ends_quietly_and_the_run_goes_on_later(tmp_path):
+    sweeps = {}
+    for moment in ("training", "starting"):
+        command = [*typed(LONG, tmp_path / moment), "--vary", "seed=0,1,2", "--workers", "2"]
+        sweeps[moment] = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
+        )
+    told = sweeps["starting"].stderr.readline()  # the estimate; after it the workers start, and import for seconds
+    time.sleep(0.3)
+    os.killpg(sweeps["starting"].pid, signal.SIGINT)
+    run = RunFolder(tmp_path / "training" / run_id(LONG, GAUSSIAN))
+    deadline = time.monotonic() + 120
+    while not (run.path / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(sweeps["training"].pid, signal.SIGINT)
+    for process in sweeps.values():
+        printed, said = process.communicate(timeout=60)
+        assert process.returncode == 130, said
+        assert "stopped; what was saved stays, and the same command goes on from there" in said
+        assert "Traceback" not in said
+        assert printed == ""
+    assert told.startswith("3 run(s), 2 at a time")
+    assert run.status == "unfinished"
+    saved = int(safetensors.torch.load_file(run.path / "checkpoint.safetensors")["epoch"])
+    with pytest.raises(SeenEnough, match=f"went on at epoch {saved + 1}"):
+        execute(LONG, GAUSSIAN, tmp_path / "training", on_state=seen_enough)
