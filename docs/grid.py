@@ -7,26 +7,9 @@ import pandas as pd
 
 import neurocollapse as nc
 from neurocollapse.figures import save_figure, trade_off_figure
-from neurocollapse.tables import ORDERED_KEYS, final_records, number, summary
+from neurocollapse.tables import ORDERED_KEYS, SUMMARY_KEYS, final_records, number, summary
 
 HERE = Path(__file__).parent
-SHOWN = (
-    "train.accuracy",
-    "test.accuracy",
-    "train.loss_data",
-    "train.loss",
-    "train.nc1",
-    "train.nc1_trace_ratio",
-    "train.nc2_norm_variance",
-    "train.nc2_equinorm",
-    "train.nc2_cosine",
-    "train.nc3",
-    "train.nc3_centered",
-    "train.nc4",
-    "train.sqi_gap",
-    "train.sqi_off",
-    "gradient_norm",
-)
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -52,9 +35,9 @@ def main(runs: Path) -> None:
     table = summary(frame, by=("network", "weight_decay"))
     table.to_csv(HERE / "grid.csv", index=False)
     sections = []
-    for network, part in table[table.key.isin(SHOWN)].groupby("network"):
+    for network, part in table[table.key.isin(SUMMARY_KEYS)].groupby("network"):
         text = part.assign(text=[number(m, d) for m, d in zip(part["mean"], part["deviation"], strict=True)])
-        wide = text.pivot(index="key", columns="weight_decay", values="text").reindex(SHOWN)
+        wide = text.pivot(index="key", columns="weight_decay", values="text").reindex(SUMMARY_KEYS)
         wide.columns = pd.Index([f"λ = {column:g}" for column in wide.columns])
         wide.index = pd.Index([key.removeprefix("train.") for key in wide.index], name="")
         sections.append(f"### {network}\n\n{markdown(wide)}")

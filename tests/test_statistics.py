@@ -136,7 +136,7 @@ def test_merging_leaves_the_other_as_it_was():
 def test_blocks_within_a_batch_do_not_matter(monkeypatch):
     problem = random_problem(0, [10, 20, 30], 4, offset=3.0)
     whole = two_sweeps(problem)
-    monkeypatch.setattr(neurocollapse.statistics, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(neurocollapse.statistics.batches, "BLOCK_ROWS", 7)
     batch = [(problem.features, problem.labels)]
     for statistics in (two_sweeps(problem), moments_of(batch, 3, classifier_of(problem)).statistics()):
         values = Measurement(statistics)
@@ -250,7 +250,8 @@ def test_nearest_means_of_other_samples_are_the_given_ones():
 
 
 def test_of_many_features_the_whole_covariance_is_not_kept(monkeypatch):
-    monkeypatch.setattr(neurocollapse.statistics, "FULL_COVARIANCE_LIMIT", 4)
+    for module in (neurocollapse.statistics.projections, neurocollapse.statistics.one_pass):
+        monkeypatch.setattr(module, "FULL_COVARIANCE_LIMIT", 4)
     problem = known_spread(3, [0.3] * 5)
     batch = [(problem.features, problem.labels)]
     projections = projections_of(batch, means_of(batch, 3))
@@ -468,7 +469,7 @@ def test_bad_batch_is_named_by_its_place_among_all_samples(name, bad):
 
 @pytest.mark.parametrize("name", ["ClassMeans", "Projections", "ClassMoments"])
 def test_bad_sample_in_a_later_block_is_named(name, monkeypatch):
-    monkeypatch.setattr(neurocollapse.statistics, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(neurocollapse.statistics.batches, "BLOCK_ROWS", 2)
     features, labels = torch.zeros(7, 3), torch.tensor([0, 1, 0, 1, 0, 1, 0])
     features[5, 1] = math.inf
     with pytest.raises(ValueError, match="feature 1 of sample 5 is inf; every feature must be finite"):

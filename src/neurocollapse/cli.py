@@ -168,9 +168,11 @@ def measure(
         print(to_json(measurement.to_dict(), indent=2))
         return 0
     print(measurement)
-    if measurement.missing:
-        needed = sorted({need for needs in measurement.missing.values() for need in needs})
-        messages.print(f"not measured: {', '.join(measurement.missing)} (for want of: {', '.join(needed)})")
+    by_need: dict[str, list[str]] = {}
+    for key, need in measurement.missing.items():
+        by_need.setdefault(need, []).append(key)
+    for need, keys in by_need.items():
+        messages.print(f"not measured: {', '.join(keys)} (for want of {need})")
     return 0
 
 

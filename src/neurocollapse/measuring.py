@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .metrics import Measurement
-from .statistics import Classifier, ClassMeans, Objective, Projections, Statistics
+from .statistics import Classifier, ClassMeans, Objective, Projections, Statistics, check_shapes
 
 
 def measure(
@@ -55,11 +55,7 @@ def gather(
 ) -> Statistics:
     """The `Statistics` behind `measure`, from two sweeps over features in memory; same arguments and errors."""
     features, labels = _as_tensor("features", features), _as_labels(labels)
-    if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
-        raise ValueError(
-            f"features must be (samples, features) and labels (samples,) of the same length, "
-            f"got {tuple(features.shape)} and {tuple(labels.shape)}"
-        )
+    check_shapes(features, labels)
     if not features.numel():
         raise ValueError(f"there is nothing to measure: features have shape {tuple(features.shape)}")
     labels = labels.to(features.device)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ..statistics import Statistics
+from ..statistics import FULL_COVARIANCE_LIMIT, Statistics
 from . import decisions, duality, simplex, variability
 
 #: Version of the definitions below. It changes when the number behind a key changes.
@@ -30,9 +30,19 @@ class Metric:
         paragraph = (self.function.__doc__ or "").strip().split("\n\n")[0]
         return " ".join(paragraph.split())
 
-    def available(self, statistics: Statistics) -> bool:
-        return all(getattr(statistics, name) is not None for name in self.needs)
+    def lacks(self, statistics: Statistics) -> list[str]:
+        """What would have to be given for this metric, in words; empty where all is there."""
+        return list(dict.fromkeys(_GIVEN_BY[name] for name in self.needs if getattr(statistics, name) is None))
 
+
+#: What a caller must give so that a field of `Statistics` is there.
+_GIVEN_BY = {
+    "classifier": "the classifier's weight",
+    "outputs": "the classifier's weight",
+    "nearest_mean_disagreement": "the classifier's weight and a second sweep over the features",
+    "objective": "the weight decay and every layer's norm",
+    "within_class_covariance": f"at most {FULL_COVARIANCE_LIMIT} features, so that all of Σ_W is kept",
+}
 
 _PAPER = "Rangamani and Banburski-Fahey (2022)"
 _PAPYAN = "Papyan, Han and Donoho (2020)"
@@ -82,15 +92,16 @@ class Measurement(Mapping[str, Any]):
     """Every metric that the statistics allow: a mapping from the keys of `METRICS` to float.
 
     `weight_norms` alone is a tuple, a number per layer. A key whose ingredients were not given is absent;
-    `missing` names it with what it needs.
+    `missing` names it with what it needs. Degenerate features give nan or inf, as the metric's definition says.
     """
 
     def __init__(self, statistics: Statistics):
         self._values: dict[str, Value] = {
-            key: metric.function(statistics) for key, metric in METRICS.items() if metric.available(statistics)
+            key: metric.function(statistics) for key, metric in METRICS.items() if not metric.lacks(statistics)
         }
-        self.missing: dict[str, tuple[str, ...]] = {
-            key: metric.needs for key, metric in METRICS.items() if key not in self._values
+        #: the keys that are not here, each with what it needs, in words
+        self.missing: dict[str, str] = {
+            key: " and ".join(metric.lacks(statistics)) for key, metric in METRICS.items() if key not in self._values
         }
         self.class_counts: tuple[int, ...] = tuple(statistics.class_counts.tolist())
         #: rank of Σ_B, at most min(p, C−1); see `geometry.centered_span` for its tolerance
@@ -99,7 +110,7 @@ class Measurement(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         if key in self.missing:
-            raise KeyError(f"{key} is not here: it needs {' and '.join(self.missing[key])}, which was not given")
+            raise KeyError(f"{key} is not here: it needs {self.missing[key]}")
         return self._values[key]
 
     def __iter__(self) -> Iterator[str]:

@@ -1,0 +1,95 @@
+"""One pass, for data that cannot be seen twice."""
+
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .batches import FULL_COVARIANCE_LIMIT, blocks, check_batch, check_classifier, check_same_classifier, class_sums
+from .means import ClassMeans, Residuals, center
+from .outputs import OutputSums
+from .values import Classifier, Objective, Statistics
+
+
+class ClassMoments:
+    """One pass over data that cannot be seen twice: class means and the whole within-class scatter together.
+
+    Every batch is centred on its own class means before squaring, and batches combine by the update of Chan, Golub
+    and LeVeque (1983). NC4 needs the final means while the samples are there, so it is absent from the result.
+    Memory is p × p, so p may be at most `FULL_COVARIANCE_LIMIT`.
+    """
+
+    def __init__(self, num_classes: int, classifier: Classifier | None = None):
+        self.means = ClassMeans(num_classes)
+        self.classifier = classifier
+        self.class_scatter = torch.zeros(num_classes, dtype=torch.float64)
+        self.scatter = torch.empty(0)
+        self.outputs = OutputSums()
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        num_features = None if self.means.reference is None else len(self.means.reference)
+        seen = int(self.means.counts.sum())
+        check_batch(features, labels, self.means.num_classes, num_features, seen)
+        if features.shape[1] > FULL_COVARIANCE_LIMIT:
+            raise ValueError(
+                f"one pass keeps a {features.shape[1]} × {features.shape[1]} matrix, more than the limit of "
+                f"{FULL_COVARIANCE_LIMIT} features; take two passes with ClassMeans and Projections"
+            )
+        check_classifier(self.classifier, self.means.num_classes, features.shape[1])
+        for block, block_labels in blocks(features, labels, seen):
+            self.merge(self._of_block(block, block_labels))
+
+    def _of_block(self, features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]) -> "ClassMoments":
+        block = ClassMoments(self.means.num_classes, self.classifier)
+        block.means.update(features, labels)
+        assert block.means.reference is not None
+        offsets = block.means.sums / block.means.counts.clamp(min=1)[:, None]
+        residuals = Residuals(block.means.reference, offsets)(features, labels)
+        block.scatter = residuals.T @ residuals
+        block.class_scatter = class_sums(residuals.square().sum(dim=1), labels, self.means.num_classes)
+        if self.classifier is not None:
+            outputs = self.classifier(features)
+            block.outputs.update(outputs, self.classifier.decide(features, outputs), labels)
+        return block
+
+    def merge(self, other: "ClassMoments") -> Self:
+        """Fold in the moments of other samples; the result is that of all samples together, to rounding."""
+        check_same_classifier(self.classifier, other.classifier)
+        if other.means.reference is None:
+            return self
+        if self.means.reference is None:
+            self.means.merge(other.means)  # refuses what does not fit, before anything here has changed
+            self.scatter, self.class_scatter = other.scatter, other.class_scatter
+        else:
+            means, reference = self.means, self.means.reference
+            self.means = ClassMeans(means.num_classes).merge(means).merge(other.means)
+            mine, others = means.counts, other.means.counts
+            differences = (
+                other.means.sums / others.clamp(min=1)[:, None]
+                + (other.means.reference - reference)
+                - means.sums / mine.clamp(min=1)[:, None]
+            )
+            weights = mine * others / (mine + others).clamp(min=1).double()  # integers alone would divide in float32
+            self.scatter = self.scatter + other.scatter + differences.T @ (weights[:, None] * differences)
+            self.class_scatter = self.class_scatter + other.class_scatter + weights * differences.square().sum(dim=1)
+        self.outputs.merge(other.outputs)
+        return self
+
+    def statistics(self, objective: Objective | None = None) -> Statistics:
+        """The statistics of the samples seen, without NC4."""
+        global_offset, centered, span = center(self.means)
+        assert self.means.reference is not None
+        covariance = self.scatter / self.means.counts.sum()
+        return Statistics(
+            class_counts=self.means.counts,
+            global_mean=self.means.reference + global_offset,
+            centered_class_means=centered,
+            span=span,
+            within_class_variances=self.class_scatter / self.means.counts,
+            within_class_covariance_on_span=span.directions @ covariance @ span.directions.T,
+            within_class_covariance=covariance,
+            classifier=self.classifier,
+            outputs=None if self.classifier is None else self.outputs.compute(),
+            objective=objective,
+        )

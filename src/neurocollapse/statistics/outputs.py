@@ -1,0 +1,79 @@
+"""Moments of the outputs, folded from batches."""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .values import Outputs
+
+
+@dataclass
+class Moments:
+    """Count, mean and sum of squared deviations of a scalar, merged after Chan, Golub and LeVeque (1983)."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Moments":
+        mean = values.mean()
+        return cls(values.numel(), mean.item(), (values - mean).square().sum().item())
+
+    def merge(self, other: "Moments") -> None:
+        count = self.count + other.count
+        if count:
+            difference = other.mean - self.mean
+            self.squares += other.squares + difference * difference * self.count * other.count / count
+            self.mean += difference * other.count / count
+            self.count = count
+
+    @property
+    def deviation(self) -> float:
+        return (self.squares / self.count) ** 0.5
+
+
+@dataclass
+class OutputSums:
+    """Moments of the outputs, gathered batch by batch."""
+
+    gap: Moments = field(default_factory=Moments)
+    off: Moments = field(default_factory=Moments)
+    margin: Moments = field(default_factory=Moments)
+    margin_min: float = float("inf")
+    correct: int = 0
+
+    def update(
+        self,
+        outputs: Float[Tensor, "samples classes"],
+        decisions: Int[Tensor, " samples"],
+        labels: Int[Tensor, " samples"],
+    ) -> None:
+        own = outputs.gather(1, labels[:, None]).squeeze(1)
+        is_own = torch.zeros_like(outputs, dtype=torch.bool).scatter_(1, labels[:, None], True)
+        margins = own - outputs.masked_fill(is_own, -torch.inf).amax(dim=1)
+        self.gap.merge(Moments.of(1 - own))
+        self.off.merge(Moments.of(outputs[~is_own]))
+        self.margin.merge(Moments.of(margins))
+        self.margin_min = min(self.margin_min, margins.min().item())
+        self.correct += int((decisions == labels).sum())
+
+    def merge(self, other: "OutputSums") -> None:
+        self.gap.merge(other.gap)
+        self.off.merge(other.off)
+        self.margin.merge(other.margin)
+        self.margin_min = min(self.margin_min, other.margin_min)
+        self.correct += other.correct
+
+    def compute(self) -> Outputs:
+        return Outputs(
+            gap_mean=self.gap.mean,
+            gap_deviation=self.gap.deviation,
+            off_mean=self.off.mean,
+            off_deviation=self.off.deviation,
+            margin_min=self.margin_min,
+            margin_mean=self.margin.mean,
+            accuracy=self.correct / self.gap.count,
+        )

@@ -1,0 +1,86 @@
+"""What is gathered, and what a metric reads: frozen values in float64."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..geometry import Span, first_largest
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The last linear layer, f = W h + b, in float64."""
+
+    weight: Float[Tensor, "classes features"]
+    bias: Float[Tensor, " classes"] | None = None
+
+    def __call__(self, features: Float[Tensor, "samples features"]) -> Float[Tensor, "samples classes"]:
+        outputs = features @ self.weight.T
+        return outputs if self.bias is None else outputs + self.bias
+
+    def decide(
+        self, features: Float[Tensor, "samples features"], outputs: Float[Tensor, "samples classes"]
+    ) -> Int[Tensor, " samples"]:
+        """The class of the largest of the `outputs` of these features; ties, to rounding, go to the lowest class."""
+        size = torch.linalg.norm(features, dim=1) * torch.linalg.norm(self.weight, dim=1).max()
+        return first_largest(outputs, size if self.bias is None else size + self.bias.abs().max())
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What Eq. 1 needs beside the data term: λ, and ‖W_l‖_F² of every decayed layer, in the network's order."""
+
+    weight_decay: float
+    weight_norms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Moments of the outputs over all samples: the gap ε = 1 − f^(c) on the own class, and the off-class outputs."""
+
+    gap_mean: float
+    gap_deviation: float
+    off_mean: float
+    off_deviation: float
+    margin_min: float
+    margin_mean: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All that the metrics read. Everything is float64; a field that was not gathered is None."""
+
+    class_counts: Int[Tensor, " classes"]
+    global_mean: Float[Tensor, " features"]
+    centered_class_means: Float[Tensor, "classes features"]
+    span: Span
+    #: mean squared distance of a class's samples from its mean
+    within_class_variances: Float[Tensor, " classes"]
+    #: V Σ_W Vᵀ on the directions V of `span`
+    within_class_covariance_on_span: Float[Tensor, "rank rank"]
+    within_class_covariance: Float[Tensor, "features features"] | None = None
+    classifier: Classifier | None = None
+    outputs: Outputs | None = None
+    nearest_mean_disagreement: float | None = None
+    objective: Objective | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_counts)
+
+    @property
+    def class_means(self) -> Float[Tensor, "classes features"]:
+        return self.centered_class_means + self.global_mean
+
+    @property
+    def within_class_trace(self) -> float:
+        """Tr Σ_W, every sample weighing the same."""
+        return ((self.class_counts * self.within_class_variances).sum() / self.class_counts.sum()).item()
+
+    @property
+    def between_class_trace(self) -> float:
+        """Tr Σ_B, every class weighing the same."""
+        return self.centered_class_means.square().sum().item() / self.num_classes
