@@ -250,7 +250,7 @@ def test_what_is_missing_says_what_it_needs():
 def test_what_one_pass_misses_says_what_it_needs():
     moments = ClassMoments(3, Classifier(W, B))
     moments.update(H, Y)
-    with pytest.raises(KeyError, match="nc4 is not here: it needs .* a second sweep"):
+    with pytest.raises(KeyError, match=r"nc4 is not here: it needs .* a second sweep"):
         _ = Measurement(moments.statistics())["nc4"]
 
 

@@ -2,32 +2,26 @@
 
 import contextlib
 import dataclasses
-import functools
 import io
 import math
-import os
 import sys
 import typing
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from .datasets import Dataset, load_dataset
+from .experiment import carry_out
 from .feature_files import read_features
 from .figures import collapse_figure, save_figure
 from .measuring import measure as measure_features
-from .networks import build_network
-from .progress import duration, follow, names
-from .store import RunFolder, atomic_path, folders, records_frame, run_id, runs_table, to_json
-from .sweep import Sweep, default_workers, estimate_seconds
+from .store import atomic_path, folders, records_frame, runs_table, to_json
+from .sweep import Sweep
 from .tables import describe_ordering, paper_ordering, summary, wide
 from .training import RunConfig
 
@@ -38,6 +32,10 @@ messages = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, e
 
 #: Errors that a user can mend: one line and exit status 2. `ValueError` is the base of the package's own.
 USER_ERRORS = (ValueError, OSError)
+
+
+#: What figures call the data sets.
+TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 
 
 def reproduce(
@@ -78,27 +76,28 @@ def reproduce(
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
     base = RunConfig(dataset=dataset, network=network, epochs=epochs, per_class=per_class)
     sweep = Sweep(base, {"weight_decay": _distinct("--weight-decay", weight_decay), "seed": range(seeds)})
-    trained = _train_sweep(list(sweep), out, data_dir, workers, device, dry_run=dry_run)
-    if trained is None:
+    done = carry_out(
+        list(sweep), out, data_dir=data_dir, workers=workers, device=device, dry_run=dry_run, console=messages
+    )
+    if done is None:
         return 0
-    data, run_folders, failures = trained
-    frame = records_frame(run_folders)
+    frame = records_frame(done.folders)
     if not len(frame):
         messages.print("nothing was recorded, so there is nothing to draw")
         return 1
-    title = f"Neural collapse of the {network} on {dataset if dataset != 'mnist5k' else 'MNIST (5,000 digits)'}"
-    paths = save_figure(collapse_figure(frame, title=title, note="; ".join(data.notes) or None), out)
+    title = f"Neural collapse of the {network} on {TITLES.get(dataset, Path(dataset).name)}"
+    paths = save_figure(collapse_figure(frame, title=title, note="; ".join(done.notes) or None), out)
     table = summary(frame)
     with atomic_path(out / "summary.csv") as temporary:
         table.to_csv(temporary, index=False)
     ordering = paper_ordering(frame)
     if json:
-        print(to_json({"summary": _rows(table), "ordering": ordering, "failed": failures}, indent=2))
+        print(to_json({"summary": _rows(table), "ordering": ordering, "failed": done.failures}, indent=2))
     else:
         _print_frame(wide(table).reset_index(), f"last epoch, mean ± deviation over {seeds} seed(s)")
         out_console.print(describe_ordering(ordering))
         out_console.print(f"figure: {paths[0]}   numbers: {out / 'summary.csv'}")
-    return 1 if failures else 0
+    return 1 if done.failures else 0
 
 
 class RunOptions(RunConfig):
@@ -136,12 +135,12 @@ def train(
     if len(axes) < len(vary):
         raise ValueError(f"--vary names a field twice: {' '.join(vary)}")
     base = RunConfig(**dataclasses.asdict(config))
-    trained = _train_sweep(list(Sweep(base, axes)), out, data_dir, workers, device, dry_run=dry_run)
-    if trained is None:
+    configs = list(Sweep(base, axes))
+    done = carry_out(configs, out, data_dir=data_dir, workers=workers, device=device, dry_run=dry_run, console=messages)
+    if done is None:
         return 0
-    _, run_folders, failures = trained
-    _print_runs(runs_table(run_folders), json)
-    return 1 if failures else 0
+    _print_runs(runs_table(done.folders), json)
+    return 1 if done.failures else 0
 
 
 def measure(
@@ -210,71 +209,6 @@ def _axis(text: str) -> tuple[str, Sequence[Any]]:
     except SystemExit:
         raise ValueError(f"--vary {text!r}: {values!r} is not a list of values for {name}") from None
     return name, _distinct(f"--vary {name}", parsed)
-
-
-def _train_sweep(
-    configs: list[RunConfig], out: Path, data_dir: Path | None, workers: int | None, device: str, *, dry_run: bool
-) -> tuple[Dataset, list[RunFolder], list[dict[str, str]]] | None:
-    """Check, estimate and train; the first run's data, the runs' folders and the failures. None for a dry run."""
-    if workers is not None and workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {workers}")
-    _check_device(device)
-    _check_writable(out)
-    load = functools.cache(partial(load_dataset, data_dir=data_dir))
-    datasets = [load(config.dataset, per_class=config.per_class) for config in configs]
-    for config, dataset in zip(configs, datasets, strict=True):
-        build_network(config.network, dataset.input_shape, dataset.num_classes, depth=config.depth, width=config.width)
-    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
-        messages.print(f"note: {note}")
-    run_folders = [RunFolder(out / run_id(c, dataset)) for c, dataset in zip(configs, datasets, strict=True)]
-    todo = [index for index, folder in enumerate(run_folders) if folder.result is None]
-    workers = min(workers or default_workers(), max(len(todo), 1))
-    unfinished = [configs[index] for index in todo]
-    if todo:
-        expected = _expected_time(unfinished, [datasets[index] for index in todo], workers)
-        messages.print(f"{len(todo)} run(s), {workers} at a time: {expected}")
-    if len(todo) < len(configs):
-        messages.print(f"{len(configs) - len(todo)} run(s) have ended already, in {out}")
-    if dry_run:
-        return None
-    out.mkdir(parents=True, exist_ok=True)
-    failures = follow(unfinished, out, data_dir=data_dir, workers=workers, device=device, console=messages)
-    for index, (label, folder) in enumerate(zip(names(configs), run_folders, strict=True)):
-        if index not in todo and folder.result and folder.status == "diverged":
-            failures.append({"run": label, "message": folder.result["message"]})
-            messages.print(f"failed earlier: {label}: {folder.result['message']} (in {folder.path})")
-    return datasets[0], [folder for folder in run_folders if folder.begun], failures
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"--device {device} cannot be used here ({reason}); choose cpu, or cuda with a GPU") from error
-
-
-def _check_writable(out: Path) -> None:
-    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise ValueError(f"--out {out}: {nearest} is not a folder that can be written to; name another")
-
-
-def _expected_time(configs: list[RunConfig], datasets: list[Dataset], workers: int) -> str:
-    """Words for how long the runs should take; λ and seed make no difference."""
-    alike: dict[RunConfig, float] = {}
-    seconds = []
-    for config, dataset in zip(configs, datasets, strict=True):
-        key = dataclasses.replace(config, weight_decay=0.0, seed=0)
-        if key not in alike:
-            try:
-                alike[key] = estimate_seconds(key, dataset)
-            except ValueError:
-                raise
-            except Exception as error:  # the user's network may raise anything; its run will tell
-                return f"no estimate of the time ({type(error).__name__}: {error})"
-        seconds.append(alike[key])
-    return f"about {duration(max(sum(seconds) / workers, max(seconds)))} on this machine"
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
