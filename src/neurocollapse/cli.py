@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import math
+import signal
 import sys
 import typing
 import warnings
@@ -257,6 +258,7 @@ def main(args: Sequence[str] | None = None) -> None:
         messages.print(f"error: {' '.join(str(error).split())}")
         status = 2
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one could only disturb the end
         messages.print("stopped; what was saved stays, and the same command goes on from there")
         status = 130
     sys.exit(status)

@@ -8,11 +8,13 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -144,14 +146,22 @@ def _without_interrupts() -> Iterator[None]:
 
     Not only from its first line on: importing torch takes seconds. Here Ctrl-C waits until the block ends.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    in_main_thread = threading.current_thread() is threading.main_thread()  # the only one where Ctrl-C raises
+    if not in_main_thread or not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    caught: list[int] = []
+    resource_tracker.ensure_running()  # else it starts with the first child, and unblocks the signal
+    # Blocked for the child, which inherits that; caught here, for another thread may be the one that is interrupted.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.signal(signal.SIGINT, lambda number, _frame: caught.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if caught:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _work(
