@@ -7,7 +7,7 @@ import pandas as pd
 
 import neurocollapse as nc
 from neurocollapse.figures import save_figure, trade_off_figure
-from neurocollapse.tables import ORDERED_KEYS, SUMMARY_KEYS, final_records, number, summary
+from neurocollapse.tables import SUMMARY_KEYS, final_records, paper_ordering, summary, wide
 
 HERE = Path(__file__).parent
 
@@ -20,14 +20,6 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def verdict(final: pd.DataFrame, key: str) -> str:
-    """Whether λ = 0 lies above every λ > 0: by every seed, in the means, or not."""
-    without, decayed = final[final.weight_decay == 0], final[final.weight_decay > 0]
-    if without[key].mean() <= decayed.groupby("weight_decay")[key].mean().max():
-        return "does not hold"
-    return "holds" if without[key].min() > decayed[key].max() else "in the means"
-
-
 def main(runs: Path) -> None:
     frame = nc.runs(runs)
     final = final_records(frame)
@@ -36,18 +28,9 @@ def main(runs: Path) -> None:
     table.to_csv(HERE / "grid.csv", index=False)
     sections = []
     for network, part in table[table.key.isin(SUMMARY_KEYS)].groupby("network"):
-        text = part.assign(text=[number(m, d) for m, d in zip(part["mean"], part["deviation"], strict=True)])
-        wide = text.pivot(index="key", columns="weight_decay", values="text").reindex(SUMMARY_KEYS)
-        wide.columns = pd.Index([f"λ = {column:g}" for column in wide.columns])
-        wide.index = pd.Index([key.removeprefix("train.") for key in wide.index], name="")
-        sections.append(f"### {network}\n\n{markdown(wide)}")
-    finished = final[final.status == "finished"]
-    verdicts = pd.DataFrame(
-        {
-            network: {key.removeprefix("train."): verdict(part, key) for key in ORDERED_KEYS}
-            for network, part in finished.groupby("network")
-        }
-    )
+        laid_out = wide(part).reindex(SUMMARY_KEYS)
+        sections.append(f"### {network}\n\n{markdown(laid_out)}")
+    verdicts = pd.DataFrame({network: paper_ordering(part) for network, part in frame.groupby("network")})
     sections.append(f"### The paper's ordering\n\n{markdown(verdicts)}")
     unfinished = final.loc[final.status != "finished", "run_id"].tolist()
     sections.append(f"Runs that did not finish: {', '.join(unfinished) or 'none'}.")

@@ -496,6 +496,8 @@ def test_ctrl_c_ends_quietly_and_the_run_goes_on_later(tmp_path):
     while not (run.path / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(sweeps["training"].pid, signal.SIGINT)
+    time.sleep(0.05)
+    os.killpg(sweeps["training"].pid, signal.SIGINT)  # some press it twice
     for process in sweeps.values():
         printed, said = process.communicate(timeout=60)
         assert process.returncode == 130, said

@@ -389,6 +389,18 @@ def test_half_written_files_of_a_killed_process_are_removed(undisturbed, tmp_pat
     assert files(folder) == files(undisturbed)
 
 
+def test_the_same_name_with_other_data_is_refused_finished_or_not(undisturbed, tmp_path):
+    other = dataclasses.replace(GAUSSIAN, sha256="0" * 64)
+    begun = stopped_after(2, SMALL, tmp_path)
+    before = contents(begun)
+    for out in (tmp_path, undisturbed.path.parent):
+        with pytest.raises(
+            StoreError, match=r"was made with data_sha256 .*and now it is 0000.*another folder with --out"
+        ):
+            execute(SMALL, other, out)
+    assert contents(begun) == before
+
+
 def test_another_place_that_goes_on_with_a_run_is_added_to_its_provenance(tmp_path, monkeypatch):
     folder = stopped_after(3, SMALL, tmp_path)
     monkeypatch.setattr(store, "provenance", lambda device: {"torch": "another", "device": device})

@@ -115,7 +115,8 @@ def test_runs_fail_alone_and_say_how(tmp_path, user_module, monkeypatch):
 
     ends = {event.index: event for event in events if event.kind != "epoch"}
     assert [ends[index].kind for index in range(4)] == ["failed", "failed", "done", "failed"]
-    assert ends[0].message == "KeyError: 'no such layer\\nat all'"
+    assert ends[0].message.startswith("KeyError: 'no such layer\\nat all'")
+    assert f"{user_module}.py, line " in ends[0].message
     assert ends[1].message == "its process was killed by SIGKILL (out of memory?); the same command goes on from there"
     assert "the objective became" in ends[3].message
     assert [event.epoch for event in events if event.index == 2] == [0, 1, 2, 3, 4, 4]

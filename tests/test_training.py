@@ -190,6 +190,14 @@ def test_without_a_test_split_there_are_no_test_metrics():
     assert state.record["train.class_counts"] == [4, 4]
 
 
+def test_a_test_split_that_lacks_a_class_is_not_measured():
+    data = toy([4, 4, 4])
+    lacking = dataclasses.replace(data, test=Split(data.test.images[:8], data.test.labels[:8]))
+    states = history(dataclasses.replace(SMALL, epochs=1), lacking)
+    assert not [key for key in states[-1].record if key.startswith("test.")]
+    assert same_run(states, history(dataclasses.replace(SMALL, epochs=1), dataclasses.replace(data, test=None)))
+
+
 def test_per_class_takes_a_balanced_part():
     states = list(train(dataclasses.replace(SMALL, per_class=7, epochs=1)))
     assert states[-1].record["train.class_counts"] == [7] * 4
@@ -468,7 +476,7 @@ def test_a_frozen_parameter_stays(users):
     states = history(dataclasses.replace(SMALL, network="users_networks:frozen"))
     assert torch.equal(states[0].tensors["model.forgotten.weight"], states[-1].tensors["model.forgotten.weight"])
     assert not torch.equal(states[0].tensors["model.head.weight"], states[-1].tensors["model.head.weight"])
-    assert len(states[-1].record["train.weight_norms"]) == 2
+    assert len(states[-1].record["train.weight_norms"]) == 1
 
 
 def test_a_classifier_that_is_never_called_is_said(users):
@@ -526,3 +534,36 @@ def test_a_choice_that_there_is_not_is_refused(field, value, message):
 
 def test_the_largest_seed_trains():
     assert history(dataclasses.replace(SMALL, seed=2**43 - 1, epochs=1))[-1].finished
+
+
+class Rescaled(torch.nn.Module):
+    """A network whose output is not that of its last linear layer."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.classifier = torch.nn.Linear(input_shape[0], num_classes, bias=False)
+
+    def forward(self, inputs):
+        return 0.5 * self.classifier(inputs)
+
+
+def test_a_network_that_changes_what_its_classifier_says_is_refused(monkeypatch):
+    monkeypatch.setattr(
+        "neurocollapse.training.build_network", lambda name, shape, classes, **_: Rescaled(shape, classes)
+    )
+    with pytest.raises(NetworkError, match="output is not that of its last linear layer"):
+        history(dataclasses.replace(SMALL, epochs=1), toy([4, 4, 4]))
+
+
+def test_the_layers_norms_are_apart_from_decayed_biases(monkeypatch):
+    def biased(name, shape, classes, **_):
+        return torch.nn.Sequential(torch.nn.Linear(shape[0], 5), torch.nn.ReLU(), torch.nn.Linear(5, classes))
+
+    monkeypatch.setattr("neurocollapse.training.build_network", biased)
+    config = dataclasses.replace(SMALL, epochs=1, weight_decay=0.5)
+    state = history(config, toy([4, 4, 4]))[-1]
+    record, weights = state.record, {k: v for k, v in state.tensors.items() if k.startswith("model.")}
+    assert len(record["train.weight_norms"]) == 2
+    decayed = sum(weight.double().square().sum().item() for weight in weights.values())
+    assert decayed > sum(record["train.weight_norms"])
+    assert record["train.loss"] == pytest.approx(record["train.loss_data"] + 0.25 * decayed, rel=1e-12)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import math
+import os
 import signal
 import sys
 import typing
@@ -95,7 +96,7 @@ def reproduce(
     if json:
         print(to_json({"summary": _rows(table), "ordering": ordering, "failed": done.failures}, indent=2))
     else:
-        _print_frame(wide(table).reset_index(), f"last epoch, mean ± deviation over {seeds} seed(s)")
+        _print_frame(wide(table).reset_index(), "last epoch of the finished runs, mean ± deviation over seeds")
         out_console.print(describe_ordering(ordering))
         out_console.print(f"figure: {paths[0]}   numbers: {out / 'summary.csv'}")
     return 1 if done.failures else 0
@@ -213,7 +214,10 @@ def _axis(text: str) -> tuple[str, Sequence[Any]]:
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict(orient="records")]
+    """The rows for JSON, where what is missing is null."""
+    return [
+        {str(key): None if pd.isna(value) else value for key, value in row.items()} for row in frame.to_dict("records")
+    ]
 
 
 def _print_runs(table: pd.DataFrame, json: bool) -> None:
@@ -254,11 +258,14 @@ def main(args: Sequence[str] | None = None) -> None:
             args=args,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+    except BrokenPipeError:  # the reader, `head` for one, has had enough; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     except USER_ERRORS as error:
         messages.print(f"error: {' '.join(str(error).split())}")
         status = 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one could only disturb the end
-        messages.print("stopped; what was saved stays, and the same command goes on from there")
+        messages.print("; ".join(["stopped", *map(str, stop.args)]))
         status = 130
     sys.exit(status)

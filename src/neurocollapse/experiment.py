@@ -1,7 +1,6 @@
 """Configurations into runs on disk: checked, timed beforehand, trained with progress. What the commands share."""
 
 import dataclasses
-import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -47,36 +46,72 @@ def carry_out(
         raise ValueError(f"--workers must be at least 1, got {workers}")
     _check_device(device)
     _check_writable(out)
-    datasets = _datasets(configs, data_dir)
-    for config, dataset in zip(configs, datasets, strict=True):
-        build_network(config.network, dataset.input_shape, dataset.num_classes, depth=config.depth, width=config.width)
-    notes = list(dict.fromkeys(note for dataset in datasets for note in dataset.notes))
+    plan = _plan(configs, out, data_dir)
+    notes = list(dict.fromkeys(note for planned in plan for note in planned.notes))
     for note in notes:
         console.print(f"note: {note}")
-    folders = [RunFolder(out / run_id(config, data)) for config, data in zip(configs, datasets, strict=True)]
-    todo = [index for index, folder in enumerate(folders) if folder.result is None]
-    unfinished = [configs[index] for index in todo]
-    workers = min(workers or default_workers(), max(len(todo), 1))
+    todo = [planned for planned in plan if not planned.ended]
+    workers = min(workers or (default_workers() if device == "cpu" else 1), max(len(todo), 1))
     if todo:
-        expected = _expected_time(unfinished, [datasets[index] for index in todo], workers)
-        console.print(f"{len(todo)} run(s), {workers} at a time: {expected}")
-    if len(todo) < len(configs):
-        console.print(f"{len(configs) - len(todo)} run(s) have ended already, in {out}")
+        console.print(f"{len(todo)} run(s), {workers} at a time: {_expected_time(todo, workers)}")
+    if len(todo) < len(plan):
+        console.print(f"{len(plan) - len(todo)} run(s) have ended already, in {out}")
     if dry_run:
         return None
     out.mkdir(parents=True, exist_ok=True)
-    failures = follow(unfinished, out, data_dir=data_dir, workers=workers, device=device, console=console)
-    for index, (label, folder) in enumerate(zip(names(configs), folders, strict=True)):
-        if index not in todo and folder.result and folder.status == "diverged":
-            failures.append({"run": label, "message": folder.result["message"]})
-            console.print(f"failed earlier: {label}: {folder.result['message']} (in {folder.path})")
-    return Outcome([folder for folder in folders if folder.begun], failures, notes)
+    unfinished = [planned.config for planned in todo]
+    try:
+        failures = follow(unfinished, out, data_dir=data_dir, workers=workers, device=device, console=console)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("what was saved stays, and the same command goes on from there") from None
+    for label, planned in zip(names(configs), plan, strict=True):
+        if planned.ended and (result := planned.folder.result) and result["status"] == "diverged":
+            failures.append({"run": label, "message": result["message"]})
+            console.print(f"failed earlier: {label}: {result['message']} (in {planned.folder.path})")
+    return Outcome([planned.folder for planned in plan if planned.folder.begun], failures, notes)
 
 
-def _datasets(configs: Sequence[RunConfig], data_dir: Path | None) -> list[Dataset]:
-    load = functools.cache(functools.partial(load_dataset, data_dir=data_dir))
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # `notes` say the same
-        return [load(config.dataset, per_class=config.per_class) for config in configs]
+@dataclass(frozen=True)
+class _Planned:
+    config: RunConfig
+    folder: RunFolder
+    ended: bool
+    notes: tuple[str, ...]
+    seconds: float | str
+    """How long it should take, or why that is not known."""
+
+
+def _plan(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> list[_Planned]:
+    """Check every run against its data. The data are not kept: every worker loads its own."""
+    planned: dict[int, _Planned] = {}
+    sources = dict.fromkeys((config.dataset, config.per_class) for config in configs)
+    for source in sources:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* is not the published one")  # a note says the same
+            dataset = load_dataset(source[0], data_dir=data_dir, per_class=source[1])
+        alike: dict[RunConfig, float | str] = {}  # λ and seed make no difference to the time
+        for index, config in enumerate(configs):
+            if (config.dataset, config.per_class) != source:
+                continue
+            shape = dataset.input_shape
+            build_network(config.network, shape, dataset.num_classes, depth=config.depth, width=config.width)
+            folder = RunFolder(out / run_id(config, dataset))
+            folder.check_same(dataset)
+            ended = folder.result is not None
+            key = dataclasses.replace(config, weight_decay=0.0, seed=0)
+            if not ended and key not in alike:
+                alike[key] = _estimate(key, dataset)
+            planned[index] = _Planned(config, folder, ended, dataset.notes, 0.0 if ended else alike[key])
+    return [planned[index] for index in range(len(configs))]
+
+
+def _estimate(config: RunConfig, dataset: Dataset) -> float | str:
+    try:
+        return estimate_seconds(config, dataset)
+    except ValueError:
+        raise
+    except Exception as error:  # the user's network may raise anything; its run will tell
+        return f"{type(error).__name__}: {error}"
 
 
 def _check_device(device: str) -> None:
@@ -93,18 +128,8 @@ def _check_writable(out: Path) -> None:
         raise ValueError(f"--out {out}: {nearest} is not a folder that can be written to; name another")
 
 
-def _expected_time(configs: Sequence[RunConfig], datasets: Sequence[Dataset], workers: int) -> str:
-    """Words for how long the runs should take; λ and seed make no difference."""
-    alike: dict[RunConfig, float] = {}
-    seconds = []
-    for config, dataset in zip(configs, datasets, strict=True):
-        key = dataclasses.replace(config, weight_decay=0.0, seed=0)
-        if key not in alike:
-            try:
-                alike[key] = estimate_seconds(key, dataset)
-            except ValueError:
-                raise
-            except Exception as error:  # the user's network may raise anything; its run will tell
-                return f"no estimate of the time ({type(error).__name__}: {error})"
-        seconds.append(alike[key])
+def _expected_time(todo: Sequence[_Planned], workers: int) -> str:
+    seconds = [planned.seconds for planned in todo if not isinstance(planned.seconds, str)]
+    if len(seconds) < len(todo):
+        return f"no estimate of the time ({next(p.seconds for p in todo if isinstance(p.seconds, str))})"
     return f"about {duration(max(sum(seconds) / workers, max(seconds)))} on this machine"

@@ -61,6 +61,10 @@ def gather(
     labels = labels.to(features.device)
     classifier = _as_classifier(weight, bias, features)
     if num_classes is None:
+        if labels.min() < 0:
+            raise ValueError(
+                f"label {int(labels.min())} of sample {int(labels.argmin())} is out of range: labels start at 0"
+            )
         num_classes = int(labels.max()) + 1 if classifier is None else len(classifier.weight)
     elif classifier is not None and len(classifier.weight) != num_classes:
         raise ValueError(f"num_classes is {num_classes}, but weight has {len(classifier.weight)} rows")

@@ -15,7 +15,7 @@ from .training import RunConfig
 def duration(seconds: float) -> str:
     """`45 s`, `3 min 20 s`, `2 h 5 min`.
 
-    >>> duration(200)
+    >>> duration(200.0)
     '3 min 20 s'
     """
     minutes, rest = divmod(round(seconds), 60)
@@ -49,6 +49,8 @@ def follow(
         watch = _Watch(progress, configs, labels)
         for event in events:
             watch.show(event)
+            if event.kind == "waiting":
+                progress.console.print(f"waiting: another process is training {labels[event.index]}")
             if event.kind == "failed":
                 failures.append({"run": labels[event.index], "message": event.message})
                 progress.console.print(f"failed: {labels[event.index]}: {event.message}", markup=False, emoji=False)
@@ -90,7 +92,7 @@ class _Watch:
                         f"{label}: epoch {event.epoch}/{epochs}  {objective}{self.measured[event.index]}"
                     )
             self.progress.update(bar, completed=event.epoch, news=objective + self.measured[event.index])
-        else:
+        elif event.kind == "done":
             self.progress.update(bar, completed=epochs, visible=False)
         done = sum(self.progress.tasks[task].completed for task in self.bars.values())
         self.progress.update(self.total, completed=done)

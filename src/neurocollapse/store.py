@@ -28,7 +28,7 @@ import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from . import __version__
@@ -100,10 +100,20 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
 
-    def lock(self) -> FileLock:
-        """Held by the process that works on the run; others wait for it. It falls with its process."""
+    @contextmanager
+    def lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Held by the process that works on the run; another calls `on_wait` and waits. It falls with its process."""
         self.path.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.path / ".lock")
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -148,6 +158,7 @@ class RunFolder:
     def describe(self, config: RunConfig, dataset: Dataset, device: str) -> None:
         """Write config.json; another machine or version that goes on with the run is added to its provenance."""
         described: dict[str, Any] = {"provenance": [], **(self._read_json("config.json") or {})}
+        self.check_same(dataset)
         here = provenance(device)
         if here not in described["provenance"]:
             described["provenance"].append(here)
@@ -160,6 +171,18 @@ class RunFolder:
             "notes": list(dataset.notes),
         }
         write_text(self.path / "config.json", to_json(described, indent=2) + "\n")
+
+    def check_same(self, dataset: Dataset) -> None:
+        """`StoreError` where the run was made from other data, or its keys meant something else."""
+        described = self._read_json("config.json")
+        if described is None:
+            return
+        for name, now in (("data_sha256", dataset.sha256), ("definitions", DEFINITIONS_VERSION)):
+            if described.get(name) != now:
+                raise StoreError(
+                    f"{self.path} was made with {name} {described.get(name)}, and now it is {now}; "
+                    f"name another folder with --out, or delete that one"
+                )
 
     def resume_point(self) -> tuple[dict[str, Tensor], Record] | None:
         """The last checkpoint and the record at or before it. Later records are cut: they will be made again."""
@@ -249,7 +272,7 @@ def provenance(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": torch.get_num_threads(),
     }
 
@@ -261,14 +284,18 @@ def execute(
     *,
     device: str = "cpu",
     on_state: Callable[[State], None] = lambda state: None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> RunFolder:
     """Train into `out`/<run-id>: resume what was begun, leave alone what is finished.
 
     `on_state` sees every state after it is safe on disk. A run that diverges keeps its records and says so in
-    result.json. Another process at the same run is waited for.
+    result.json. Another process at the same run is waited for, after a call of `on_wait`.
+
+    Raises `StoreError` where the folder holds the same configuration on other data.
     """
     folder = RunFolder(out / run_id(config, dataset))
-    with folder.lock():
+    folder.check_same(dataset)
+    with folder.lock(on_wait):
         if folder.result is not None:
             return folder
         folder.clear_leftovers()
@@ -309,8 +336,9 @@ def runs(path: Path | str) -> pd.DataFrame:
     """Every record of every run below `path`, one row each.
 
     Columns: `run_id`, `status` (finished, diverged, unfinished), the fields of `RunConfig`, `num_classes`, `epoch`,
-    `learning_rate`, `gradient_norm`, `terminal_phase_start`, and `train.*` and `test.*`, the metric keys; layers are
-    numbered, `train.weight_norms.0` the first. Raises `StoreError`.
+    `learning_rate` (that of the step after), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
+    (the first recorded epoch from which the training error has been zero at every record so far), and `train.*` and
+    `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises `StoreError`.
     """
     return records_frame(folders(Path(path)))
 

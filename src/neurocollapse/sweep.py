@@ -4,11 +4,13 @@ On a CPU one-thread processes side by side do more steps than one process with a
 process of its own, with its threads set; a run that crashes takes no other with it.
 """
 
+import contextlib
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
+import traceback
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +55,7 @@ class Event:
     """News of the run at place `index` of the sweep: an epoch done, or its end (`kind` tells how)."""
 
     index: int
-    kind: Literal["epoch", "done", "failed"]
+    kind: Literal["waiting", "epoch", "done", "failed"]
     epoch: int = 0
     objective: float = float("nan")
     accuracy: float | None = None
@@ -104,7 +106,7 @@ def train_side_by_side(
                     event: Event | None = receiver.recv()
                 except EOFError:
                     event = _silent_end(index, process)
-                if event is None or event.kind != "epoch":
+                if event is None or event.kind in ("done", "failed"):
                     process.join()
                     receiver.close()
                     del running[receiver]
@@ -172,14 +174,27 @@ def _work(
     try:
         with warnings.catch_warnings(action="ignore"):  # the parent has loaded the same data, and shown them
             dataset = load_dataset(config.dataset, data_dir=data_dir, per_class=config.per_class)
-        folder = execute(config, dataset, out, device=device, on_state=partial(_tell, sender, index))
+        tell_waiting = partial(sender.send, Event(index, "waiting"))
+        folder = execute(
+            config, dataset, out, device=device, on_state=partial(_tell, sender, index), on_wait=tell_waiting
+        )
         result = folder.result or {}
         kind: Literal["done", "failed"] = "done" if result.get("status") == "finished" else "failed"
         sender.send(Event(index, kind, epoch=result.get("epoch", 0), message=result.get("message", "")))
     except BrokenPipeError:
         pass  # the parent is gone, and with it the wish for this run; the last checkpoint stays
     except Exception as error:  # the user's network or data may raise anything; the other runs go on
-        sender.send(Event(index, "failed", message=f"{type(error).__name__}: {error}"))
+        with contextlib.suppress(BrokenPipeError):
+            sender.send(Event(index, "failed", message=_in_one_line(error)))
+
+
+def _in_one_line(error: Exception) -> str:
+    """The error, and for one that is not the package's own the place where it was raised."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, ValueError) or error.__traceback__ is None:
+        return text
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({place.filename}, line {place.lineno})"
 
 
 def _tell(sender: Connection, index: int, state: State) -> None:

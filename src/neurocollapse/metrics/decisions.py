@@ -62,7 +62,7 @@ def margin_min(statistics: Statistics) -> float:
 
 
 def margin_mean(statistics: Statistics) -> float:
-    """The mean margin."""
+    """The mean margin f^(c) − max_{c'≠c} f^(c')."""
     return _outputs(statistics).margin_mean
 
 
@@ -75,9 +75,9 @@ def loss_data(statistics: Statistics) -> float:
 
 
 def loss(statistics: Statistics) -> float:
-    """The objective of Eq. 1, `loss_data` + (λ/2) Σ_l ‖W_l‖_F²."""
+    """The objective of Eq. 1, `loss_data` + (λ/2) Σ_l ‖W_l‖_F², decayed biases included."""
     objective = _objective(statistics)
-    return loss_data(statistics) + objective.weight_decay / 2 * sum(objective.weight_norms)
+    return loss_data(statistics) + objective.weight_decay / 2 * (sum(objective.weight_norms) + objective.other_norms)
 
 
 def weight_norms(statistics: Statistics) -> tuple[float, ...]:

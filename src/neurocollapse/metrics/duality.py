@@ -20,14 +20,14 @@ def nc3(statistics: Statistics) -> float:
 
 
 def nc3_centered(statistics: Statistics) -> float:
-    """The same with W less its mean over classes, which no decision depends on."""
+    """‖Ẇ/‖Ẇ‖_F − Ṁᵀ/‖Ṁ‖_F‖_F with Ẇ = W less its mean over classes, which no decision depends on."""
     weight = _weight(statistics)
     centered = weight - weight.mean(dim=0)
     return normalized_distance(centered, statistics.centered_class_means, scale=weight.norm().item())
 
 
 def nc3_uncentered(statistics: Statistics) -> float:
-    """The same with the class means M in place of the centred ones."""
+    """‖W/‖W‖_F − Mᵀ/‖M‖_F‖_F with the class means M as they are, not centred."""
     return normalized_distance(_weight(statistics), statistics.class_means)
 
 

@@ -30,17 +30,17 @@ class Metric:
         paragraph = (self.function.__doc__ or "").strip().split("\n\n")[0]
         return " ".join(paragraph.split())
 
-    def lacks(self, statistics: Statistics) -> list[str]:
-        """What would have to be given for this metric, in words; empty where all is there."""
-        return list(dict.fromkeys(_GIVEN_BY[name] for name in self.needs if getattr(statistics, name) is None))
+    def lacks(self, statistics: Statistics) -> str | None:
+        """What would have to be given for this metric, in words; None where all is there."""
+        return next((_GIVEN_BY[name] for name in self.needs if getattr(statistics, name) is None), None)
 
 
 #: What a caller must give so that a field of `Statistics` is there.
 _GIVEN_BY = {
     "classifier": "the classifier's weight",
     "outputs": "the classifier's weight",
-    "nearest_mean_disagreement": "the classifier's weight and a second sweep over the features",
-    "objective": "the weight decay and every layer's norm",
+    "nearest_mean_disagreement": "a second sweep over the features",
+    "objective": "the weight decay and every layer's norm, which training knows",
     "within_class_covariance": f"at most {FULL_COVARIANCE_LIMIT} features, so that all of Σ_W is kept",
 }
 
@@ -48,7 +48,7 @@ _PAPER = "Rangamani and Banburski-Fahey (2022)"
 _PAPYAN = "Papyan, Han and Donoho (2020)"
 _WEIGHT = ("classifier",)
 _OUTPUTS = ("outputs",)
-_OBJECTIVE = ("outputs", "objective")
+_OBJECTIVE = ("objective", "outputs")
 
 
 def _table(*rows: tuple[Callable[[Statistics], Value], tuple[str, ...], str]) -> dict[str, Metric]:
@@ -73,7 +73,7 @@ METRICS: dict[str, Metric] = _table(
     (duality.nc3_centered, _WEIGHT, "nc3 without the mean row of W"),
     (duality.nc3_uncentered, _WEIGHT, "nc3 with uncentred means"),
     (duality.nc3_duality, _WEIGHT, "Zhu et al. (2021)"),
-    (decisions.nc4, ("nearest_mean_disagreement",), f"{_PAPER}, Section 2.2"),
+    (decisions.nc4, ("classifier", "nearest_mean_disagreement"), f"{_PAPER}, Section 2.2"),
     (decisions.sqi_gap, _OUTPUTS, f"{_PAPER}, Assumption 1"),
     (decisions.sqi_gap_spread, _OUTPUTS, f"{_PAPER}, Assumption 1"),
     (decisions.sqi_off, _OUTPUTS, f"{_PAPER}, Assumption 1"),
@@ -101,7 +101,7 @@ class Measurement(Mapping[str, Any]):
         }
         #: the keys that are not here, each with what it needs, in words
         self.missing: dict[str, str] = {
-            key: " and ".join(metric.lacks(statistics)) for key, metric in METRICS.items() if key not in self._values
+            key: lacking for key, metric in METRICS.items() if (lacking := metric.lacks(statistics))
         }
         self.class_counts: tuple[int, ...] = tuple(statistics.class_counts.tolist())
         #: rank of Σ_B, at most min(p, C−1); see `geometry.centered_span` for its tolerance

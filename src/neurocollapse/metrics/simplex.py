@@ -21,12 +21,12 @@ def _relative_deviation(vectors: Tensor) -> float:
 
 
 def nc2_norm_variance(statistics: Statistics) -> float:
-    """Population variance over classes of ‖μ_c − μ_G‖, the paper's. It scales with the features squared."""
+    """Population variance over classes of ‖μ_c − μ_G‖, the paper's. It scales with the features squared; 0 at C = 2."""
     return torch.linalg.norm(statistics.centered_class_means, dim=1).var(correction=0).item()
 
 
 def nc2_equinorm(statistics: Statistics) -> float:
-    """Population standard deviation over mean of ‖μ_c − μ_G‖. Free of scale."""
+    """Population standard deviation over mean of ‖μ_c − μ_G‖. Free of scale; 0 at C = 2 whatever the features."""
     return _relative_deviation(statistics.centered_class_means)
 
 
@@ -36,12 +36,12 @@ def nc2_equinorm_weight(statistics: Statistics) -> float:
 
 
 def nc2_cosine(statistics: Statistics) -> float:
-    """Mean over pairs of |cos(μ_c − μ_G, μ_c' − μ_G) + 1/(C−1)|."""
+    """Mean over pairs of |cos(μ_c − μ_G, μ_c' − μ_G) + 1/(C−1)|; 0 at C = 2 whatever the features."""
     return shifted_cosines(statistics.centered_class_means).mean().item()
 
 
 def nc2_cosine_max(statistics: Statistics) -> float:
-    """The largest of those: the worst pair of class means."""
+    """Largest over pairs of |cos(μ_c − μ_G, μ_c' − μ_G) + 1/(C−1)|; 0 at C = 2 whatever the features."""
     return shifted_cosines(statistics.centered_class_means).max().item()
 
 
@@ -51,7 +51,7 @@ def nc2_cosine_weight(statistics: Statistics) -> float:
 
 
 def nc2_etf(statistics: Statistics) -> float:
-    """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F with G the Gram matrix of the centred means.
+    """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F with G the Gram matrix of the centred means; 0 at C = 2.
 
     Where p < C − 1 no simplex ETF exists, and it is at least √(2 − 2√(p/(C−1))).
     """
@@ -60,6 +60,6 @@ def nc2_etf(statistics: Statistics) -> float:
 
 
 def nc2_etf_weight(statistics: Statistics) -> float:
-    """The same with G = W Wᵀ; √(2 − 2√(1 − 1/C)) for orthogonal rows of equal norm."""
+    """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F with G = W Wᵀ; √(2 − 2√(1 − 1/C)) for orthogonal rows of equal norm."""
     weight = _weight(statistics)
     return simplex_distance(weight @ weight.T)

@@ -47,13 +47,15 @@ def nc1_cdnv(statistics: Statistics) -> float:
 
 
 def nc1_vci(statistics: Statistics) -> float:
-    """Variability collapse index 1 − Tr(Σ_T⁺ Σ_B) / rank Σ_B with Σ_T = Σ_W + Σ_B. Xu and Liu (2023).
+    """Variability collapse index 1 − Tr(Σ_T⁺ Σ_B) / rank Σ_B, Σ_T = Σ_W + Σ_B; 0 for any features once p ≥ N − 1.
+
+    Xu and Liu (2023).
 
     Written so that nothing cancels at collapse. With Σ_B = Uᵀ D U on the span U of the centred means, and V its
     complement, Uᵀ-blocks of Σ_T⁺ are (D + R)⁻¹, where R = S_UU − S_UV S_VV⁺ S_VU is the part of the within-class
     covariance S on the span that the complement does not explain. So 1 − Tr((D + R)⁻¹ D)/rank is
     Tr((D + R)⁻¹ R)/rank. S_VV⁺ drops eigenvalues up to p · 2.2e-16 of S's largest.
-    It is 0 for any features once p ≥ N − 1: then R = 0.
+    Once p ≥ N − 1, R = 0.
     """
     span, S = statistics.span, statistics.within_class_covariance
     if not span.rank:

@@ -16,6 +16,11 @@ class Classifier:
     weight: Float[Tensor, "classes features"]
     bias: Float[Tensor, " classes"] | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", self.weight.detach().double())
+        if self.bias is not None:
+            object.__setattr__(self, "bias", self.bias.detach().double())
+
     def __call__(self, features: Float[Tensor, "samples features"]) -> Float[Tensor, "samples classes"]:
         outputs = features @ self.weight.T
         return outputs if self.bias is None else outputs + self.bias
@@ -30,10 +35,12 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Objective:
-    """What Eq. 1 needs beside the data term: λ, and ‖W_l‖_F² of every decayed layer, in the network's order."""
+    """What Eq. 1 needs beside the data term: λ, ‖W_l‖_F² of every layer in the network's order, and the rest."""
 
     weight_decay: float
     weight_norms: tuple[float, ...]
+    #: ‖·‖² of everything else that decays, biases for one
+    other_norms: float = 0.0
 
 
 @dataclass(frozen=True)
