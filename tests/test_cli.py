@@ -439,18 +439,9 @@ def test_every_command_has_help_with_an_example(run, command):
 
 
 def test_the_real_command_says_one_line_too(tmp_path):
-    (tmp_path / "a_file").write_text("not a folder")
-    cases = [
-        (["measure", str(truncated(npz(tmp_path / "f.npz")))], "is truncated or damaged"),
-        ([*TRAIN, "--out", "a_file"], "is not a folder that can be written to"),
-    ]
-    started = [
-        subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-        for arguments, _ in cases
-    ]
-    for process, (_, message) in zip(started, cases, strict=True):
-        printed, said = process.communicate(timeout=120)
-        assert_one_line((process.returncode, printed, said), message)
+    command = [COMMAND, "measure", str(truncated(npz(tmp_path / "f.npz")))]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert_one_line((finished.returncode, finished.stdout, finished.stderr), "is truncated or damaged")
 
 
 # Ctrl-C
@@ -481,31 +472,50 @@ def seen_enough(state):
     raise SeenEnough(f"went on at epoch {state.epoch}")
 
 
+def interrupted(out, wait, *, times):
+    """The sweep stopped by Ctrl-C once `wait` is over: its exit status, what it printed and what it said."""
+    process = subprocess.Popen(
+        [*typed(LONG, out), "--vary", "seed=0,1,2", "--workers", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    wait(process)
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    printed, said = process.communicate(timeout=60)
+    return process.returncode, printed, said
+
+
+def assert_quiet_end(result):
+    status, printed, said = result
+    assert (status, printed) == (130, ""), said
+    assert "stopped; what was saved stays, and the same command goes on from there" in said
+    assert "Traceback" not in said
+
+
 def test_ctrl_c_ends_quietly_and_the_run_goes_on_later(tmp_path):
-    sweeps = {}
-    for moment in ("training", "starting"):
-        command = [*typed(LONG, tmp_path / moment), "--vary", "seed=0,1,2", "--workers", "2"]
-        sweeps[moment] = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
-        )
-    told = sweeps["starting"].stderr.readline()  # the estimate; after it the workers start, and import for seconds
-    time.sleep(0.3)
-    os.killpg(sweeps["starting"].pid, signal.SIGINT)
-    run = RunFolder(tmp_path / "training" / run_id(LONG, GAUSSIAN))
-    deadline = time.monotonic() + 120
-    while not (run.path / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(sweeps["training"].pid, signal.SIGINT)
-    time.sleep(0.05)
-    os.killpg(sweeps["training"].pid, signal.SIGINT)  # some press it twice
-    for process in sweeps.values():
-        printed, said = process.communicate(timeout=60)
-        assert process.returncode == 130, said
-        assert "stopped; what was saved stays, and the same command goes on from there" in said
-        assert "Traceback" not in said
-        assert printed == ""
-    assert told.startswith("3 run(s), 2 at a time")
+    run = RunFolder(tmp_path / run_id(LONG, GAUSSIAN))
+
+    def until_it_trains(process):
+        deadline = time.monotonic() + 120
+        while not (run.path / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    assert_quiet_end(interrupted(tmp_path, until_it_trains, times=2))  # some press it twice
     assert run.status == "unfinished"
     saved = int(safetensors.torch.load_file(run.path / "checkpoint.safetensors")["epoch"])
     with pytest.raises(SeenEnough, match=f"went on at epoch {saved + 1}"):
-        execute(LONG, GAUSSIAN, tmp_path / "training", on_state=seen_enough)
+        execute(LONG, GAUSSIAN, tmp_path, on_state=seen_enough)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0, 0.03, 0.1, 0.3, 1, 3])
+def test_ctrl_c_while_processes_start_is_as_quiet(tmp_path, seconds):
+    def after_the_estimate(process):
+        process.stderr.readline()  # after it the workers start, and import for seconds
+        time.sleep(seconds)
+
+    assert_quiet_end(interrupted(tmp_path, after_the_estimate, times=1))

@@ -113,10 +113,12 @@ def train_side_by_side(
                 if event is not None:
                     yield event
     finally:
-        for receiver, (_, process) in running.items():
-            process.terminate()
-            process.join()
-            receiver.close()
+        with _without_interrupts():  # a second Ctrl-C must not leave half of them running
+            for _, process in running.values():
+                process.terminate()
+            for receiver, (_, process) in running.items():
+                process.join()
+                receiver.close()
 
 
 def _silent_end(index: int, process: SpawnProcess) -> Event:
