@@ -187,8 +187,8 @@ def test_the_terminal_phase_is_marked_once_more_than_half_of_the_seeds_have_reac
         runs = [run(1e-3, seed, np.arange(10)).assign(terminal_phase_start=s) for seed, s in enumerate(starts)]
         figure = collapse_figure(pd.concat(runs).sample(frac=1, random_state=0))
         axes = panel(figure, "NC1")
-        points = [line for line in axes.lines if line.get_label() == "training error is 0 from this record on"]
-        assert ("training error is 0 from this record on" in legend_texts(figure)) == bool(points)
+        points = [line for line in axes.lines if line.get_label() == "training error is 0 from here"]
+        assert ("training error is 0 from here" in legend_texts(figure)) == bool(points)
         medians = dict(zip(*line(axes, "$10^{-3}$").get_data(), strict=True))
         assert all(point.get_ydata()[0] == medians[point.get_xdata()[0]] for point in points)
         return [point.get_xdata()[0] for point in points]

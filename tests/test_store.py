@@ -118,6 +118,11 @@ def test_the_id_changes_with_every_field():
         assert ids[0] != ids[1], name
 
 
+def test_a_whole_number_is_the_same_as_its_float():
+    whole, real = (dataclasses.replace(SMALL, weight_decay=value) for value in (0, 0.0))
+    assert run_id(whole, FEW) == run_id(real, FEW)
+
+
 def test_a_data_file_counts_by_its_content_wherever_it_lies(tmp_path):
     config = dataclasses.replace(SMALL, dataset=str(tmp_path / "a" / "data.npz"))
     elsewhere = dataclasses.replace(SMALL, dataset="data.npz")
@@ -484,7 +489,7 @@ def test_runs_has_the_columns_it_says(shelf):
     scalars = {f"{split}.{key}" for split in ("train", "test") for key in METRICS if key != "weight_norms"}
     norms = {f"{split}.weight_norms.{layer}" for split in ("train", "test") for layer in range(3)}
     fields = {field.name for field in dataclasses.fields(RunConfig)}
-    bare = {"run_id", "status", "num_classes", "epoch", "gradient_norm", "terminal_phase_start"}
+    bare = {"run_id", "status", "num_classes", "epoch", "gradient_norm", "terminal_phase_start", "current_learning_rate"}
     assert set(frame) == scalars | norms | fields | bare | {"train.rank", "test.rank"}
     assert all(pd.api.types.is_float_dtype(frame[key]) for key in scalars | norms | {"terminal_phase_start"})
     assert all(pd.api.types.is_integer_dtype(frame[key]) for key in ("epoch", "seed", "num_classes", "epochs"))

@@ -58,7 +58,7 @@ START: dict[str, Any] = {
     "markersize": 5,
     "markeredgecolor": "white",
     "linestyle": "none",
-    "label": "training error is 0 from this record on",
+    "label": "training error is 0 from here",
 }
 END: dict[str, Any] = {
     "marker": "x",

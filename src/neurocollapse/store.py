@@ -56,7 +56,11 @@ def run_id(config: RunConfig, dataset: Dataset) -> str:
     if Path(config.dataset).suffix:
         values["dataset"] = dataset.sha256
     defaults = dataclasses.asdict(RunConfig())
-    different = {name: value for name, value in sorted(values.items()) if value != defaults[name]}
+    different = {
+        name: float(value) if isinstance(defaults[name], float) else value  # λ = 0 is λ = 0.0
+        for name, value in sorted(values.items())
+        if value != defaults[name]
+    }
     digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, different]).encode()).hexdigest()[:8]
     network = config.network.replace(":", ".")
     return f"{Path(config.dataset).stem}-{network}-wd{config.weight_decay:g}-seed{config.seed}-{digest}"
@@ -336,7 +340,7 @@ def runs(path: Path | str) -> pd.DataFrame:
     """Every record of every run below `path`, one row each.
 
     Columns: `run_id`, `status` (finished, diverged, unfinished), the fields of `RunConfig`, `num_classes`, `epoch`,
-    `learning_rate` (that of the step after), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
+    `current_learning_rate` (that of the step after), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
     (the first recorded epoch from which the training error has been zero at every record so far), and `train.*` and
     `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises `StoreError`.
     """
@@ -350,7 +354,9 @@ def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
         described = folder.description
         common = {"run_id": folder.path.name, "status": folder.status, **described["config"]}
         common["num_classes"] = described["num_classes"]
-        rows += [{**common, **_flat(record)} for record in folder.records()]
+        for record in folder.records():
+            record["current_learning_rate"] = record.pop("learning_rate")  # beside the configuration's
+            rows.append({**common, **_flat(record)})
     frame = pd.DataFrame(rows)
     if len(frame):
         frame["terminal_phase_start"] = frame["terminal_phase_start"].astype(float)

@@ -131,7 +131,7 @@ def learning_rate(config: RunConfig, progress: float) -> float:
     """The learning rate after the share `progress` of all steps."""
     match config.schedule:
         case "steps":
-            factor = 0.1 ** int(3 * progress)
+            factor = 0.1 ** min(int(3 * progress), 2)
         case "cosine":
             factor = (1 + math.cos(math.pi * progress)) / 2
         case "linear":
