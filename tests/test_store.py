@@ -489,7 +489,15 @@ def test_runs_has_the_columns_it_says(shelf):
     scalars = {f"{split}.{key}" for split in ("train", "test") for key in METRICS if key != "weight_norms"}
     norms = {f"{split}.weight_norms.{layer}" for split in ("train", "test") for layer in range(3)}
     fields = {field.name for field in dataclasses.fields(RunConfig)}
-    bare = {"run_id", "status", "num_classes", "epoch", "gradient_norm", "terminal_phase_start", "current_learning_rate"}
+    bare = {
+        "run_id",
+        "status",
+        "num_classes",
+        "epoch",
+        "gradient_norm",
+        "terminal_phase_start",
+        "current_learning_rate",
+    }
     assert set(frame) == scalars | norms | fields | bare | {"train.rank", "test.rank"}
     assert all(pd.api.types.is_float_dtype(frame[key]) for key in scalars | norms | {"terminal_phase_start"})
     assert all(pd.api.types.is_integer_dtype(frame[key]) for key in ("epoch", "seed", "num_classes", "epochs"))

@@ -340,7 +340,7 @@ def runs(path: Path | str) -> pd.DataFrame:
     """Every record of every run below `path`, one row each.
 
     Columns: `run_id`, `status` (finished, diverged, unfinished), the fields of `RunConfig`, `num_classes`, `epoch`,
-    `current_learning_rate` (that of the step after), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
+    `current_learning_rate` (of the step after), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
     (the first recorded epoch from which the training error has been zero at every record so far), and `train.*` and
     `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises `StoreError`.
     """
