@@ -480,6 +480,8 @@ def interrupted(out, wait, *, times):
         stderr=subprocess.PIPE,
         start_new_session=True,
         text=True,
+        # A shell that runs the tests in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait(process)
     for _ in range(times):
