@@ -343,7 +343,7 @@ def test_many_at_once_do_not_spoil_the_cache(parses, cache):
 
 def test_interrupted_write_leaves_nothing(parsed, cache, monkeypatch):
     def interrupt(file, **arrays):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(np, "savez_compressed", interrupt)

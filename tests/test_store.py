@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neurocollapse import store
+from neurocollapse.atomic import atomic_path
 from neurocollapse.datasets import load_dataset
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import build_network
-from neurocollapse.store import RunFolder, StoreError, atomic_path, execute, run_id, runs, runs_table, to_json
+from neurocollapse.store import RunFolder, StoreError, execute, run_id, runs, runs_table, to_json
 from neurocollapse.training import RunConfig
 
 GAUSSIAN = load_dataset("gaussian")

@@ -18,11 +18,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from .atomic import atomic_path
 from .experiment import carry_out
 from .feature_files import read_features
 from .figures import collapse_figure, save_figure
 from .measuring import measure as measure_features
-from .store import atomic_path, folders, records_frame, runs_table, to_json
+from .store import folders, records_frame, runs_table, to_json
 from .sweep import Sweep
 from .tables import describe_ordering, paper_ordering, summary, wide
 from .training import RunConfig

@@ -6,14 +6,11 @@ A row with a NaN or an infinity for a metric adds no point to that metric's pane
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 from typing import Any
-from uuid import uuid4
 
 import matplotlib
 import numpy as np
@@ -26,6 +23,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter
+
+from .atomic import atomic_path
 
 #: Each panel's name and formula.
 PANELS = {
@@ -179,16 +178,9 @@ def save_figure(figure: Figure, folder: Path, stem: str = "figure") -> list[Path
     undated: dict[str, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     paths = []
     for suffix, metadata in undated.items():
-        content = BytesIO()
-        with _style():
-            figure.savefig(content, format=suffix, dpi=200, metadata=metadata)
         path = Path(folder) / f"{stem}.{suffix}"
-        beside = path.with_name(f".{path.name}.{uuid4().hex}")
-        try:
-            beside.write_bytes(content.getvalue())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with atomic_path(path) as temporary, _style():
+            figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata)
         paths.append(path)
     return paths
 

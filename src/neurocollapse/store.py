@@ -14,9 +14,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from . import __version__
+from .atomic import atomic_path
 from .datasets import Dataset
 from .metrics import DEFINITIONS_VERSION
 from .training import DivergedError, Record, RunConfig, State, train
@@ -64,20 +63,6 @@ def run_id(config: RunConfig, dataset: Dataset) -> str:
     digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, different]).encode()).hexdigest()[:8]
     network = config.network.replace(":", ".")
     return f"{Path(config.dataset).stem}-{network}-wd{config.weight_decay:g}-seed{config.seed}-{digest}"
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it replaces `path` when the block ends well, and vanishes otherwise."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

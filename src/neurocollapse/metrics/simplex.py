@@ -10,11 +10,6 @@ from ..geometry import shifted_cosines, simplex_distance
 from ..statistics import Statistics
 
 
-def _weight(statistics: Statistics) -> Tensor:
-    assert statistics.classifier is not None
-    return statistics.classifier.weight
-
-
 def _relative_deviation(vectors: Tensor) -> float:
     norms = torch.linalg.norm(vectors, dim=1)
     return (norms.std(correction=0) / norms.mean()).item()
@@ -32,7 +27,7 @@ def nc2_equinorm(statistics: Statistics) -> float:
 
 def nc2_equinorm_weight(statistics: Statistics) -> float:
     """Population standard deviation over mean of ‖W^c‖."""
-    return _relative_deviation(_weight(statistics))
+    return _relative_deviation(statistics.classifier_weight)
 
 
 def nc2_cosine(statistics: Statistics) -> float:
@@ -47,7 +42,7 @@ def nc2_cosine_max(statistics: Statistics) -> float:
 
 def nc2_cosine_weight(statistics: Statistics) -> float:
     """Mean over pairs of |cos(W^c, W^c') + 1/(C−1)|; 1/(C−1) for orthogonal rows."""
-    return shifted_cosines(_weight(statistics)).mean().item()
+    return shifted_cosines(statistics.classifier_weight).mean().item()
 
 
 def nc2_etf(statistics: Statistics) -> float:
@@ -61,5 +56,5 @@ def nc2_etf(statistics: Statistics) -> float:
 
 def nc2_etf_weight(statistics: Statistics) -> float:
     """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F with G = W Wᵀ; √(2 − 2√(1 − 1/C)) for orthogonal rows of equal norm."""
-    weight = _weight(statistics)
+    weight = statistics.classifier_weight
     return simplex_distance(weight @ weight.T)

@@ -79,6 +79,11 @@ class Statistics:
         return len(self.class_counts)
 
     @property
+    def classifier_weight(self) -> Float[Tensor, "classes features"]:
+        assert self.classifier is not None  # a metric that reads it says so in METRICS
+        return self.classifier.weight
+
+    @property
     def class_means(self) -> Float[Tensor, "classes features"]:
         return self.centered_class_means + self.global_mean
 

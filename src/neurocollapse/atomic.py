@@ -1,0 +1,24 @@
+"""Files that are there whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it replaces `path` when the block ends well, and vanishes otherwise.
+
+    Several processes may write the same file at once, and any of them may be killed.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp lets nobody else read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
