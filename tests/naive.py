@@ -73,6 +73,7 @@ class Data:
     bias: np.ndarray | None = None
     weight_decay: mpf | None = None
     layers: tuple[np.ndarray, ...] = ()
+    ood: np.ndarray | None = None
 
     @property
     def classes(self) -> range:
@@ -191,7 +192,7 @@ def nc1_per_class(data):
 
 @twin
 def nc1_trace_ratio(data):
-    """Tr Σ_W / Tr Σ_B, Tirer and Bruna (2022)."""
+    """Tr Σ_W / Tr Σ_B, Tirer, Huang and Niles-Weed (2023), Eq. 3."""
     return ratio(trace(data.Sigma_W), trace(data.Sigma_B))
 
 
@@ -261,6 +262,28 @@ def nc2_etf_weight(data):
     return distance_from_simplex(gram(data.weight, data.weight))
 
 
+def log_inverse_distances(data: Data) -> list[mpf]:
+    """log(1/‖u_c − u_c'‖) with u_c = (μ_c − μ_G)/‖μ_c − μ_G‖; nan without a direction, inf where two are equal."""
+    if not all(norm(m) for m in data.mu_dot):
+        return [exact.nan]
+    units = [m / norm(m) for m in data.mu_dot]
+    lengths = [norm(u - v) for u, v in combinations(units, 2)]
+    return [-exact.log(length) if length > NOTHING else exact.inf for length in lengths]
+
+
+@twin
+def nc2_uniformity(data):
+    """Avg log(1/‖u_c − u_c'‖) over c ≠ c', after Wu and Papyan (2024), who do not centre."""
+    return mean(log_inverse_distances(data))
+
+
+@twin
+def nc2_uniformity_spread(data):
+    """Its population standard deviation."""
+    values = log_inverse_distances(data)
+    return exact.nan if exact.inf in values else sqrt(variance(values))
+
+
 @twin
 def nc3(data):
     """‖W/‖W‖_F − Ṁᵀ/‖Ṁ‖_F‖_F, Section 3: NC3 of the paper."""
@@ -289,9 +312,16 @@ def nc3_duality(data):
 
 @twin
 def nc4(data):
-    """Share of samples with argmax_c (⟨W^c, h⟩ + b_c) ≠ argmin_c ‖h − μ_c‖, Section 3: NC4 of the paper."""
+    """Share of samples with argmax_c (⟨W^c, h⟩ + b_c) ≠ argmin_c ‖h − μ_c‖, Section 2.2: NC4 of the paper."""
     nearest = [largest([-(norm(h - m) ** 2) for m in data.mu]) for h in data.features]
     return mean([mpf(largest(f) != c) for f, c in zip(data.outputs, nearest, strict=True)])
+
+
+@twin
+def nc5(data):
+    """Avg_c |cos(μ_c, μ_OOD)|, Ammar et al. (2024)."""
+    mu_ood = sum(data.ood) / len(data.ood)
+    return mean([abs(cosine(m, mu_ood)) for m in data.mu])
 
 
 @twin
@@ -371,10 +401,12 @@ MEANS_KEYS = {key for key in TWINS if key.startswith("nc1")} | {
     "nc2_cosine",
     "nc2_cosine_max",
     "nc2_etf",
+    "nc2_uniformity",
+    "nc2_uniformity_spread",
 }
 
 
-def measure(features, labels, weight=None, bias=None, *, weight_decay=None, layers=()) -> dict[str, object]:
+def measure(features, labels, weight=None, bias=None, *, weight_decay=None, layers=(), ood=None) -> dict[str, object]:
     """Every twin that the arguments allow, rounded to float at the very end."""
     labels = [int(label) for label in labels]
     data = Data(
@@ -385,8 +417,10 @@ def measure(features, labels, weight=None, bias=None, *, weight_decay=None, laye
         bias=None if bias is None else numbers(bias),
         weight_decay=None if weight_decay is None else mpf(weight_decay),
         layers=tuple(map(numbers, layers)),
+        ood=None if ood is None else numbers(ood),
     )
-    keys = MEANS_KEYS if weight is None else set(TWINS) - (set() if layers else OBJECTIVE_KEYS)
+    keys = MEANS_KEYS if weight is None else set(TWINS) - (set() if layers else OBJECTIVE_KEYS) - {"nc5"}
+    keys |= set() if ood is None else {"nc5"}
     values = {key: function(data) for key, function in TWINS.items() if key in keys}
     return {key: tuple(map(float, v)) if isinstance(v, tuple) else float(v) for key, v in values.items()}
 

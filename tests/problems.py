@@ -7,7 +7,7 @@ cites; it holds nothing that was measured. Spreads are sets of equal and opposit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from math import cos, pi, sqrt
+from math import cos, log, pi, sqrt
 
 import torch
 from hypothesis import strategies as st
@@ -36,6 +36,8 @@ class Problem:
     bias: Tensor | None = None
     expected: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
     objective: Objective | None = None
+    #: samples of no class
+    ood: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -111,6 +113,10 @@ def dual_simplex(num_classes: int, num_features: int, alpha: float = 0.7, counts
     expected = zeros(*NC1, *NC2, *NC2_WEIGHT, "nc3", "nc3_centered", "nc3_uncentered", "nc3_duality")
     expected |= decided(C, 1 - alpha, -alpha / (C - 1))
     expected["loss_data"] = ((1 - alpha) ** 2 + alpha**2 / (C - 1)) / 2  # L(α) of Lemma 2.1
+    expected |= {
+        "nc2_uniformity": -log(2 * C / (C - 1)) / 2,
+        "nc2_uniformity_spread": 0.0,
+    }  # ‖u_c − u_c'‖² = 2 + 2/(C−1)
     return Problem(f"dual simplex, C = {C}, p = {num_features}", features, labels, alpha / 9 * means, expected=expected)
 
 
@@ -240,6 +246,17 @@ def relu_features(decay: Decay) -> Problem:
     expected |= optimum(loss, x * sqrt((C - 1) / C) * decay.balance, C)
     bias, objective = torch.full((C,), 1 / C, dtype=torch.float64), decay.objective(weight, features)
     return Problem(f"ReLU features, C = {C}", features, labels, weight, bias, expected, objective)
+
+
+def others_aslant(num_classes: int, height: float) -> Problem:
+    """Means on the axes; samples of no class around (1, …, 1, height): cos = 1/√(C + height²) with every mean."""
+    C = num_classes
+    features, labels = collapsed(5.0 * torch.eye(C, C + 1, dtype=torch.float64), 2)
+    others = torch.cat([torch.ones(C), torch.tensor([height])]).double()
+    deviations = 0.7 * rotation(C + 1)[:3]
+    ood = torch.cat([others + deviations, others - deviations])
+    expected = {"nc5": 1 / sqrt(C + height**2)}
+    return Problem(f"others aslant, C = {C}, height {height}", features, labels, expected=expected, ood=ood)
 
 
 def known_spread(num_classes: int, variances: Sequence[float]) -> Problem:
@@ -411,6 +428,8 @@ PROBLEMS = [
     polygon(8),
     two_classes(),
     unequal_means(),
+    others_aslant(4, 2.0),
+    others_aslant(9, -4.0),
 ]
 
 #: The geometries that collapse can end in, by the name that the table of `test_metrics.py` uses.

@@ -178,7 +178,7 @@ def test_train_varies_fields_and_tells_of_failures_each_time(tmp_path, run, monk
     assert [line.split()[1] for line in printed.splitlines()[2:]] == ["finished", "diverged"]
     frame = nc.runs(tmp_path / "[out]")
     assert set(frame["seed"]) == {3}
-    assert frame.groupby("run_id")["status"].first().tolist() == ["diverged", "finished"]
+    assert set(frame.groupby("run_id")["status"].first()) == {"diverged", "finished"}
 
     monkeypatch.setattr("neurocollapse.sweep.SpawnProcess.start", lambda self: pytest.fail("it trains"))
     status, printed, said = run(*arguments, "--json")

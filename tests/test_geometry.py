@@ -66,9 +66,11 @@ def test_distance_from_what_vanishes_is_nan():
 
 
 def test_simplex_distance():
-    assert simplex_distance(5 * centering(4)) == pytest.approx(0, abs=1e-15)
-    assert simplex_distance(torch.eye(4, dtype=torch.float64)) == pytest.approx(math.sqrt(2 - 2 * math.sqrt(3 / 4)))
-    assert simplex_distance(torch.ones(4, 4, dtype=torch.float64)) == pytest.approx(math.sqrt(2))
+    assert simplex_distance(5 * centering(4), torch.eye(4).double()) == pytest.approx(0, abs=1e-15)
+    assert simplex_distance(*[torch.eye(4, dtype=torch.float64)] * 2) == pytest.approx(
+        math.sqrt(2 - 2 * math.sqrt(3 / 4))
+    )
+    assert simplex_distance(*[torch.ones(4, 1, dtype=torch.float64)] * 2) == pytest.approx(math.sqrt(2))
 
 
 def test_shifted_cosines_of_every_pair_in_order():

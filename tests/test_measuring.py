@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import PROBLEMS, dual_simplex, random_problem, random_problems, tensor
 
+import neurocollapse.measuring
 from neurocollapse import METRICS, Measurement, measure
 from neurocollapse.measuring import gather
 from neurocollapse.statistics import Classifier, ClassMoments, Objective
@@ -115,7 +116,7 @@ def test_nothing_given_is_changed():
 def test_without_a_weight():
     values = measure(H, Y)
     assert set(values) == naive.MEANS_KEYS
-    assert dict(values) == {key: WHOLE[key] for key in values}
+    assert dict(values) == pytest.approx({key: WHOLE[key] for key in values}, rel=1e-12, abs=1e-14)
     assert dict(measure(H, Y, num_classes=3)) == dict(values)
 
 
@@ -206,11 +207,69 @@ def test_bad_arrays_are_named_as_bad_tensors_are(case):
         measure(*(np.asarray(argument) for argument in arguments), **options)
 
 
+# ---- which keys, and against which means
+
+
+def test_the_variability_collapse_index_is_there_where_it_is_cheap_or_asked_for(monkeypatch):
+    without = dict(WHOLE)
+    del without["nc1_vci"]
+    assert set(measure(H, Y, W, B, vci=False)) == set(without)
+    monkeypatch.setattr(neurocollapse.measuring, "_CHEAP_COVARIANCE", H.numel() * H.shape[1] - 1)
+    assert set(measure(H, Y, W, B)) == set(without)
+    with pytest.raises(KeyError, match=r"nc1_vci is not here: it needs all of Σ_W, N p² operations, which vci=True"):
+        _ = measure(H, Y, W, B)["nc1_vci"]
+    assert dict(measure(H, Y, W, B, vci=True)) == dict(WHOLE)
+
+
+def test_held_out_samples_against_the_means_of_the_training_set():
+    problem = random_problem(5, [9, 8, 7], 5)
+    train, test = (problem.features[:, :], problem.labels), (problem.features + 0.3, problem.labels)
+    means = measure(*train, problem.weight).means
+    values = measure(*test, problem.weight, means=means)
+    # what depends on the means alone is the training set's
+    for key in ("nc2_cosine", "nc2_etf", "nc3", "nc3_duality"):
+        assert values[key] == measure(*train, problem.weight)[key]
+    mu = torch.stack([train[0][train[1] == c].mean(dim=0) for c in range(3)])
+    R, M = test[0] - mu[test[1]], mu - mu.mean(dim=0)
+    expected = torch.trace(R.T @ R / 24 @ torch.linalg.pinv(M.T @ M / 3, hermitian=True)).item()
+    assert values["nc1"] == pytest.approx(expected)
+    assert measure(*test, problem.weight)["nc1"] != pytest.approx(expected, rel=1e-3)
+    nearest = torch.cdist(test[0], mu).argmin(dim=1)
+    decided = (test[0] @ problem.weight.T).argmax(dim=1)
+    assert values["nc4"] == pytest.approx((nearest != decided).double().mean().item())
+    assert values["accuracy"] == pytest.approx((decided == test[1]).double().mean().item())
+
+
+def test_other_classes_than_those_of_the_means_are_refused():
+    means = measure(H, Y).means
+    with pytest.raises(ValueError, match="num_classes is 3, but weight has 2 rows"):
+        measure(H, Y, W[:2], means=means)
+    with pytest.raises(ValueError, match="label 3 of sample 0 is out of range"):
+        measure(H, torch.full_like(Y, 3), means=means)
+    with pytest.raises(ValueError, match="earlier batches had 5 features, this one has 4"):
+        measure(H[:, :4], Y, means=means)
+
+
+def test_samples_of_no_class():
+    others = torch.ones(7, 5) * torch.arange(1, 8)[:, None]
+    mu = torch.stack([H[c == Y].double().mean(dim=0) for c in range(3)])
+    expected = torch.nn.functional.cosine_similarity(mu, torch.ones(3, 5).double()).abs().mean().item()
+    assert measure(H, Y, ood=others)["nc5"] == pytest.approx(expected)
+    assert measure(H, Y, ood=others.numpy())["nc5"] == pytest.approx(expected)
+    for bad, message in (
+        (torch.ones(3, 4), "ood must have 5 features like the classes' samples, got 4"),
+        (torch.ones(0, 5), r"there is nothing to average: features have shape \(0, 5\)"),
+        (torch.tensor([[1.0] * 4 + [float("nan")]]), "feature 4 of sample 0 is nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure(H, Y, ood=bad)
+
+
 # ---- a Measurement
 
 
 def complete() -> Measurement:
-    return Measurement(gather(H, Y, W, B, objective=Objective(0.1, (1.0, 2.5))))
+    return Measurement(*gather(H, Y, W, B, ood=H, objective=Objective(0.1, (1.0, 2.5))))
 
 
 def test_a_mapping_from_the_keys_to_numbers():

@@ -31,13 +31,18 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 def measured(problem: Problem) -> Measurement:
     return Measurement(
-        gather(problem.features, problem.labels, problem.weight, problem.bias, objective=problem.objective)
+        *gather(
+            *(problem.features, problem.labels, problem.weight, problem.bias),
+            ood=problem.ood,
+            objective=problem.objective,
+        )
     )
 
 
 def assert_equals_twin(problem: Problem, rel: float = 1e-9) -> None:
     arguments = problem.features, problem.labels, problem.weight, problem.bias
-    naive.assert_agree(measured(problem), naive.measure(*arguments), problem.features, *arguments[2:], rel=rel)
+    expected = naive.measure(*arguments, ood=problem.ood)
+    naive.assert_agree(measured(problem), expected, problem.features, *arguments[2:], rel=rel)
 
 
 # ---- nothing is left out
@@ -67,7 +72,7 @@ def test_exact_problem(problem):
 
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.num_classes <= 5], ids=str)
 def test_twin_agrees_on_exact_problem(problem):
-    values = naive.measure(problem.features, problem.labels, problem.weight, problem.bias)
+    values = naive.measure(problem.features, problem.labels, problem.weight, problem.bias, ood=problem.ood)
     for key in values.keys() & problem.expected.keys():
         assert values[key] == pytest.approx(problem.expected[key], rel=1e-12, abs=1e-12, nan_ok=True), key
 
@@ -164,6 +169,7 @@ TURNED_ROW = _with_rows(torch.where(_FIRST_ROW > 0, _BASE.weight @ _TURN, _BASE.
 MEAN_ROW = _with_rows(_BASE.weight + _OFF)
 OFFSET = replace(_BASE, features=_BASE.features + _OFF)
 SWAPPED_ROWS = _with_rows(_BASE.weight[[1, 0, 2, 3, 4]])
+_OTHERS = torch.stack([_OFF + 0.1 * _ALONG, _OFF - 0.1 * _ALONG])  # their mean is orthogonal to all means
 LARGER_BIAS = replace(_BASE, bias=_BASE.bias + 0.1)
 
 PERTURBED: dict[str, list[Problem]] = {
@@ -180,6 +186,9 @@ PERTURBED: dict[str, list[Problem]] = {
     "nc2_cosine_weight": [TURNED_ROW],
     "nc2_etf": [LONGER_MEAN, TURNED_MEAN],
     "nc2_etf_weight": [LONGER_ROW, TURNED_ROW, MEAN_ROW],
+    "nc2_uniformity": [_of_first_class(-torch.eye(7, dtype=torch.float64))],
+    "nc2_uniformity_spread": [TURNED_MEAN],
+    "nc5": [replace(_BASE, ood=_OTHERS + _BASE.features[:1])],
     "nc3": [LONGER_MEAN, TURNED_MEAN, LONGER_ROW, TURNED_ROW, MEAN_ROW, SWAPPED_ROWS],
     "nc3_centered": [LONGER_MEAN, TURNED_MEAN, LONGER_ROW, TURNED_ROW, SWAPPED_ROWS],
     "nc3_uncentered": [LONGER_MEAN, TURNED_MEAN, LONGER_ROW, TURNED_ROW, MEAN_ROW, SWAPPED_ROWS, OFFSET],
@@ -206,8 +215,9 @@ PERTURBED: dict[str, list[Problem]] = {
 @pytest.mark.parametrize(("key", "number"), [(key, i) for key, cases in PERTURBED.items() for i in range(len(cases))])
 def test_perturbed_collapse_moves_the_key(key, number):
     problem = PERTURBED[key][number]
-    before = measured(replace(_BASE, objective=_OBJECTIVE))[key]
-    after = measured(replace(problem, objective=problem.objective or _OBJECTIVE))[key]
+    before = measured(replace(_BASE, objective=_OBJECTIVE, ood=_OTHERS))[key]
+    ood = _OTHERS if problem.ood is None else problem.ood
+    after = measured(replace(problem, objective=problem.objective or _OBJECTIVE, ood=ood))[key]
     assert after != pytest.approx(before, abs=1e-3)
 
 
@@ -248,7 +258,7 @@ def test_the_objective_equals_its_twin(problem, weight_decay, num_layers):
     objective = Objective(weight_decay, tuple(layer.square().sum().item() for layer in layers))
     arguments = problem.features, problem.labels, problem.weight, problem.bias
     expected = naive.measure(*arguments, weight_decay=weight_decay, layers=layers)
-    values = measured(replace(problem, objective=objective))
+    values = measured(replace(problem, objective=objective, ood=problem.features))
     assert set(values) == set(METRICS)
     for key in naive.OBJECTIVE_KEYS:
         assert values[key] == pytest.approx(expected[key], rel=1e-10)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from problems import Problem, collapsed, known_spread, random_problem, random_problems, rotation, simplex_rows, tensor
 
 import neurocollapse.statistics
-from neurocollapse import METRICS, ClassMeans, Measurement, Projections, Statistics
+from neurocollapse import METRICS, ClassMeans, Measurement, Projections, Statistics, measure
 from neurocollapse.statistics import Classifier, ClassMoments
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -71,6 +71,11 @@ def assert_same(statistics: Statistics, problem: Problem, rel: float = 1e-10) ->
     whole, measured = Measurement(two_sweeps(problem)), Measurement(statistics)
     expected = {key: whole[key] for key in measured}
     naive.assert_agree(measured, expected, problem.features, problem.weight, problem.bias, rel)
+
+
+def cut_into_blocks(monkeypatch, rows: int) -> None:
+    monkeypatch.setattr(neurocollapse.statistics.batches, "_BLOCK_ELEMENTS", {False: 1})
+    monkeypatch.setattr(neurocollapse.statistics.batches, "_LEAST_ROWS", rows)
 
 
 cuts = st.lists(st.integers(0, 30), max_size=6)
@@ -136,7 +141,7 @@ def test_merging_leaves_the_other_as_it_was():
 def test_blocks_within_a_batch_do_not_matter(monkeypatch):
     problem = random_problem(0, [10, 20, 30], 4, offset=3.0)
     whole = two_sweeps(problem)
-    monkeypatch.setattr(neurocollapse.statistics.batches, "BLOCK_ROWS", 7)
+    cut_into_blocks(monkeypatch, rows=7)
     batch = [(problem.features, problem.labels)]
     for statistics in (two_sweeps(problem), moments_of(batch, 3, classifier_of(problem)).statistics()):
         values = Measurement(statistics)
@@ -249,27 +254,147 @@ def test_nearest_means_of_other_samples_are_the_given_ones():
     assert statistics.outputs.accuracy == 0
 
 
-def test_of_many_features_the_whole_covariance_is_not_kept(monkeypatch):
-    for module in (neurocollapse.statistics.projections, neurocollapse.statistics.one_pass):
-        monkeypatch.setattr(module, "FULL_COVARIANCE_LIMIT", 4)
+def test_without_the_whole_covariance():
     problem = known_spread(3, [0.3] * 5)
-    batch = [(problem.features, problem.labels)]
-    projections = projections_of(batch, means_of(batch, 3))
-    projections.merge(projections_of(batch, projections.means))
-    statistics = projections.statistics()
-    measured = Measurement(statistics)
-    assert statistics.within_class_covariance is None
-    assert set(naive.MEANS_KEYS) - set(measured) == {"nc1_vci"}
-    assert measured["nc1"] == pytest.approx(problem.expected["nc1"])
+    batch, means = [(problem.features, problem.labels)], means_of([(problem.features, problem.labels)], 3)
+    for with_first, with_second in ((False, False), (False, True), (True, False)):
+        projections = Projections(means, covariance=with_first)
+        projections.update(*batch[0])
+        other = Projections(means, covariance=with_second)
+        other.update(*batch[0])
+        statistics = projections.merge(other).statistics()
+        measured = Measurement(statistics)
+        assert statistics.within_class_covariance is None
+        assert set(naive.MEANS_KEYS) - set(measured) == {"nc1_vci"}
+        assert measured["nc1"] == pytest.approx(problem.expected["nc1"])
+
+
+def test_one_pass_over_many_features_is_refused(monkeypatch):
+    monkeypatch.setattr(neurocollapse.statistics.one_pass, "FULL_COVARIANCE_LIMIT", 4)
+    problem = known_spread(3, [0.3] * 5)
     with pytest.raises(ValueError, match=r"one pass keeps a 5 × 5 matrix.* 4 features; take two passes"):
-        moments_of(batch, 3)
+        moments_of([(problem.features, problem.labels)], 3)
+
+
+# ---- float32
+
+
+def in_float32(problem: Problem) -> Measurement:
+    return measure(problem.features, problem.labels, problem.weight, problem.bias, vci=False)
+
+
+def assert_equals_twin(problem: Problem, rel: float) -> None:
+    expected = naive.measure(problem.features, problem.labels, problem.weight, problem.bias)
+    del expected["nc1_vci"]
+    naive.assert_agree(in_float32(problem), expected, problem.features, problem.weight, problem.bias, rel)
+
+
+@given(random_problems(offset=0.0, scale=1.0), st.sampled_from([torch.float16, torch.bfloat16, torch.float32]))
+def test_products_in_float32_equal_the_twin(problem, dtype):
+    features = problem.features.to(dtype)
+    spread = (features.double() - features.double()[0]).abs().max()
+    expected = naive.measure(features, problem.labels, problem.weight, problem.bias)
+    measured = in_float32(replace(problem, features=features))
+    del expected["nc1_vci"]
+    size = float(1 + spread * problem.weight.norm())
+    for key, value in expected.items():
+        # outputs are good to float32 of what was summed, ‖W‖ ‖h − μ_c‖, and the loss is a square of them
+        outputs = size**2 if key == "loss_data" else size
+        exactly = key in ("nc4", "accuracy") or key.startswith(("nc2", "nc3"))
+        absolute = 1e-12 if exactly else 1e-6 * outputs
+        assert measured[key] == pytest.approx(value, rel=2e-6, abs=absolute, nan_ok=True), key
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("spread", [1e-2, 1e-6])
+@pytest.mark.parametrize("seed", range(3))
+def test_products_in_float32_are_right_at_collapse(seed, spread, offset):
+    problem = random_problem(seed, [5, 9, 7, 8], 6, spread=spread, offset=offset)
+    assert_equals_twin(replace(problem, features=problem.features.float()), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-20, 1e-5, 1e5, 1e20, 1e37])
+def test_products_in_float32_at_any_scale_that_it_holds(scale):
+    problem = random_problem(0, [3, 4, 5], 4, spread=1e-3)
+    problem = replace(problem, features=(scale * problem.features).float(), weight=problem.weight / scale)
+    assert_equals_twin(problem, rel=2e-6)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-9, -1e-9])
+def test_decisions_that_float32_cannot_make(gap):
+    """Samples half-way between two means, or beyond by less than float32 sees; W decides by another such hair."""
+    means = 300.0 * torch.eye(3, 40, dtype=torch.float64) + torch.linspace(0.1, 7, 40).double()
+    features = torch.cat([means, means, means[:1], means[1:2]])
+    half_way = means[:2].mean(dim=0)
+    features = torch.cat([features, torch.stack([half_way, half_way])]).float()
+    labels = torch.tensor([0, 1, 2] * 2 + [0, 1] + [0, 1])
+    weight = torch.stack([means[0] - means[1], gap * means[0], -means[2]])
+    problem = Problem("", features, labels, weight, -(weight @ half_way))
+    expected = naive.measure(features, labels, weight, problem.bias)
+    measured = in_float32(problem)
+    assert (measured["nc4"], measured["accuracy"]) == (expected["nc4"], expected["accuracy"])
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_the_precision_that_a_caller_trains_with_does_not_matter(precision):
+    problem = random_problem(0, [40, 50], 64, spread=1e-3)
+    problem = replace(problem, features=problem.features.float())
+    alone = in_float32(problem).to_dict()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert in_float32(problem).to_dict() == alone
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# ---- weights of classes
+
+
+def test_weighting_by_samples_decomposes_the_total_covariance():
+    """Σ_W + Σ_B = Σ_T, the covariance of all samples around their mean, whatever the class sizes."""
+    problem = random_problem(3, [2, 9, 5], 4)
+    batch = (problem.features, problem.labels)
+    means = means_of([batch], 3)
+    by_class, by_sample = (Projections(means, weighting=w) for w in ("classes", "samples"))
+    for projections in (by_class, by_sample):
+        projections.update(*batch)
+    total = (problem.features - problem.features.mean(dim=0)).square().sum().item() / 16
+    statistics = by_sample.statistics()
+    torch.testing.assert_close(statistics.global_mean, problem.features.mean(dim=0))
+    assert statistics.within_class_trace + statistics.between_class_trace == pytest.approx(total)
+    of_classes = by_class.statistics()
+    assert of_classes.within_class_trace + of_classes.between_class_trace != pytest.approx(total, rel=1e-3)
+    # nc1 against Σ_B written out
+    M = means.class_means - problem.features.mean(dim=0)
+    Sigma_B = M.T @ (torch.tensor([2, 9, 5]) / 16)[:, None].double().mul(M)
+    R = problem.features - means.class_means[problem.labels]
+    nc1 = torch.trace(R.T @ R / 16 @ torch.linalg.pinv(Sigma_B, hermitian=True)).item()
+    assert Measurement(statistics)["nc1"] == pytest.approx(nc1)
+    assert Measurement(of_classes)["nc1"] != pytest.approx(nc1, rel=1e-3)
+
+
+def test_weighting_does_not_matter_for_classes_of_one_size():
+    problem = random_problem(3, [4, 4, 4], 5)
+    by_class, by_sample = (
+        measure(problem.features, problem.labels, problem.weight, weighting=w) for w in ("classes", "samples")
+    )
+    for key, value in by_class.items():
+        assert by_sample[key] == pytest.approx(value, rel=1e-12, abs=1e-12), key
+
+
+def test_an_unknown_weighting_is_named():
+    with pytest.raises(ValueError, match="weighting must be one of classes, samples, got 'counts'"):
+        Projections(means_of([good_batch()], 2), weighting="counts")
 
 
 # ---- degenerate geometry
 
 
 def rank_of(features: torch.Tensor, labels: torch.Tensor) -> int:
-    return Projections(means_of([(features, labels)], int(labels.max()) + 1)).span.rank
+    return Projections(means_of([(features, labels)], int(labels.max()) + 1)).centered.span.rank
 
 
 @pytest.mark.parametrize("num_features", [1, 3, 4, 9])
@@ -306,7 +431,7 @@ def test_centred_means_sum_to_zero_even_where_the_first_sample_lies_far_off():
     features = problem.features.clone()
     of_first_class = (problem.labels == problem.labels[0]).nonzero().flatten()
     features[of_first_class[:2]] = 1e9 * tensor([[1.0], [-1.0]])  # its mean lies near the others
-    means = Projections(means_of([(features, problem.labels)], 7)).centered
+    means = Projections(means_of([(features, problem.labels)], 7)).centered.class_means
     assert means.sum(dim=0).abs().max() < 1e-14 * means.abs().max()
 
 
@@ -323,7 +448,7 @@ def around_one_point() -> Problem:
 def test_merged_means_know_how_far_their_samples_reached(order):
     problem = around_one_point()
     means = merged_tree([means_of([batch], 5) for batch in cut(problem, range(10))], order)
-    assert Projections(means).span.rank == 0
+    assert Projections(means).centered.span.rank == 0
 
 
 def test_class_means_that_rounding_alone_tells_apart_span_nothing():
@@ -469,7 +594,7 @@ def test_bad_batch_is_named_by_its_place_among_all_samples(name, bad):
 
 @pytest.mark.parametrize("name", ["ClassMeans", "Projections", "ClassMoments"])
 def test_bad_sample_in_a_later_block_is_named(name, monkeypatch):
-    monkeypatch.setattr(neurocollapse.statistics.batches, "BLOCK_ROWS", 2)
+    cut_into_blocks(monkeypatch, rows=2)
     features, labels = torch.zeros(7, 3), torch.tensor([0, 1, 0, 1, 0, 1, 0])
     features[5, 1] = math.inf
     with pytest.raises(ValueError, match="feature 1 of sample 5 is inf; every feature must be finite"):

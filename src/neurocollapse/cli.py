@@ -149,6 +149,7 @@ def train(
 def measure(
     file: tyro.conf.Positional[Path],
     num_classes: int | None = None,
+    vci: bool | None = None,
     json: bool = False,
 ) -> int:
     """Measure the collapse of features in a file.
@@ -157,13 +158,22 @@ def measure(
 
     Args:
         file: .npz or .safetensors with features (samples, features), labels (samples,) and, optionally,
-            weight (classes, features) and bias (classes,).
+            weight (classes, features) and bias (classes,), and ood (others, features), samples of no class.
         num_classes: Number of classes; by default the rows of weight, or the largest label plus one.
+        vci: Whether to measure nc1_vci too, at N p² operations; by default where that is quick.
         json: Print JSON.
     """
     arrays = read_features(file)
     try:
-        measurement = measure_features(**arrays, num_classes=num_classes)
+        measurement = measure_features(
+            arrays["features"],
+            arrays["labels"],
+            arrays.get("weight"),
+            arrays.get("bias"),
+            ood=arrays.get("ood"),
+            num_classes=num_classes,
+            vci=vci,
+        )
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     if json:

@@ -1,4 +1,4 @@
-"""Files of features: .npz or .safetensors with `features`, `labels` and, optionally, `weight` and `bias`."""
+"""Files of features: .npz or .safetensors with `features`, `labels` and, optionally, `weight`, `bias` and `ood`."""
 
 import zipfile
 import zlib
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 REQUIRED = ("features", "labels")
-OPTIONAL = ("weight", "bias")
+OPTIONAL = ("weight", "bias", "ood")
 
 
 class FeatureFileError(ValueError):

@@ -3,6 +3,7 @@
 Rows are vectors throughout: class means and classifier are both (classes, features).
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -51,21 +52,84 @@ def normalized_distance(
     return torch.linalg.norm(A / norm - B / torch.linalg.norm(B)).item()
 
 
-def simplex_distance(G: Float[Tensor, "classes classes"], scale: float = 0.0) -> float:
-    """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F: how far a Gram matrix is from a simplex ETF's, whatever its scale.
+def simplex_distance(
+    A: Float[Tensor, "classes features"], B: Float[Tensor, "classes features"], scale: float = 0.0
+) -> float:
+    """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F: how far G = A Bᵀ is from a simplex ETF's Gram matrix, whatever its scale.
 
-    nan where G vanishes: see `normalized_distance`.
+    nan where G vanishes, up to C · 2.2e-16 · `scale`, the size of what it was computed from.
     """
-    return normalized_distance(G, centering(len(G)).to(G.device), scale)
+    num_classes = len(A)
+    norm = sum((A[rows] @ B.T).square().sum().item() for rows in _row_tiles(num_classes)) ** 0.5
+    if norm <= num_classes * EPSILON * scale:
+        return float("nan")
+    square = 0.0
+    for rows in _row_tiles(num_classes):
+        difference = A[rows] @ B.T / norm + 1 / (num_classes * (num_classes - 1) ** 0.5)
+        difference.diagonal(rows.start).sub_(1 / (num_classes - 1) ** 0.5)
+        square += difference.square().sum().item()
+    return square**0.5
 
 
 def shifted_cosines(vectors: Float[Tensor, "classes features"]) -> Float[Tensor, " pairs"]:
     """|cos(v_c, v_c') + 1/(C−1)| for every pair c < c'; nan where one of the two is zero."""
     units = vectors / torch.linalg.norm(vectors, dim=1, keepdim=True)
-    num_classes = len(vectors)
-    above = torch.triu_indices(num_classes, num_classes, offset=1, device=vectors.device)
-    cosines = (units @ units.T)[above[0], above[1]]
-    return (cosines + 1 / (num_classes - 1)).abs()
+    return (_pairs(units, lambda first, second: first @ second.T) + 1 / (len(vectors) - 1)).abs()
+
+
+def pair_distances(vectors: Float[Tensor, "classes features"]) -> Float[Tensor, " pairs"]:
+    """‖v_c − v_c'‖ for every pair c < c', in the order of `pair_sums`."""
+    return _pairs(vectors, _distances)
+
+
+def pair_sums(values: Float[Tensor, " classes"]) -> Float[Tensor, " pairs"]:
+    """x_c + x_c' for every pair c < c'."""
+    return _pairs(values[:, None], lambda first, second: first + second.T)
+
+
+def half_distance_to_nearest(vectors: Float[Tensor, "classes features"]) -> Float[Tensor, " classes"]:
+    """Half the distance from each row to the nearest other row: what lies within is nearer to it than to any other."""
+    nearest = []
+    for rows in _row_tiles(len(vectors)):
+        distances = _distances(vectors[rows], vectors)
+        distances.diagonal(rows.start).fill_(torch.inf)
+        nearest.append(distances.amin(dim=1) / 2)
+    return torch.cat(nearest)
+
+
+#: Numbers in a tile of a matrix over pairs of classes, which as a whole would be 800 MB for 10,000 classes.
+_TILE = 2**22
+
+
+def _row_tiles(num_classes: int) -> Iterator[slice]:
+    height = max(1, _TILE // num_classes)
+    return (slice(start, min(start + height, num_classes)) for start in range(0, num_classes, height))
+
+
+def _pairs(vectors: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, " pairs"]:
+    """`function` of the rows c and c', for every pair c < c'."""
+    values = []
+    for rows in _row_tiles(len(vectors)):
+        tile = function(vectors[rows], vectors[rows.start :])
+        above = torch.ones_like(tile, dtype=torch.bool).triu_(diagonal=1)
+        values.append(tile[above])
+    return torch.cat(values)
+
+
+def _distances(
+    first: Float[Tensor, "rows features"], second: Float[Tensor, "columns features"]
+) -> Float[Tensor, "rows columns"]:
+    """By ‖a‖² + ‖b‖² − 2⟨a, b⟩, and where that cancels, by the differences."""
+    sizes = first.square().sum(dim=1)[:, None] + second.square().sum(dim=1)
+    squares = sizes - 2 * (first @ second.T)
+    rows, columns = (squares <= _CANCELLED * sizes).nonzero(as_tuple=True)
+    for part in torch.arange(len(rows), device=rows.device).split(max(1, _TILE // first.shape[1])):
+        squares[rows[part], columns[part]] = (first[rows[part]] - second[columns[part]]).square().sum(dim=1)
+    return squares.sqrt()
+
+
+#: Below this share of what was subtracted a difference has lost more than three of its digits.
+_CANCELLED = 1e-3
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,19 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .metrics import Measurement
-from .statistics import Classifier, ClassMeans, Objective, Projections, Statistics, check_shapes
+from .statistics import (
+    FULL_COVARIANCE_LIMIT,
+    Classifier,
+    ClassMeans,
+    Objective,
+    Projections,
+    Statistics,
+    check_shapes,
+    mean_of,
+)
+
+#: Σ_W as a whole is kept unasked up to so many multiplications, N p²: a tenth of a second on a few cores.
+_CHEAP_COVARIANCE = 10**10
 
 
 def measure(
@@ -18,8 +30,18 @@ def measure(
     bias: Tensor | ArrayLike | None = None,
     *,
     num_classes: int | None = None,
+    means: ClassMeans | None = None,
+    ood: Tensor | ArrayLike | None = None,
+    weighting: str = "classes",
+    vci: bool | None = None,
 ) -> Measurement:
-    """Every neural-collapse metric of the features that a classifier sees.
+    """Every neural-collapse metric of the features that a classifier sees, in two sweeps over them.
+
+    The features are read where they lie, block by block: nothing of their size is copied. Class means are summed in
+    float64. Everything else is a sum over h − μ_c, which float32 features give exactly enough to go on in float32:
+    its projections on the at most min(p, C−1) directions of the centred means, O(N p C) operations, never more than
+    the O(N p²) of Σ_W as a whole. `nc1_vci` alone needs all of Σ_W. By default it is there where N p² is at most
+    10¹⁰ and p at most 4096; all products are then in float64.
 
     Args:
         features: (samples, features), any floating type; the classifier's input.
@@ -27,6 +49,11 @@ def measure(
         weight: (classes, features), the classifier. Without it the keys that need it are absent.
         bias: (classes,), its bias.
         num_classes: C; by default the rows of `weight`, or the largest label plus one.
+        means: class means of other samples, `Measurement.means` of the training set: then NC1, NC4 and all else hold
+            these samples against those means. By default the samples' own.
+        ood: (others, features), features of samples of no class, for `nc5`.
+        weighting: "classes", where μ_G and Σ_B weigh every class alike, or "samples", by its number of samples.
+        vci: whether to measure `nc1_vci`, whatever it costs.
 
     Returns:
         A `Measurement`: mapping from the keys of `METRICS` to float.
@@ -41,7 +68,8 @@ def measure(
     >>> print(f"{m['nc1']:.1f} {m['nc3']:.1f} {m['nc4']:.1f}")
     0.0 0.0 0.0
     """
-    return Measurement(gather(features, labels, weight, bias, num_classes=num_classes))
+    options = {"num_classes": num_classes, "means": means, "ood": ood, "weighting": weighting, "vci": vci}
+    return Measurement(*gather(features, labels, weight, bias, **options))  # type: ignore[arg-type]
 
 
 def gather(
@@ -51,35 +79,49 @@ def gather(
     bias: Tensor | ArrayLike | None = None,
     *,
     num_classes: int | None = None,
+    means: ClassMeans | None = None,
+    ood: Tensor | ArrayLike | None = None,
+    weighting: str = "classes",
+    vci: bool | None = None,
     objective: Objective | None = None,
-) -> Statistics:
-    """The `Statistics` behind `measure`, from two sweeps over features in memory; same arguments and errors."""
+) -> tuple[Statistics, ClassMeans]:
+    """The `Statistics` behind `measure`, and the class means they refer to; same arguments and errors."""
     features, labels = _as_tensor("features", features), _as_labels(labels)
     check_shapes(features, labels)
     if not features.numel():
         raise ValueError(f"there is nothing to measure: features have shape {tuple(features.shape)}")
     labels = labels.to(features.device)
     classifier = _as_classifier(weight, bias, features)
-    if num_classes is None:
-        if labels.min() < 0:
-            raise ValueError(
-                f"label {int(labels.min())} of sample {int(labels.argmin())} is out of range: labels start at 0"
-            )
-        num_classes = int(labels.max()) + 1 if classifier is None else len(classifier.weight)
-    elif classifier is not None and len(classifier.weight) != num_classes:
-        raise ValueError(f"num_classes is {num_classes}, but weight has {len(classifier.weight)} rows")
-    if num_classes > len(labels):  # before memory is asked for: one stray label may promise billions of classes
+    num_classes = _number_of_classes(labels, classifier, means.num_classes if means is not None else num_classes)
+    if means is None:
+        means = ClassMeans(num_classes)
+        means.update(features, labels)
+    num_samples, num_features = features.shape
+    if vci is None:
+        vci = num_features <= FULL_COVARIANCE_LIMIT and num_samples * num_features**2 <= _CHEAP_COVARIANCE
+    projections = Projections(means, classifier, covariance=vci, weighting=weighting)
+    projections.update(features, labels)
+    ood_mean = None if ood is None else mean_of(_as_tensor("ood", ood).to(features.device))
+    return projections.statistics(objective, ood_mean), means
+
+
+def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int | None) -> int:
+    if labels.min() < 0:
+        raise ValueError(
+            f"label {int(labels.min())} of sample {int(labels.argmin())} is out of range: labels start at 0"
+        )
+    if given is None:
+        given = int(labels.max()) + 1 if classifier is None else len(classifier.weight)
+    elif classifier is not None and len(classifier.weight) != given:
+        raise ValueError(f"num_classes is {given}, but weight has {len(classifier.weight)} rows")
+    if given > len(labels):  # before memory is asked for: one stray label may promise billions of classes
         present = set(labels.tolist())
-        empty = next(c for c in range(num_classes) if c not in present)
+        empty = next(c for c in range(given) if c not in present)
         raise ValueError(
             f"class {empty} has no samples, so its mean is undefined "
-            f"({len(labels)} samples for {num_classes} classes); pass more data, or number the classes without gaps"
+            f"({len(labels)} samples for {given} classes); pass more data, or number the classes without gaps"
         )
-    means = ClassMeans(num_classes)
-    means.update(features, labels)
-    projections = Projections(means, classifier)
-    projections.update(features, labels)
-    return projections.statistics(objective)
+    return given
 
 
 def _as_tensor(name: str, values: Tensor | ArrayLike) -> Tensor:

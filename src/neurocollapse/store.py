@@ -36,7 +36,7 @@ from .metrics import DEFINITIONS_VERSION
 from .training import DivergedError, Record, RunConfig, State, train
 
 #: Changes when the same configuration would give another run: new defaults, another order of random numbers.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: A long epoch is not lost for want of a record: a checkpoint is written at least this often.
 CHECKPOINT_SECONDS = 20.0

@@ -20,7 +20,7 @@ from .datasets import Dataset, Split, load_dataset
 from .measuring import gather
 from .metrics import Measurement
 from .networks import NetworkError, build_network, captured_features, find_classifier, initialize, layer_weights
-from .statistics import Objective
+from .statistics import FULL_COVARIANCE_LIMIT, Objective
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,9 @@ class _Run:
         norms = self._squared_norms()
         layers = tuple(norms.pop(name) for name in layer_weights(self.model))
         objective = Objective(self.config.weight_decay, layers, other_norms=math.fsum(norms.values()))
-        statistics = gather(features, split.labels, self.classifier.weight, self.classifier.bias, objective=objective)
+        vci = features.shape[1] <= FULL_COVARIANCE_LIMIT  # a run records every key, at whatever number of samples
+        head = self.classifier
+        statistics, _ = gather(features, split.labels, head.weight, head.bias, vci=vci, objective=objective)
         return Measurement(statistics).to_dict()
 
     def _check_head(self, outputs: Tensor, captured: list[Tensor]) -> None:

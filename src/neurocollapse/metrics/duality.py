@@ -1,5 +1,7 @@
 """NC3, self-duality: the classifier points where the class means do."""
 
+import torch
+
 from ..geometry import normalized_distance, simplex_distance
 from ..statistics import Statistics
 
@@ -27,4 +29,15 @@ def nc3_uncentered(statistics: Statistics) -> float:
 def nc3_duality(statistics: Statistics) -> float:
     """‖WṀ/‖WṀ‖_F − (I − 11ᵀ/C)/√(C−1)‖_F. Where p < C − 1 it is at least √(2 − 2√(p/(C−1)))."""
     weight, means = statistics.classifier_weight, statistics.centered_class_means
-    return simplex_distance(weight @ means.T, scale=(weight.norm() * means.norm()).item())
+    return simplex_distance(weight, means, scale=(weight.norm() * means.norm()).item())
+
+
+def nc5(statistics: Statistics) -> float:
+    """Mean over classes of |cos(μ_c, μ_OOD)|, neither centred; 0 where the others lie orthogonal to all classes.
+
+    μ_OOD is the mean feature of samples of no class. Ammar et al. (2024).
+    """
+    assert statistics.ood_mean is not None
+    means = statistics.class_means
+    cosines = (means @ statistics.ood_mean) / (torch.linalg.norm(means, dim=1) * torch.linalg.norm(statistics.ood_mean))
+    return cosines.abs().mean().item()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ..statistics import FULL_COVARIANCE_LIMIT, Statistics
+from ..statistics import ClassMeans, Statistics
 from . import decisions, duality, simplex, variability
 
 #: Version of the definitions below. It changes when the number behind a key changes.
@@ -41,7 +41,8 @@ _GIVEN_BY = {
     "outputs": "the classifier's weight",
     "nearest_mean_disagreement": "a second sweep over the features",
     "objective": "the weight decay and every layer's norm, which training knows",
-    "within_class_covariance": f"at most {FULL_COVARIANCE_LIMIT} features, so that all of Σ_W is kept",
+    "within_class_covariance": "all of Σ_W, N p² operations, which vci=True asks for",
+    "ood_mean": "features of samples of no class, ood",
 }
 
 _PAPER = "Rangamani and Banburski-Fahey (2022)"
@@ -58,22 +59,25 @@ def _table(*rows: tuple[Callable[[Statistics], Value], tuple[str, ...], str]) ->
 METRICS: dict[str, Metric] = _table(
     (variability.nc1, (), f"{_PAPER}, Section 3"),
     (variability.nc1_per_class, (), _PAPYAN),
-    (variability.nc1_trace_ratio, (), "Tirer and Bruna (2022)"),
+    (variability.nc1_trace_ratio, (), "Tirer, Huang and Niles-Weed (2023), Eq. 3"),
     (variability.nc1_cdnv, (), "Galanti, György and Hutter (2022)"),
     (variability.nc1_vci, ("within_class_covariance",), "Xu and Liu (2023)"),
     (simplex.nc2_norm_variance, (), f"{_PAPER}, Section 3"),
     (simplex.nc2_equinorm, (), _PAPYAN),
     (simplex.nc2_equinorm_weight, _WEIGHT, _PAPYAN),
     (simplex.nc2_cosine, (), f"{_PAPER}, Section 3"),
-    (simplex.nc2_cosine_max, (), _PAPYAN),
+    (simplex.nc2_cosine_max, (), "the largest of those behind nc2_cosine"),
     (simplex.nc2_cosine_weight, _WEIGHT, _PAPYAN),
-    (simplex.nc2_etf, (), "Zhu et al. (2021)"),
+    (simplex.nc2_etf, (), "Zhu et al. (2021), there for W; Dang et al. (2023)"),
     (simplex.nc2_etf_weight, _WEIGHT, "Zhu et al. (2021)"),
     (duality.nc3, _WEIGHT, f"{_PAPER}, Section 3"),
     (duality.nc3_centered, _WEIGHT, "nc3 without the mean row of W"),
     (duality.nc3_uncentered, _WEIGHT, "nc3 with uncentred means"),
     (duality.nc3_duality, _WEIGHT, "Zhu et al. (2021)"),
+    (simplex.nc2_uniformity, (), "Wu and Papyan (2024), there of means not centred"),
+    (simplex.nc2_uniformity_spread, (), "Wu and Papyan (2024), there of means not centred"),
     (decisions.nc4, ("classifier", "nearest_mean_disagreement"), f"{_PAPER}, Section 2.2"),
+    (duality.nc5, ("ood_mean",), "Ammar et al. (2024)"),
     (decisions.sqi_gap, _OUTPUTS, f"{_PAPER}, Assumption 1"),
     (decisions.sqi_gap_spread, _OUTPUTS, f"{_PAPER}, Assumption 1"),
     (decisions.sqi_off, _OUTPUTS, f"{_PAPER}, Assumption 1"),
@@ -95,7 +99,7 @@ class Measurement(Mapping[str, Any]):
     `missing` names it with what it needs. Degenerate features give nan or inf, as the metric's definition says.
     """
 
-    def __init__(self, statistics: Statistics):
+    def __init__(self, statistics: Statistics, means: ClassMeans | None = None):
         self._values: dict[str, Value] = {
             key: metric.function(statistics) for key, metric in METRICS.items() if not metric.lacks(statistics)
         }
@@ -103,6 +107,8 @@ class Measurement(Mapping[str, Any]):
         self.missing: dict[str, str] = {
             key: lacking for key, metric in METRICS.items() if (lacking := metric.lacks(statistics))
         }
+        #: the class means that the numbers refer to, for `measure(..., means=)` of held-out samples
+        self.means = means
         self.class_counts: tuple[int, ...] = tuple(statistics.class_counts.tolist())
         #: rank of Σ_B, at most min(p, C−1); see `geometry.centered_span` for its tolerance
         self.rank = statistics.span.rank
@@ -140,7 +146,8 @@ class Measurement(Mapping[str, Any]):
         return [(key, _format(value), METRICS[key].definition.rstrip(".")) for key, value in self.items()]
 
     def __repr__(self) -> str:
-        rows = [f"{key:<20} {value:>12}  {definition}" for key, value, definition in self._rows()]
+        width = max(map(len, self))
+        rows = [f"{key:<{width}} {value:>12}  {definition}" for key, value, definition in self._rows()]
         return "\n".join([f"Measurement: {self._summary()}", *rows])
 
     def _repr_html_(self) -> str:

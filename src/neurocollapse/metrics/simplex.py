@@ -6,7 +6,7 @@ At two classes those of the means are zero whatever the features: two centred me
 import torch
 from torch import Tensor
 
-from ..geometry import shifted_cosines, simplex_distance
+from ..geometry import pair_distances, shifted_cosines, simplex_distance
 from ..statistics import Statistics
 
 
@@ -51,10 +51,30 @@ def nc2_etf(statistics: Statistics) -> float:
     Where p < C − 1 no simplex ETF exists, and it is at least √(2 − 2√(p/(C−1))).
     """
     means = statistics.centered_class_means
-    return simplex_distance(means @ means.T)
+    return simplex_distance(means, means)
 
 
 def nc2_etf_weight(statistics: Statistics) -> float:
     """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F with G = W Wᵀ; √(2 − 2√(1 − 1/C)) for orthogonal rows of equal norm."""
     weight = statistics.classifier_weight
-    return simplex_distance(weight @ weight.T)
+    return simplex_distance(weight, weight)
+
+
+def _log_inverse_distances(statistics: Statistics) -> Tensor:
+    means = statistics.centered_class_means
+    norms = torch.linalg.norm(means, dim=1)
+    distances = pair_distances(means / norms[:, None])
+    return -distances.masked_fill_(distances <= statistics.span.tolerance / norms.min(), 0.0).log()
+
+
+def nc2_uniformity(statistics: Statistics) -> float:
+    """Mean over pairs of log(1/‖u_c − u_c'‖), u_c = (μ_c − μ_G)/‖μ_c − μ_G‖; −½ log(2C/(C−1)) for a simplex ETF.
+
+    Meant for p < C − 1, where no simplex ETF exists and the means can at best spread evenly over the sphere.
+    """
+    return _log_inverse_distances(statistics).mean().item()
+
+
+def nc2_uniformity_spread(statistics: Statistics) -> float:
+    """Population standard deviation over pairs of log(1/‖u_c − u_c'‖); 0 for a simplex ETF."""
+    return _log_inverse_distances(statistics).std(correction=0).item()

@@ -5,7 +5,7 @@ Where all class means coincide (Σ_B = 0), the ratios are inf, and nan where the
 
 import torch
 
-from ..geometry import pseudo_inverse_root
+from ..geometry import pair_distances, pair_sums, pseudo_inverse_root
 from ..statistics import Statistics
 
 
@@ -21,7 +21,7 @@ def nc1(statistics: Statistics) -> float:
     if not span.rank:
         return _ratio(statistics.within_class_trace, 0.0)
     between = span.singular_values.square() / statistics.num_classes  # eigenvalues of Σ_B
-    return (statistics.within_class_covariance_on_span.diagonal() / between).sum().item()
+    return (statistics.within_class_variances_on_span / between).sum().item()
 
 
 def nc1_per_class(statistics: Statistics) -> float:
@@ -39,11 +39,9 @@ def nc1_cdnv(statistics: Statistics) -> float:
 
     Galanti, György and Hutter (2022). v_c is the mean squared distance of class c's samples from their mean.
     """
-    first, second = torch.triu_indices(statistics.num_classes, statistics.num_classes, offset=1)
-    distances = torch.pdist(statistics.centered_class_means)
-    distances = distances.masked_fill(distances <= statistics.span.tolerance, 0.0)
-    variances = statistics.within_class_variances
-    return ((variances[first] + variances[second]) / (2 * distances.square())).mean().item()
+    distances = pair_distances(statistics.centered_class_means)
+    distances = distances.masked_fill_(distances <= statistics.span.tolerance, 0.0)
+    return (pair_sums(statistics.within_class_variances) / (2 * distances.square())).mean().item()
 
 
 def nc1_vci(statistics: Statistics) -> float:
@@ -60,12 +58,13 @@ def nc1_vci(statistics: Statistics) -> float:
     span, S = statistics.span, statistics.within_class_covariance
     if not span.rank:
         return float("nan")
+    S_UU = statistics.within_class_covariance_on_span
     assert S is not None
+    assert S_UU is not None
     U = span.directions
     S_U = U @ S
     S_UV = S_U - (S_U @ U.T) @ U
     S_VV = S - U.T @ S_U - S_UV.T @ U
-    S_UU = statistics.within_class_covariance_on_span
     explained = S_UV @ pseudo_inverse_root(S_VV, scale=torch.linalg.eigvalsh(S_UU)[-1].item())
     R = S_UU - explained @ explained.T
     D = span.singular_values.square() / statistics.num_classes

@@ -3,19 +3,20 @@
 Two sweeps, each an object with `update` and `merge`: `ClassMeans`, then `Projections`, which yields `Statistics`.
 Where the data can be seen only once, `ClassMoments` yields a `Statistics` in which some fields are absent.
 
-Sums run in float64 on features from which one stored sample, the reference, has been subtracted: the difference of
-two float32 numbers is exact there, so neither a common offset nor collapse itself costs digits.
-Features are cast in blocks, never as a whole.
+The first sweep sums in float64, less one stored sample, the reference, so that a common offset costs no digits. The
+second multiplies h − μ_c, which is small at collapse and exact to its own last digits, so that float32 will do where
+the features have no more; see `Projections`. Features are read in blocks and never copied as a whole.
 """
 
 from .batches import FULL_COVARIANCE_LIMIT, check_shapes
-from .means import ClassMeans
+from .means import WEIGHTINGS, ClassMeans, mean_of
 from .one_pass import ClassMoments
 from .projections import Projections
 from .values import Classifier, Objective, Outputs, Statistics
 
 __all__ = [
     "FULL_COVARIANCE_LIMIT",
+    "WEIGHTINGS",
     "ClassMeans",
     "ClassMoments",
     "Classifier",
@@ -24,4 +25,5 @@ __all__ = [
     "Projections",
     "Statistics",
     "check_shapes",
+    "mean_of",
 ]

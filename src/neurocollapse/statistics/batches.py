@@ -1,16 +1,19 @@
 """Batches of features and labels: what they must be, and the blocks in which they are read."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from .values import Classifier
 
-BLOCK_ROWS = 4096
+#: Numbers in a block: on a CPU what its cache holds, on a GPU what keeps it busy.
+_BLOCK_ELEMENTS = {False: 2**18, True: 2**24}
+_LEAST_ROWS = 16
+_MANY_CLASSES, _MANY_ROWS = 64, 1024
 
-#: Above this many features Σ_W as a whole (p × p, float64) is not kept, and `nc1_vci` is absent.
+#: Above this many features Σ_W as a whole (p × p, float64) is not kept unless asked for.
 FULL_COVARIANCE_LIMIT = 4096
 
 
@@ -63,19 +66,37 @@ def class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return sums.index_add_(0, labels, values)
 
 
-def blocks(
-    features: Float[Tensor, "samples features"], labels: Integer[Tensor, " samples"], seen: int
-) -> Iterator[tuple[Float[Tensor, "block features"], Int[Tensor, " block"]]]:
-    """The batch in float64, block by block; `ValueError` names the first sample, after `seen` before, not finite."""
-    for start in range(0, len(features), BLOCK_ROWS):
-        block = features[start : start + BLOCK_ROWS].detach().double()
-        _check_finite(block, seen + start)
-        yield block, labels[start : start + BLOCK_ROWS].long()
+def blocks(features: Tensor, labels: Tensor, num_classes: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The batch block by block, as stored: its first sample, features and labels.
+
+    A block is a copy at most, in a wider type, of what fits a processor's cache; the rest of the batch is never copied.
+    """
+    rows = max(_LEAST_ROWS, _BLOCK_ELEMENTS[features.device.type == "cuda"] // features.shape[1])
+    if num_classes > _MANY_CLASSES:  # then the classes' own rows are what must be read from memory for every block
+        rows = max(rows, min(_MANY_ROWS, _BLOCK_ELEMENTS[True] // (features.shape[1] + 2 * num_classes)))
+    for start in range(0, len(features), rows):
+        yield start, features[start : start + rows].detach(), labels[start : start + rows].long()
 
 
-def _check_finite(features: Tensor, seen: int) -> None:
-    finite = features.isfinite()
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Products in the type of their factors, whatever autocast, TF32 or bfloat16 the caller trains with."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False), torch.no_grad():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def check_finite(features: Tensor, seen: int) -> None:
+    """`ValueError` that names the first sample, after `seen` before, that is not finite, and how many there are."""
+    finite = torch.cat([part.isfinite().all(dim=1) for part in features.split(_MANY_ROWS)])
     if not finite.all():
-        sample, feature = (int(i) for i in (~finite).nonzero()[0])
-        value = features[sample, feature].item()
-        raise ValueError(f"feature {feature} of sample {seen + sample} is {value}; every feature must be finite")
+        sample = int((~finite).nonzero()[0])
+        feature = int((~features[sample].isfinite()).nonzero()[0])
+        raise ValueError(
+            f"feature {feature} of sample {seen + sample} is {features[sample, feature].item()}; "
+            f"every feature must be finite ({int((~finite).sum())} of {len(features)} samples are not)"
+        )

@@ -1,5 +1,7 @@
 """First sweep: class means."""
 
+import math
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -7,7 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..geometry import Span, centered_span
-from .batches import blocks, check_batch, class_sums
+from .batches import blocks, check_batch, check_finite
+
+#: How the classes enter μ_G and Σ_B: each alike, or each by its share of the samples. Only then is Σ_W + Σ_B = Σ_T.
+WEIGHTINGS = ("classes", "samples")
 
 
 class ClassMeans:
@@ -42,11 +47,14 @@ class ClassMeans:
             # a copy, since the caller may use the batch's memory again
             self._start(features[0].detach().to(torch.float64, copy=True))
         assert self.reference is not None
-        for block, block_labels in blocks(features, labels, seen):
-            offsets = block - self.reference
-            self.sums += class_sums(offsets, block_labels, self.num_classes)
-            self.counts += torch.bincount(block_labels, minlength=self.num_classes)
-            self.scale = max(self.scale, offsets.abs().max().item())
+        for _, block, block_labels in blocks(features, labels, self.num_classes):
+            offsets = block.to(torch.float64, copy=True).sub_(self.reference)
+            low, high = (value.item() for value in offsets.aminmax())
+            if not math.isfinite(high - low):
+                check_finite(features, seen)
+            self.scale = max(self.scale, high, -low)
+            self.sums.index_add_(0, block_labels, offsets)
+        self.counts += torch.bincount(labels.long(), minlength=self.num_classes)
 
     def merge(self, other: "ClassMeans") -> Self:
         """Fold in the means of other samples; the result is that of all samples together, to rounding."""
@@ -90,29 +98,58 @@ class ClassMeans:
         return offsets + self.reference
 
 
-def center(means: ClassMeans) -> tuple[Tensor, Tensor, Span]:
-    """Global mean less the reference, centred class means, and their span; what rounding alone could make is zero."""
+def mean_of(features: Float[Tensor, "samples features"]) -> Float[Tensor, " features"]:
+    """The mean of features of no class, as exact as class means."""
+    means = ClassMeans(2)  # all in the first of two classes: the least that there can be
+    means.update(features, torch.zeros(len(features), dtype=torch.int64, device=features.device))
+    if means.reference is None:
+        raise ValueError(f"there is nothing to average: features have shape {tuple(features.shape)}")
+    return means.sums[0] / means.counts[0] + means.reference
+
+
+@dataclass(frozen=True)
+class Centered:
+    """Class means around the global mean μ_G = Σ_c w_c μ_c."""
+
+    class_weights: Float[Tensor, " classes"]
+    #: μ_G less the reference
+    global_offset: Float[Tensor, " features"]
+    class_means: Float[Tensor, "classes features"]
+    #: of the rows √(C w_c) (μ_c − μ_G), so that σ²/C are the eigenvalues of Σ_B
+    span: Span
+
+
+def center(means: ClassMeans, weighting: str) -> Centered:
+    """The class means around the global mean; what rounding alone could have made is zero."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
     offsets = means.offsets
-    global_offset = offsets.mean(dim=0)
+    weights = torch.full_like(offsets[:, 0], 1 / means.num_classes)
+    if weighting == "samples":
+        weights = means.counts / means.counts.sum().double()
+    global_offset = weights @ offsets
     centered = offsets - global_offset
     # Twice, because the first subtraction leaves a mean of the size of the offsets' rounding.
-    centered = centered - centered.mean(dim=0)
-    span = centered_span(centered, means.scale)
+    centered = centered - weights @ centered
+    root = (means.num_classes * weights).sqrt()[:, None]  # rows as Σ_B weighs them; one for classes of equal weight
+    span = centered_span(centered * root, means.scale)
     is_zero = torch.linalg.norm(centered, dim=1, keepdim=True) <= span.tolerance
-    return global_offset, centered.masked_fill(is_zero, 0.0), span
+    return Centered(weights, global_offset, centered.masked_fill(is_zero, 0.0), span)
 
 
 class Residuals:
-    """h − μ_c(i), rounded relative to itself and not to μ_c: near collapse that is many digits more.
+    """h − μ_c(i) in `dtype`, rounded relative to itself and not to μ_c: near collapse that is many digits more.
 
     The difference from μ_c as stored, which is a rounded number, is that good; what the rounding took off follows.
     """
 
-    def __init__(self, reference: Tensor, offsets: Float[Tensor, "classes features"]):
-        self.stored_means = reference + offsets
-        self.remainders = offsets - (self.stored_means - reference)
+    def __init__(self, reference: Tensor, offsets: Float[Tensor, "classes features"], dtype: torch.dtype):
+        self.stored_means = (reference + offsets).to(dtype)
+        self.remainders = (offsets - (self.stored_means - reference)).to(dtype)
 
     def __call__(
         self, features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]
     ) -> Float[Tensor, "samples features"]:
-        return features - self.stored_means[labels] - self.remainders[labels]
+        residuals = self.stored_means[labels]
+        torch.sub(features, residuals, out=residuals)
+        return residuals.sub_(self.remainders[labels])

@@ -6,7 +6,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .batches import FULL_COVARIANCE_LIMIT, blocks, check_batch, check_classifier, check_same_classifier, class_sums
+from .batches import (
+    FULL_COVARIANCE_LIMIT,
+    blocks,
+    check_batch,
+    check_classifier,
+    check_finite,
+    check_same_classifier,
+    class_sums,
+)
 from .means import ClassMeans, Residuals, center
 from .outputs import OutputSums
 from .values import Classifier, Objective, Statistics
@@ -20,9 +28,10 @@ class ClassMoments:
     Memory is p × p, so p may be at most `FULL_COVARIANCE_LIMIT`.
     """
 
-    def __init__(self, num_classes: int, classifier: Classifier | None = None):
+    def __init__(self, num_classes: int, classifier: Classifier | None = None, *, weighting: str = "classes"):
         self.means = ClassMeans(num_classes)
         self.classifier = classifier
+        self.weighting = weighting
         self.class_scatter = torch.zeros(num_classes, dtype=torch.float64)
         self.scatter = torch.empty(0)
         self.outputs = OutputSums()
@@ -37,20 +46,22 @@ class ClassMoments:
                 f"{FULL_COVARIANCE_LIMIT} features; take two passes with ClassMeans and Projections"
             )
         check_classifier(self.classifier, self.means.num_classes, features.shape[1])
-        for block, block_labels in blocks(features, labels, seen):
-            self.merge(self._of_block(block, block_labels))
+        check_finite(features, seen)
+        for _, block, block_labels in blocks(features, labels, self.means.num_classes):
+            self.merge(self._of_block(block.double(), block_labels))
 
     def _of_block(self, features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]) -> "ClassMoments":
-        block = ClassMoments(self.means.num_classes, self.classifier)
+        block = ClassMoments(self.means.num_classes, self.classifier, weighting=self.weighting)
         block.means.update(features, labels)
         assert block.means.reference is not None
         offsets = block.means.sums / block.means.counts.clamp(min=1)[:, None]
-        residuals = Residuals(block.means.reference, offsets)(features, labels)
+        residuals = Residuals(block.means.reference, offsets, torch.float64)(features, labels)
         block.scatter = residuals.T @ residuals
         block.class_scatter = class_sums(residuals.square().sum(dim=1), labels, self.means.num_classes)
         if self.classifier is not None:
             outputs = self.classifier(features)
-            block.outputs.update(outputs, self.classifier.decide(features, outputs), labels)
+            decisions = self.classifier.decide(features, outputs)
+            block.outputs.update(outputs, decisions, labels)
         return block
 
     def merge(self, other: "ClassMoments") -> Self:
@@ -78,16 +89,20 @@ class ClassMoments:
 
     def statistics(self, objective: Objective | None = None) -> Statistics:
         """The statistics of the samples seen, without NC4."""
-        global_offset, centered, span = center(self.means)
+        centered = center(self.means, self.weighting)
+        span = centered.span
         assert self.means.reference is not None
         covariance = self.scatter / self.means.counts.sum()
+        on_span = span.directions @ covariance @ span.directions.T
         return Statistics(
             class_counts=self.means.counts,
-            global_mean=self.means.reference + global_offset,
-            centered_class_means=centered,
+            class_weights=centered.class_weights,
+            global_mean=self.means.reference + centered.global_offset,
+            centered_class_means=centered.class_means,
             span=span,
             within_class_variances=self.class_scatter / self.means.counts,
-            within_class_covariance_on_span=span.directions @ covariance @ span.directions.T,
+            within_class_variances_on_span=on_span.diagonal(),
+            within_class_covariance_on_span=on_span,
             within_class_covariance=covariance,
             classifier=self.classifier,
             outputs=None if self.classifier is None else self.outputs.compute(),

@@ -51,11 +51,15 @@ class OutputSums:
         decisions: Int[Tensor, " samples"],
         labels: Int[Tensor, " samples"],
     ) -> None:
-        own = outputs.gather(1, labels[:, None]).squeeze(1)
-        is_own = torch.zeros_like(outputs, dtype=torch.bool).scatter_(1, labels[:, None], True)
-        margins = own - outputs.masked_fill(is_own, -torch.inf).amax(dim=1)
+        """Fold in the outputs in float64, whose memory is used to compute in."""
+        own_column = labels[:, None]
+        own = outputs.gather(1, own_column).squeeze(1)
+        margins = own - outputs.scatter_(1, own_column, -torch.inf).amax(dim=1)
+        num_off = outputs.numel() - len(labels)
+        off_mean = outputs.scatter_(1, own_column, 0.0).sum() / num_off
+        off_squares = outputs.sub_(off_mean).scatter_(1, own_column, 0.0).square().sum()
         self.gap.merge(Moments.of(1 - own))
-        self.off.merge(Moments.of(outputs[~is_own]))
+        self.off.merge(Moments(num_off, off_mean.item(), off_squares.item()))
         self.margin.merge(Moments.of(margins))
         self.margin_min = min(self.margin_min, margins.min().item())
         self.correct += int((decisions == labels).sum())

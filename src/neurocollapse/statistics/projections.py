@@ -3,95 +3,218 @@
 from typing import Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..geometry import first_largest
-from .batches import FULL_COVARIANCE_LIMIT, blocks, check_batch, check_classifier, check_same_classifier, class_sums
+from ..geometry import TIE_TOLERANCE, first_largest, half_distance_to_nearest
+from .batches import (
+    blocks,
+    check_batch,
+    check_classifier,
+    check_finite,
+    check_same_classifier,
+    class_sums,
+    full_precision,
+)
 from .means import ClassMeans, Residuals, center
 from .outputs import OutputSums
 from .values import Classifier, Objective, Statistics
+
+#: Scales of the data at which squares of float32 residuals, many orders smaller, neither overflow nor vanish.
+_FLOAT32_SCALES = (2.0**-20, 2.0**40)
 
 
 class Projections:
     """Second sweep, given the means and the classifier: within-class scatter on the span of the centred means.
 
     The samples may be those of the means or others; `classifier` adds the moments of the outputs, accuracy, margins
-    and NC4. `statistics()` gives the result.
+    and NC4. `covariance` keeps Σ_W as a whole too, p × p, which `nc1_vci` needs, at N p² operations in float64.
+    `weighting` is "classes", where μ_G and Σ_B weigh every class alike, or "samples". `statistics()` gives the result.
+
+    Without `covariance`, features of at most 32 bits are multiplied in float32, with μ_c subtracted first: sums of
+    squares are then good to 1e-7 of themselves, outputs to 1e-7 of ‖W‖‖h − μ_c‖, and decisions that rounding could
+    turn are taken again in float64.
     """
 
-    def __init__(self, means: ClassMeans, classifier: Classifier | None = None):
+    def __init__(
+        self,
+        means: ClassMeans,
+        classifier: Classifier | None = None,
+        *,
+        covariance: bool = True,
+        weighting: str = "classes",
+    ):
         self.means = means
         self.classifier = classifier
-        self.global_offset, self.centered, self.span = center(means)
+        self.centered = center(means, weighting)
         assert means.reference is not None  # center has refused means without samples
         self.reference = means.reference
-        check_classifier(classifier, means.num_classes, len(self.reference))
-        self.residuals = Residuals(self.reference, means.offsets)
-        num_features = self.centered.shape[1]
-        zeros = self.centered.new_zeros
+        self.num_features = self.centered.class_means.shape[1]
+        check_classifier(classifier, means.num_classes, self.num_features)
+        zeros = self.centered.class_means.new_zeros
         self.counts = zeros(means.num_classes, dtype=torch.int64)
         self.class_scatter = zeros(means.num_classes)  # Σ‖h − μ_c‖² per class
-        self.span_scatter = zeros(self.span.rank, self.span.rank)
-        self.scatter = zeros(num_features, num_features) if num_features <= FULL_COVARIANCE_LIMIT else None
+        self.span_squares = zeros(self.centered.span.rank)
+        self.span_scatter = zeros(self.centered.span.rank, self.centered.span.rank) if covariance else None
+        self.scatter = zeros(self.num_features, self.num_features) if covariance else None
         self.outputs = OutputSums()
         self.disagreements = 0
+        self.mean_outputs = None if classifier is None else classifier(means.class_means)
+        self.mean_coordinates = self.centered.class_means @ self.centered.span.directions.T
+        self.reach = half_distance_to_nearest(self.centered.class_means) - self.centered.span.tolerance
+        self.factors: dict[torch.dtype, tuple[Residuals, Tensor]] = {}
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         seen = int(self.counts.sum())
-        check_batch(features, labels, self.means.num_classes, self.centered.shape[1], seen)
-        for block, block_labels in blocks(features, labels, seen):
-            residuals = self.residuals(block, block_labels)
-            on_span = residuals @ self.span.directions.T
-            self.counts += torch.bincount(block_labels, minlength=self.means.num_classes)
-            self.class_scatter += class_sums(residuals.square().sum(dim=1), block_labels, self.means.num_classes)
-            self.span_scatter += on_span.T @ on_span
-            if self.scatter is not None:
-                self.scatter += residuals.T @ residuals
-            if self.classifier is not None:
-                outputs = self.classifier(block)
-                decisions = self.classifier.decide(block, outputs)
-                self.outputs.update(outputs, decisions, block_labels)
-                self.disagreements += int((decisions != self._nearest_means(block)).sum())
+        check_batch(features, labels, self.means.num_classes, self.num_features, seen)
+        with full_precision(features.device):
+            for _, block, block_labels in blocks(features, labels, self.means.num_classes):
+                dtype = self._precision(features.dtype)
+                residuals, on_rows = self._project(block.to(dtype), block_labels)
+                squares = torch.linalg.vector_norm(residuals, dim=1).double().square()
+                if not squares.isfinite().all():
+                    check_finite(features, seen)
+                self._add_scatter(residuals, on_rows[:, : len(self.span_squares)], squares, block_labels)
+                if self.classifier is not None:
+                    self._add_decisions(block, block_labels, on_rows, squares.sqrt())
+        self.counts += torch.bincount(labels.long(), minlength=self.means.num_classes)
 
-    def _nearest_means(self, features: Float[Tensor, "samples features"]) -> Int[Tensor, " samples"]:
+    def _precision(self, dtype: torch.dtype) -> torch.dtype:
+        low, high = _FLOAT32_SCALES
+        exact = dtype == torch.float64 or self.scatter is not None or not low <= self.means.scale <= high
+        return torch.float64 if exact else torch.float32
+
+    def _project(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """h − μ_c, and what the directions of the span and the rows of the classifier make of it."""
+        dtype = features.dtype
+        if dtype not in self.factors:
+            weight = [] if self.classifier is None else [self.classifier.weight]
+            self.factors[dtype] = (
+                Residuals(self.reference, self.means.offsets, dtype),
+                torch.cat([self.centered.span.directions, *weight]).to(dtype),
+            )
+        residuals_of, rows = self.factors[dtype]
+        residuals = residuals_of(features, labels)
+        return residuals, (rows @ residuals.T).T.contiguous()  # for few rows twice as fast as residuals @ rows.T
+
+    def _add_scatter(self, residuals: Tensor, on_span: Tensor, squares: Tensor, labels: Tensor) -> None:
+        self.class_scatter += class_sums(squares, labels, self.means.num_classes)
+        self.span_squares += on_span.double().square().sum(dim=0)
+        if self.scatter is not None and self.span_scatter is not None:
+            self.scatter += residuals.T @ residuals
+            self.span_scatter += on_span.T @ on_span
+
+    def _add_decisions(self, features: Tensor, labels: Tensor, on_rows: Tensor, lengths: Tensor) -> None:
+        assert self.classifier is not None
+        assert self.mean_outputs is not None
+        rank = len(self.span_squares)
+        outputs = self.mean_outputs[labels].add_(on_rows[:, rank:])
+        decisions = self._decide(outputs, labels, features, lengths, self._error(on_rows.dtype))
+        nearest = self._nearest_means(on_rows[:, :rank], labels, features, lengths, self._error(on_rows.dtype))
+        self.disagreements += int((decisions != nearest).sum())
+        self.outputs.update(outputs, decisions, labels)
+
+    def _error(self, dtype: torch.dtype) -> float:
+        """Relative error of a sum of p products, ten times what is likely (Higham and Mary, 2019: √p units)."""
+        return max(TIE_TOLERANCE, 5 * self.num_features**0.5 * torch.finfo(dtype).eps)
+
+    def _decide(
+        self, outputs: Tensor, labels: Tensor, features: Tensor, lengths: Tensor, error: float
+    ) -> Int[Tensor, " samples"]:
+        """argmax of the outputs. Where their error could turn it, both are made again from the features in float64."""
+        assert self.classifier is not None
+        mean_lengths = torch.linalg.norm(self.means.class_means, dim=1)[labels]
+        doubt = 2 * (error * lengths * self.classifier.longest + TIE_TOLERANCE * self.classifier.size(mean_lengths))
+        own = outputs.gather(1, labels[:, None])
+        best_other = outputs.scatter_(1, labels[:, None], -torch.inf).amax(dim=1)
+        outputs.scatter_(1, labels[:, None], own)
+        decisions = labels.clone()
+        wrong = _where(best_other + doubt >= own.squeeze(1))
+        decisions[wrong] = outputs[wrong].argmax(dim=1)
+        unsure = wrong[_has_rival(outputs[wrong], doubt[wrong])]
+        if len(unsure):
+            exact = features[unsure].double()
+            outputs[unsure] = self.classifier(exact)
+            decisions[unsure] = self.classifier.decide(exact, outputs[unsure])
+        return decisions
+
+    def _nearest_means(
+        self, on_span: Tensor, labels: Tensor, features: Tensor, lengths: Tensor, error: float
+    ) -> Int[Tensor, " samples"]:
+        """The class of the nearest mean: the own one, unless h is half-way to another one along their span."""
+        nearest = labels.clone()
+        away = torch.linalg.vector_norm(on_span, dim=1) + error * lengths
+        far = _where(away >= self.reach[labels])
+        coordinates = on_span[far] + self.mean_coordinates[labels[far]].to(on_span.dtype)
+        means = self.mean_coordinates.to(on_span.dtype)
+        norms = torch.linalg.vector_norm(means, dim=1)
+        closeness = coordinates @ means.T - norms.square() / 2
+        nearest[far] = closeness.argmax(dim=1)
+        size = lengths[far] + torch.linalg.vector_norm(coordinates, dim=1) + norms.max()
+        unsure = far[_has_rival(closeness, 2 * error * size * norms.max())]
+        if len(unsure):
+            nearest[unsure] = self._nearest_means_exactly(features[unsure].double())
+        return nearest
+
+    def _nearest_means_exactly(self, features: Float[Tensor, "samples features"]) -> Int[Tensor, " samples"]:
         # argmin ‖h − μ_c‖² = argmax ⟨h − μ_G, μ_c − μ_G⟩ − ½‖μ_c − μ_G‖², which a common offset leaves exact
-        from_global = features - self.reference - self.global_offset
-        lengths = torch.linalg.norm(self.centered, dim=1)
-        closeness = from_global @ self.centered.T - lengths.square() / 2
+        means = self.centered.class_means
+        from_global = features - self.reference - self.centered.global_offset
+        lengths = torch.linalg.norm(means, dim=1)
+        closeness = from_global @ means.T - lengths.square() / 2
         return first_largest(closeness, (torch.linalg.norm(from_global, dim=1) + lengths.max()) * lengths.max())
 
     def merge(self, other: "Projections") -> Self:
         """Fold in the projections of other samples on the same means."""
-        if not torch.equal(self.residuals.stored_means, other.residuals.stored_means):
+        if not torch.equal(self.means.class_means, other.means.class_means):
             raise ValueError("cannot merge projections on different class means; give both the same ClassMeans")
         check_same_classifier(self.classifier, other.classifier)
         self.counts = self.counts + other.counts
         self.class_scatter = self.class_scatter + other.class_scatter
-        self.span_scatter = self.span_scatter + other.span_scatter
-        if self.scatter is not None and other.scatter is not None:
-            self.scatter = self.scatter + other.scatter
+        self.span_squares = self.span_squares + other.span_squares
+        self.span_scatter = _sum(self.span_scatter, other.span_scatter)
+        self.scatter = _sum(self.scatter, other.scatter)
         self.outputs.merge(other.outputs)
         self.disagreements += other.disagreements
         return self
 
-    def statistics(self, objective: Objective | None = None) -> Statistics:
+    def statistics(self, objective: Objective | None = None, ood_mean: Tensor | None = None) -> Statistics:
         """The statistics of the samples seen; `ValueError` where a class had none."""
         if not self.counts.all():
             missing = int((self.counts == 0).nonzero()[0])
             raise ValueError(f"class {missing} has no samples in the second sweep (counts: {self.counts.tolist()})")
+        if ood_mean is not None and len(ood_mean) != self.num_features:
+            raise ValueError(
+                f"ood must have {self.num_features} features like the classes' samples, got {len(ood_mean)}"
+            )
         total = int(self.counts.sum())
         has_outputs = self.classifier is not None
         return Statistics(
             class_counts=self.counts.clone(),
-            global_mean=self.reference + self.global_offset,
-            centered_class_means=self.centered,
-            span=self.span,
+            class_weights=self.centered.class_weights,
+            global_mean=self.reference + self.centered.global_offset,
+            centered_class_means=self.centered.class_means,
+            span=self.centered.span,
             within_class_variances=self.class_scatter / self.counts,
-            within_class_covariance_on_span=self.span_scatter / total,
+            within_class_variances_on_span=self.span_squares / total,
+            within_class_covariance_on_span=None if self.span_scatter is None else self.span_scatter / total,
             within_class_covariance=None if self.scatter is None else self.scatter / total,
             classifier=self.classifier,
             outputs=self.outputs.compute() if has_outputs else None,
             nearest_mean_disagreement=self.disagreements / total if has_outputs else None,
             objective=objective,
+            ood_mean=ood_mean,
         )
+
+
+def _where(condition: Tensor) -> Int[Tensor, " chosen"]:
+    return condition.nonzero().squeeze(1)
+
+
+def _has_rival(scores: Float[Tensor, "samples classes"], doubt: Float[Tensor, " samples"]) -> Bool[Tensor, " samples"]:
+    """Whether another score comes within `doubt` of a sample's largest."""
+    return (scores + doubt[:, None] >= scores.amax(dim=1, keepdim=True)).sum(dim=1) > 1
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else first + second

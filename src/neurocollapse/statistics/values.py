@@ -1,6 +1,7 @@
 """What is gathered, and what a metric reads: frozen values in float64."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -29,8 +30,16 @@ class Classifier:
         self, features: Float[Tensor, "samples features"], outputs: Float[Tensor, "samples classes"]
     ) -> Int[Tensor, " samples"]:
         """The class of the largest of the `outputs` of these features; ties, to rounding, go to the lowest class."""
-        size = torch.linalg.norm(features, dim=1) * torch.linalg.norm(self.weight, dim=1).max()
-        return first_largest(outputs, size if self.bias is None else size + self.bias.abs().max())
+        return first_largest(outputs, self.size(torch.linalg.norm(features, dim=1)))
+
+    @cached_property
+    def longest(self) -> float:
+        """The largest ‖W^c‖."""
+        return torch.linalg.norm(self.weight, dim=1).max().item()
+
+    def size(self, lengths: Float[Tensor, " samples"]) -> Float[Tensor, " samples"]:
+        """What the terms of the outputs of features of these lengths amount to at most."""
+        return lengths * self.longest + (0.0 if self.bias is None else self.bias.abs().max())
 
 
 @dataclass(frozen=True)
@@ -61,18 +70,24 @@ class Statistics:
     """All that the metrics read. Everything is float64; a field that was not gathered is None."""
 
     class_counts: Int[Tensor, " classes"]
+    #: how much each class counts in μ_G and Σ_B; they sum to one
+    class_weights: Float[Tensor, " classes"]
     global_mean: Float[Tensor, " features"]
     centered_class_means: Float[Tensor, "classes features"]
     span: Span
     #: mean squared distance of a class's samples from its mean
     within_class_variances: Float[Tensor, " classes"]
-    #: V Σ_W Vᵀ on the directions V of `span`
-    within_class_covariance_on_span: Float[Tensor, "rank rank"]
+    #: the diagonal of V Σ_W Vᵀ, V the directions of `span`
+    within_class_variances_on_span: Float[Tensor, " rank"]
+    #: V Σ_W Vᵀ and Σ_W as wholes
+    within_class_covariance_on_span: Float[Tensor, "rank rank"] | None = None
     within_class_covariance: Float[Tensor, "features features"] | None = None
     classifier: Classifier | None = None
     outputs: Outputs | None = None
     nearest_mean_disagreement: float | None = None
     objective: Objective | None = None
+    #: mean feature of samples of no class
+    ood_mean: Float[Tensor, " features"] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -94,5 +109,5 @@ class Statistics:
 
     @property
     def between_class_trace(self) -> float:
-        """Tr Σ_B, every class weighing the same."""
-        return self.centered_class_means.square().sum().item() / self.num_classes
+        """Tr Σ_B."""
+        return (self.class_weights @ self.centered_class_means.square().sum(dim=1)).item()
