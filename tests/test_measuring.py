@@ -207,6 +207,38 @@ def test_bad_arrays_are_named_as_bad_tensors_are(case):
         measure(*(np.asarray(argument) for argument in arguments), **options)
 
 
+@pytest.mark.parametrize("scale", [1e-150, 1e-120, 1e100, 1e120, 1e160, 1e300])
+def test_scales_whose_squares_float64_holds_and_does_not(scale):
+    if 1e-130 < scale < 1e140:
+        values = measure(H * scale, Y, W * min(1 / scale, 1e120), B)
+        for key in set(WHOLE) - {"nc2_norm_variance"}:
+            assert values[key] == pytest.approx(WHOLE[key], rel=1e-9, abs=1e-12), key
+    else:
+        with pytest.raises(ValueError, match=r"differences of features reach .*beyond float64; multiply them by"):
+            measure(H * scale, Y)
+        with pytest.raises(ValueError, match=r"entries of weight reach .*beyond float64; multiply them by"):
+            measure(H, Y, W * scale)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (H.to_sparse(), "features must be a dense tensor with data, got torch.sparse_coo on cpu"),
+        (H.to("meta"), "features must be a dense tensor with data, got torch.strided on meta"),
+        (np.ma.masked_greater(H.numpy(), 1.0), "features is a masked array.*leave out those samples"),
+    ],
+    ids=["sparse", "meta", "masked"],
+)
+def test_arrays_without_all_their_numbers(bad, message):
+    with pytest.raises(ValueError, match=message):
+        measure(bad, Y)
+
+
+def test_a_number_of_classes_is_an_integer():
+    with pytest.raises(ValueError, match="num_classes must be an integer, got True"):
+        measure(H, Y, num_classes=True)
+
+
 # ---- which keys, and against which means
 
 

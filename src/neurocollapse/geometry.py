@@ -60,6 +60,11 @@ def simplex_distance(
     nan where G vanishes, up to C · 2.2e-16 · `scale`, the size of what it was computed from.
     """
     num_classes = len(A)
+    sizes = [matrix.abs().max() for matrix in (A, B)]
+    if not all(sizes):
+        return float("nan")
+    A, B = A / sizes[0], B / sizes[1]  # the fourth powers below would not fit, of features of 1e100
+    scale = scale / (sizes[0] * sizes[1]).item()
     norm = sum((A[rows] @ B.T).square().sum().item() for rows in _row_tiles(num_classes)) ** 0.5
     if norm <= num_classes * EPSILON * scale:
         return float("nan")

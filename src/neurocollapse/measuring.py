@@ -15,6 +15,7 @@ from .statistics import (
     Objective,
     Projections,
     Statistics,
+    check_scale,
     check_shapes,
     mean_of,
 )
@@ -106,6 +107,8 @@ def gather(
 
 
 def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int | None) -> int:
+    if given is not None and (isinstance(given, bool) or not isinstance(given, (int, np.integer))):
+        raise ValueError(f"num_classes must be an integer, got {given!r}")
     if labels.min() < 0:
         raise ValueError(
             f"label {int(labels.min())} of sample {int(labels.argmin())} is out of range: labels start at 0"
@@ -128,7 +131,11 @@ def _as_tensor(name: str, values: Tensor | ArrayLike) -> Tensor:
     if isinstance(values, Tensor):
         if values.is_complex():
             raise ValueError(f"{name} must be real numbers, got {values.dtype}")
+        if values.layout != torch.strided or values.is_meta:
+            raise ValueError(f"{name} must be a dense tensor with data, got {values.layout} on {values.device}")
         return values.detach()
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} is a masked array, whose masked entries are no numbers; leave out those samples")
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} must be numbers, got an array of {array.dtype}")
@@ -168,4 +175,5 @@ def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier
         if values is not None and not values.isfinite().all():
             index = (~values.isfinite()).nonzero()[0].tolist()
             raise ValueError(f"{name}{index} is {values[tuple(index)].item()}; every entry must be finite")
+    check_scale("entries of weight", W.abs().max().item())
     return Classifier(W, b)

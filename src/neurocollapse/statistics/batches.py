@@ -9,7 +9,7 @@ from torch import Tensor
 from .values import Classifier
 
 #: Numbers in a block: on a CPU what its cache holds, on a GPU what keeps it busy.
-_BLOCK_ELEMENTS = {False: 2**18, True: 2**24}
+_BLOCK_ELEMENTS = {False: 2**20, True: 2**24}
 _LEAST_ROWS = 16
 _MANY_CLASSES, _MANY_ROWS = 64, 1024
 
@@ -59,6 +59,19 @@ def check_same_classifier(first: Classifier | None, second: Classifier | None) -
         first is None or second is None or not (same(first.weight, second.weight) and same(first.bias, second.bias))
     ):
         raise ValueError("cannot merge what was gathered with different classifiers; give both the same Classifier")
+
+
+#: Largest numbers whose squares, and those of what is 1e-16 of them, float64 holds.
+_SQUARABLE = (1e-130, 1e140)
+
+
+def check_scale(what: str, largest: float) -> None:
+    low, high = _SQUARABLE
+    if largest and not low <= largest <= high:
+        raise ValueError(
+            f"{what} reach {largest:.3g}, and squares of that are beyond float64; multiply them by a constant that "
+            f"brings them between {low:g} and {high:g} (only nc2_norm_variance and what W makes of them depend on it)"
+        )
 
 
 def class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -60,6 +60,7 @@ class Projections:
         self.outputs = OutputSums()
         self.disagreements = 0
         self.mean_outputs = None if classifier is None else classifier(means.class_means)
+        self.mean_lengths = torch.linalg.norm(means.class_means, dim=1)
         self.mean_coordinates = self.centered.class_means @ self.centered.span.directions.T
         self.reach = half_distance_to_nearest(self.centered.class_means) - self.centered.span.tolerance
         self.factors: dict[torch.dtype, tuple[Residuals, Tensor]] = {}
@@ -108,7 +109,7 @@ class Projections:
         assert self.classifier is not None
         assert self.mean_outputs is not None
         rank = len(self.span_squares)
-        outputs = self.mean_outputs[labels].add_(on_rows[:, rank:])
+        outputs = self.mean_outputs.index_select(0, labels).add_(on_rows[:, rank:])
         decisions = self._decide(outputs, labels, features, lengths, self._error(on_rows.dtype))
         nearest = self._nearest_means(on_rows[:, :rank], labels, features, lengths, self._error(on_rows.dtype))
         self.disagreements += int((decisions != nearest).sum())
@@ -123,8 +124,8 @@ class Projections:
     ) -> Int[Tensor, " samples"]:
         """argmax of the outputs. Where their error could turn it, both are made again from the features in float64."""
         assert self.classifier is not None
-        mean_lengths = torch.linalg.norm(self.means.class_means, dim=1)[labels]
-        doubt = 2 * (error * lengths * self.classifier.longest + TIE_TOLERANCE * self.classifier.size(mean_lengths))
+        sums = error * lengths * self.classifier.longest
+        doubt = 2 * (sums + TIE_TOLERANCE * self.classifier.size(self.mean_lengths[labels]))
         own = outputs.gather(1, labels[:, None])
         best_other = outputs.scatter_(1, labels[:, None], -torch.inf).amax(dim=1)
         outputs.scatter_(1, labels[:, None], own)
