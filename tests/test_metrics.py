@@ -33,7 +33,7 @@ def measured(problem: Problem) -> Measurement:
     return Measurement(
         *gather(
             *(problem.features, problem.labels, problem.weight, problem.bias),
-            ood=problem.ood,
+            ood_mean=None if problem.ood is None else problem.ood.mean(dim=0),
             objective=problem.objective,
         )
     )

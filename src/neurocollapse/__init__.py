@@ -7,18 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors, which do not run __getattr__
+    from neurocollapse.capture import CaptureWarning as CaptureWarning
     from neurocollapse.datasets import Dataset as Dataset
     from neurocollapse.datasets import load_dataset as load_dataset
     from neurocollapse.geometry import simplex_etf as simplex_etf
     from neurocollapse.measuring import measure as measure
+    from neurocollapse.measuring import measure_layers as measure_layers
+    from neurocollapse.measuring import measure_model as measure_model
     from neurocollapse.metrics import METRICS as METRICS
     from neurocollapse.metrics import Measurement as Measurement
     from neurocollapse.networks import build_network as build_network
     from neurocollapse.networks import check_homogeneous as check_homogeneous
+    from neurocollapse.shelf import runs as runs
     from neurocollapse.statistics import ClassMeans as ClassMeans
     from neurocollapse.statistics import Projections as Projections
     from neurocollapse.statistics import Statistics as Statistics
-    from neurocollapse.store import runs as runs
     from neurocollapse.sweep import Sweep as Sweep
     from neurocollapse.training import RunConfig as RunConfig
     from neurocollapse.training import train as train
@@ -28,6 +31,7 @@ __version__ = "0.1.0"
 # No module bears the name of a public object: importing the module would set the attribute and hide the object.
 _HOME = {
     "METRICS": "metrics",
+    "CaptureWarning": "capture",
     "ClassMeans": "statistics",
     "Dataset": "datasets",
     "Measurement": "metrics",
@@ -39,7 +43,9 @@ _HOME = {
     "check_homogeneous": "networks",
     "load_dataset": "datasets",
     "measure": "measuring",
-    "runs": "store",
+    "measure_layers": "measuring",
+    "measure_model": "measuring",
+    "runs": "shelf",
     "simplex_etf": "geometry",
     "train": "training",
 }

@@ -97,14 +97,19 @@ class ClassMeans:
         assert self.reference is not None
         return offsets + self.reference
 
+    @property
+    def overall_mean(self) -> Float[Tensor, " features"]:
+        """The mean of all samples, of whatever class. Raises `ValueError` where there are none."""
+        if self.reference is None:
+            raise ValueError("there is nothing to average: no samples were given")
+        return self.sums.sum(dim=0) / self.counts.sum() + self.reference
+
 
 def mean_of(features: Float[Tensor, "samples features"]) -> Float[Tensor, " features"]:
     """The mean of features of no class, as exact as class means."""
     means = ClassMeans(2)  # all in the first of two classes: the least that there can be
     means.update(features, torch.zeros(len(features), dtype=torch.int64, device=features.device))
-    if means.reference is None:
-        raise ValueError(f"there is nothing to average: features have shape {tuple(features.shape)}")
-    return means.sums[0] / means.counts[0] + means.reference
+    return means.overall_mean
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class ClassMoments:
         self.outputs.merge(other.outputs)
         return self
 
-    def statistics(self, objective: Objective | None = None) -> Statistics:
+    def statistics(self, objective: Objective | None = None, ood_mean: Tensor | None = None) -> Statistics:
         """The statistics of the samples seen, without NC4."""
         centered = center(self.means, self.weighting)
         span = centered.span
@@ -107,4 +107,5 @@ class ClassMoments:
             classifier=self.classifier,
             outputs=None if self.classifier is None else self.outputs.compute(),
             objective=objective,
+            ood_mean=ood_mean,
         )

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .metrics import Measurement
-from .statistics import (
+from ..metrics import Measurement
+from ..statistics import (
     FULL_COVARIANCE_LIMIT,
     Classifier,
     ClassMeans,
@@ -69,7 +69,8 @@ def measure(
     >>> print(f"{m['nc1']:.1f} {m['nc3']:.1f} {m['nc4']:.1f}")
     0.0 0.0 0.0
     """
-    options = {"num_classes": num_classes, "means": means, "ood": ood, "weighting": weighting, "vci": vci}
+    ood_mean = None if ood is None else mean_of(_as_tensor("ood", ood))
+    options = {"num_classes": num_classes, "means": means, "ood_mean": ood_mean, "weighting": weighting, "vci": vci}
     return Measurement(*gather(features, labels, weight, bias, **options))  # type: ignore[arg-type]
 
 
@@ -81,7 +82,7 @@ def gather(
     *,
     num_classes: int | None = None,
     means: ClassMeans | None = None,
-    ood: Tensor | ArrayLike | None = None,
+    ood_mean: Tensor | None = None,
     weighting: str = "classes",
     vci: bool | None = None,
     objective: Objective | None = None,
@@ -97,13 +98,15 @@ def gather(
     if means is None:
         means = ClassMeans(num_classes)
         means.update(features, labels)
-    num_samples, num_features = features.shape
-    if vci is None:
-        vci = num_features <= FULL_COVARIANCE_LIMIT and num_samples * num_features**2 <= _CHEAP_COVARIANCE
-    projections = Projections(means, classifier, covariance=vci, weighting=weighting)
+    covariance = is_cheap(*features.shape) if vci is None else vci
+    projections = Projections(means, classifier, covariance=covariance, weighting=weighting)
     projections.update(features, labels)
-    ood_mean = None if ood is None else mean_of(_as_tensor("ood", ood).to(features.device))
-    return projections.statistics(objective, ood_mean), means
+    return projections.statistics(objective, None if ood_mean is None else ood_mean.to(features.device)), means
+
+
+def is_cheap(num_samples: int, num_features: int) -> bool:
+    """Whether Σ_W as a whole is kept unasked."""
+    return num_features <= FULL_COVARIANCE_LIMIT and num_samples * num_features**2 <= _CHEAP_COVARIANCE
 
 
 def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int | None) -> int:

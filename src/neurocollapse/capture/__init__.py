@@ -1,0 +1,27 @@
+"""What a classifier's head sees, captured while the model runs: any model, any loader, one forward pass."""
+
+from .cautions import CaptureWarning
+from .forward import MEMORY_BUDGET, Captured, CaptureOptions, capture
+from .heads import Head, find_head, unwrap
+from .loaders import LABEL_KEYS, Batch, batches
+from .store import Budget, FeatureStore, StoreError
+from .subset import reloaded, stratified_subset
+
+__all__ = [
+    "LABEL_KEYS",
+    "MEMORY_BUDGET",
+    "Batch",
+    "Budget",
+    "CaptureOptions",
+    "CaptureWarning",
+    "Captured",
+    "FeatureStore",
+    "Head",
+    "StoreError",
+    "batches",
+    "capture",
+    "find_head",
+    "reloaded",
+    "stratified_subset",
+    "unwrap",
+]

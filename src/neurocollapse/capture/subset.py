@@ -1,0 +1,67 @@
+"""A stratified part of a data set, chosen without loading a sample."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset
+
+
+def stratified_subset(loader: DataLoader[Any], per_class: int, seed: int = 0) -> DataLoader[Any]:
+    """A loader of `per_class` samples of every class, drawn by `seed`; of a class with fewer, all of them.
+
+    Labels are read from the data set's `targets` or `labels`, or the last tensor of a TensorDataset, also through
+    Subset and ConcatDataset; what a SubsetRandomSampler leaves out stays out. Batches come in the data set's order, of
+    the same size and made by the same `collate_fn` and as many workers.
+
+    Raises:
+        ValueError: `per_class` is less than one, or the data set does not have its labels at hand.
+
+    >>> data = TensorDataset(torch.arange(6.0), torch.tensor([0, 0, 0, 1, 1, 1]))
+    >>> [labels.tolist() for _, labels in stratified_subset(DataLoader(data, batch_size=4), per_class=2)]
+    [[0, 0, 1, 1]]
+    """
+    if per_class < 1:
+        raise ValueError(f"per_class must be at least 1, got {per_class}")
+    labels = labels_of(loader.dataset)
+    sampler = loader.sampler
+    chosen = torch.tensor(sampler.indices) if isinstance(sampler, SubsetRandomSampler) else torch.arange(len(labels))
+    shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
+    parts = [shuffled[labels[shuffled] == label][:per_class] for label in labels[chosen].unique()]
+    indices = torch.cat(parts).sort().values.tolist() if parts else []
+    return reloaded(loader, indices)
+
+
+def reloaded(loader: DataLoader[Any], indices: Sequence[int]) -> DataLoader[Any]:
+    """A loader of these samples of the data set, in this order, that otherwise does as `loader` does."""
+    return DataLoader(
+        Subset(loader.dataset, indices),
+        batch_size=loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+    )
+
+
+def labels_of(dataset: Dataset[Any]) -> Int64[Tensor, " samples"]:
+    """The labels of all samples of a data set that has them at hand. Raises `ValueError`."""
+    if isinstance(dataset, Subset):
+        return labels_of(dataset.dataset)[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
+    if isinstance(dataset, ConcatDataset):
+        return torch.cat([labels_of(part) for part in dataset.datasets])
+    names = [name for name in ("targets", "labels") if hasattr(dataset, name)]
+    found = dataset.tensors[-1] if isinstance(dataset, TensorDataset) else getattr(dataset, names[0]) if names else None
+    try:
+        labels = torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError):
+        labels = torch.empty(0, 0)
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"{type(dataset).__name__} does not have its labels at hand: a subset needs integers, one per sample, in "
+            f"its `targets` or `labels`; set one of them, or pass a loader of the subset itself"
+        )
+    return labels.long()

@@ -1,0 +1,268 @@
+"""A model and its data in, measurement out."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Unpack
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..atomic import atomic_path
+from ..capture import (
+    LABEL_KEYS,
+    Captured,
+    CaptureOptions,
+    FeatureStore,
+    Head,
+    capture,
+    stratified_subset,
+    unwrap,
+)
+from ..metrics import Measurement
+from ..networks import layer_weights
+from ..statistics import Classifier, ClassMeans, ClassMoments, Objective, Projections
+from .features import is_cheap, measure
+from .processes import Processes
+
+STRATEGIES = ("keep", "stream", "twice")
+
+#: What a sweep is folded into.
+G = TypeVar("G", ClassMeans, Projections)
+
+
+def measure_model(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    head: str | None = None,
+    strategy: Literal["keep", "stream", "twice"] = "keep",
+    means: ClassMeans | None = None,
+    ood: Iterable[Any] | None = None,
+    weighting: str = "classes",
+    vci: bool | None = None,
+    weight_decay: float | None = None,
+    subset: int | None = None,
+    save_features: Path | str | None = None,
+    together: bool | None = None,
+    **options: Unpack[CaptureOptions],
+) -> Measurement:
+    """Every neural-collapse metric of what the classifier head of a model sees, in one forward pass over a loader.
+
+    In a process group the data are split among the processes, every sample once, and all get the same measurement:
+    all must call it.
+
+    Args:
+        model: any classifier; it is found and left in the mode it was in. See `capture`.
+        loader: yields (inputs, labels, ...) or mappings.
+        head: name of the classifier head; by default the linear layer whose output is the model's.
+        strategy: "keep" the features, in memory or in a temporary file past `memory_budget`; "stream" them into
+            moments, p × p numbers, where they cannot be kept: then `nc4` is missing; or run the model "twice", which
+            keeps nothing and misses nothing that the two sweeps of `measure` give.
+        means: class means of other data, `Measurement.means` of the training set: see `measure`.
+        ood: a loader of samples of no class, for `nc5`; labels in it are not read.
+        weighting: "classes" or "samples": see `measure`.
+        vci: whether to measure `nc1_vci`: see `measure`.
+        weight_decay: λ of Eq. 1, for `loss` and `weight_norms`; all parameters that train are taken to decay.
+        subset: measure this many samples of every class only, drawn without loading the others.
+        save_features: a .safetensors file for what was captured, which `neurocollapse measure` reads.
+        together: whether to measure with the other processes of the process group; by default where there is one.
+        options: `spatial`, `tokens`, `ignore_index`, `device`, `label_key`, `autocast_dtype`, `eval_mode`,
+            `memory_budget`, `folder` and `progress` of `capture`.
+
+    Raises:
+        ValueError: no head, or several; a loader without labels; and all that `measure` raises.
+        StoreError: the temporary file cannot be written.
+
+    >>> import neurocollapse as nc
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> m = nc.measure_model(network, [(torch.randn(9, 2, 2), torch.arange(9) % 2)])
+    >>> m.class_counts, m.num_features
+    ((5, 4), 8)
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    processes = Processes(together)
+    if save_features is not None and (strategy != "keep" or processes.size > 1):
+        raise ValueError("save_features needs all features in one process; use strategy='keep' and together=False")
+    if subset is not None:
+        loader = stratified_subset(loader, subset)  # type: ignore[arg-type]
+    read = partial(capture, model, head=head, **options)
+    part = processes.share(loader)
+    objective = None if weight_decay is None else objective_of(model, weight_decay)
+    ood_mean = None if ood is None else _mean_of_others(read, processes, ood)
+    if strategy == "stream":
+        moments = processes.merged(lambda: None if part is None else _moments(read, part, weighting))
+        return Measurement(moments.statistics(objective, ood_mean), moments.means)
+    with ExitStack() as stack:
+        if strategy == "twice":
+            classifiers = processes.all(lambda: None if part is None else _classifier_of_first_batch(read, part))
+            feed = partial(_run_into, read, part)
+        else:
+            captured = processes.each(lambda: None if part is None else stack.enter_context(read(part)))
+            classifiers = processes.all(lambda: None if captured is None else _classifier_of(_head_of(captured)[0]))
+            feed = partial(_fold_into, captured)
+            if save_features is not None and captured is not None:
+                _save(captured, Path(save_features))
+        classifier = next(known for known in classifiers if known is not None)
+        if means is None:
+            means = processes.merged(lambda: feed(ClassMeans(len(classifier.weight))))
+        covariance = is_cheap(int(means.counts.sum()), classifier.weight.shape[1]) if vci is None else vci
+        second = partial(Projections, means, classifier, covariance=covariance, weighting=weighting)
+        projections = processes.merged(lambda: feed(second()))
+    return Measurement(projections.statistics(objective, ood_mean), means)
+
+
+def measure_layers(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    layers: Sequence[str] | Literal["all"] = "all",
+    head: str | None = None,
+    weighting: str = "classes",
+    vci: bool | None = None,
+    subset: int | None = None,
+    **options: Unpack[CaptureOptions],
+) -> dict[str, Measurement]:
+    """The collapse of every layer side by side, from one forward pass: the outputs of layers, then the head's input.
+
+    Args:
+        model: any classifier.
+        loader: yields (inputs, labels, ...) or mappings.
+        layers: names as in `model.named_modules()`, or "all" that compute, in the order in which they run.
+        head: name of the classifier head; by default the linear layer whose output is the model's.
+        weighting: "classes" or "samples": see `measure`.
+        vci: whether to measure `nc1_vci`: see `measure`.
+        subset: measure this many samples of every class only.
+        options: see `measure_model`; `spatial` and `tokens` say how maps and sequences become features.
+
+    Returns:
+        {layer: Measurement}. The last one is that of the head's input, under the head's name, and alone has the keys
+        that need the classifier.
+
+    >>> import neurocollapse as nc
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> list(nc.measure_layers(network, [(torch.randn(9, 2, 2), torch.arange(9) % 2)]))
+    ['1', '2', '3']
+    """
+    if subset is not None:
+        loader = stratified_subset(loader, subset)  # type: ignore[arg-type]
+    with capture(model, loader, head=head, layers=layers, **options) as captured:
+        found, features = _head_of(captured)
+        size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}
+        measured = {}
+        for name, store in captured.layers.items():
+            with _told(name):
+                measured[name] = measure(store.features, store.labels, **size)  # type: ignore[arg-type]
+        with _told(found.name):
+            last = measure(features.features, features.labels, found.weight, found.bias, **size)  # type: ignore[arg-type]
+        return {**measured, found.name: last}
+
+
+def objective_of(model: nn.Module, weight_decay: float) -> Objective:
+    """What Eq. 1 needs of a model all of whose trainable parameters decay alike."""
+    norms = {
+        name: p.detach().double().square().sum().item()
+        for name, p in unwrap(model).named_parameters()
+        if p.requires_grad
+    }
+    layers = tuple(norms.pop(name) for name in layer_weights(unwrap(model)))
+    return Objective(weight_decay, layers, other_norms=math.fsum(norms.values()))
+
+
+@contextmanager
+def _told(layer: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"layer {layer!r}: {error}") from error
+
+
+def _head_of(captured: Captured) -> tuple[Head, FeatureStore]:
+    assert captured.head is not None  # it was asked for, and `capture` raises where there is none
+    assert captured.features is not None
+    return captured.head, captured.features
+
+
+def _classifier_of(head: Head) -> Classifier:
+    return Classifier(head.weight.cpu(), None if head.bias is None else head.bias.cpu())
+
+
+def _fold_into(captured: Captured | None, gathered: G) -> G:
+    """Fold what this process kept, if it had samples at all, into `gathered`."""
+    if captured is not None:
+        _, store = _head_of(captured)
+        gathered.update(store.features, store.labels)
+    return gathered
+
+
+def _run_into(read: Callable[..., Captured], loader: Iterable[Any] | None, gathered: G) -> G:
+    """Run the model, and fold in what its head sees."""
+    if loader is not None:
+        read(loader, sink=lambda features, labels, _: gathered.update(features.cpu(), labels.cpu()))
+    return gathered
+
+
+def _classifier_of_first_batch(read: Callable[..., Captured], loader: Iterable[Any]) -> Classifier:
+    with read(itertools.islice(loader, 1)) as captured:
+        return _classifier_of(_head_of(captured)[0])
+
+
+def _moments(read: Callable[..., Captured], loader: Iterable[Any], weighting: str) -> ClassMoments:
+    moments: list[ClassMoments] = []  # none before the first batch, which tells the head
+
+    def fold(features: Tensor, labels: Tensor, head: Head) -> None:
+        if not moments:
+            moments.append(ClassMoments(len(head.weight), _classifier_of(head), weighting=weighting))
+        moments[0].update(features.cpu(), labels.cpu())
+
+    read(loader, sink=fold)
+    return moments[0]
+
+
+def _mean_of_others(read: Callable[..., Captured], processes: Processes, loader: Iterable[Any]) -> Tensor:
+    """The mean of what the head sees of samples of no class."""
+
+    def gather() -> ClassMeans | None:
+        part = processes.share(loader)
+        if part is None:
+            return None
+        means = ClassMeans(2)  # all in the first class
+        read(_Unlabelled(part), sink=lambda features, labels, _: means.update(features.cpu(), labels.cpu()))
+        return means
+
+    return processes.merged(gather).overall_mean
+
+
+class _Unlabelled:
+    """A loader's inputs, each with label 0, whatever its own labels are, if it has any."""
+
+    def __init__(self, loader: Iterable[Any]):
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.loader:
+            if isinstance(item, Mapping):
+                size = len(next(iter(item.values())))
+                yield {**{k: v for k, v in item.items() if k not in LABEL_KEYS}, LABEL_KEYS[0]: _zeros(size)}
+            else:
+                inputs = item if isinstance(item, Tensor) else item[0]
+                yield inputs, _zeros(len(inputs))
+
+
+def _zeros(size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.int64)
+
+
+def _save(captured: Captured, path: Path) -> None:
+    """A feature file, which `neurocollapse measure` reads."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"save_features must end in .safetensors, got {path}")
+    head, store = _head_of(captured)
+    arrays = {"features": store.features, "labels": store.labels, "weight": head.weight, "bias": head.bias}
+    with atomic_path(path) as temporary:
+        save_file({name: a.cpu().contiguous() for name, a in arrays.items() if a is not None}, temporary)
