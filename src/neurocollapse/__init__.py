@@ -14,11 +14,14 @@ if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors, 
     from neurocollapse.measuring import measure as measure
     from neurocollapse.measuring import measure_layers as measure_layers
     from neurocollapse.measuring import measure_model as measure_model
+    from neurocollapse.measuring.classes import class_table as class_table
     from neurocollapse.metrics import METRICS as METRICS
     from neurocollapse.metrics import Measurement as Measurement
+    from neurocollapse.metrics.reference import reference_values as reference_values
     from neurocollapse.networks import build_network as build_network
     from neurocollapse.networks import check_homogeneous as check_homogeneous
     from neurocollapse.shelf import runs as runs
+    from neurocollapse.statistics import Classifier as Classifier
     from neurocollapse.statistics import ClassMeans as ClassMeans
     from neurocollapse.statistics import Projections as Projections
     from neurocollapse.statistics import Statistics as Statistics
@@ -33,6 +36,7 @@ _HOME = {
     "METRICS": "metrics",
     "CaptureWarning": "capture",
     "ClassMeans": "statistics",
+    "Classifier": "statistics",
     "Dataset": "datasets",
     "Measurement": "metrics",
     "Projections": "statistics",
@@ -40,11 +44,13 @@ _HOME = {
     "Statistics": "statistics",
     "Sweep": "sweep",
     "build_network": "networks",
+    "class_table": "measuring.classes",
     "check_homogeneous": "networks",
     "load_dataset": "datasets",
     "measure": "measuring",
     "measure_layers": "measuring",
     "measure_model": "measuring",
+    "reference_values": "metrics.reference",
     "runs": "shelf",
     "simplex_etf": "geometry",
     "train": "training",

@@ -69,7 +69,7 @@ def measure(
     >>> print(f"{m['nc1']:.1f} {m['nc3']:.1f} {m['nc4']:.1f}")
     0.0 0.0 0.0
     """
-    ood_mean = None if ood is None else mean_of(_as_tensor("ood", ood))
+    ood_mean = None if ood is None else mean_of(as_tensor("ood", ood))
     options = {"num_classes": num_classes, "means": means, "ood_mean": ood_mean, "weighting": weighting, "vci": vci}
     return Measurement(*gather(features, labels, weight, bias, **options))  # type: ignore[arg-type]
 
@@ -88,7 +88,7 @@ def gather(
     objective: Objective | None = None,
 ) -> tuple[Statistics, ClassMeans]:
     """The `Statistics` behind `measure`, and the class means they refer to; same arguments and errors."""
-    features, labels = _as_tensor("features", features), _as_labels(labels)
+    features, labels = as_tensor("features", features), _as_labels(labels)
     check_shapes(features, labels)
     if not features.numel():
         raise ValueError(f"there is nothing to measure: features have shape {tuple(features.shape)}")
@@ -130,7 +130,7 @@ def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int
     return given
 
 
-def _as_tensor(name: str, values: Tensor | ArrayLike) -> Tensor:
+def as_tensor(name: str, values: Tensor | ArrayLike) -> Tensor:
     if isinstance(values, Tensor):
         if values.is_complex():
             raise ValueError(f"{name} must be real numbers, got {values.dtype}")
@@ -152,7 +152,7 @@ def _as_tensor(name: str, values: Tensor | ArrayLike) -> Tensor:
 
 
 def _as_labels(values: Tensor | ArrayLike) -> Tensor:
-    labels = _as_tensor("labels", values)
+    labels = as_tensor("labels", values)
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers, got {labels.dtype}; cast them first")
     return labels.long()
@@ -163,7 +163,7 @@ def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier
         if bias is not None:
             raise ValueError("bias was given without weight; give both, or neither")
         return None
-    W = _as_tensor("weight", weight).to(features.device, torch.float64)  # type: ignore[arg-type]
+    W = as_tensor("weight", weight).to(features.device, torch.float64)  # type: ignore[arg-type]
     if W.ndim != 2 or W.shape[1] != features.shape[1]:
         raise ValueError(
             f"weight must be (classes, features) with {features.shape[1]} features, as the features have; "
@@ -171,7 +171,7 @@ def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier
         )
     b = None
     if bias is not None:
-        b = _as_tensor("bias", bias).to(features.device, torch.float64)  # type: ignore[arg-type]
+        b = as_tensor("bias", bias).to(features.device, torch.float64)  # type: ignore[arg-type]
         if b.shape != W.shape[:1]:
             raise ValueError(f"bias must be ({len(W)},), one number per row of weight; got {tuple(b.shape)}")
     for name, values in (("weight", W), ("bias", b)):

@@ -1,0 +1,56 @@
+"""Class by class, for classes of unequal size or unequal fate."""
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from .features import as_tensor, gather
+
+
+def class_table(
+    features: Tensor | ArrayLike,
+    labels: Tensor | ArrayLike,
+    weight: Tensor | ArrayLike | None = None,
+    *,
+    num_classes: int | None = None,
+    weighting: str = "classes",
+) -> pd.DataFrame:
+    """A row per class: what minority collapse, or a class that resists, shows first.
+
+    Columns: `count`; `mean_norm` ‖μ_c − μ_G‖; `variance`, the mean squared distance of its samples from μ_c;
+    `effective_rank` of those deviations, exp(−Σ_k p_k log p_k) with p_k = σ_k / Σ σ (Roy and Vetterli, 2007), nan for
+    a class without spread; `weight_norm` ‖W^c‖, where the weight is given. Arguments and errors are those of
+    `measure`. The effective rank takes the eigenvalues of a matrix of min(n_c, p) rows for every class.
+
+    >>> import neurocollapse as nc
+    >>> features = torch.tensor([[3.0, 1.0], [3.0, -1.0], [0.0, 0.0], [0.0, 0.0]])
+    >>> nc.class_table(features, [0, 0, 1, 1]).loc[0].tolist()
+    [2.0, 1.5, 1.0, 1.0]
+    """
+    statistics, means = gather(features, labels, weight, num_classes=num_classes, weighting=weighting, vci=False)
+    rows, classes = as_tensor("features", features), as_tensor("labels", labels)
+    table = {
+        "count": statistics.class_counts.tolist(),
+        "mean_norm": torch.linalg.norm(statistics.centered_class_means, dim=1).tolist(),
+        "variance": statistics.within_class_variances.tolist(),
+        "effective_rank": [
+            effective_rank(rows[classes == c].double() - mean) for c, mean in enumerate(means.class_means)
+        ],
+    }
+    if weight is not None:
+        table["weight_norm"] = torch.linalg.norm(statistics.classifier_weight, dim=1).tolist()
+    return pd.DataFrame(table).rename_axis("class")
+
+
+def effective_rank(deviations: Float[Tensor, "samples features"]) -> float:
+    """exp of the entropy of the singular values as shares of their sum; nan where all vanish."""
+    gram = deviations @ deviations.T if len(deviations) < deviations.shape[1] else deviations.T @ deviations
+    eigenvalues = torch.linalg.eigvalsh(gram)
+    # below this an eigenvalue is rounding, whose root would count as a direction
+    noise = len(gram) * torch.finfo(torch.float64).eps * eigenvalues[-1].item()
+    singular_values = eigenvalues[eigenvalues > noise].sqrt()
+    if not len(singular_values):
+        return float("nan")
+    return torch.special.entr(singular_values / singular_values.sum()).sum().exp().item()

@@ -1,0 +1,108 @@
+"""What to hold a measurement against: features without structure, and exact collapse, of the same size."""
+
+from math import log, nan, sqrt
+
+import pandas as pd
+import torch
+
+from ..geometry import centered_span
+from ..statistics import Classifier, Statistics
+from .measurement import METRICS, Measurement
+
+#: Numbers to draw for structureless class means, in at least two sets: the more of them a set has, the less its keys
+#: vary from one set to another.
+_DRAWN = 10**6
+
+
+def reference_values(measurement: Measurement, initial: Measurement | None = None) -> pd.DataFrame:
+    """Each number of a measurement beside what it would be without structure and at collapse, a row per key.
+
+    Columns: `value`; `initial`, where the measurement of the untrained network is given; `structureless`, the mean
+    for normal features that know nothing of the labels, of the same class sizes, p and C, with a random classifier;
+    `simplex_etf`, at collapse to a simplex ETF around zero, dual to the classifier; `no_bias`, where collapse ends
+    without a bias in the unconstrained features model, with an orthogonal frame as the classifier. nan where nothing
+    is said, such as of a loss.
+
+    With few samples NC1 is no longer large where there is no collapse: structureless features have
+    NC1 ≈ (1 − C/N) n C (C−1)/(p − C), n samples a class. A measured NC1 says something only well below that.
+
+    >>> import neurocollapse as nc
+    >>> etf = nc.simplex_etf(4)
+    >>> m = nc.measure(etf.repeat(9, 1), torch.arange(4).repeat(9), weight=etf)
+    >>> nc.reference_values(m).loc["nc1", ["value", "simplex_etf"]].round(6).tolist()
+    [0.0, 0.0]
+    """
+    keys = [key for key in measurement if key != "weight_norms"]
+    columns = {
+        "value": dict(measurement),
+        **({} if initial is None else {"initial": dict(initial)}),
+        "structureless": _structureless(measurement.class_counts, measurement.num_features),
+        "simplex_etf": _collapsed(measurement.num_classes, measurement.num_features),
+        "no_bias": _collapsed_without_bias(measurement.num_classes, measurement.num_features),
+    }
+    table = pd.DataFrame({name: [values.get(key, nan) for key in keys] for name, values in columns.items()})
+    return table.set_index(pd.Index(keys, name="key")).astype(float)
+
+
+def _structureless(class_counts: tuple[int, ...], num_features: int) -> dict[str, float]:
+    """Means over draws of the sums that normal features have; the features themselves need not be drawn."""
+    generator = torch.Generator().manual_seed(0)
+    number = max(2, min(100, _DRAWN // (len(class_counts) * num_features)))
+    draws = [Measurement(_draw(torch.tensor(class_counts), num_features, generator)) for _ in range(number)]
+    means = {key: sum(draw[key] for draw in draws) / number for key in draws[0]}
+    chance = 1 / len(class_counts)
+    return means | {"accuracy": chance, "nc4": 1 - chance}
+
+
+def _draw(counts: torch.Tensor, num_features: int, generator: torch.Generator) -> Statistics:
+    num_classes, total = len(counts), int(counts.sum())
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def chi_squared(degrees: torch.Tensor) -> torch.Tensor:
+        """By its normal limit, (1 − 2/9k + z √(2/9k))³ k (Wilson and Hilferty, 1931), good from a few degrees on."""
+        spread = 2 / (9 * degrees.double().clamp(min=1))
+        return degrees * (1 - spread + normal(*degrees.shape) * spread.sqrt()) ** 3
+
+    means = normal(num_classes, num_features) / counts.sqrt()[:, None]
+    centered = means - means.mean(dim=0)
+    span = centered_span(centered, scale=0.0)
+    return Statistics(
+        class_counts=counts,
+        class_weights=torch.full((num_classes,), 1 / num_classes, dtype=torch.float64),
+        global_mean=means.mean(dim=0),
+        centered_class_means=centered,
+        span=span,
+        within_class_variances=chi_squared(num_features * (counts - 1)) / counts,
+        within_class_variances_on_span=chi_squared(torch.full((span.rank,), total - num_classes)) / total,
+        classifier=Classifier(normal(num_classes, num_features)),
+    )
+
+
+#: 0 at collapse, whatever it collapses to that is dual to W.
+_VANISHING = (
+    *(key for key in METRICS if key.startswith("nc1")),
+    *("nc2_norm_variance", "nc2_equinorm", "nc2_equinorm_weight", "nc2_uniformity_spread"),
+    *("nc2_cosine", "nc2_cosine_max", "nc2_cosine_weight", "nc2_etf", "nc2_etf_weight"),
+    *("nc3", "nc3_centered", "nc3_uncentered", "nc3_duality", "nc4", "sqi_gap_spread", "sqi_off_spread"),
+)
+
+
+def _collapsed(num_classes: int, num_features: int) -> dict[str, float]:
+    C, p = num_classes, num_features
+    values = dict.fromkeys(_VANISHING, 0.0) | {"accuracy": 1.0, "nc2_uniformity": -log(2 * C / (C - 1)) / 2}
+    if p < C - 1:  # no simplex fits: its Gram matrix can be met up to its rank, and the angles are not known
+        values |= dict.fromkeys(("nc2_etf", "nc2_etf_weight", "nc3_duality"), sqrt(2 - 2 * sqrt(p / (C - 1))))
+        values |= dict.fromkeys(("nc2_cosine", "nc2_cosine_max", "nc2_cosine_weight"), nan)
+        values |= dict.fromkeys(("nc2_uniformity", "nc2_uniformity_spread"), nan)
+    return values
+
+
+def _collapsed_without_bias(num_classes: int, num_features: int) -> dict[str, float]:
+    C = num_classes
+    if num_features < C:  # an orthogonal frame of C rows does not fit
+        return {}
+    orthogonal = sqrt(2 - 2 * sqrt(1 - 1 / C))
+    frame = {"nc3": orthogonal, "nc2_etf_weight": orthogonal, "nc2_cosine_weight": 1 / (C - 1), "sqi_off": 0.0}
+    return _collapsed(C, num_features) | frame

@@ -1,0 +1,76 @@
+"""What a measurement is held against: structureless features, and collapse, as they are measured."""
+
+import math
+
+import pytest
+import torch
+from problems import Decay, dual_simplex, orthogonal_frame, polygon, random_problem, rotation
+
+from neurocollapse import measure, reference_values
+
+
+def structureless(counts: list[int], num_features: int, seeds: int = 100) -> dict[str, float]:
+    """The twin: features that know nothing of their labels, drawn and measured, and averaged over seeds."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    draws = []
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(100 + seed)
+        features = torch.randn(len(labels), num_features, generator=generator, dtype=torch.float64)
+        weight = torch.randn(len(counts), num_features, generator=generator, dtype=torch.float64)
+        draws.append(measure(features, labels, weight, vci=False))
+    return {key: sum(draw[key] for draw in draws) / seeds for key in draws[0]}
+
+
+@pytest.mark.parametrize(
+    ("counts", "num_features"), [([20] * 5, 40), ([200] * 10, 64), ([5] * 30, 12), ([10, 40, 90], 25)]
+)
+def test_structureless_features_as_measured(counts, num_features):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    m = measure(torch.randn(len(labels), num_features), labels, torch.randn(len(counts), num_features))
+    table, twin = reference_values(m)["structureless"], structureless(counts, num_features)
+    for key in table.dropna().index:
+        assert table[key] == pytest.approx(twin[key], rel=0.15, abs=0.05), key
+    assert {"nc1", "nc1_cdnv", "nc2_etf", "nc3", "nc4", "accuracy", "nc2_uniformity"} <= set(table.dropna().index)
+
+
+def test_the_formula_for_nc1_of_structureless_features():
+    n, C, p = 50, 10, 200
+    labels = torch.arange(n * C) % C
+    table = reference_values(measure(torch.randn(n * C, p), labels))
+    assert table.loc["nc1", "structureless"] == pytest.approx((1 - 1 / n) * n * C * (C - 1) / (p - C), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("problem", "column"),
+    [
+        (dual_simplex(4, 9), "simplex_etf"),
+        (dual_simplex(10, 16), "simplex_etf"),
+        (orthogonal_frame(Decay(10, 3)), "no_bias"),
+    ],
+)
+def test_collapse_as_measured_on_exact_problems(problem, column):
+    table = reference_values(measure(problem.features, problem.labels, problem.weight, problem.bias))
+    told = table[column].dropna()
+    assert len(told) >= 22
+    for key, value in told.items():
+        assert table.loc[key, "value"] == pytest.approx(value, abs=1e-9), key
+
+
+def test_where_no_simplex_fits():
+    problem = polygon(8)  # eight means in the plane
+    table = reference_values(measure(problem.features, problem.labels, problem.weight, problem.bias))
+    bound = math.sqrt(2 - 2 * math.sqrt(2 / 7))
+    for key in ("nc2_etf", "nc2_etf_weight", "nc3_duality"):
+        assert table.loc[key, "simplex_etf"] == pytest.approx(bound)
+        assert table.loc[key, "value"] >= bound - 1e-12
+    assert table.loc[["nc2_cosine", "nc2_uniformity"], "simplex_etf"].isna().all()
+    assert table["no_bias"].isna().all()
+
+
+def test_beside_the_untrained_network():
+    problem = random_problem(0, [5, 6, 7], 8)
+    first, last = (measure(problem.features @ rotation(8, k) * s, problem.labels) for k, s in ((0, 1.0), (1, 3.0)))
+    table = reference_values(last, initial=first)
+    assert list(table) == ["value", "initial", "structureless", "simplex_etf", "no_bias"]
+    assert table["initial"].to_dict() == dict(first)
+    assert "initial" not in reference_values(last)
