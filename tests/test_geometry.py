@@ -9,18 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import random_problem, rotation, simplex_rows, tensor
 
+import neurocollapse.geometry
 from neurocollapse import simplex_etf
 from neurocollapse.geometry import (
     EPSILON,
+    Gram,
     centered_span,
     centering,
     first_largest,
+    half_distance_to_nearest,
     normalized_distance,
+    pair_sums,
+    pairs,
     pseudo_inverse_root,
     shifted_cosines,
     simplex_distance,
     tied_for_largest,
 )
+
+GRAM_TILES = ("tiles", "cosines", "squared_distances", "squared_distances_of_directions")
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
@@ -66,22 +73,65 @@ def test_distance_from_what_vanishes_is_nan():
 
 
 def test_simplex_distance():
-    assert simplex_distance(5 * centering(4), torch.eye(4).double()) == pytest.approx(0, abs=1e-15)
-    assert simplex_distance(*[torch.eye(4, dtype=torch.float64)] * 2) == pytest.approx(
+    assert simplex_distance(Gram(5 * centering(4), torch.eye(4).double())) == pytest.approx(0, abs=1e-15)
+    assert simplex_distance(Gram(torch.eye(4, dtype=torch.float64))) == pytest.approx(
         math.sqrt(2 - 2 * math.sqrt(3 / 4))
     )
-    assert simplex_distance(*[torch.ones(4, 1, dtype=torch.float64)] * 2) == pytest.approx(math.sqrt(2))
+    assert simplex_distance(Gram(torch.ones(4, 1, dtype=torch.float64))) == pytest.approx(math.sqrt(2))
 
 
 def test_shifted_cosines_of_every_pair_in_order():
     vectors = tensor([[1.0, 0.0], [2.0, 2.0], [0.0, -3.0]])
     expected = tensor([abs(math.sqrt(0.5) + 0.5), 0.5, abs(-math.sqrt(0.5) + 0.5)])
-    torch.testing.assert_close(shifted_cosines(vectors), expected)
+    torch.testing.assert_close(shifted_cosines(Gram(vectors)), expected)
 
 
 def test_a_zero_vector_has_no_cosine():
-    values = shifted_cosines(tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]]))
+    values = shifted_cosines(Gram(tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])))
     assert values.isnan().tolist() == [True, False, True]
+
+
+# ---- many rows
+
+
+@pytest.mark.parametrize("ratio", [1.0, 30.0, 1e3])
+def test_the_span_of_many_rows_is_that_of_the_singular_value_decomposition(ratio):
+    """By the eigenvalues of A Aᵀ for a ratio of singular values up to 100, which is asked beyond it too."""
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(300, 400, generator=generator, dtype=torch.float64)
+    A = A * torch.linspace(1, ratio, 400).double()
+    A = A - A.mean(dim=0)
+    span = centered_span(A, scale=1.0)
+    _, expected, V = torch.linalg.svd(A, full_matrices=False)
+    assert span.rank == 299
+    torch.testing.assert_close(span.singular_values, expected[:299], rtol=1e-11, atol=0)
+    eye = torch.eye(299, dtype=torch.float64)
+    torch.testing.assert_close(span.directions @ span.directions.T, eye, rtol=0, atol=1e-11)
+    torch.testing.assert_close(span.directions.T @ (span.directions @ A.T), A.T, rtol=0, atol=1e-9 * ratio)
+    assert (span.directions @ V[:299].T).abs().diagonal().min() > 1 - 1e-6
+
+
+def test_tiles_of_a_gram_matrix_are_its_rows(monkeypatch):
+    vectors = torch.randn(11, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    vectors[3] = vectors[7] * (1 + 1e-9)  # nearly the same direction, and nearly the same point
+    vectors[5] = vectors[2]
+    whole = {name: torch.cat([t for _, t in getattr(Gram(vectors), name)()]) for name in GRAM_TILES}
+    distance, simplex = half_distance_to_nearest(Gram(vectors)), simplex_distance(Gram(vectors))
+    torch.testing.assert_close(whole["squared_distances"], torch.cdist(vectors, vectors).square(), atol=1e-13, rtol=0)
+    assert whole["squared_distances"][3, 7].item() == pytest.approx((vectors[3] - vectors[7]).square().sum().item())
+    assert whole["squared_distances_of_directions"][2, 5] == 0
+    monkeypatch.setattr(neurocollapse.geometry, "_TILE", 30)  # two rows
+    gram = Gram(vectors)
+    assert len(gram.rows) == 6
+    for name in GRAM_TILES:
+        tiles = torch.cat([t for _, t in getattr(gram, name)()])
+        torch.testing.assert_close(tiles, whole[name], rtol=1e-12, atol=1e-14)
+        above = torch.triu_indices(11, 11, offset=1)
+        torch.testing.assert_close(pairs(getattr(gram, name)()), tiles[above[0], above[1]])
+    torch.testing.assert_close(half_distance_to_nearest(gram), distance)
+    assert simplex_distance(gram) == pytest.approx(simplex)
+    sums = torch.arange(11.0)[:, None] + torch.arange(11.0)
+    torch.testing.assert_close(pair_sums(torch.arange(11.0)), sums[above[0], above[1]])
 
 
 # ---- rank

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..geometry import normalized_distance, simplex_distance
+from ..geometry import Gram, normalized_distance, simplex_distance
 from ..statistics import Statistics
 
 
@@ -29,7 +29,7 @@ def nc3_uncentered(statistics: Statistics) -> float:
 def nc3_duality(statistics: Statistics) -> float:
     """‖WṀ/‖WṀ‖_F − (I − 11ᵀ/C)/√(C−1)‖_F. Where p < C − 1 it is at least √(2 − 2√(p/(C−1)))."""
     weight, means = statistics.classifier_weight, statistics.centered_class_means
-    return simplex_distance(weight, means, scale=(weight.norm() * means.norm()).item())
+    return simplex_distance(Gram(weight, means), scale=(weight.norm() * means.norm()).item())
 
 
 def nc5(statistics: Statistics) -> float:

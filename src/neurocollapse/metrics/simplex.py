@@ -6,7 +6,7 @@ At two classes those of the means are zero whatever the features: two centred me
 import torch
 from torch import Tensor
 
-from ..geometry import pair_distances, shifted_cosines, simplex_distance
+from ..geometry import pairs, shifted_cosines, simplex_distance
 from ..statistics import Statistics
 
 
@@ -32,17 +32,17 @@ def nc2_equinorm_weight(statistics: Statistics) -> float:
 
 def nc2_cosine(statistics: Statistics) -> float:
     """Mean over pairs of |cos(μ_c − μ_G, μ_c' − μ_G) + 1/(C−1)|; 0 at C = 2 whatever the features."""
-    return shifted_cosines(statistics.centered_class_means).mean().item()
+    return shifted_cosines(statistics.means_gram).mean().item()
 
 
 def nc2_cosine_max(statistics: Statistics) -> float:
     """Largest over pairs of |cos(μ_c − μ_G, μ_c' − μ_G) + 1/(C−1)|; 0 at C = 2 whatever the features."""
-    return shifted_cosines(statistics.centered_class_means).max().item()
+    return shifted_cosines(statistics.means_gram).max().item()
 
 
 def nc2_cosine_weight(statistics: Statistics) -> float:
     """Mean over pairs of |cos(W^c, W^c') + 1/(C−1)|; 1/(C−1) for orthogonal rows."""
-    return shifted_cosines(statistics.classifier_weight).mean().item()
+    return shifted_cosines(statistics.weight_gram).mean().item()
 
 
 def nc2_etf(statistics: Statistics) -> float:
@@ -50,21 +50,18 @@ def nc2_etf(statistics: Statistics) -> float:
 
     Where p < C − 1 no simplex ETF exists, and it is at least √(2 − 2√(p/(C−1))).
     """
-    means = statistics.centered_class_means
-    return simplex_distance(means, means)
+    return simplex_distance(statistics.means_gram)
 
 
 def nc2_etf_weight(statistics: Statistics) -> float:
     """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F with G = W Wᵀ; √(2 − 2√(1 − 1/C)) for orthogonal rows of equal norm."""
-    weight = statistics.classifier_weight
-    return simplex_distance(weight, weight)
+    return simplex_distance(statistics.weight_gram)
 
 
 def _log_inverse_distances(statistics: Statistics) -> Tensor:
-    means = statistics.centered_class_means
-    norms = torch.linalg.norm(means, dim=1)
-    distances = pair_distances(means / norms[:, None])
-    return -distances.masked_fill_(distances <= statistics.span.tolerance / norms.min(), 0.0).log()
+    gram = statistics.means_gram
+    squares = pairs(gram.squared_distances_of_directions())
+    return -squares.masked_fill_(squares <= (statistics.span.tolerance / gram.norms.min()) ** 2, 0.0).log() / 2
 
 
 def nc2_uniformity(statistics: Statistics) -> float:

@@ -5,7 +5,7 @@ Where all class means coincide (Σ_B = 0), the ratios are inf, and nan where the
 
 import torch
 
-from ..geometry import pair_distances, pair_sums, pseudo_inverse_root
+from ..geometry import pair_sums, pairs, pseudo_inverse_root
 from ..statistics import Statistics
 
 
@@ -39,9 +39,9 @@ def nc1_cdnv(statistics: Statistics) -> float:
 
     Galanti, György and Hutter (2022). v_c is the mean squared distance of class c's samples from their mean.
     """
-    distances = pair_distances(statistics.centered_class_means)
-    distances = distances.masked_fill_(distances <= statistics.span.tolerance, 0.0)
-    return (pair_sums(statistics.within_class_variances) / (2 * distances.square())).mean().item()
+    squares = pairs(statistics.means_gram.squared_distances())
+    squares.masked_fill_(squares <= statistics.span.tolerance**2, 0.0)
+    return (pair_sums(statistics.within_class_variances) / (2 * squares)).mean().item()
 
 
 def nc1_vci(statistics: Statistics) -> float:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..geometry import TIE_TOLERANCE, first_largest, half_distance_to_nearest
+from ..geometry import TIE_TOLERANCE, Gram, first_largest, half_distance_to_nearest
 from .batches import (
     blocks,
     check_batch,
@@ -62,7 +62,7 @@ class Projections:
         self.mean_outputs = None if classifier is None else classifier(means.class_means)
         self.mean_lengths = torch.linalg.norm(means.class_means, dim=1)
         self.mean_coordinates = self.centered.class_means @ self.centered.span.directions.T
-        self.reach = half_distance_to_nearest(self.centered.class_means) - self.centered.span.tolerance
+        self.reach = half_distance_to_nearest(Gram(self.mean_coordinates)) - self.centered.span.tolerance
         self.factors: dict[torch.dtype, tuple[Residuals, Tensor]] = {}
 
     def update(self, features: Tensor, labels: Tensor) -> None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..geometry import Span, first_largest
+from ..geometry import Gram, Span, first_largest
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,16 @@ class Statistics:
     @property
     def class_means(self) -> Float[Tensor, "classes features"]:
         return self.centered_class_means + self.global_mean
+
+    @cached_property
+    def means_gram(self) -> Gram:
+        """Products of the centred class means with each other."""
+        return Gram(self.centered_class_means)
+
+    @cached_property
+    def weight_gram(self) -> Gram:
+        """Products of the classifier's rows with each other."""
+        return Gram(self.classifier_weight)
 
     @property
     def within_class_trace(self) -> float:
