@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ import torch
 import neurocollapse as nc
 from neurocollapse import cli
 from neurocollapse.datasets import load_dataset
-from neurocollapse.store import RunFolder, execute, run_id
+from neurocollapse.execution import execute
+from neurocollapse.store import RunFolder, run_id
 from neurocollapse.tables import ORDERED_KEYS, describe_ordering, paper_ordering, summary
 from neurocollapse.training import RunConfig
 
@@ -147,6 +149,117 @@ def test_a_dry_run_only_tells_the_time(tmp_path, run):
 
 
 @pytest.mark.usefixtures("no_processes")
+def test_a_dry_run_as_json_has_the_estimate_and_the_ids(tmp_path, reproduced, run, monkeypatch):
+    monkeypatch.setattr("neurocollapse.experiment.estimate_seconds", lambda *_: 100.0)
+    out, _ = reproduced
+    arguments = [*REPRODUCE, "--weight-decay", "0", "1e-2", "--dry-run", "--json", "--workers", "1"]
+    status, printed, said = run(*arguments, "--out", out)
+    assert status == 0
+    assert "2 run(s), 1 at a time: about 3 min 20 s" in said
+    answer = strict_json(printed)
+    assert (answer["seconds"], answer["workers"]) == (200.0, 1)
+    assert [run_id.rpartition("-")[0] for run_id in answer["runs"]] == [f"gaussian-mlp-wd0.01-seed{s}" for s in (0, 1)]
+    assert {*answer["ended"]} < {path.name for path in out.iterdir()}
+    assert len(answer["ended"]) == 2
+    arguments = ["train", *TINY, "--dry-run", "--json", "--out", tmp_path / "out"]
+    assert len(strict_json(run(*arguments)[1])["runs"]) == 1
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_the_estimate_is_of_the_epochs_that_are_left(tmp_path, run, monkeypatch):
+    monkeypatch.setattr("neurocollapse.experiment.estimate_seconds", lambda *_: 100.0)
+
+    def stop(state):
+        if state.epoch == 3:
+            raise SeenEnough
+
+    config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=4, learning_rate=0.01)
+    with pytest.raises(SeenEnough):
+        execute(config, GAUSSIAN, tmp_path, on_state=stop)
+    _, _, said = run("train", *TINY, "--epochs", "4", "--learning-rate", "0.01", "--out", tmp_path, "--dry-run")
+    assert "1 run(s), 1 at a time: about 25 s" in said
+
+
+DAMAGES = {
+    "records emptied": ("records.jsonl", lambda path: path.write_text("")),
+    "records gone": ("records.jsonl", lambda path: path.unlink()),
+    "config gone": ("config.json", lambda path: path.unlink()),
+    "model cut": ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-8])),
+}
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.usefixtures("no_processes")
+def test_a_damaged_run_is_no_run_that_was_never_asked_for(reproduced, tmp_path, run, name, damage):
+    out = tmp_path / "results"
+    shutil.copytree(reproduced[0], out)
+    damaged = sorted(path for path in out.iterdir() if path.is_dir())[2]
+    damage(damaged / name)
+    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    result = run(*REPRODUCE, "--out", out)
+    assert_one_line(result, str(damaged / name))
+    assert f"delete {damaged} to run it again" in result[2]
+    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == before
+
+    status, printed, said = run("runs", out)
+    rows = {line.split()[0]: line.split()[1] for line in printed.splitlines()[2:]}
+    assert rows == {path.name: "damaged" if path == damaged else "finished" for path in out.iterdir() if path.is_dir()}
+    assert (status, said.startswith(f"damaged: {damaged / name} is ")) == (2, True)
+
+
+def test_epochs_are_shown_whole_beside_those_of_a_damaged_run():
+    assert [cli._shown(value) for value in (100_000.0, 1.0, 0.123456, np.nan, np.inf)] == [
+        "100000",
+        "1",
+        "0.1235",
+        "",
+        "inf",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["checkpoint.safetensors", "records.jsonl"])
+@pytest.mark.usefixtures("no_processes")
+def test_a_damaged_run_that_has_not_ended_is_one_line(tmp_path, run, damage):
+    config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=2)
+    with pytest.raises(SeenEnough):
+        execute(config, GAUSSIAN, tmp_path, on_state=seen_enough)
+    path = tmp_path / run_id(config, GAUSSIAN) / damage
+    path.write_bytes(b"")
+    assert_one_line(run("train", *TINY, "--out", tmp_path), f"delete {path.parent} to run it again")
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_verdict_and_a_figure_know_of_the_lambda_that_failed(tmp_path, run, monkeypatch):
+    config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=2)
+    decays = (0.0, 5e-4, 1e9)
+    for decay in decays:
+        execute(dataclasses.replace(config, weight_decay=decay), GAUSSIAN, tmp_path)
+    drawn = []
+    figure = cli.collapse_figure
+    monkeypatch.setattr(
+        cli, "collapse_figure", lambda *args, **options: drawn.append(options) or figure(*args, **options)
+    )
+    arguments = ["reproduce", *TINY, "--out", tmp_path, "--weight-decay", *decays]
+    status, printed, said = run(*arguments)
+    assert (status, said.count("failed earlier: λ=1e+09 seed 0")) == (1, 1)
+    assert "λ = 0 above every λ > 0 (of 2 of 3 λ; 1e+09 failed), holds in: " in printed
+    assert drawn[0]["weight_decays"] == decays
+    assert strict_json(run(*arguments, "--json")[1])["missing"] == [1e9]
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_reproduce_takes_the_options_of_a_run(reproduced, run, tmp_path):
+    options = ["--learning-rate", "0.01", "--momentum", "0", "--optimizer", "adam", "--width", "9"]
+    arguments = [*REPRODUCE, *options, "--dry-run", "--json", "--out", tmp_path / "out"]
+    status, printed, _ = run(*arguments)
+    config = RunConfig(dataset="gaussian", network="mlp", per_class=20, epochs=3, learning_rate=0.01, momentum=0.0)
+    config = dataclasses.replace(config, optimizer="adam", width=9, weight_decay=5e-3, seed=1)
+    assert status == 0
+    assert strict_json(printed)["runs"][-1] == run_id(config, GAUSSIAN)
+    assert run(*REPRODUCE, "--seed", "3")[0] == 2
+
+
+@pytest.mark.usefixtures("no_processes")
 def test_runs_lists_what_is_there(reproduced, run, tmp_path):
     out, _ = reproduced
     status, printed, _ = run("runs", out)
@@ -193,7 +306,9 @@ def test_reproduce_where_everything_fails(tmp_path, run, monkeypatch):
         "from torch import nn\n"
         "class Net(nn.Linear):\n"
         "    def forward(self, x):\n"
-        "        raise TypeError('not today')\n"
+        "        if len(x) > 100:\n"  # more than it is tried on
+        "            raise TypeError('not today')\n"
+        "        return super().forward(x)\n"
         "def build(shape, classes):\n"
         "    return Net(*shape, classes)\n"
     )
@@ -213,7 +328,7 @@ def test_reproduce_where_all_runs_diverged(tmp_path, run, monkeypatch):
     config = RunConfig(dataset="gaussian", network="mlp", epochs=2)
     for decay in (0.0, 1e-3):
         this = dataclasses.replace(config, weight_decay=decay)
-        monkeypatch.setattr("neurocollapse.store.run_id", lambda *_args, this=this: run_id(this, GAUSSIAN))
+        monkeypatch.setattr("neurocollapse.execution.run_id", lambda *_args, this=this: run_id(this, GAUSSIAN))
         execute(dataclasses.replace(this, optimizer="sgd", learning_rate=1e9, width=8), GAUSSIAN, tmp_path)
     arguments = [
         "reproduce",
@@ -231,6 +346,76 @@ def test_reproduce_where_all_runs_diverged(tmp_path, run, monkeypatch):
     assert status == 1
     assert said.count("failed earlier: ") == 2
     assert "no comparison with λ = 0" in printed
+
+
+# The user's own network
+
+NETWORKS = """
+from torch import nn
+
+def net(shape, classes, activation=nn.ReLU, bias=False):
+    first, last = nn.Linear(*shape, 8, bias=bias), nn.Linear(8, classes, bias=bias)
+    return nn.Sequential(first, activation(), last)
+
+class Pair(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), x
+
+def pair(shape, classes):
+    return Pair(*shape, classes)
+
+def double(shape, classes):
+    return net(shape, classes).double()
+
+def leave(shape, classes):
+    import sys
+    sys.exit(3)
+
+def biased(shape, classes):
+    return net(shape, classes, bias=True)
+"""
+
+
+@pytest.fixture
+def users(tmp_path, monkeypatch):
+    (tmp_path / "networks_typed.py").write_text(NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    yield ["train", "--dataset", "gaussian", "--epochs", "2", "--out", "out"]
+    sys.modules.pop("networks_typed", None)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("pair", "networks_typed:pair: the network returns a tuple; return the classifier's output alone"),
+        ("double", "networks_typed:double raised RuntimeError: "),
+        ("leave", "networks_typed:leave raised SystemExit: 3; it is called as function"),
+    ],
+)
+@pytest.mark.usefixtures("no_processes")
+def test_a_network_that_does_not_work_is_one_line(users, run, function, message):
+    assert_one_line(run(*users, "--network", f"networks_typed:{function}"), message)
+    assert not Path("out").exists()
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_network_that_is_not_homogeneous_is_noted(users, run):
+    note = "note: the network is not homogeneous: the theory's identities do not hold for it\n"
+    assert note in run(*users, "--network", "networks_typed:biased", "--dry-run")[2]
+    assert note not in run(*users, "--network", "networks_typed:net", "--dry-run")[2]
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_an_edited_network_is_one_line(users, run, monkeypatch):
+    arguments = [*users, "--network", "networks_typed:net"]
+    config = RunConfig(dataset="gaussian", network="networks_typed:net", epochs=2)
+    monkeypatch.syspath_prepend(".")
+    execute(config, GAUSSIAN, Path("out"))
+    assert run(*arguments)[0] == 0
+    del sys.modules["networks_typed"]
+    Path("networks_typed.py").write_text(NETWORKS.replace("nn.ReLU", "nn.Tanh"))
+    assert_one_line(run(*arguments), "was made with another network: networks_typed:net has changed since")
 
 
 # measure
@@ -269,6 +454,36 @@ def test_measure_writes_infinity_as_strict_json(tmp_path, run):
     status, printed, _ = run("measure", tmp_path / "features.npz", "--json")
     assert status == 0
     assert strict_json(printed)["nc1"] == "inf"
+
+
+def test_measure_tells_what_it_ignores(tmp_path, run):
+    arrays = {name: array.numpy() for name, array in feature_arrays().items()}
+    np.savez(tmp_path / "f.npz", features=arrays["features"], labels=arrays["labels"], weights=arrays["weight"])
+    (tmp_path / "f.npz").rename(tmp_path / "f.NPZ")
+    with warnings.catch_warnings(action="always"):  # as the command runs, where pytest makes errors of them
+        status, _, said = run("measure", tmp_path / "f.NPZ")
+    assert status == 0
+    assert said.startswith(f"warning: {tmp_path / 'f.NPZ'}: ignored: weights (did you mean weight?)\n")
+
+
+def measured(path, **options):
+    command = [COMMAND, "measure", str(npz(path / "f.npz"))]
+    finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, **options)
+    return finished.returncode, finished.stdout, finished.stderr
+
+
+def test_where_letters_are_missing_they_are_replaced(tmp_path):
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    status, printed, _ = measured(tmp_path, env=environment, stdout=subprocess.PIPE)
+    assert status == 0
+    assert "Tr(?_W ?_B?)" in printed
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to a device that is always full")
+def test_output_that_cannot_be_written_is_one_line(tmp_path):
+    with open("/dev/full", "w") as full:
+        status, _, said = measured(tmp_path, stdout=full)
+    assert_one_line((status, "", said), "the output cannot be written (No space left on device); make room, or send it")
 
 
 # Bad input: one line, exit status 2
@@ -366,7 +581,7 @@ COMMANDS = [
     (["reproduce", "--dataset", "gaussian", "--network", "no_such:f"], "cannot import 'no_such' for network"),
     (["reproduce", "--dataset", "gaussian"], "convnet needs images (channels, height, width), got"),
     ([*REPRODUCE, "--weight-decay", "-1e-4"], "weight_decay must be at least 0, got -0.0001"),
-    ([*REPRODUCE, "--weight-decay", "nan"], "weight_decay must be at least 0, got nan"),
+    ([*REPRODUCE, "--weight-decay", "nan"], "weight_decay must be finite, got nan"),
     ([*REPRODUCE, "--weight-decay", "0", "1e-3", "0.001"], "--weight-decay has a value twice: 0.0 0.001 0.001"),
     ([*REPRODUCE, "--weight-decay"], "--weight-decay needs at least one value"),
     ([*REPRODUCE, "--seeds", "0"], "--seeds must be at least 1, got 0"),
@@ -374,10 +589,17 @@ COMMANDS = [
     ([*REPRODUCE, "--workers", "0"], "--workers must be at least 1, got 0"),
     ([*REPRODUCE, "--per-class", "101"], "fewer than per_class=101; ask for at most 100"),
     (["reproduce", "--dataset", "mnist", "--data-dir", "absent"], "the data folder absent does not exist"),
-    (["reproduce", "--dataset", "mnist", "--data-dir", "a_file"], "the data folder a_file does not exist"),
+    (["reproduce", "--dataset", "mnist", "--data-dir", "a_file"], "the data folder a_file is a file, not a folder"),
     ([*TRAIN, "--weight-decay", "-1"], "weight_decay must be at least 0, got -1.0"),
     ([*TRAIN, "--seed", "99999999999999"], "seed must be below 8796093022208"),
-    ([*TRAIN, "--device", "nonsense"], "--device nonsense cannot be used here"),
+    ([*TRAIN, "--weight-decay", "inf"], "weight_decay must be finite, got inf"),
+    ([*TRAIN, "--depth", "9" * 21], "depth must be at most 1000, got 9999"),
+    ([*TRAIN, "--width", "9" * 22], "width must be at most 1000000, got 9999"),
+    ([*TRAIN, "--depth", "1000000", "--dry-run"], "depth must be at most 1000, got 1000000"),
+    ([*TRAIN, "--device", "nonsense"], "--device nonsense cannot be used here; there is: cpu"),
+    ([*TRAIN, "--device", "mps"], "--device mps cannot be used here; there is: cpu"),
+    ([*TRAIN, "--out", "x" * 300], "is not a folder that can be written to; name another (File name too long)"),
+    ([*TRAIN, "--out", "/proc/x"], "/proc is not a folder that can be written to; name another"),
     ([*TRAIN, "--device", "meta"], "--device meta cannot be used here"),
     ([*TRAIN, "--out", "a_file"], "a_file is not a folder that can be written to; name another"),
     ([*TRAIN, "--out", "a_file/below"], "a_file is not a folder that can be written to; name another"),
@@ -390,8 +612,7 @@ COMMANDS = [
     ([*TRAIN, "--vary", "seed=1,1"], "--vary seed has a value twice: 1 1"),
     ([*TRAIN, "--vary", "seed=1", "seed=2"], "--vary names a field twice: seed=1 seed=2"),
     (["runs", "absent"], "there is no folder absent"),
-    (["runs", "a_file"], "there is no folder a_file"),
-    (["runs", "broken"], "config.json is damaged"),
+    (["runs", "a_file"], "a_file is a file, not a folder"),
 ]  # fmt: skip
 
 
@@ -435,7 +656,30 @@ def test_a_mistyped_option_is_the_parsers_to_explain(run, arguments):
 def test_every_command_has_help_with_an_example(run, command):
     status, printed, _ = run(command, "--help")
     assert status == 0
-    assert f"Example: neurocollapse {command}" in " ".join(printed.split())
+    text = " ".join(printed.replace("│", " ").split())
+    assert f"Example: neurocollapse {command}" in text
+    assert 'NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is none of' in text
+    options = [option.partition(" (default: ") for option in text.split(" --")[1:]]
+    assert [option for option, default, _ in options if default and len(option.split()) < 4] == []  # without help
+
+
+@pytest.mark.parametrize("command", ["reproduce", "train"])
+def test_the_help_says_what_a_data_file_holds(run, command):
+    text = " ".join(run(command, "--help")[1].replace("│", " ").split())
+    assert "gaussian, or a .npz file with images, labels (N,) from 0 to C-1 and, optionally, test_images and" in text
+    assert "(N, height, width, channels), (N, channels, height, width), or vectors (N, features)" in text
+
+
+def test_the_version(run):
+    assert run("--version") == (0, f"neurocollapse {nc.__version__}\n", "")
+    assert "--version" in run("--help")[1]
+
+
+@pytest.mark.parametrize("command", ["reproduce", "train"])
+def test_a_folder_without_a_name_is_refused(run, command):
+    status, printed, said = run(command, "--out", "")
+    assert (status, printed) == (2, "")
+    assert "the name of the folder is empty" in said
 
 
 def test_the_real_command_says_one_line_too(tmp_path):
@@ -472,8 +716,8 @@ def seen_enough(state):
     raise SeenEnough(f"went on at epoch {state.epoch}")
 
 
-def interrupted(out, wait, *, times):
-    """The sweep stopped by Ctrl-C once `wait` is over: its exit status, what it printed and what it said."""
+def interrupted(out, wait, *, times, stop=lambda process: os.killpg(process.pid, signal.SIGINT)):
+    """The sweep stopped, by Ctrl-C for one, once `wait` is over: its exit status, what it printed and what it said."""
     process = subprocess.Popen(
         [*typed(LONG, out), "--vary", "seed=0,1,2", "--workers", "2"],
         stdout=subprocess.PIPE,
@@ -485,20 +729,27 @@ def interrupted(out, wait, *, times):
     )
     wait(process)
     for _ in range(times):
-        os.killpg(process.pid, signal.SIGINT)
+        stop(process)
         time.sleep(0.05)
     printed, said = process.communicate(timeout=60)
     return process.returncode, printed, said
 
 
-def assert_quiet_end(result):
+def assert_quiet_end(result, expected=130):
     status, printed, said = result
-    assert (status, printed) == (130, ""), said
+    assert (status, printed) == (expected, ""), said
     assert "stopped; what was saved stays, and the same command goes on from there" in said
     assert "Traceback" not in said
 
 
-def test_ctrl_c_ends_quietly_and_the_run_goes_on_later(tmp_path):
+ENDS = {
+    "Ctrl-C": (130, lambda process: os.killpg(process.pid, signal.SIGINT)),
+    "SIGTERM": (143, lambda process: process.send_signal(signal.SIGTERM)),  # the parent alone: it ends the others
+}
+
+
+@pytest.mark.parametrize(("status", "stop"), ENDS.values(), ids=ENDS)
+def test_the_command_ends_quietly_and_the_run_goes_on_later(tmp_path, status, stop):
     run = RunFolder(tmp_path / run_id(LONG, GAUSSIAN))
 
     def until_it_trains(process):
@@ -506,7 +757,9 @@ def test_ctrl_c_ends_quietly_and_the_run_goes_on_later(tmp_path):
         while not (run.path / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    assert_quiet_end(interrupted(tmp_path, until_it_trains, times=2))  # some press it twice
+    assert_quiet_end(interrupted(tmp_path, until_it_trains, times=2, stop=stop), status)  # some press it twice
+    with run.lock(lambda: pytest.fail("a worker goes on")):
+        pass
     assert run.status == "unfinished"
     saved = int(safetensors.torch.load_file(run.path / "checkpoint.safetensors")["epoch"])
     with pytest.raises(SeenEnough, match=f"went on at epoch {saved + 1}"):
@@ -521,3 +774,20 @@ def test_ctrl_c_while_processes_start_is_as_quiet(tmp_path, seconds):
         time.sleep(seconds)
 
     assert_quiet_end(interrupted(tmp_path, after_the_estimate, times=1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
+    import resource
+
+    arguments = ["train", *TINY, "--width", "2048", "--out", "out"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # noqa: E731
+    finished = subprocess.run([COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert "checkpoint.safetensors cannot be written (" in line
+    assert "; make room, or name another folder" in line
+    (run,) = (tmp_path / "out").iterdir()
+    assert RunFolder(run).damage is None
+    assert RunFolder(run).status == "unfinished"

@@ -47,13 +47,44 @@ WRITERS = [(".npz", write_npz), (".npz", write_compressed), (".safetensors", wri
 def test_what_was_written_is_read(tmp_path, suffix, write, parts, dtype):
     contents = arrays(**parts, dtype=dtype)
     path = tmp_path / f"features{suffix}"
-    write(path, {**contents, "something_else": np.zeros(2)})
+    write(path, contents)
     read = read_features(path)
     assert list(read) == list(contents)
     for name, array in contents.items():
         assert read[name].numpy().dtype == array.dtype
         assert np.array_equal(read[name].numpy(), array)
     assert nc.measure(**read).to_dict() == nc.measure(**contents).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("renamed", "ignored"),
+    [
+        ({"weights": "weight"}, r"weights \(did you mean weight\?\)"),
+        ({"Bias": "bias"}, r"Bias \(did you mean bias\?\)"),
+        ({"something_else": "bias"}, "something_else"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("suffix", "write"), WRITERS)
+def test_arrays_of_other_names_are_told_of(tmp_path, suffix, write, renamed, ignored):
+    contents = arrays()
+    kept = {name: array for name, array in contents.items() if name not in renamed.values()}
+    path = tmp_path / f"features{suffix}"
+    write(path, {**kept, **{new: contents[old] for new, old in renamed.items()}})
+    with pytest.warns(UserWarning, match=f"{path}: ignored: {ignored}$"):
+        assert list(read_features(path)) == list(kept)
+
+
+def test_a_name_like_one_that_is_there_is_not_taken_for_it(tmp_path):
+    write_npz(tmp_path / "features.npz", {**arrays(), "weights": np.zeros(2)})
+    with pytest.warns(UserWarning, match="ignored: weights$"):
+        read_features(tmp_path / "features.npz")
+
+
+@pytest.mark.parametrize("name", ["features.NPZ", "features.SafeTensors"])
+def test_a_suffix_may_have_capitals(tmp_path, name):
+    (tmp_path / name).write_bytes(of_npz() if name.endswith("NPZ") else of_safetensors())
+    assert list(read_features(tmp_path / name)) == ["features", "labels", "weight", "bias"]
 
 
 @pytest.mark.parametrize("kind", [">f4", ">f8", "longdouble", "fortran", "reversed"])
@@ -135,7 +166,16 @@ FILES = [
     ("complex.npz", of_npz(features=np.zeros((12, 5), complex)), "features in .* is an array of complex128"),
     ("truths.npz", of_npz(labels=np.arange(12) % 2 == 0), "labels in .* is an array of bool"),
     ("no_arrays.npz", of_zip(features=b"abc", labels=b"def"), "features in .* is no array"),
-    ("huge.npz", of_zip(**{"features.npy": HUGE, "labels.npy": HUGE}), "is truncated or damaged"),
+    (
+        "huge.npz",
+        of_zip(**{"features.npy": HUGE, "labels.npy": HUGE}),
+        r"features in .* does not fit in memory \(Unable to allocate 182\. TiB .*measure a part of it",
+    ),
+    (
+        "negative.npz",
+        of_zip(**{"features.npy": HUGE.replace(b"9999999999999", b"-9           "), "labels.npy": HUGE}),
+        "features in .* is damaged .*negative",
+    ),
     ("folder.npz", None, "is a folder; name a feature file"),
     ("empty.safetensors", b"", "is empty; write it again"),
     ("garbage.safetensors", bytes(range(256)) * 9, "is not a whole safetensors file"),

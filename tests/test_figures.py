@@ -117,6 +117,12 @@ def test_zero_is_green_and_the_others_orange_and_blue():
     assert line(without_zero, "$10^{-3}$").get_color() == "#E69F00"
 
 
+def test_a_weight_decay_keeps_its_colour_where_runs_of_another_are_missing():
+    figure = collapse_figure(records(weight_decays=[0.0, 1e-3], seeds=1), weight_decays=[0.0, 5e-4, 1e-3])
+    assert line(panel(figure, "NC1"), "$10^{-3}$").get_color() == "#0072B2"
+    assert r"$5\cdot10^{-4}$" not in legend_texts(figure)
+
+
 def test_no_two_of_many_weight_decays_look_alike():
     weight_decays = [0, *np.geomspace(1e-6, 1, 11)]
     axes = panel(collapse_figure(records(weight_decays, seeds=1, last_epoch=2)), "NC1")

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from neurocollapse import store
-from neurocollapse.atomic import atomic_path
+from neurocollapse import execution, store
+from neurocollapse.atomic import WriteError, atomic_path
 from neurocollapse.datasets import load_dataset
+from neurocollapse.execution import execute
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import build_network
-from neurocollapse.store import RunFolder, StoreError, execute, run_id, runs, runs_table, to_json
+from neurocollapse.probing import NOT_HOMOGENEOUS
+from neurocollapse.shelf import folders, runs, runs_table
+from neurocollapse.store import RunFolder, StoreError, run_id, to_json
 from neurocollapse.training import RunConfig
 
 GAUSSIAN = load_dataset("gaussian")
@@ -244,7 +248,7 @@ def test_the_same_run_elsewhere_has_the_same_bytes(undisturbed, tmp_path):
 def test_a_run_that_has_ended_is_not_run_again(tmp_path, monkeypatch, config):
     folder = execute(config, FEW, tmp_path)
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.path.iterdir()}
-    monkeypatch.setattr(store, "train", lambda *_args, **_kwargs: pytest.fail("it trains again"))
+    monkeypatch.setattr(execution, "train", lambda *_args, **_kwargs: pytest.fail("it trains again"))
     again = execute(config, FEW, tmp_path)
     after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in again.path.iterdir()}
     del before[".lock"], after[".lock"]
@@ -362,7 +366,7 @@ def stopped_after(epoch, config, out):
 
 def test_between_records_checkpoints_are_written_in_time(tmp_path, monkeypatch):
     config = dataclasses.replace(SMALL, epochs=12)
-    monkeypatch.setattr(store, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(execution, "CHECKPOINT_SECONDS", 0.0)
     folder = stopped_after(10, config, tmp_path / "stopped")
     assert int(safetensors.torch.load_file(folder.path / "checkpoint.safetensors")["epoch"]) == 10
     assert folder.records()[-1]["epoch"] == 8
@@ -451,6 +455,100 @@ def test_damage_is_told_with_the_file_and_what_to_do(tmp_path, name, damage):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("config.json", lambda path: path.unlink()),
+        ("config.json", lambda path: (path.unlink(), path.mkdir())),
+        ("result.json", lambda path: (path.unlink(), path.mkdir())),
+        ("records.jsonl", lambda path: path.unlink()),
+        ("records.jsonl", lambda path: (path.unlink(), path.mkdir())),
+        ("records.jsonl", lambda path: path.write_text("")),
+        ("records.jsonl", lambda path: path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))),
+        ("records.jsonl", lambda path: path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))),
+        ("model.safetensors", lambda path: path.unlink()),
+        ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-4])),
+        ("model.safetensors", lambda path: path.write_bytes(b"")),
+    ],
+)
+def test_a_finished_run_that_is_damaged_is_an_error_too(undisturbed, tmp_path, name, damage):
+    folder = RunFolder(tmp_path / undisturbed.path.name)
+    shutil.copytree(undisturbed.path, folder.path)
+    assert folder.damage is None
+    damage(folder.path / name)
+    for look in (lambda: execute(SMALL, FEW, tmp_path), lambda: runs(tmp_path)):
+        with pytest.raises(StoreError) as caught:
+            look()
+        assert str(folder.path / name) in str(caught.value)
+        assert f"delete {folder.path} to run it again" in str(caught.value)
+    (row,) = runs_table(folders(tmp_path)).to_dict("records")
+    assert (row["run_id"], row["status"]) == (folder.path.name, "damaged")
+
+
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def full(*_args):
+        raise safetensors.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(WriteError, match=r"checkpoint\.safetensors cannot be written \(No space left.*\); make room"):
+        execute(SMALL, FEW, tmp_path)
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(StoreError, match=r"a_file.* cannot be written to \(Not a directory\); name another folder"):
+        execute(SMALL, FEW, tmp_path / "a_file")
+
+
+# The user's own network
+
+
+@pytest.fixture
+def users(monkeypatch):
+    """A module of a network whose activation and width a test may change."""
+    module = type(sys)("users_edited")
+    module.width, module.activation = 12, nn.ReLU
+    module.build = lambda shape, classes: nn.Sequential(
+        nn.Linear(*shape, module.width, bias=False), module.activation(), nn.Linear(module.width, classes, bias=False)
+    )
+    monkeypatch.setitem(sys.modules, "users_edited", module)
+    return module
+
+
+@pytest.mark.parametrize("change", [{"activation": nn.Tanh}, {"width": 13}], ids=str)
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_same_name_with_an_edited_network_is_refused(tmp_path, users, change, ended):
+    config = dataclasses.replace(SMALL, network="users_edited:build")
+    folder = execute(config, FEW, tmp_path) if ended else stopped_after(3, config, tmp_path)
+    before = contents(folder)
+    vars(users).update(change)
+    with pytest.raises(
+        StoreError, match="was made with another network: users_edited:build has changed since; change it back, name"
+    ):
+        execute(config, FEW, tmp_path)
+    assert contents(folder) == before
+
+
+def test_a_network_is_known_again_and_no_part_of_the_id(tmp_path, users):
+    config = dataclasses.replace(SMALL, network="users_edited:build")
+    whole = execute(config, FEW, tmp_path / "whole")
+    assert whole.path.name == "gaussian-users_edited.build-wd0.0005-seed0-e9fe2ea1"
+    stopped_after(3, config, tmp_path)
+    assert contents(execute(config, FEW, tmp_path)) == contents(whole)
+    assert whole.description["notes"] == []
+    users.activation = nn.Tanh
+    other = execute(config, FEW, tmp_path / "other")
+    assert other.path.name == whole.path.name
+    assert other.description["notes"] == [NOT_HOMOGENEOUS]
+
+
+def test_a_run_from_before_fingerprints_goes_on(tmp_path, users):
+    config = dataclasses.replace(SMALL, network="users_edited:build")
+    folder = stopped_after(3, config, tmp_path)
+    described = folder.description
+    del described["network"]
+    (folder.path / "config.json").write_text(to_json(described))
+    assert execute(config, FEW, tmp_path).status == "finished"
+    assert "network" in folder.description
+
+
 def test_a_folder_of_something_else_is_not_a_run(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"name": "something else"}')
@@ -458,7 +556,7 @@ def test_a_folder_of_something_else_is_not_a_run(tmp_path):
         runs(tmp_path)
     with pytest.raises(StoreError, match="there is no folder"):
         runs(tmp_path / "absent")
-    with pytest.raises(StoreError, match="there is no folder"):
+    with pytest.raises(StoreError, match=r"config\.json is a file, not a folder"):
         runs(tmp_path / "other" / "config.json")
 
 
@@ -515,11 +613,11 @@ def test_one_runs_folder_is_a_shelf_of_one(shelf):
 
 def test_an_empty_shelf_is_an_empty_frame(tmp_path):
     assert runs(tmp_path).empty
-    assert runs_table(store.folders(tmp_path)).empty
+    assert runs_table(folders(tmp_path)).empty
 
 
 def test_the_table_of_runs_says_how_far_each_is(shelf):
-    table = runs_table(store.folders(shelf)).set_index("status")
+    table = runs_table(folders(shelf)).set_index("status")
     assert table.loc["finished", ["epoch", "epochs"]].tolist() == [6, 6]
     assert table.loc["unfinished", ["epoch", "epochs"]].tolist() == [3, 6]
     assert table.loc["finished", "train.nc1"] == runs(shelf)[lambda f: f["status"] == "finished"]["train.nc1"].iloc[-1]
@@ -533,7 +631,7 @@ import sys
 from pathlib import Path
 import torch
 from neurocollapse.datasets import load_dataset
-from neurocollapse.store import execute
+from neurocollapse.execution import execute
 from neurocollapse.training import RunConfig
 torch.set_num_threads(1)
 config = RunConfig(**{config})

@@ -1,6 +1,7 @@
 """Sweeps: the list of configurations, and real processes that train them, fail alone and end with their parent."""
 
 import dataclasses
+import inspect
 import itertools
 import json
 import multiprocessing
@@ -12,14 +13,17 @@ import textwrap
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from neurocollapse import sweep
+from neurocollapse.atomic import WriteError
 from neurocollapse.datasets import load_dataset
-from neurocollapse.store import RunFolder, execute, run_id
-from neurocollapse.sweep import Sweep, default_workers, estimate_seconds, train_side_by_side
+from neurocollapse.execution import execute
+from neurocollapse.store import RunFolder, StoreError, run_id
+from neurocollapse.sweep import Event, Sweep, default_workers, estimate_seconds, train_side_by_side
 from neurocollapse.training import RunConfig, train
 
 GAUSSIAN = load_dataset("gaussian")
@@ -73,7 +77,7 @@ def test_nothing_to_train_is_no_events(tmp_path):
 # Processes
 
 NETWORKS = """
-    import os, signal
+    import os, signal, time
     from torch import nn
 
     def build(shape, classes, forward=None):
@@ -89,6 +93,14 @@ NETWORKS = """
         def forward():
             raise KeyError("no such layer\\nat all")
         return build(shape, classes, forward)
+
+    def slow(shape, classes):
+        network = build(shape, classes)
+        def wait(module, inputs):
+            if module.training and len(inputs[0]) == 64:
+                time.sleep(100)
+        network[0].register_forward_pre_hook(wait)
+        return network
 
     def killed(shape, classes):
         return build(shape, classes, lambda: os.kill(os.getpid(), signal.SIGKILL))
@@ -115,7 +127,7 @@ def test_runs_fail_alone_and_say_how(tmp_path, user_module, monkeypatch):
 
     ends = {event.index: event for event in events if event.kind != "epoch"}
     assert [ends[index].kind for index in range(4)] == ["failed", "failed", "done", "failed"]
-    assert ends[0].message.startswith("KeyError: 'no such layer\\nat all'")
+    assert ends[0].message.startswith(f"NetworkError: {user_module}:raises raised KeyError: 'no such layer\\nat all' (")
     assert f"{user_module}.py, line " in ends[0].message
     assert ends[1].message == "its process was killed by SIGKILL (out of memory?); the same command goes on from there"
     assert "the objective became" in ends[3].message
@@ -129,6 +141,20 @@ def test_runs_fail_alone_and_say_how(tmp_path, user_module, monkeypatch):
     alone = execute(configs[2], GAUSSIAN, tmp_path / "alone")  # side by side or alone, the same bits
     assert (alone.path / "records.jsonl").read_bytes() == (healthy.path / "records.jsonl").read_bytes()
     assert (alone.path / "model.safetensors").read_bytes() == (healthy.path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("error", [StoreError("no room"), WriteError(Path("f"), OSError("no room"))], ids=repr)
+def test_a_worker_tells_apart_what_its_folder_does_to_it(tmp_path, monkeypatch, error):
+    def fail(*_args, **_options):
+        raise error
+
+    told: list[Event] = []
+    monkeypatch.setattr(sweep, "execute", fail)
+    monkeypatch.setattr(sweep, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    sender = SimpleNamespace(send=told.append)
+    inspect.unwrap(sweep._work)(sender, 7, SMALL, tmp_path, None, 1, "cpu")
+    assert told == [Event(7, "stuck", message=str(error))]
 
 
 def test_a_process_that_ends_without_a_word_is_a_failure():
@@ -187,9 +213,11 @@ ORPHANS = """
 
 
 @linux
-def test_workers_end_when_their_parent_is_killed(tmp_path):
+@pytest.mark.parametrize("network", ["mlp", pytest.param("networks_of_a_user:slow", marks=pytest.mark.slow)])
+def test_workers_end_when_their_parent_is_killed(tmp_path, user_module, network):
+    config = dataclasses.replace(ENDLESS, network=network)
     (tmp_path / "parent.py").write_text(textwrap.dedent(ORPHANS))
-    command = [sys.executable, "parent.py", json.dumps(dataclasses.asdict(ENDLESS)), "out"]
+    command = [sys.executable, "parent.py", json.dumps(dataclasses.asdict(config)), "out"]
     parent = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -197,7 +225,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(workers) == 2
         parent.send_signal(signal.SIGKILL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 10  # less than an epoch of the slow network takes
         while not all(ended(pid) for pid in workers) and time.monotonic() < deadline:
             time.sleep(0.05)
         left = [pid for pid in workers if not ended(pid)]

@@ -14,6 +14,7 @@ from neurocollapse.tables import (
     SUMMARY_KEYS,
     describe_ordering,
     final_records,
+    missing_decays,
     number,
     paper_ordering,
     summary,
@@ -167,6 +168,16 @@ def test_every_metric_is_judged_on_its_own():
 def test_without_both_kinds_there_is_no_ordering(frame):
     assert paper_ordering(frame) == {}
     assert describe_ordering({}) == "no comparison with λ = 0: it takes finished runs with λ = 0 and with λ > 0"
+
+
+def test_a_verdict_names_the_lambdas_that_it_is_not_on():
+    asked = (0.0, 1e-3, 1e9)
+    frame = pd.concat([THREE_SEEDS, frame_of((1e9, 0, "diverged", [9.0]))])
+    assert missing_decays(frame, asked) == [1e9]
+    assert missing_decays(THREE_SEEDS, (0.0, 1e-3)) == []
+    sentence = describe_ordering(paper_ordering(frame), asked, [1e9])
+    assert "λ = 0 above every λ > 0 (of 2 of 3 λ; 1e+09 failed), holds in: nc1" in sentence
+    assert describe_ordering({}, asked, [0.0]).startswith("no comparison with λ = 0 (of 2 of 3 λ; 0 failed): it takes")
 
 
 def test_a_metric_that_is_undefined_holds_no_ordering():

@@ -1,8 +1,10 @@
 """Training: the objective, what is recorded, when it stops, and that the same configuration gives the same bits."""
 
 import dataclasses
+import inspect
 import math
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -345,7 +347,7 @@ def test_a_seed_decides_the_first_weights_and_the_order_of_samples():
     assert not torch.equal(weights(first[0])["classifier.weight"], weights(second[0])["classifier.weight"])
     orders = []
     for seed, epoch in ((0, 1), (0, 2), (1, 1)):
-        with training._Run(dataclasses.replace(SMALL, seed=seed), GAUSSIAN, "cpu")._seeded(epoch):
+        with training.seeded(seed, epoch):
             orders.append(tuple(torch.randperm(400).tolist()))
     assert len(set(orders)) == 3
 
@@ -493,18 +495,21 @@ def test_a_classifier_that_is_never_called_is_said(users):
     ("field", "value", "message"),
     [
         ("weight_decay", -1e-4, "weight_decay must be at least 0, got -0.0001"),
-        ("weight_decay", math.nan, "weight_decay must be at least 0, got nan"),
-        ("weight_decay", math.inf, "weight_decay must be at least 0, got inf"),
+        ("weight_decay", math.nan, "weight_decay must be finite, got nan"),
+        ("weight_decay", math.inf, "weight_decay must be finite, got inf"),
         ("learning_rate", 0.0, "learning_rate must be positive, got 0.0"),
-        ("learning_rate", math.inf, "learning_rate must be positive, got inf"),
+        ("learning_rate", math.inf, "learning_rate must be finite, got inf"),
         ("initial_norm", -1.0, "initial_norm must be positive, got -1.0"),
         ("momentum", 1.0, r"momentum must be in \[0, 1\), got 1.0"),
-        ("momentum", math.nan, r"momentum must be in \[0, 1\), got nan"),
-        ("gradient_tolerance", math.nan, "gradient_tolerance must be at least 0, got nan"),
+        ("momentum", math.nan, "momentum must be finite, got nan"),
+        ("gradient_tolerance", math.nan, "gradient_tolerance must be finite, got nan"),
         ("per_class", 0, "per_class must be at least 1, got 0"),
         ("depth", 1, "depth must be at least 2, got 1"),
         ("width", 0, "width must be at least 1, got 0"),
         ("batch_size", 0, "batch_size must be at least 1, got 0"),
+        ("batch_size", 10**30, "batch_size must be at most 1000000000, got 1000000000000000"),
+        ("depth", 1001, "depth must be at most 1000, got 1001"),
+        ("width", 10**400, "width must be at most 1000000, got 1000000000000000"),
         ("epochs", -1, "epochs must be at least 0, got -1"),
         ("epochs", 2**20, "epochs must be below 1048576, got 1048576"),
         ("seed", -1, "seed must be at least 0, got -1"),
@@ -530,6 +535,81 @@ def test_a_choice_that_there_is_not_is_refused(field, value, message):
     # Not through __init__, where the tests' own checking of types comes first.
     with pytest.raises(ValueError, match=message):
         RunConfig.__post_init__(SimpleNamespace(**{**dataclasses.asdict(SMALL), field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 1.5, "epochs must be an integer, got 1.5 of type float"),
+        ("epochs", "3", "epochs must be an integer, got '3' of type str"),
+        ("seed", True, "seed must be an integer, got True of type bool"),
+        ("batch_size", 2.0, "batch_size must be an integer, got 2.0 of type float"),
+        ("batch_size", None, "batch_size must be an integer, got None of type NoneType"),
+        ("per_class", 2.5, "per_class must be an integer, got 2.5"),
+        ("weight_decay", "a", "weight_decay must be a number, got 'a' of type str"),
+        ("weight_decay", "1e-3", "weight_decay must be a number, got '1e-3' of type str"),
+        ("weight_decay", None, "weight_decay must be a number, got None of type NoneType"),
+        ("momentum", False, "momentum must be a number, got False of type bool"),
+        ("learning_rate", [0.1], r"learning_rate must be a number, got \[0.1\] of type list"),
+        ("network", len, "network must be a string, got <built-in function len>"),
+        ("dataset", Path("data.npz"), "dataset must be a string, got"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(field, value, message):
+    with pytest.raises(TypeError, match=message):  # not through __init__, as above
+        RunConfig.__post_init__(SimpleNamespace(**{**dataclasses.asdict(SMALL), field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "plain"),
+    [
+        ("epochs", np.int64(3), 3),
+        ("seed", np.uint8(7), 7),
+        ("per_class", torch.tensor(5), 5),
+        ("weight_decay", 0, 0.0),
+        ("weight_decay", np.float32(0.5), 0.5),
+        ("learning_rate", np.int32(1), 1.0),
+    ],
+)
+def test_numbers_of_other_libraries_become_pythons_own(field, value, plain):
+    config = SimpleNamespace(**{**dataclasses.asdict(SMALL), field: value})
+    RunConfig.__post_init__(config)
+    assert (getattr(config, field), type(getattr(config, field))) == (plain, type(plain))
+
+
+def test_a_number_beyond_any_float_is_not_finite():
+    with pytest.raises(ValueError, match="weight_decay must be finite, got 1000000000"):
+        RunConfig.__post_init__(SimpleNamespace(**{**dataclasses.asdict(SMALL), "weight_decay": 10**400}))
+
+
+def test_training_takes_a_configuration_and_says_so():
+    with pytest.raises(TypeError, match="train takes a RunConfig, got 'x' of type str"):
+        next(inspect.unwrap(train)("x"))  # without the tests' own checking of types
+
+
+def test_an_mlp_that_does_not_fit_in_memory_is_said(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("neurocollapse.networks.nn.Linear", refuse)
+    with pytest.raises(NetworkError, match=r"a layer of 12×16 weights \(7.68e-07 GB\) does not fit in memory"):
+        history(SMALL)
+
+
+def test_a_network_that_returns_something_else_is_refused(users):
+    class Pair(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    users.pair = lambda shape, classes: Pair(*shape, classes)
+    with pytest.raises(NetworkError, match="the network returns a tuple; return the classifier's output alone"):
+        history(dataclasses.replace(SMALL, network="users_networks:pair"))
+
+
+def test_a_network_without_a_trainable_parameter_is_refused(users):
+    users.frozen = lambda shape, classes: torch.nn.Linear(*shape, classes).requires_grad_(False)
+    with pytest.raises(NetworkError, match="all parameters of Linear are frozen, so there is nothing to train"):
+        history(dataclasses.replace(SMALL, network="users_networks:frozen"))
 
 
 def test_the_largest_seed_trains():

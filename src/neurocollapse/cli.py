@@ -1,16 +1,15 @@
 """The command line: a function for each command, its arguments the options, its docstring the help."""
 
-import contextlib
 import dataclasses
 import io
 import math
 import os
 import signal
 import sys
-import typing
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pandas as pd
@@ -18,14 +17,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from . import __version__
 from .atomic import atomic_path
-from .experiment import carry_out
+from .experiment import Plan, carry_out, prepare
 from .feature_files import read_features
 from .figures import collapse_figure, save_figure
 from .measuring import measure as measure_features
-from .store import folders, records_frame, runs_table, to_json
+from .options import ComparedOptions, Folder, RunOptions, axis, distinct
+from .shelf import folders, records_frame, runs_table
+from .store import to_json
 from .sweep import Sweep
-from .tables import describe_ordering, paper_ordering, summary, wide
+from .tables import describe_ordering, missing_decays, paper_ordering, summary, wide
 from .training import RunConfig
 
 # Without markup and emoji: paths may hold [brackets] and :colons:. So wide that no table is cut short: in a pipe rich
@@ -42,14 +44,11 @@ TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-1
 
 
 def reproduce(
-    dataset: str = RunConfig.dataset,
-    network: str = RunConfig.network,
+    config: tyro.conf.OmitArgPrefixes[ComparedOptions],
     weight_decay: tuple[float, ...] = (0.0, 5e-4, 1e-3),
     seeds: int = 1,
-    epochs: int = RunConfig.epochs,
-    per_class: int | None = None,
     data_dir: Path | None = None,
-    out: Path = Path("results/reproduce"),
+    out: Folder = Path("results/reproduce"),
     workers: int | None = None,
     device: str = "cpu",
     dry_run: bool = False,
@@ -62,59 +61,51 @@ def reproduce(
     Example: neurocollapse reproduce --dataset mnist5k --weight-decay 0 5e-4 1e-3 --seeds 3
 
     Args:
-        dataset: mnist5k, mnist, cifar10, or a .npz file with images and labels.
-        network: convnet, mlp, or your own as module:function, called with (input_shape, num_classes).
+        config: Every run.
         weight_decay: Values of λ of Eq. 1; 0 is the comparison without decay.
         seeds: Seeds 0, 1, ... for each λ; several give bands in the figure.
-        epochs: Epochs of every run.
-        per_class: Train on this many samples of each class.
         data_dir: Where mnist or cifar10 lie, or are downloaded to.
         out: Folder for the runs, the figure and the summary.
         workers: Runs at a time; by default one per core.
         device: cpu, or cuda for an NVIDIA GPU.
         dry_run: Print how long it would take, and stop.
-        json: Print the summary as JSON.
+        json: Print the summary as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
+            there is none of.
     """
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
-    base = RunConfig(dataset=dataset, network=network, epochs=epochs, per_class=per_class)
-    sweep = Sweep(base, {"weight_decay": _distinct("--weight-decay", weight_decay), "seed": range(seeds)})
-    done = carry_out(
-        list(sweep), out, data_dir=data_dir, workers=workers, device=device, dry_run=dry_run, console=messages
-    )
-    if done is None:
-        return 0
+    base = RunConfig(**dataclasses.asdict(config))
+    sweep = Sweep(base, {"weight_decay": distinct("--weight-decay", weight_decay), "seed": range(seeds)})
+    plan = prepare(list(sweep), out, data_dir=data_dir, workers=workers, device=device, console=messages)
+    if dry_run:
+        return _print_plan(plan, json)
+    done = carry_out(plan, messages)
     frame = records_frame(done.folders)
     if not len(frame):
         messages.print("nothing was recorded, so there is nothing to draw")
         return 1
-    title = f"Neural collapse of the {network} on {TITLES.get(dataset, Path(dataset).name)}"
-    paths = save_figure(collapse_figure(frame, title=title, note="; ".join(done.notes) or None), out)
+    title = f"Neural collapse of the {base.network} on {TITLES.get(base.dataset, Path(base.dataset).name)}"
+    note = "; ".join(plan.notes) or None
+    paths = save_figure(collapse_figure(frame, title=title, note=note, weight_decays=weight_decay), out)
     table = summary(frame)
     with atomic_path(out / "summary.csv") as temporary:
         table.to_csv(temporary, index=False)
-    ordering = paper_ordering(frame)
+    ordering, missing = paper_ordering(frame), missing_decays(frame, weight_decay)
     if json:
-        print(to_json({"summary": _rows(table), "ordering": ordering, "failed": done.failures}, indent=2))
+        answer = {"summary": _rows(table), "ordering": ordering, "missing": missing, "failed": done.failures}
+        print(to_json(answer, indent=2))
     else:
         _print_frame(wide(table).reset_index(), "last epoch of the finished runs, mean ± deviation over seeds")
-        out_console.print(describe_ordering(ordering))
+        out_console.print(describe_ordering(ordering, weight_decay, missing))
         out_console.print(f"figure: {paths[0]}   numbers: {out / 'summary.csv'}")
     return 1 if done.failures else 0
-
-
-class RunOptions(RunConfig):
-    """A run as typed. It is checked in the command, where an error becomes one line, not within the parser."""
-
-    def __post_init__(self) -> None:
-        pass
 
 
 def train(
     config: tyro.conf.OmitArgPrefixes[RunOptions],
     vary: tuple[str, ...] = (),
     data_dir: Path | None = None,
-    out: Path = Path("results/runs"),
+    out: Folder = Path("results/runs"),
     workers: int | None = None,
     device: str = "cpu",
     dry_run: bool = False,
@@ -132,16 +123,18 @@ def train(
         workers: Runs at a time; by default one per core.
         device: cpu, or cuda for an NVIDIA GPU.
         dry_run: Print how long it would take, and stop.
-        json: Print the last records as JSON.
+        json: Print the last records as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null
+            is what there is none of.
     """
-    axes: dict[str, Sequence[Any]] = dict(_axis(text) for text in vary)
+    axes: dict[str, Sequence[Any]] = dict(axis(text) for text in vary)
     if len(axes) < len(vary):
         raise ValueError(f"--vary names a field twice: {' '.join(vary)}")
     base = RunConfig(**dataclasses.asdict(config))
     configs = list(Sweep(base, axes))
-    done = carry_out(configs, out, data_dir=data_dir, workers=workers, device=device, dry_run=dry_run, console=messages)
-    if done is None:
-        return 0
+    plan = prepare(configs, out, data_dir=data_dir, workers=workers, device=device, console=messages)
+    if dry_run:
+        return _print_plan(plan, json)
+    done = carry_out(plan, messages)
     _print_runs(runs_table(done.folders), json)
     return 1 if done.failures else 0
 
@@ -161,7 +154,8 @@ def measure(
             weight (classes, features) and bias (classes,), and ood (others, features), samples of no class.
         num_classes: Number of classes; by default the rows of weight, or the largest label plus one.
         vci: Whether to measure nc1_vci too, at N p² operations; by default where that is quick.
-        json: Print JSON.
+        json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
+            none of.
     """
     arrays = read_features(file)
     try:
@@ -195,33 +189,15 @@ def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:
 
     Args:
         folder: The folder that a command wrote with --out.
-        json: Print JSON.
+        json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
+            none of.
     """
-    _print_runs(runs_table(folders(folder)), json)
-    return 0
-
-
-def _distinct(option: str, values: Sequence[Any]) -> Sequence[Any]:
-    if not values:
-        raise ValueError(f"{option} needs at least one value")
-    if len(set(values)) < len(values):
-        raise ValueError(f"{option} has a value twice: {' '.join(map(str, values))}")
-    return values
-
-
-def _axis(text: str) -> tuple[str, Sequence[Any]]:
-    """`field=value,value` with the values read as the type of that field of `RunConfig`."""
-    name, equals, values = text.partition("=")
-    name = name.replace("-", "_")
-    types = typing.get_type_hints(RunConfig)
-    if not equals or name not in types:
-        raise ValueError(f"--vary {text!r} is not field=value,value,...; the fields are {', '.join(types)}")
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # what tyro says would be about another command line
-            parsed = [tyro.cli(types[name], args=[value], console_outputs=False) for value in values.split(",")]
-    except SystemExit:
-        raise ValueError(f"--vary {text!r}: {values!r} is not a list of values for {name}") from None
-    return name, _distinct(f"--vary {name}", parsed)
+    found = folders(folder)
+    _print_runs(runs_table(found), json)
+    damages = [damage for run in found if (damage := run.damage)]
+    for damage in damages:
+        messages.print(f"damaged: {damage}")
+    return 2 if damages else 0
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -229,6 +205,18 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {str(key): None if pd.isna(value) else value for key, value in row.items()} for row in frame.to_dict("records")
     ]
+
+
+def _print_plan(plan: Plan, json: bool) -> int:
+    """What a dry run has to say beyond the estimate that `prepare` prints for people."""
+    if json:
+        ids = {ended: [run.folder.path.name for run in plan.runs if run.ended is ended] for ended in (False, True)}
+        print(
+            to_json(
+                {"seconds": plan.seconds, "workers": plan.workers, "runs": ids[False], "ended": ids[True]}, indent=2
+            )
+        )
+    return 0
 
 
 def _print_runs(table: pd.DataFrame, json: bool) -> None:
@@ -242,6 +230,8 @@ def _print_runs(table: pd.DataFrame, json: bool) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
+        if value.is_integer() and value < 1e9:  # epochs too, which beside a missing one are floats
+            return f"{value:.0f}"
         return "" if math.isnan(value) else f"{value:.4g}"
     return "" if value is None else str(value)
 
@@ -258,25 +248,58 @@ def _print_frame(frame: pd.DataFrame, title: str) -> None:
 COMMANDS: dict[str, Callable[..., int]] = {"reproduce": reproduce, "train": train, "measure": measure, "runs": runs}
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, an end that somebody wishes for."""
+
+
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status 0; 1 where a run failed; 2 for what the user can mend; 130 for Ctrl-C."""
+    """Entry point. Exit status 0; 1 where a run failed; 2 for what the user can mend; 130, 143 for Ctrl-C, SIGTERM."""
+    words = sys.argv[1:] if args is None else list(args)
     warnings.showwarning = lambda message, *_args, **_kwargs: messages.print(f"warning: {message}")
+    signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of formulas
+        sys.stdout.reconfigure(errors="replace")
     try:
-        status: int = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="neurocollapse",
-            description="Train, measure and explain neural collapse.",
-            args=args,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-    except BrokenPipeError:  # the reader, `head` for one, has had enough; Python would complain once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = _run(words)
+        sys.stdout.flush()  # here, where it can be told that the disk is full
+    except BrokenPipeError:  # the reader, `head` for one, has had enough
+        _discard_output()
         status = 141
     except USER_ERRORS as error:
-        messages.print(f"error: {' '.join(str(error).split())}")
+        messages.print(f"error: {' '.join(_told(error).split())}")
         status = 2
     except KeyboardInterrupt as stop:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one could only disturb the end
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second one could only disturb the end
         messages.print("; ".join(["stopped", *map(str, stop.args)]))
-        status = 130
+        status = 143 if isinstance(stop, Terminated) else 130
     sys.exit(status)
+
+
+def _run(words: Sequence[str]) -> int:
+    if words == ["--version"]:
+        print(f"neurocollapse {__version__}")
+        return 0
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="neurocollapse",
+        description="Train, measure and explain neural collapse. --version tells the version.",
+        args=words,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno and error.filename is None:  # of no file, so of what is printed
+        _discard_output()
+        return f"the output cannot be written ({error.strerror}); make room, or send it elsewhere"
+    return str(error)
+
+
+def _discard_output() -> None:
+    """What is still to be written would make Python complain once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

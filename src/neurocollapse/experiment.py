@@ -1,7 +1,7 @@
 """Configurations into runs on disk: checked, timed beforehand, trained with progress. What the commands share."""
 
 import dataclasses
-import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from .datasets import Dataset, load_dataset
 from .networks import build_network
+from .probing import Fingerprint, fingerprint, network_notes, probe
 from .progress import duration, follow, names
 from .store import RunFolder, run_id
 from .sweep import default_workers, estimate_seconds
@@ -19,90 +20,146 @@ from .training import RunConfig
 
 
 @dataclass(frozen=True)
+class Planned:
+    """A run that was checked against its data and its folder."""
+
+    config: RunConfig
+    folder: RunFolder
+    ended: bool
+    notes: tuple[str, ...]
+    seconds: float | str
+    """How long it should still take, or why that is not known."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs asked for, and what `carry_out` needs to train those that have not ended."""
+
+    runs: list[Planned]
+    out: Path
+    data_dir: Path | None
+    workers: int
+    device: str
+
+    @property
+    def todo(self) -> list[Planned]:
+        return [run for run in self.runs if not run.ended]
+
+    @property
+    def notes(self) -> list[str]:
+        """What to say beside any result."""
+        return list(dict.fromkeys(note for run in self.runs for note in run.notes))
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it should take, or None where that is not known."""
+        each = [run.seconds for run in self.todo if not isinstance(run.seconds, str)]
+        if len(each) < len(self.todo):
+            return None
+        return max(sum(each) / self.workers, max(each, default=0.0))
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """Every run that was begun, those that failed with their message, and what to say beside any result."""
+    """Every run that was begun, and those that failed with their message."""
 
     folders: list[RunFolder]
     failures: list[dict[str, str]]
-    notes: list[str]
 
 
-def carry_out(
+def prepare(
     configs: Sequence[RunConfig],
     out: Path,
     *,
     data_dir: Path | None,
     workers: int | None,
     device: str,
-    dry_run: bool,
     console: Console,
-) -> Outcome | None:
-    """Train what is not finished yet. None for a dry run, which only says how long it would take.
+) -> Plan:
+    """Check everything, and say on the console how long it would take.
 
-    Everything that can be wrong with the data, the network, the device or the folder is found before anything is
+    Whatever can be wrong with the data, the network, the device or the folder is found here, before anything is
     trained. Raises `ValueError`.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be at least 1, got {workers}")
     _check_device(device)
     _check_writable(out)
-    plan = _plan(configs, out, data_dir)
-    notes = list(dict.fromkeys(note for planned in plan for note in planned.notes))
-    for note in notes:
+    runs = _check_runs(configs, out, data_dir)
+    unfinished = sum(not run.ended for run in runs)
+    workers = min(workers or (default_workers() if device == "cpu" else 1), max(unfinished, 1))
+    plan = Plan(runs, out, data_dir, workers, device)
+    for note in plan.notes:
         console.print(f"note: {note}")
-    todo = [planned for planned in plan if not planned.ended]
-    workers = min(workers or (default_workers() if device == "cpu" else 1), max(len(todo), 1))
-    if todo:
-        console.print(f"{len(todo)} run(s), {workers} at a time: {_expected_time(todo, workers)}")
-    if len(todo) < len(plan):
-        console.print(f"{len(plan) - len(todo)} run(s) have ended already, in {out}")
-    if dry_run:
-        return None
-    out.mkdir(parents=True, exist_ok=True)
-    unfinished = [planned.config for planned in todo]
+    if unfinished:
+        console.print(f"{unfinished} run(s), {workers} at a time: {_expected_time(plan)}")
+    if unfinished < len(runs):
+        console.print(f"{len(runs) - unfinished} run(s) have ended already, in {out}")
+    return plan
+
+
+def carry_out(plan: Plan, console: Console) -> Outcome:
+    """Train what has not ended yet, with progress on the console. Raises `StoreError` where the folder fails it."""
+    plan.out.mkdir(parents=True, exist_ok=True)
+    configs = [run.config for run in plan.todo]
     try:
-        failures = follow(unfinished, out, data_dir=data_dir, workers=workers, device=device, console=console)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("what was saved stays, and the same command goes on from there") from None
-    for label, planned in zip(names(configs), plan, strict=True):
-        if planned.ended and (result := planned.folder.result) and result["status"] == "diverged":
+        failures = follow(
+            configs, plan.out, data_dir=plan.data_dir, workers=plan.workers, device=plan.device, console=console
+        )
+    except KeyboardInterrupt as stop:  # or a kind of it
+        raise type(stop)("what was saved stays, and the same command goes on from there") from None
+    for label, run in zip(names([run.config for run in plan.runs]), plan.runs, strict=True):
+        if run.ended and (result := run.folder.result) and result["status"] == "diverged":
             failures.append({"run": label, "message": result["message"]})
-            console.print(f"failed earlier: {label}: {result['message']} (in {planned.folder.path})")
-    return Outcome([planned.folder for planned in plan if planned.folder.begun], failures, notes)
+            console.print(f"failed earlier: {label}: {result['message']} (in {run.folder.path})")
+    return Outcome([run.folder for run in plan.runs if run.folder.begun], failures)
 
 
-@dataclass(frozen=True)
-class _Planned:
-    config: RunConfig
-    folder: RunFolder
-    ended: bool
-    notes: tuple[str, ...]
-    seconds: float | str
-    """How long it should take, or why that is not known."""
-
-
-def _plan(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> list[_Planned]:
+def _check_runs(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> list[Planned]:
     """Check every run against its data. The data are not kept: every worker loads its own."""
-    planned: dict[int, _Planned] = {}
+    runs: dict[int, Planned] = {}
     sources = dict.fromkeys((config.dataset, config.per_class) for config in configs)
     for source in sources:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* is not the published one")  # a note says the same
             dataset = load_dataset(source[0], data_dir=data_dir, per_class=source[1])
-        alike: dict[RunConfig, float | str] = {}  # λ and seed make no difference to the time
+        check = _Check(dataset, out)
         for index, config in enumerate(configs):
-            if (config.dataset, config.per_class) != source:
-                continue
-            shape = dataset.input_shape
-            build_network(config.network, shape, dataset.num_classes, depth=config.depth, width=config.width)
-            folder = RunFolder(out / run_id(config, dataset))
-            folder.check_same(dataset)
-            ended = folder.result is not None
-            key = dataclasses.replace(config, weight_decay=0.0, seed=0)
-            if not ended and key not in alike:
-                alike[key] = _estimate(key, dataset)
-            planned[index] = _Planned(config, folder, ended, dataset.notes, 0.0 if ended else alike[key])
-    return [planned[index] for index in range(len(configs))]
+            if (config.dataset, config.per_class) == source:
+                runs[index] = check(config)
+    return [runs[index] for index in range(len(configs))]
+
+
+class _Check:
+    """Checks the runs on one data set, and what several of them share only once."""
+
+    def __init__(self, dataset: Dataset, out: Path):
+        self.dataset, self.out = dataset, out
+        self.networks: dict[str, tuple[Fingerprint | None, tuple[str, ...]]] = {}
+        self.seconds: dict[RunConfig, float | str] = {}
+
+    def __call__(self, config: RunConfig) -> Planned:
+        shape, classes = self.dataset.input_shape, self.dataset.num_classes
+        build_network(config.network, shape, classes, depth=config.depth, width=config.width)
+        if config.network not in self.networks:
+            probe(config, self.dataset)
+            self.networks[config.network] = fingerprint(config, self.dataset), network_notes(config, self.dataset)
+        network, notes = self.networks[config.network]
+        folder = RunFolder(self.out / run_id(config, self.dataset))
+        folder.check_whole()
+        folder.check_same(self.dataset, network)
+        ended = folder.result is not None
+        seconds = 0.0 if ended else self.estimate(config, folder)
+        return Planned(config, folder, ended, self.dataset.notes + notes, seconds)
+
+    def estimate(self, config: RunConfig, folder: RunFolder) -> float | str:
+        key = dataclasses.replace(config, weight_decay=0.0, seed=0)  # these make no difference to the time
+        if key not in self.seconds:
+            self.seconds[key] = _estimate(key, self.dataset)
+        whole = self.seconds[key]
+        if isinstance(whole, str):
+            return whole
+        return whole * (1 - (folder.checkpoint_epoch() or 0) / max(config.epochs, 1))
 
 
 def _estimate(config: RunConfig, dataset: Dataset) -> float | str:
@@ -116,20 +173,27 @@ def _estimate(config: RunConfig, dataset: Dataset) -> float | str:
 
 def _check_device(device: str) -> None:
     try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"--device {device} cannot be used here ({reason}); choose cpu, or cuda with a GPU") from error
+        torch.zeros(1, device=device, dtype=torch.float64).item()  # the metrics are taken in float64
+    except (RuntimeError, AssertionError, TypeError):  # AssertionError: PyTorch was built without CUDA
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ValueError(f"--device {device} cannot be used here; there is: {', '.join(there)}") from None
 
 
 def _check_writable(out: Path) -> None:
-    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise ValueError(f"--out {out}: {nearest} is not a folder that can be written to; name another")
+    """Tried beside its place, for nothing may be left of it where another check fails."""
+    nearest = out.absolute()
+    try:
+        while not nearest.exists():
+            nearest = nearest.parent
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".neurocollapse-") as trial:
+            (Path(trial) / out.absolute().relative_to(nearest)).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--out {out}: {nearest} is not a folder that can be written to; name another ({error.strerror})"
+        ) from error
 
 
-def _expected_time(todo: Sequence[_Planned], workers: int) -> str:
-    seconds = [planned.seconds for planned in todo if not isinstance(planned.seconds, str)]
-    if len(seconds) < len(todo):
-        return f"no estimate of the time ({next(p.seconds for p in todo if isinstance(p.seconds, str))})"
-    return f"about {duration(max(sum(seconds) / workers, max(seconds)))} on this machine"
+def _expected_time(plan: Plan) -> str:
+    if plan.seconds is None:
+        return f"no estimate of the time ({next(run.seconds for run in plan.todo if isinstance(run.seconds, str))})"
+    return f"about {duration(plan.seconds)} on this machine"

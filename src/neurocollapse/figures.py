@@ -111,12 +111,18 @@ STYLE: dict[Any, Any] = {
 
 
 def collapse_figure(
-    frame: pd.DataFrame, *, split: str = "train", title: str | None = None, note: str | None = None
+    frame: pd.DataFrame,
+    *,
+    split: str = "train",
+    title: str | None = None,
+    note: str | None = None,
+    weight_decays: Sequence[float] = (),
 ) -> Figure:
     """The paper's panels against epochs: square loss, NC1, NC2 (three readings), NC3, NC4, a line for each λ.
 
     A line is the median over seeds, the band around it goes from the least to the greatest. Between its records a run
     is interpolated, so that runs recorded at different epochs have a median. `note` is printed below the panels.
+    The `weight_decays` that were asked for keep each λ its colour where runs of another are missing.
     With a column `num_classes`, NC3 has a thin line at √(2 − 2√(1 − 1/C)), the optimum of the unconstrained features
     model without a bias, where W is an orthogonal frame.
 
@@ -126,19 +132,21 @@ def collapse_figure(
     """
     columns = [f"{split}.{key}" for key in PANELS]
     frame = _checked(frame, ["terminal_phase_start", *columns], one_run_per=["weight_decay", "seed"])
+    there = set(frame["weight_decay"])
+    looks = {decay: look for decay, look in _looks({*weight_decays, *there}).items() if decay in there}
     with _style():
         figure, cells = _grid(2, 4, size=(10.8, 5.9))
         _write_around(figure, title, note)
         reference = _nc3_reference(frame)
         for axes, key, column in zip(cells[:7], PANELS, columns, strict=True):
-            _draw_trajectories(axes, frame, column)
+            _draw_trajectories(axes, frame, column, looks)
             _dress(axes, key, frame[column], reference)
             _set_epoch_axis(axes, int(frame["epoch"].max()))
         for axes in cells[3:7]:  # the lowest of each column, for the eighth cell holds the legend
             axes.set_xlabel("epoch")
         drawn = {line.get_label() for axes in cells for line in axes.lines}
         marks = _marks(frame, drawn) | {str(line.get_label()): line for line in _reference_entry(reference)}
-        _draw_legend(cells[7], frame["weight_decay"], marks, split)
+        _draw_legend(cells[7], looks, marks, split)
     return figure
 
 
@@ -239,10 +247,10 @@ def _write_around(figure: Figure, title: str | None, note: str | None) -> None:
         figure.supxlabel(fill(note, 200), x=0.01, ha="left", fontsize=9, color=GREY, parse_math=False)
 
 
-def _looks(weight_decays: pd.Series) -> dict[float, dict[str, Any]]:
+def _looks(weight_decays: set[float]) -> dict[float, dict[str, Any]]:
     """Colour and dashes of each λ: green and solid for 0, then orange, blue and others as λ grows."""
-    positive = sorted(set(weight_decays) - {0.0})
-    looks: dict[float, dict[str, Any]] = {0.0: {"color": GREEN, "linestyle": "-"}} if 0.0 in set(weight_decays) else {}
+    positive = sorted(weight_decays - {0.0})
+    looks: dict[float, dict[str, Any]] = {0.0: {"color": GREEN, "linestyle": "-"}} if 0.0 in weight_decays else {}
     for i, weight_decay in enumerate(positive):
         looks[weight_decay] = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
     return looks
@@ -261,8 +269,8 @@ def _network_looks(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _draw_trajectories(axes: Axes, frame: pd.DataFrame, column: str) -> None:
-    for weight_decay, look in _looks(frame["weight_decay"]).items():
+def _draw_trajectories(axes: Axes, frame: pd.DataFrame, column: str, looks: dict[float, dict[str, Any]]) -> None:
+    for weight_decay, look in looks.items():
         group = frame[frame["weight_decay"] == weight_decay]
         finite = group[np.isfinite(group[column])]
         if finite.empty:
@@ -412,10 +420,10 @@ def _marks(frame: pd.DataFrame, drawn: set[object]) -> dict[str, Any]:
     }
 
 
-def _draw_legend(axes: Axes, weight_decays: pd.Series, marks: dict[str, Any], split: str) -> None:
+def _draw_legend(axes: Axes, looks: dict[float, dict[str, Any]], marks: dict[str, Any], split: str) -> None:
     """λ above, marks below, in a cell without axes: it may use the height that the others give to titles and ticks."""
     axes.set_axis_off()
-    lines = [Line2D([], [], label=_number(value), **look) for value, look in _looks(weight_decays).items()]
+    lines = [Line2D([], [], label=_number(value), **look) for value, look in looks.items()]
     title = r"Weight decay $\lambda$, " + {"train": "training set", "test": "test set"}.get(split, split)
     place: dict[str, Any] = {"borderaxespad": 0, "borderpad": 0, "handlelength": 2.8, "alignment": "left"}
     columns = math.ceil(len(lines) / 5)

@@ -51,7 +51,13 @@ class MLP(nn.Module):
         widths = [math.prod(input_shape)] + [width] * (depth - 1)
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Linear(before, after, bias=False), nn.ReLU()]
+            try:
+                layers += [nn.Linear(before, after, bias=False), nn.ReLU()]
+            except RuntimeError as error:  # what PyTorch raises for want of memory
+                raise NetworkError(
+                    f"a layer of {after}×{before} weights ({4e-9 * after * before:.3g} GB) does not fit in memory "
+                    f"beside those before it; choose a smaller width"
+                ) from error
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(width, num_classes, bias=False)
 
@@ -75,7 +81,7 @@ def build_network(
         function = _load_function(name)
         try:
             network = function(input_shape, num_classes)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise NetworkError(
                 f"{name} raised {type(error).__name__}: {error}; it is called as function({input_shape}, {num_classes})"
             ) from error
@@ -92,7 +98,7 @@ def _load_function(name: str) -> Callable[..., object]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's module may raise anything
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise NetworkError(
             f"cannot import {module_name!r} for network {name!r} ({type(error).__name__}: {error}); "
             f"run from its folder, install it, or mend it"

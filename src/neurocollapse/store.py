@@ -1,4 +1,4 @@
-"""Runs on disk: written atomically, resumable, and read back as one table.
+"""A run on disk: written atomically, checked for damage, and told apart from others.
 
     OUT/<run-id>/config.json             the configuration and where it ran (`provenance`)
                  records.jsonl           a line per measured epoch
@@ -15,14 +15,12 @@ import hashlib
 import json
 import math
 import platform
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
@@ -33,13 +31,15 @@ from . import __version__
 from .atomic import atomic_path
 from .datasets import Dataset
 from .metrics import DEFINITIONS_VERSION
-from .training import DivergedError, Record, RunConfig, State, train
+from .probing import Fingerprint
+from .training import Record, RunConfig, recorded_epochs
 
 #: Changes when the same configuration would give another run: new defaults, another order of random numbers.
 SCHEMA_VERSION = 2
 
-#: A long epoch is not lost for want of a record: a checkpoint is written at least this often.
-CHECKPOINT_SECONDS = 20.0
+
+#: Files that only a run has, or its first one.
+_TRACES = ("config.json", "records.jsonl", "checkpoint.safetensors", "result.json")
 
 
 class StoreError(ValueError):
@@ -92,13 +92,15 @@ class RunFolder:
     @contextmanager
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Held by the process that works on the run; another calls `on_wait` and waits. It falls with its process."""
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             on_wait()
             lock.acquire()
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be written to ({error.strerror}); name another folder") from error
         try:
             yield
         finally:
@@ -111,8 +113,8 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether there is anything to read."""
-        return (self.path / "config.json").exists()
+        """Whether there is anything of a run."""
+        return any((self.path / name).exists() for name in _TRACES)
 
     @property
     def status(self) -> str:
@@ -123,12 +125,49 @@ class RunFolder:
     def description(self) -> dict[str, Any]:
         """What config.json holds."""
         described = self._read_json("config.json")
-        if described is None or "config" not in described:
-            raise StoreError(f"{self.path} is not a run: it has no config.json of one; name a folder that --out made")
+        if described is None:
+            raise _missing(self.path / "config.json")
+        if "num_classes" not in described or "epochs" not in described.get("config", ()):
+            raise StoreError(f"{self.path} is not a run: its config.json is not of one; name a folder that --out made")
         return described
 
     def records(self) -> list[Record]:
         return _read_lines(self.path / "records.jsonl")
+
+    def checkpoint_epoch(self) -> int | None:
+        """The epoch that the run would go on from, or None where it would begin again."""
+        epoch = _tensors(self.path / "checkpoint.safetensors", names=("epoch",)).get("epoch")
+        return None if epoch is None else int(epoch)
+
+    def check_whole(self) -> None:
+        """`StoreError` where a run that was begun lacks a file or a record, or one cannot be read."""
+        if not self.begun:
+            return
+        epochs = self.description["config"]["epochs"]
+        # Another process may be at work, so each file is read before those that it writes first.
+        result = self.result
+        if result is None:
+            last = self.checkpoint_epoch()
+            _read_lines(self.path / "timings.jsonl")
+        else:
+            last = result.get("epoch")  # none for a run that diverged
+        model = self.path / "model.safetensors"
+        if result and result["status"] == "finished":
+            if not model.exists():
+                raise _missing(model)
+            _tensors(model, names=())
+        due = {epoch for epoch in recorded_epochs(epochs) if last is not None and epoch <= last}
+        if lacking := due - {record["epoch"] for record in self.records()}:
+            raise _damaged(self.path / "records.jsonl", f"it lacks epoch {min(lacking)}")
+
+    @property
+    def damage(self) -> str | None:
+        """What `check_whole` has to say."""
+        try:
+            self.check_whole()
+        except StoreError as error:
+            return str(error)
+        return None
 
     def _read_json(self, name: str, *keys: str) -> dict[str, Any] | None:
         path = self.path / name
@@ -136,18 +175,19 @@ class RunFolder:
             return None
         try:
             return _object(path.read_text(encoding="utf-8"), *keys)
-        except ValueError as error:
-            raise StoreError(f"{path} is damaged ({error}); delete {self.path} to run it again") from error
+        except (ValueError, OSError) as error:
+            raise _damaged(path, error) from error
 
     def clear_leftovers(self) -> None:
         """Remove the half-written files of a process that was killed. Only for the holder of the lock."""
         for leftover in self.path.glob(".*-*"):
             leftover.unlink()
 
-    def describe(self, config: RunConfig, dataset: Dataset, device: str) -> None:
+    def describe(
+        self, config: RunConfig, dataset: Dataset, device: str, network: Fingerprint | None, notes: Iterable[str]
+    ) -> None:
         """Write config.json; another machine or version that goes on with the run is added to its provenance."""
         described: dict[str, Any] = {"provenance": [], **(self._read_json("config.json") or {})}
-        self.check_same(dataset)
         here = provenance(device)
         if here not in described["provenance"]:
             described["provenance"].append(here)
@@ -157,44 +197,42 @@ class RunFolder:
             "config": dataclasses.asdict(config),
             "num_classes": dataset.num_classes,
             "data_sha256": dataset.sha256,
-            "notes": list(dataset.notes),
+            "notes": [*dataset.notes, *notes],
         }
+        if network is not None:
+            described["network"] = dataclasses.asdict(network)
         write_text(self.path / "config.json", to_json(described, indent=2) + "\n")
 
-    def check_same(self, dataset: Dataset) -> None:
-        """`StoreError` where the run was made from other data, or its keys meant something else."""
+    def check_same(self, dataset: Dataset, network: Fingerprint | None) -> None:
+        """`StoreError` where the run was made from other data or another network, or its keys meant something else."""
         described = self._read_json("config.json")
         if described is None:
             return
+        remedy = "name another folder with --out, or delete that one"
         for name, now in (("data_sha256", dataset.sha256), ("definitions", DEFINITIONS_VERSION)):
             if described.get(name) != now:
                 raise StoreError(
-                    f"{self.path} was made with {name} {described.get(name)}, and now it is {now}; "
-                    f"name another folder with --out, or delete that one"
+                    f"{self.path} was made with {name} {described.get(name)}, and now it is {now}; {remedy}"
                 )
+        then = described.get("network")
+        if network is not None and then and not network.matches(Fingerprint(then["sha256"], tuple(then["outputs"]))):
+            raise StoreError(
+                f"{self.path} was made with another network: {described['config']['network']} has changed since; "
+                f"change it back, {remedy}"
+            )
 
     def resume_point(self) -> tuple[dict[str, Tensor], Record] | None:
-        """The last checkpoint and the record at or before it. Later records are cut: they will be made again."""
-        checkpoint = self.path / "checkpoint.safetensors"
-        if not checkpoint.exists():
-            self._write_lines("records.jsonl", [])
-            self._write_lines("timings.jsonl", [])
-            return None
-        try:
-            tensors = safetensors.torch.load_file(checkpoint)
-            epoch = int(tensors["epoch"])
-        except (safetensors.SafetensorError, KeyError) as error:
-            raise StoreError(f"{checkpoint} is damaged ({error}); delete {self.path} to run it again") from error
+        """The last checkpoint and the record at or before it. Later records are cut: they will be made again.
+
+        Of a whole run, as `check_whole` finds it.
+        """
+        tensors = _tensors(self.path / "checkpoint.safetensors")
+        epoch = int(tensors.get("epoch", -1))
         kept: list[Record] = []
         for name in ("timings.jsonl", "records.jsonl"):
             kept = [line for line in _read_lines(self.path / name) if line["epoch"] <= epoch]
             self._write_lines(name, kept)
-        if not kept:
-            raise StoreError(
-                f"{self.path / 'records.jsonl'} lacks the records up to the checkpoint, of epoch {epoch}; "
-                f"delete {self.path} to run it again"
-            )
-        return tensors, kept[-1]
+        return (tensors, kept[-1]) if tensors else None
 
     def _write_lines(self, name: str, lines: Iterable[dict[str, Any]]) -> None:
         write_text(self.path / name, "".join(to_json(line) + "\n" for line in lines))
@@ -218,22 +256,44 @@ class RunFolder:
         with atomic_path(self.path / name) as temporary:
             # Copies, since safetensors refuses tensors that share memory, as tied weights do.
             copies = {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
-            safetensors.torch.save_file(copies, temporary)
+            try:
+                safetensors.torch.save_file(copies, temporary)
+            except safetensors.SafetensorError as error:  # what it makes of a full disk
+                raise OSError(str(error)) from error
+
+
+def _damaged(path: Path, reason: object) -> StoreError:
+    return StoreError(f"{path} is damaged ({reason}); delete {path.parent} to run it again")
+
+
+def _missing(path: Path) -> StoreError:
+    return StoreError(f"{path} is missing; delete {path.parent} to run it again")
+
+
+def _tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of these names, or all, in a .safetensors file that must be whole; none where there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file, with the strings that `to_json` made of numbers turned back."""
-    if not path.exists() or not path.stat().st_size:
-        return []
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise _damaged(path, error) from error
     lines = []
     # Not splitlines, which also splits at characters that JSON strings may hold.
-    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
         try:
             values = _object(line.decode(), "epoch")
         except ValueError as error:
-            raise StoreError(
-                f"line {number} of {path} is damaged ({error}); delete {path.parent} to run it again"
-            ) from error
+            raise _damaged(path, f"line {number}: {error}") from error
         lines.append({key: _numbers(value) for key, value in values.items()})
     return lines
 
@@ -264,111 +324,3 @@ def provenance(device: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": torch.get_num_threads(),
     }
-
-
-def execute(
-    config: RunConfig,
-    dataset: Dataset,
-    out: Path,
-    *,
-    device: str = "cpu",
-    on_state: Callable[[State], None] = lambda state: None,
-    on_wait: Callable[[], None] = lambda: None,
-) -> RunFolder:
-    """Train into `out`/<run-id>: resume what was begun, leave alone what is finished.
-
-    `on_state` sees every state after it is safe on disk. A run that diverges keeps its records and says so in
-    result.json. Another process at the same run is waited for, after a call of `on_wait`.
-
-    Raises `StoreError` where the folder holds the same configuration on other data.
-    """
-    folder = RunFolder(out / run_id(config, dataset))
-    folder.check_same(dataset)
-    with folder.lock(on_wait):
-        if folder.result is not None:
-            return folder
-        folder.clear_leftovers()
-        folder.describe(config, dataset, device)
-        try:
-            _train_into(folder, train(config, dataset, resume=folder.resume_point(), device=device), on_state)
-        except DivergedError as error:
-            folder.finish({}, {"status": "diverged", "message": str(error)})
-    return folder
-
-
-def _train_into(folder: RunFolder, states: Iterator[State], on_state: Callable[[State], None]) -> None:
-    seconds: dict[str, float] = {}
-    saved = time.monotonic()
-    for state in states:
-        seconds = {name: seconds.get(name, 0.0) + value for name, value in state.seconds.items()}
-        if state.record is not None:
-            folder.append(state.record, seconds)
-            seconds = {}
-        if state.finished:  # before the checkpoint: killed between the two, a run would find nothing left to do
-            folder.finish(state.tensors, {"status": "finished", "epoch": state.epoch})
-        if state.record is not None or time.monotonic() - saved > CHECKPOINT_SECONDS:
-            folder.save_checkpoint(state.tensors)
-            saved = time.monotonic()
-        on_state(state)
-
-
-def folders(path: Path) -> list[RunFolder]:
-    """The runs in a folder, or the folder itself where it is one; sorted by name. Raises `StoreError`."""
-    if not path.is_dir():
-        raise StoreError(f"there is no folder {path}")
-    if (path / "config.json").exists():
-        return [RunFolder(path)]
-    return [RunFolder(config.parent) for config in sorted(path.glob("*/config.json"))]
-
-
-def runs(path: Path | str) -> pd.DataFrame:
-    """Every record of every run below `path`, one row each.
-
-    Columns: `run_id`, `status` (finished, diverged, unfinished), the fields of `RunConfig`, `num_classes`, `epoch`,
-    `current_learning_rate` (of the step after), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
-    (the first recorded epoch from which the training error has been zero at every record so far), and `train.*` and
-    `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises `StoreError`.
-    """
-    return records_frame(folders(Path(path)))
-
-
-def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
-    """The records of these runs, as `runs` gives them."""
-    rows = []
-    for folder in run_folders:
-        described = folder.description
-        common = {"run_id": folder.path.name, "status": folder.status, **described["config"]}
-        common["num_classes"] = described["num_classes"]
-        for record in folder.records():
-            record["current_learning_rate"] = record.pop("learning_rate")  # beside the configuration's
-            rows.append({**common, **_flat(record)})
-    frame = pd.DataFrame(rows)
-    if len(frame):
-        frame["terminal_phase_start"] = frame["terminal_phase_start"].astype(float)
-    return frame
-
-
-def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
-    """One row per run: its id, status, how far it is, and its last numbers."""
-    rows = []
-    for folder in run_folders:
-        described = folder.description
-        records = folder.records()
-        last = records[-1] if records else {}
-        row = {"run_id": folder.path.name, "status": folder.status, "epoch": last.get("epoch", math.nan)}
-        row["epochs"] = described["config"]["epochs"]
-        shown = ("train.accuracy", "test.accuracy", "train.loss", "train.nc1", "train.nc3", "train.nc4")
-        row |= {key: last.get(key, math.nan) for key in ("terminal_phase_start", *shown)}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _flat(record: Record) -> Record:
-    flat: Record = {}
-    for key, value in record.items():
-        if isinstance(value, list):
-            if key.endswith("weight_norms"):
-                flat |= {f"{key}.{layer}": norm for layer, norm in enumerate(value)}
-        else:
-            flat[key] = value
-    return flat

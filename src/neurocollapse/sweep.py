@@ -20,12 +20,16 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import torch
 
-from .datasets import Dataset, Split, load_dataset
-from .store import execute
+from .atomic import WriteError
+from .datasets import Dataset, load_dataset
+from .execution import execute
+from .probing import few_of_each_class
+from .store import StoreError
 from .training import RunConfig, State, recorded_epochs, train
 
 Axes = dict[str, Sequence[Any]]
@@ -55,7 +59,7 @@ class Event:
     """News of the run at place `index` of the sweep: an epoch done, or its end (`kind` tells how)."""
 
     index: int
-    kind: Literal["waiting", "epoch", "done", "failed"]
+    kind: Literal["waiting", "epoch", "done", "failed", "stuck"]
     epoch: int = 0
     objective: float = float("nan")
     accuracy: float | None = None
@@ -81,6 +85,8 @@ def train_side_by_side(
     """Train the configurations into `out`, `workers` at a time (by default one per `threads` cores), and tell of it.
 
     Closing the iterator stops the processes; what they have saved stays, and the same call goes on from there.
+    Raises `StoreError` where the folder of a run is damaged or cannot be written, which stops the others too: they
+    share the disk.
     """
     workers = default_workers(threads) if workers is None else workers
     if workers < 1:
@@ -106,6 +112,8 @@ def train_side_by_side(
                     event: Event | None = receiver.recv()
                 except EOFError:
                     event = _silent_end(index, process)
+                if event is not None and event.kind == "stuck":
+                    raise StoreError(event.message)
                 if event is None or event.kind in ("done", "failed"):
                     process.join()
                     receiver.close()
@@ -148,30 +156,37 @@ def _thread_environment(threads: int) -> Iterator[None]:
 def _without_interrupts() -> Iterator[None]:
     """A child started here never sees Ctrl-C, which reaches the whole group: the parent decides.
 
-    Not only from its first line on: importing torch takes seconds. Here Ctrl-C waits until the block ends.
+    Not only from its first line on: importing torch takes seconds. Here Ctrl-C and SIGTERM wait until the block ends.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()  # the only one where Ctrl-C raises
     if not in_main_thread or not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     caught: list[int] = []
+
+    def catch(number: int, _frame: FrameType | None) -> None:
+        caught.append(number)
+
     resource_tracker.ensure_running()  # else it starts with the first child, and unblocks the signal
     # Blocked for the child, which inherits that; caught here, for another thread may be the one that is interrupted.
+    # SIGTERM is not blocked: the parent ends its children with it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    handler = signal.signal(signal.SIGINT, lambda number, _frame: caught.append(number))
+    handlers = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if caught:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(caught[0])
 
 
 def _work(
     sender: Connection, index: int, config: RunConfig, out: Path, data_dir: Path | None, threads: int, device: str
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         with warnings.catch_warnings(action="ignore"):  # the parent has loaded the same data, and shown them
@@ -185,9 +200,20 @@ def _work(
         sender.send(Event(index, kind, epoch=result.get("epoch", 0), message=result.get("message", "")))
     except BrokenPipeError:
         pass  # the parent is gone, and with it the wish for this run; the last checkpoint stays
+    except (StoreError, WriteError) as error:
+        with contextlib.suppress(BrokenPipeError):
+            sender.send(Event(index, "stuck", message=str(error)))
     except Exception as error:  # the user's network or data may raise anything; the other runs go on
         with contextlib.suppress(BrokenPipeError):
             sender.send(Event(index, "failed", message=_in_one_line(error)))
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed ends nobody, and an epoch, after which its pipe would tell, may take minutes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _in_one_line(error: Exception) -> str:
@@ -212,10 +238,8 @@ _SAMPLE = 1000
 def estimate_seconds(config: RunConfig, dataset: Dataset) -> float:
     """How long the run should take on one thread, from one epoch on a small part of the data, timed here and now."""
     labels = dataset.train.labels
-    per_class = max(1, _SAMPLE // dataset.num_classes)
-    part = torch.cat([(labels == c).nonzero().flatten()[:per_class] for c in range(dataset.num_classes)])
-    share = len(part) / len(labels)
-    small = replace(dataset, train=Split(dataset.train.images[part], labels[part]), test=None)
+    small = few_of_each_class(dataset, _SAMPLE)
+    share = len(small.train.labels) / len(labels)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

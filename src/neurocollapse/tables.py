@@ -1,5 +1,7 @@
 """Records -> the numbers one quotes: last records, means over seeds, and whether the paper's ordering appears."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 #: What a summary shows of every weight decay, in this order.
@@ -76,16 +78,27 @@ def _ordering(without: pd.Series, decayed: pd.DataFrame, key: str) -> str:
     return HOLDS if without.min() > decayed[key].max() else IN_THE_MEANS
 
 
-def describe_ordering(ordering: dict[str, str]) -> str:
-    """One sentence that names the panels where the paper's ordering appears, and those where it does not."""
+def missing_decays(frame: pd.DataFrame, asked: Sequence[float]) -> list[float]:
+    """The λ asked for of which no run has finished, so that no verdict is on them."""
+    finished = set(frame.loc[frame["status"] == "finished", "weight_decay"])
+    return [decay for decay in asked if decay not in finished]
+
+
+def describe_ordering(ordering: dict[str, str], asked: Sequence[float] = (), missing: Sequence[float] = ()) -> str:
+    """One sentence that names the panels where the paper's ordering appears, and those where it does not.
+
+    With the λ `missing` of those `asked` for, it says of which it speaks.
+    """
+    failed = ", ".join(f"{decay:g}" for decay in missing)
+    judged = f" (of {len(asked) - len(missing)} of {len(asked)} λ; {failed} failed)" if missing else ""
     if not ordering:
-        return "no comparison with λ = 0: it takes finished runs with λ = 0 and with λ > 0"
+        return f"no comparison with λ = 0{judged}: it takes finished runs with λ = 0 and with λ > 0"
 
     def named(verdict: str) -> str:
         return ", ".join(key.removeprefix("train.") for key, found in ordering.items() if found == verdict) or "none"
 
     return (
-        f"the paper's ordering, λ = 0 above every λ > 0, holds in: {named(HOLDS)}; "
+        f"the paper's ordering, λ = 0 above every λ > 0{judged}, holds in: {named(HOLDS)}; "
         f"in the means over seeds only: {named(IN_THE_MEANS)}; does not hold in: {named(DOES_NOT_HOLD)}"
     )
 

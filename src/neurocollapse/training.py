@@ -6,8 +6,9 @@ PyTorch's optimisers add λW to the gradient of the data term, which is exactly 
 """
 
 import math
+import operator
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -28,7 +29,9 @@ class RunConfig:
     """One training run. The same configuration on the same machine gives the same numbers, bit for bit."""
 
     dataset: str = "mnist5k"
-    """mnist5k, mnist, cifar10, gaussian, or a .npz file with images and labels."""
+    """mnist5k, mnist, cifar10, gaussian, or a .npz file with images, labels (N,) from 0 to C-1 and, optionally,
+    test_images and test_labels. Images are (N, height, width), (N, height, width, channels), (N, channels, height,
+    width), or vectors (N, features)."""
     per_class: int | None = None
     """Train on this many samples of each class (the theory is for balanced classes)."""
     network: str = "convnet"
@@ -53,29 +56,61 @@ class RunConfig:
     schedule: Literal["constant", "steps", "cosine", "linear"] = "linear"
     """Of the learning rate: steps is ×0.1 at one and two thirds, cosine and linear anneal to zero."""
     batch_size: int = 32
+    """Samples in a step."""
     epochs: int = 80
+    """Passes over the training data; the run is measured at two epochs to an octave."""
     gradient_tolerance: float = 0.0
     """Stop at a recorded epoch where ‖∇L‖ is below this."""
     seed: int = 0
+    """Of the first weights and the order of the samples."""
 
     def __post_init__(self) -> None:
+        for name, hint in get_type_hints(RunConfig).items():
+            object.__setattr__(self, name, _as_hinted(name, getattr(self, name), hint))
         for name, lowest in _LOWEST.items():
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= lowest):
-                raise ValueError(f"{name} must be at least {lowest}, got {value}")
+            if getattr(self, name) is not None and getattr(self, name) < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
         for name in _POSITIVE:
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+            if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        for name, bound in (("seed", _SEEDS), ("epochs", _EPOCHS)):
+        for name, bound in _BELOW.items():
             if getattr(self, name) >= bound:
                 raise ValueError(f"{name} must be below {bound}, got {getattr(self, name)}")
-        for name, hint in get_type_hints(RunConfig).items():
-            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                raise ValueError(f"{name} must be {' or '.join(get_args(hint))}, got {getattr(self, name)!r}")
+        for name, highest in _HIGHEST.items():
+            if getattr(self, name) > highest:
+                raise ValueError(f"{name} must be at most {highest}, got {getattr(self, name)}")
 
 
+def _as_hinted(name: str, value: Any, hint: Any) -> Any:
+    """The value as Python's own int, float or str, which the run's id and its JSON are made of."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{name} must be {' or '.join(get_args(hint))}, got {value!r}")
+        return value
+    if value is None and type(None) in get_args(hint):
+        return None
+    kind = (*get_args(hint), hint)[0]
+    expected, convert = _KINDS[kind]
+    try:
+        if isinstance(value, bool) or isinstance(value, str) != (kind is str):
+            raise TypeError  # float() would read a string, and to Python True is 1
+        converted = convert(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}") from None
+    except OverflowError:  # an integer beyond any float
+        converted = math.inf
+    if kind is float and not math.isfinite(converted):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return converted
+
+
+_KINDS: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    int: ("an integer", operator.index),
+    float: ("a number", float),
+    str: ("a string", str),
+}
 _LOWEST = {
     "per_class": 1,
     "depth": 2,
@@ -89,7 +124,11 @@ _LOWEST = {
 _POSITIVE = ("initial_norm", "learning_rate")
 
 #: Epochs that a seed has random numbers for, and seeds that fit beside them in 64 bits.
-_EPOCHS, _SEEDS = 2**20, 2**43
+_EPOCHS = 2**20
+_BELOW = {"epochs": _EPOCHS, "seed": 2**43}
+
+#: Far beyond what is of use, and before what Python and PyTorch cannot count.
+_HIGHEST = {"depth": 1000, "width": 1_000_000, "batch_size": 1_000_000_000}
 
 #: Samples in one forward pass while measuring.
 _CHUNK = 1000
@@ -159,12 +198,15 @@ def train(
     `resume` is the tensors of an earlier state and the last record before or at it; the run goes on as if it had
     never stopped. Random numbers are a function of (seed, epoch) alone.
 
-    Raises `DivergedError` when the objective is no longer finite, and `NetworkError`, `DatasetError`.
+    Raises `DivergedError` when the objective is no longer finite, and `NetworkError`, `DatasetError`; all of it, as
+    the training itself, when the first state is asked for.
 
     >>> config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=10, learning_rate=0.01)
     >>> [round(state.record["train.accuracy"], 1) for state in train(config) if state.record][-1]
     1.0
     """
+    if not isinstance(config, RunConfig):
+        raise TypeError(f"train takes a RunConfig, got {config!r} of type {type(config).__name__}")
     dataset = load_dataset(config.dataset, per_class=config.per_class) if dataset is None else dataset
     run = _Run(config, dataset, device)
     first, phase_start = 0, None
@@ -196,6 +238,14 @@ def _terminal_phase_start(record: Record, before: int | None) -> int | None:
     return record["epoch"] if before is None else before
 
 
+@contextmanager
+def seeded(seed: int, epoch: int, device: str = "cpu") -> Iterator[None]:
+    """Random numbers that depend on (seed, epoch) alone; the caller's generators are left as they were."""
+    with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
+        torch.manual_seed(seed * _EPOCHS + epoch)
+        yield
+
+
 class _Run:
     """A network, its optimiser and its data on one device."""
 
@@ -206,7 +256,8 @@ class _Run:
         # A class without test samples has no test mean, so there is nothing to measure there (`notes` says so).
         if dataset.test is not None and len(dataset.test.labels.unique()) == dataset.num_classes:
             self.test_split = _to(dataset.test, device)
-        with self._seeded(0):
+        self.device = device
+        with seeded(config.seed, 0, device):
             self.model = build_network(
                 config.network, dataset.input_shape, dataset.num_classes, depth=config.depth, width=config.width
             )
@@ -214,20 +265,17 @@ class _Run:
         self.model.to(device)
         self.classifier = find_classifier(self.model, dataset.num_classes)
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise NetworkError(
+                f"all parameters of {type(self.model).__name__} are frozen, so there is nothing to train; leave some "
+                f"with requires_grad"
+            )
         self.optimizer = _optimizer(config, list(self.parameters.values()))
-
-    @contextmanager
-    def _seeded(self, epoch: int) -> Iterator[None]:
-        """Random numbers that depend on (seed, epoch) alone; the caller's generators are left as they were."""
-        device = self.train_split.labels.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self.config.seed * _EPOCHS + epoch)
-            yield
 
     def epoch(self, epoch: int) -> float:
         """One pass over the data in a random order; the mean objective along it."""
         labels = self.train_split.labels
-        with self._seeded(epoch):
+        with seeded(self.config.seed, epoch, self.device):
             order = torch.randperm(len(labels)).to(labels.device)
             batches = order.split(self.config.batch_size)
             self.model.train()
@@ -293,8 +341,13 @@ class _Run:
         statistics, _ = gather(features, split.labels, head.weight, head.bias, vci=vci, objective=objective)
         return Measurement(statistics).to_dict()
 
-    def _check_head(self, outputs: Tensor, captured: list[Tensor]) -> None:
+    def _check_head(self, outputs: object, captured: list[Tensor]) -> None:
         """The metrics read f = W h + b off the last linear layer, so that must be what the network returns."""
+        if not isinstance(outputs, Tensor):
+            raise NetworkError(
+                f"the network returns a {type(outputs).__name__}; return the classifier's output alone, a tensor "
+                f"(samples, classes)"
+            )
         if not captured:
             raise NetworkError(
                 f"the network does not call its last linear layer, {self.classifier}; define the classifier last"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .dataset import DatasetError, Samples, Source
 
 # What NumPy and zipfile raise for arrays that are truncated, damaged, compressed in unknown ways, or pickled.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, MemoryError)
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 # As float64 scalars, which the stored arrays' types, float16 too, are widened to. Squares of larger pixels would
 # overflow, and larger labels are not exact in float64; NaN and infinity are not below either.
@@ -66,7 +66,7 @@ def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = (
                 if absent:
                     raise DatasetError(f"{path} has no array {absent[0]!r}, only {archive.files}; {remedy}")
                 wanted = [key for key in (*required, *optional) if key in archive.files]
-                return {key: _read_array(archive, key) for key in wanted}
+                return {key: _read_array(path, archive, key) for key in wanted}
     except FileNotFoundError:
         raise DatasetError(f"there is no file {path}; check the path") from None
     except DatasetError:
@@ -75,9 +75,13 @@ def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = (
         raise DatasetError(f"{path} cannot be read ({_in_one_line(error)}); {remedy}") from error
 
 
-def _read_array(archive: np.lib.npyio.NpzFile, key: str) -> NDArray[Any]:
+def _read_array(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> NDArray[Any]:
     try:
         array = archive[key]
+    except MemoryError as error:
+        raise DatasetError(
+            f"array {key!r} in {path} does not fit in memory ({_in_one_line(error)}); save a part of it"
+        ) from error
     except UNREADABLE as error:
         raise ValueError(f"array {key!r}: {_in_one_line(error)}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":

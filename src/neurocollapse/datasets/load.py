@@ -56,7 +56,8 @@ def load_dataset(name: str | Path, *, data_dir: Path | None = None, per_class: i
         data_dir = Path(data_dir).expanduser()
         # Not created: a mistyped folder would silently become a download of 170 MB.
         if not data_dir.is_dir():
-            raise DatasetError(f"the data folder {data_dir} does not exist; create it, or name the one that is meant")
+            wrong = "is a file, not a folder" if data_dir.exists() else "does not exist"
+            raise DatasetError(f"the data folder {data_dir} {wrong}; create it, or name the one that is meant")
     source = _read(str(name), data_dir)
     for note in source.notes:
         warnings.warn(note, stacklevel=2)

@@ -1,0 +1,178 @@
+"""`measure` against the three-pass p × p way of published packages, and against reading the features twice.
+
+Seconds are medians of runs taken in turn; the last column is a ratio. Name cases to run only those.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+import neurocollapse as nc
+
+BATCH = 500
+
+
+def collapsing(num_samples: int, num_features: int, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Features around random means, labels in turn, and a classifier along the means."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(num_samples) % num_classes
+    means = torch.randn(num_classes, num_features, generator=generator)
+    features = torch.randn(num_samples, num_features, generator=generator).mul_(0.5)
+    for rows in torch.arange(num_samples).split(4096):
+        features[rows] += means[labels[rows]]
+    return features, labels, means / num_features
+
+
+def batches(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from zip(features.split(BATCH), labels.split(BATCH), strict=True)
+
+
+def three_passes(features: Tensor, labels: Tensor, weight: Tensor) -> dict[str, float]:
+    """Means; the p × p covariance; decisions; then a pseudo-inverse: all in float32, by batches of 500."""
+    C, p = weight.shape
+    classes = torch.arange(C)
+    counts, sums = torch.zeros(C, dtype=torch.int32), torch.zeros(C, p)
+    for h, y in batches(features, labels):
+        member = y[:, None] == classes
+        counts += member.sum(dim=0, dtype=torch.int32)
+        sums += member.T.to(h.dtype) @ h
+    means = sums / counts[:, None]
+    scatter = torch.zeros(p, p)
+    for h, y in batches(features, labels):
+        residuals = h - means[y]
+        scatter += residuals.T @ residuals
+    agreements = 0
+    for h, _ in batches(features, labels):
+        distances = h.norm(dim=1)[:, None] ** 2 + means.norm(dim=1) ** 2 - 2 * h @ means.T
+        agreements += int((distances.argmin(dim=1) == (h @ weight.T).argmax(dim=1)).sum())
+    centered = means - means.mean(dim=0)
+    Sigma_W, Sigma_B = scatter / len(labels), centered.T @ centered / C
+    gram = centered @ centered.T
+    ideal = (torch.eye(C) - 1 / C) / (C - 1) ** 0.5
+    duality = weight @ centered.T
+    return {
+        "nc1": torch.trace(torch.linalg.pinv(Sigma_B) @ Sigma_W).item(),
+        "nc2_etf": (gram / gram.norm() - ideal).norm().item(),
+        "nc3_duality": (duality / duality.norm() - ideal).norm().item(),
+        "nc4": 1 - agreements / len(labels),
+    }
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def in_turn(repeats: int, **ways: Callable[[], object]) -> dict[str, float]:
+    """Median seconds of each way; every way runs once unmeasured first."""
+    for way in ways.values():
+        way()
+    taken = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            taken[name].append(seconds(way))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def beside_three_passes(num_classes: int) -> None:
+    features, labels, weight = collapsing(50_000, 2048, num_classes)
+    taken = in_turn(5, reading=features.sum, measure=lambda: nc.measure(features, labels, weight))
+    peers = statistics.median(seconds(lambda: three_passes(features, labels, weight)) for _ in range(3))
+    own, theirs = nc.measure(features, labels, weight), three_passes(features, labels, weight)
+    difference = max(abs(own[key] - value) / max(abs(value), 1e-3) for key, value in theirs.items())
+    show(f"three passes, C = {num_classes}", f"{peers:.2f} s")
+    show("measure", f"{taken['measure']:.3f} s", f"{peers / taken['measure']:.1f} times faster")
+    show(
+        "reading the features twice",
+        f"{2 * taken['reading']:.4f} s",
+        f"{taken['measure'] / (2 * taken['reading']):.1f}",
+    )
+    show("largest difference of a key", f"{difference:.0e}")
+
+
+def many_features() -> None:
+    features, labels, weight = collapsing(5_000, 100_000, 10)
+    own, before = features.numel() * 4 / 2**20, peak_mib()
+    show("N = 5,000, p = 100,000, C = 10", f"{seconds(lambda: nc.measure(features, labels, weight)):.2f} s")
+    show("memory above what was there", f"{peak_mib() - before:,.0f} MiB", f"{(own + peak_mib() - before) / own:.2f}")
+
+
+def many_classes() -> None:
+    """Streamed: batches are made, used and forgotten, twice."""
+    C, p = 10_000, 1024
+    means = torch.randn(C, p, generator=torch.Generator().manual_seed(0))
+
+    def sweep(gathered: nc.ClassMeans | nc.Projections, num_samples: int) -> None:
+        generator = torch.Generator().manual_seed(1)
+        for labels in (torch.arange(num_samples) % C).split(10_000):
+            gathered.update(means[labels] + 0.5 * torch.randn(len(labels), p, generator=generator), labels)
+
+    def streamed(num_samples: int) -> None:
+        class_means = nc.ClassMeans(C)
+        sweep(class_means, num_samples)
+        projections = nc.Projections(class_means, nc.Classifier(means / p), covariance=False)
+        sweep(projections, num_samples)
+        nc.Measurement(projections.statistics())
+
+    first, second = (seconds(lambda n=n: streamed(n)) for n in (100_000, 200_000))
+    show("C = 10,000, p = 1,024, N = 100,000 streamed", f"{first:.1f} s")
+    show("N = 200,000", f"{second:.1f} s", f"{second / first:.2f}")
+    show("peak of the process", f"{peak_mib():,.0f} MiB")
+
+
+def beside_the_forward_pass() -> None:
+    """The paper's convolutional network on 50,000 images of CIFAR's size."""
+    network = nc.build_network("convnet", (3, 32, 32), 10)
+    data = TensorDataset(torch.randn(50_000, 3, 32, 32), torch.arange(50_000) % 10)
+    loader = DataLoader(data, batch_size=BATCH)
+
+    def forward() -> None:
+        with torch.no_grad():
+            for images, _ in loader:
+                network(images)
+
+    taken = in_turn(3, forward=forward, model=lambda: nc.measure_model(network, loader, vci=False))
+    show("forward pass alone", f"{taken['forward']:.2f} s")
+    show("measure_model", f"{taken['model']:.2f} s", f"{taken['model'] / taken['forward']:.2f}")
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def show(*cells: str) -> None:
+    print("".join(f"{cell:<48}" if i == 0 else f"{cell:>12}   " for i, cell in enumerate(cells)), flush=True)
+
+
+CASES: dict[str, Callable[[], None]] = {
+    "ten classes": lambda: beside_three_passes(10),
+    "thousand classes": lambda: beside_three_passes(1000),
+    "many features": many_features,
+    "many classes": many_classes,
+    "model": beside_the_forward_pass,
+}
+
+
+def run(case: str) -> None:
+    CASES[case]()
+
+
+def main() -> None:
+    """Each case in a process of its own, whose peak of memory is its own."""
+    for case in sys.argv[1:] or CASES:
+        print(f"-- {case}: {torch.get_num_threads()} threads", flush=True)
+        process = multiprocessing.get_context("spawn").Process(target=run, args=(case,))
+        process.start()
+        process.join()
+
+
+if __name__ == "__main__":
+    main()

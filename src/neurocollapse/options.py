@@ -1,0 +1,70 @@
+"""What is typed, read: a run's fields as options, folders, values to vary."""
+
+import contextlib
+import dataclasses
+import io
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from .training import RunConfig
+
+
+class RunOptions(RunConfig):
+    """A run as typed. It is checked in the command, where an error becomes one line, not within the parser."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparedOptions(RunOptions):
+    """A run as typed, less what `reproduce` varies."""
+
+    weight_decay: tyro.conf.Suppress[tyro.conf.Fixed[float]] = RunConfig.weight_decay
+    seed: tyro.conf.Suppress[tyro.conf.Fixed[int]] = RunConfig.seed
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise ValueError("the name of the folder is empty; use . for this one")
+    return Path(text)
+
+
+#: A folder to write to. For `Path` alone an empty name is the folder where one stands.
+Folder = Annotated[
+    Path,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: _folder(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    ),
+]
+
+
+def distinct(option: str, values: Sequence[Any]) -> Sequence[Any]:
+    if not values:
+        raise ValueError(f"{option} needs at least one value")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{option} has a value twice: {' '.join(map(str, values))}")
+    return values
+
+
+def axis(text: str) -> tuple[str, Sequence[Any]]:
+    """`field=value,value` with the values read as the type of that field of `RunConfig`."""
+    name, equals, values = text.partition("=")
+    name = name.replace("-", "_")
+    types = typing.get_type_hints(RunConfig)
+    if not equals or name not in types:
+        raise ValueError(f"--vary {text!r} is not field=value,value,...; the fields are {', '.join(types)}")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # what tyro says would be about another command line
+            parsed = [tyro.cli(types[name], args=[value], console_outputs=False) for value in values.split(",")]
+    except SystemExit:
+        raise ValueError(f"--vary {text!r}: {values!r} is not a list of values for {name}") from None
+    return name, distinct(f"--vary {name}", parsed)

@@ -1,0 +1,118 @@
+"""Checkpoints of one model, measured one after the other: the trajectory that was not recorded while it trained."""
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from .atomic import atomic_path
+from .capture import unwrap
+from .store import to_json
+
+#: Under these keys training scripts keep the weights beside the optimiser's state.
+WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
+#: What wrappers and this package's own checkpoints put before the names of parameters.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+class CheckpointError(ValueError):
+    """Checkpoints that cannot be found or read; the message says what was wrong and what to do."""
+
+
+def find_checkpoints(pattern: str) -> list[Path]:
+    """The files that a pattern such as `epoch_*.safetensors` names, numbers in their names counting as numbers.
+
+    Raises `CheckpointError` where there are none.
+    """
+    found = [Path(name) for name in glob.glob(str(Path(pattern).expanduser())) if Path(name).is_file()]
+    if not found:
+        raise CheckpointError(f"no file matches {pattern!r}; quote the pattern, and name files of weights")
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """epoch_9 before epoch_10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load the weights of a .safetensors file, or of one that `torch.save` wrote, which is read without its code.
+
+    Raises `CheckpointError`: the file is damaged, holds something else, or is of another model.
+    """
+    weights = _read(path)
+    model = unwrap(model)
+    expected = set(model.state_dict())
+    for prefix in PREFIXES:
+        stripped = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        if expected <= set(stripped):
+            weights = {name: value for name, value in stripped.items() if name in expected}
+    missing, unknown = sorted(expected - set(weights)), sorted(set(weights) - expected)
+    if missing or unknown:
+        faults = [f"{what} {', '.join(names[:3])}" for what, names in (("lacks", missing), ("has", unknown)) if names]
+        raise CheckpointError(f"{path} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # shapes that differ
+        fault = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path} is of another model than {type(model).__name__}: {fault}") from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix.lower() == ".safetensors":
+            return safetensors.torch.load_file(path)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has its own ways to say that a file is not whole
+        fault = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
+    for key in WEIGHT_KEYS:
+        if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
+            saved = saved[key]
+    if not isinstance(saved, Mapping) or not all(isinstance(value, Tensor) for value in saved.values()):
+        raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
+    return dict(saved)
+
+
+class Trajectory:
+    """Measurements of checkpoints in a .jsonl file, a line each, written whole after every one of them.
+
+    A line counts for a checkpoint of the same name and content, measured under the same `conditions`; so a replay that
+    was killed goes on where it was, and a checkpoint written anew is measured anew.
+    """
+
+    def __init__(self, path: Path, conditions: Mapping[str, Any]):
+        self.path, self.conditions = path, dict(conditions)
+        self.lines: list[dict[str, Any]] = []
+        if path.is_file():
+            try:
+                self.lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{path} is no trajectory ({error}); remove it, or name another file") from error
+
+    def missing(self, checkpoints: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """The checkpoints not measured yet, each with what to begin its line with."""
+        for checkpoint in checkpoints:
+            begun = {"checkpoint": checkpoint.name, "sha256": _sha256(checkpoint), **self.conditions}
+            if not any(begun.items() <= line.items() for line in self.lines):
+                yield checkpoint, begun
+
+    def add(self, line: dict[str, Any]) -> None:
+        same = {"checkpoint": line["checkpoint"], **self.conditions}
+        self.lines = [known for known in self.lines if not same.items() <= known.items()] + [line]
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(to_json(known) + "\n" for known in self.lines), encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,76 @@
+"""A folder of runs, read back as one table."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .store import RunFolder, StoreError
+from .training import Record
+
+
+def folders(path: Path) -> list[RunFolder]:
+    """The runs in a folder, or the folder itself where it is one; sorted by name. Raises `StoreError`."""
+    if not path.is_dir():
+        raise StoreError(f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
+    if RunFolder(path).begun:
+        return [RunFolder(path)]
+    return [folder for folder in map(RunFolder, sorted(path.iterdir())) if folder.begun]
+
+
+def runs(path: Path | str) -> pd.DataFrame:
+    """Every record of every run below `path`, one row each.
+
+    Columns: `run_id`, `status` (finished, diverged, unfinished), the fields of `RunConfig`, `num_classes`, `epoch`,
+    `current_learning_rate` (of the step after), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
+    (the first recorded epoch from which the training error has been zero at every record so far), and `train.*` and
+    `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises `StoreError`.
+    """
+    return records_frame(folders(Path(path)))
+
+
+def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
+    """The records of these runs, as `runs` gives them."""
+    rows = []
+    for folder in run_folders:
+        folder.check_whole()  # a run without its records would vanish without a word
+        described = folder.description
+        common = {"run_id": folder.path.name, "status": folder.status, **described["config"]}
+        common["num_classes"] = described["num_classes"]
+        for record in folder.records():
+            record["current_learning_rate"] = record.pop("learning_rate")  # beside the configuration's
+            rows.append({**common, **_flat(record)})
+    frame = pd.DataFrame(rows)
+    if len(frame):
+        frame["terminal_phase_start"] = frame["terminal_phase_start"].astype(float)
+    return frame
+
+
+def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
+    """One row per run: its id, status, how far it is, and its last numbers; of a damaged run only that it is one."""
+    return pd.DataFrame([_row(folder) for folder in run_folders])
+
+
+def _row(folder: RunFolder) -> dict[str, Any]:
+    shown = ("train.accuracy", "test.accuracy", "train.loss", "train.nc1", "train.nc3", "train.nc4")
+    row = {"run_id": folder.path.name, "status": "damaged", "epoch": math.nan, "epochs": math.nan}
+    row |= dict.fromkeys(("terminal_phase_start", *shown), math.nan)
+    if folder.damage is None:
+        records = folder.records()
+        last = records[-1] if records else {}
+        row |= {"status": folder.status, "epochs": folder.description["config"]["epochs"]}
+        row |= {key: last[key] for key in row if key in last}
+    return row
+
+
+def _flat(record: Record) -> Record:
+    flat: Record = {}
+    for key, value in record.items():
+        if isinstance(value, list):
+            if key.endswith("weight_norms"):
+                flat |= {f"{key}.{layer}": norm for layer, norm in enumerate(value)}
+        else:
+            flat[key] = value
+    return flat
