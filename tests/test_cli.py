@@ -456,6 +456,91 @@ def test_measure_writes_infinity_as_strict_json(tmp_path, run):
     assert strict_json(printed)["nc1"] == "inf"
 
 
+# measure --model
+
+MODEL = """
+import torch
+from torch import nn
+
+def build(): return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
+"""
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """A module with a model, and three checkpoints of it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / f"models_{tmp_path.name}.py").write_text(MODEL)
+    for epoch in (1, 2, 10):
+        torch.manual_seed(epoch)
+        model = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+        safetensors.torch.save_file(model.state_dict(), f"epoch_{epoch}.safetensors")
+    return ["measure", "--model", f"models_{tmp_path.name}:build", "--dataset", "gaussian"]
+
+
+def by_hand(epoch: int) -> nc.Measurement:
+    weights = safetensors.torch.load_file(f"epoch_{epoch}.safetensors")
+    images, labels = GAUSSIAN.train.images, GAUSSIAN.train.labels
+    hidden = (images @ weights["0.weight"].T + weights["0.bias"]).relu()
+    return nc.measure(hidden, labels, weights["2.weight"], weights["2.bias"])
+
+
+def test_a_checkpoint_is_measured_like_its_features(run, checkpoints):
+    status, printed, _ = run(*checkpoints, "--checkpoint", "epoch_2.safetensors", "--json")
+    assert status == 0
+    measured, expected = strict_json(printed), by_hand(2)
+    assert set(measured) - {"class_counts", "rank"} == set(expected)
+    for key, value in expected.items():
+        assert measured[key] == pytest.approx(value, rel=1e-5, abs=1e-6), key
+
+
+def test_a_trajectory_is_measured_once_and_printed_in_order(run, checkpoints, monkeypatch):
+    arguments = [*checkpoints, "--checkpoint", "epoch_*.safetensors", "--out", "out/trajectory.jsonl"]
+    status, printed, _ = run(*arguments)
+    assert status == 0
+    assert [line.split()[0] for line in printed.splitlines()[2:]] == [f"epoch_{e}.safetensors" for e in (1, 2, 10)]
+    written = Path("out/trajectory.jsonl").read_text()
+    monkeypatch.setattr("neurocollapse.replay.measure_model", lambda *_, **__: pytest.fail("it measures again"))
+    status, printed, said = run(*arguments, "--json")
+    assert (status, Path("out/trajectory.jsonl").read_text()) == (0, written)
+    assert "3 checkpoint(s) were measured before, in out/trajectory.jsonl" in said
+    for line, epoch in zip(strict_json(printed), (1, 2, 10), strict=True):
+        assert line["checkpoint"] == f"epoch_{epoch}.safetensors"
+        assert line["nc1"] == pytest.approx(by_hand(epoch)["nc1"], rel=1e-5)
+
+
+def test_explain_shows_what_numbers_would_be(run, checkpoints):
+    rows = strict_json(run(*checkpoints, "--checkpoint", "epoch_2.safetensors", "--explain", "--json")[1])
+    assert list(rows[0]) == ["key", "value", "initial", "structureless", "simplex_etf", "no_bias"]
+    initial = strict_json(run(*checkpoints, "--json")[1])
+    for row in rows:
+        assert row["initial"] == pytest.approx(initial[row["key"]]), row["key"]
+        assert row["value"] == pytest.approx(by_hand(2)[row["key"]], rel=1e-5, abs=1e-6), row["key"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "measure takes either a file of features, or --model with --dataset"),
+        (["x.npz", "--model", "mlp"], "measure takes either a file of features, or --model with --dataset"),
+        (["x.npz", "--dataset", "gaussian"], "--checkpoint and --dataset go with --model"),
+        (["--model", "mlp"], "--model needs --dataset"),
+        (["--model", "resnet", "--dataset", "gaussian"], "there is no network 'resnet'"),
+        (["--model", "mlp", "--dataset", "gaussian", "--checkpoint", "no*"], "no file matches 'no*'"),
+        (["--model", "mlp", "--dataset", "gaussian", "--checkpoint", "bad.pt"], "bad.pt is damaged or holds more"),
+    ],
+)
+def test_a_model_that_cannot_be_measured_is_one_line(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.pt").write_bytes(b"no weights")
+    status, printed, said = run("measure", *arguments)
+    assert (status, printed) == (2, "")
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert message in said
+
+
 def test_measure_tells_what_it_ignores(tmp_path, run):
     arrays = {name: array.numpy() for name, array in feature_arrays().items()}
     np.savez(tmp_path / "f.npz", features=arrays["features"], labels=arrays["labels"], weights=arrays["weight"])

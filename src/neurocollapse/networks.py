@@ -1,6 +1,7 @@
 """Classifiers without biases or normalisation, so that f is positively homogeneous of degree one in every layer."""
 
 import importlib
+import inspect
 import itertools
 import math
 import sys
@@ -70,26 +71,49 @@ def build_network(
 ) -> nn.Module:
     """`convnet`, `mlp` (of `depth` and `width`), or the user's own as `module:function`.
 
-    The function is called as function(input_shape, num_classes) and returns a module whose last linear layer has
-    `num_classes` outputs. Raises `NetworkError`.
+    The user's function returns a module whose last linear layer has `num_classes` outputs: see `call_builder`. Raises
+    `NetworkError`.
     """
     if name == "convnet":
         return ConvNet(input_shape, num_classes)
     if name == "mlp":
         return MLP(input_shape, num_classes, depth=depth, width=width)
-    if ":" in name:
-        function = _load_function(name)
-        try:
-            network = function(input_shape, num_classes)
-        except (Exception, SystemExit) as error:
-            raise NetworkError(
-                f"{name} raised {type(error).__name__}: {error}; it is called as function({input_shape}, {num_classes})"
-            ) from error
-        if not isinstance(network, nn.Module):
-            raise NetworkError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
-        find_classifier(network, num_classes)
-        return network
-    raise NetworkError(f"there is no network {name!r}; choose convnet, mlp, or your own as module:function")
+    network = call_builder(name, input_shape, num_classes)
+    find_classifier(network, num_classes)
+    return network
+
+
+def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """What the user's `module:function` returns, whatever its head. Raises `NetworkError`.
+
+    It is called as function(input_shape, num_classes), or without arguments where it takes none.
+    """
+    if ":" not in name:
+        raise NetworkError(f"there is no network {name!r}; choose convnet, mlp, or your own as module:function")
+    function = _load_function(name)
+    arguments = (input_shape, num_classes) if _takes_two(function) else ()
+    try:
+        network = function(*arguments)
+    except (Exception, SystemExit) as error:
+        called = ", ".join(map(str, arguments))
+        raise NetworkError(
+            f"{name} raised {type(error).__name__}: {error}; it is called as function({called})"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise NetworkError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
+    return network
+
+
+def _takes_two(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):  # it needs arguments, or does not tell
+        return True
+    try:
+        inspect.signature(function).bind((), 0)
+    except TypeError:
+        return False
+    return True
 
 
 def _load_function(name: str) -> Callable[..., object]:

@@ -4,7 +4,8 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from .atomic import atomic_path
 from .capture import unwrap
+from .datasets import Split, load_dataset
+from .measuring import measure_model
+from .metrics import DEFINITIONS_VERSION, Measurement
+from .networks import build_network, call_builder
 from .store import to_json
+
+#: Samples in a forward pass.
+_BATCH = 500
 
 #: Under these keys training scripts keep the weights beside the optimiser's state.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
@@ -83,6 +92,38 @@ def _read(path: Path) -> dict[str, Tensor]:
     return dict(saved)
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A model and the samples it is measured on."""
+
+    model: nn.Module
+    split: Split
+    conditions: dict[str, Any]
+
+    def measure(self, vci: bool | None = None) -> Measurement:
+        loader = DataLoader(TensorDataset(self.split.images, self.split.labels), batch_size=_BATCH)
+        return measure_model(self.model, loader, vci=vci)
+
+
+def subject(
+    model: str, dataset: str, *, data_dir: Path | None = None, split: str = "train", per_class: int | None = None
+) -> Subject:
+    """The model that `convnet`, `mlp` or `module:function` gives for a data set, as yet untrained.
+
+    Raises `NetworkError`, `DatasetError`.
+    """
+    data = load_dataset(dataset, data_dir=data_dir, per_class=per_class)
+    chosen = data.train if split == "train" else data.test
+    if chosen is None:
+        raise CheckpointError(f"{data.name} has no test split; leave out --split")
+    build = build_network if ":" not in model else call_builder
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what is measured untrained is the same each time
+        network = build(model, data.input_shape, data.num_classes)
+    conditions = {"model": model, "dataset": data.name, "split": split, "data_sha256": data.sha256}
+    return Subject(network, chosen, {**conditions, "definitions": DEFINITIONS_VERSION})
+
+
 class Trajectory:
     """Measurements of checkpoints in a .jsonl file, a line each, written whole after every one of them.
 
@@ -106,11 +147,28 @@ class Trajectory:
             if not any(begun.items() <= line.items() for line in self.lines):
                 yield checkpoint, begun
 
+    def of(self, checkpoints: list[Path]) -> list[dict[str, Any]]:
+        """The lines of these checkpoints, in their order."""
+        names = [checkpoint.name for checkpoint in checkpoints]
+        mine = [line for line in self.lines if self.conditions.items() <= line.items() and line["checkpoint"] in names]
+        return sorted(mine, key=lambda line: names.index(line["checkpoint"]))
+
     def add(self, line: dict[str, Any]) -> None:
         same = {"checkpoint": line["checkpoint"], **self.conditions}
         self.lines = [known for known in self.lines if not same.items() <= known.items()] + [line]
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(to_json(known) + "\n" for known in self.lines), encoding="utf-8")
+
+
+def replay(
+    subject: Subject, trajectory: Trajectory, todo: Iterable[tuple[Path, dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """Measure the checkpoints that a trajectory lacks, its `missing`; yields each new line once it is on disk."""
+    for checkpoint, begun in todo:
+        load_weights(subject.model, checkpoint)
+        line = {**begun, **subject.measure(vci=False).to_dict()}
+        trajectory.add(line)
+        yield line
 
 
 def _sha256(path: Path) -> str:
