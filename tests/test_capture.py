@@ -21,12 +21,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.utils.data import (
+    BatchSampler,
     ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    Sampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -41,6 +43,7 @@ from neurocollapse.capture import (
     batches,
     capture,
     find_head,
+    indices_of,
     stratified_subset,
 )
 from neurocollapse.capture import store as store_module
@@ -1249,3 +1252,35 @@ def test_a_dataset_without_labels_at_hand(dataset):
 def test_a_subset_of_nothing():
     with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
         stratified_subset(loader(), per_class=0)
+
+
+class Every(Sampler):
+    """A sampler of one's own, which takes every so many-th sample."""
+
+    def __init__(self, step):
+        self.indices = range(0, N, step)
+
+    def __iter__(self):
+        return iter(self.indices)
+
+    def __len__(self):
+        return len(self.indices)
+
+
+def test_which_samples_a_loader_shows():
+    everything = TensorDataset(VECTORS, LABELS)
+    shared = DistributedSampler(everything, num_replicas=4, rank=1)
+    for options in ({}, {"shuffle": True}, {"sampler": shared}, {"sampler": Every(1)}, {"batch_size": None}):
+        assert list(indices_of(DataLoader(everything, **options))) == list(range(N))
+    part = SubsetRandomSampler([5, 3, 8])
+    assert indices_of(DataLoader(everything, sampler=part)) == [5, 3, 8]
+    assert indices_of(DataLoader(everything, batch_sampler=BatchSampler(part, 2, drop_last=False))) == [5, 3, 8]
+    with pytest.raises(
+        ValueError, match=r"Every shows 11 of 22 samples, but not which ones; pass a loader of .*Subset"
+    ):
+        indices_of(DataLoader(everything, sampler=Every(2)))
+
+
+def test_a_subset_of_what_is_no_data_loader():
+    with pytest.raises(ValueError, match="the data set of a DataLoader, got list; pass one"):
+        stratified_subset([(VECTORS, LABELS)], 1)

@@ -111,6 +111,25 @@ def test_one_pass_equals_two_sweeps(problem, points, order):
         assert_same(statistics, problem, rel=1e-9)
 
 
+@given(problems, cuts)
+def test_moments_made_again_of_their_state_go_on_as_if_nothing_had_happened(problem, points):
+    classifier, batches = classifier_of(problem), cut(problem, points)
+    moments = ClassMoments(problem.num_classes, classifier)
+    for batch in batches:
+        moments = ClassMoments.of_state(moments.state(), classifier)
+        moments.update(*batch)
+    state, expected = moments.state(), moments_of(batches, problem.num_classes, classifier).state()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert ClassMoments.of_state(state, classifier).outputs == moments.outputs
+
+
+def test_states_have_as_many_dimensions_with_samples_as_without():
+    """So that processes can gather them."""
+    moments = moments_of([(torch.ones(2, 3), torch.tensor([0, 1]))], 2)
+    types = [{name: (value.ndim, value.dtype) for name, value in m.state().items()} for m in (ClassMoments(2), moments)]
+    assert types[0] == types[1]
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_one_pass_is_right_near_collapse(offset):
     problem = random_problem(1, [9, 7, 8], 5, spread=1e-8, offset=offset)

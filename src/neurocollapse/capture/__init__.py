@@ -5,7 +5,7 @@ from .forward import MEMORY_BUDGET, Captured, CaptureOptions, capture
 from .heads import Head, find_head, unwrap
 from .loaders import LABEL_KEYS, Batch, batches
 from .store import Budget, FeatureStore, StoreError
-from .subset import reloaded, stratified_subset
+from .subset import indices_of, reloaded, stratified_subset
 
 __all__ = [
     "LABEL_KEYS",
@@ -21,6 +21,7 @@ __all__ = [
     "batches",
     "capture",
     "find_head",
+    "indices_of",
     "reloaded",
     "stratified_subset",
     "unwrap",

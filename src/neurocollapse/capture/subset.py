@@ -1,15 +1,25 @@
 """A stratified part of a data set, chosen without loading a sample."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 
-def stratified_subset(loader: DataLoader[Any], per_class: int, seed: int = 0) -> DataLoader[Any]:
+def stratified_subset(loader: Iterable[Any], per_class: int, seed: int = 0) -> DataLoader[Any]:
     """A loader of `per_class` samples of every class, drawn by `seed`; of a class with fewer, all of them.
 
     Labels are read from the data set's `targets` or `labels`, or the last tensor of a TensorDataset, also through
@@ -17,7 +27,8 @@ def stratified_subset(loader: DataLoader[Any], per_class: int, seed: int = 0) ->
     the same size and made by the same `collate_fn` and as many workers.
 
     Raises:
-        ValueError: `per_class` is less than one, or the data set does not have its labels at hand.
+        ValueError: `per_class` is less than one, `loader` is no DataLoader, the data set does not have its labels at
+            hand, or the sampler does not say which samples it shows.
 
     >>> data = TensorDataset(torch.arange(6.0), torch.tensor([0, 0, 0, 1, 1, 1]))
     >>> [labels.tolist() for _, labels in stratified_subset(DataLoader(data, batch_size=4), per_class=2)]
@@ -25,13 +36,38 @@ def stratified_subset(loader: DataLoader[Any], per_class: int, seed: int = 0) ->
     """
     if per_class < 1:
         raise ValueError(f"per_class must be at least 1, got {per_class}")
+    if not isinstance(loader, DataLoader):
+        raise ValueError(f"a subset is drawn from the data set of a DataLoader, got {type(loader).__name__}; pass one")
     labels = labels_of(loader.dataset)
-    sampler = loader.sampler
-    chosen = torch.tensor(sampler.indices) if isinstance(sampler, SubsetRandomSampler) else torch.arange(len(labels))
+    chosen = torch.tensor(indices_of(loader), dtype=torch.int64)
     shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
     parts = [shuffled[labels[shuffled] == label][:per_class] for label in labels[chosen].unique()]
     indices = torch.cat(parts).sort().values.tolist() if parts else []
     return reloaded(loader, indices)
+
+
+def indices_of(loader: DataLoader[Any]) -> Sequence[int]:
+    """Which samples of its data set a loader shows, in whatever order: to all processes where they share them.
+
+    Raises `ValueError` where a sampler of one's own leaves some out: only reading it would tell which.
+
+    >>> list(indices_of(DataLoader(range(3), shuffle=True)))
+    [0, 1, 2]
+    """
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    if isinstance(sampler, DistributedSampler):  # Lightning's may hold another one in place of a data set
+        sampler = getattr(sampler.dataset, "_sampler", sampler)
+    if isinstance(sampler, SubsetRandomSampler):
+        return list(sampler.indices)
+    total = len(loader.dataset)  # type: ignore[arg-type]
+    draws = isinstance(sampler, RandomSampler | WeightedRandomSampler)
+    shares = isinstance(sampler, DistributedSampler) or hasattr(sampler, "num_replicas")
+    if not draws and not shares and len(sampler) != total:  # type: ignore[arg-type]
+        raise ValueError(
+            f"{type(sampler).__name__} shows {len(sampler)} of {total} samples, but not which ones; "  # type: ignore[arg-type]
+            f"pass a loader of torch.utils.data.Subset(dataset, indices) instead"
+        )
+    return range(total)
 
 
 def reloaded(loader: DataLoader[Any], indices: Sequence[int]) -> DataLoader[Any]:

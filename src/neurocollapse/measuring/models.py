@@ -75,7 +75,9 @@ def measure_model(
             `memory_budget`, `folder` and `progress` of `capture`.
 
     Raises:
-        ValueError: no head, or several; a loader without labels; and all that `measure` raises.
+        ValueError: no head, or several; a loader without labels; options that do not go together; and all that
+            `measure` raises.
+        RuntimeError: another process failed.
         StoreError: the temporary file cannot be written.
 
     >>> import neurocollapse as nc
@@ -86,15 +88,19 @@ def measure_model(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    if strategy == "stream" and means is not None:
+        raise ValueError("one pass centres on the means it finds, not on given ones; use strategy='keep' or 'twice'")
     processes = Processes(together)
     if save_features is not None and (strategy != "keep" or processes.size > 1):
         raise ValueError("save_features needs all features in one process; use strategy='keep' and together=False")
+    if save_features is not None and Path(save_features).suffix != ".safetensors":
+        raise ValueError(f"save_features must end in .safetensors, got {save_features}")
     if subset is not None:
-        loader = stratified_subset(loader, subset)  # type: ignore[arg-type]
+        loader = stratified_subset(loader, subset)
     read = partial(capture, model, head=head, **options)
     part = processes.share(loader)
     objective = None if weight_decay is None else objective_of(model, weight_decay)
-    ood_mean = None if ood is None else _mean_of_others(read, processes, ood)
+    ood_mean = None if ood is None else _mean_of_others(read, processes, ood, options.get("label_key"))
     if strategy == "stream":
         moments = processes.merged(lambda: None if part is None else _moments(read, part, weighting))
         return Measurement(moments.statistics(objective, ood_mean), moments.means)
@@ -150,7 +156,7 @@ def measure_layers(
     ['1', '2', '3']
     """
     if subset is not None:
-        loader = stratified_subset(loader, subset)  # type: ignore[arg-type]
+        loader = stratified_subset(loader, subset)
     with capture(model, loader, head=head, layers=layers, **options) as captured:
         found, features = _head_of(captured)
         size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}
@@ -208,7 +214,10 @@ def _run_into(read: Callable[..., Captured], loader: Iterable[Any] | None, gathe
 
 
 def _classifier_of_first_batch(read: Callable[..., Captured], loader: Iterable[Any]) -> Classifier:
-    with read(itertools.islice(loader, 1)) as captured:
+    def first() -> Iterator[Any]:
+        yield from itertools.islice(loader, 1)  # not before `capture` asks, which guards the random generator
+
+    with read(first()) as captured:
         return _classifier_of(_head_of(captured)[0])
 
 
@@ -224,7 +233,9 @@ def _moments(read: Callable[..., Captured], loader: Iterable[Any], weighting: st
     return moments[0]
 
 
-def _mean_of_others(read: Callable[..., Captured], processes: Processes, loader: Iterable[Any]) -> Tensor:
+def _mean_of_others(
+    read: Callable[..., Captured], processes: Processes, loader: Iterable[Any], label_key: str | int | None
+) -> Tensor:
     """The mean of what the head sees of samples of no class."""
 
     def gather() -> ClassMeans | None:
@@ -232,7 +243,8 @@ def _mean_of_others(read: Callable[..., Captured], processes: Processes, loader:
         if part is None:
             return None
         means = ClassMeans(2)  # all in the first class
-        read(_Unlabelled(part), sink=lambda features, labels, _: means.update(features.cpu(), labels.cpu()))
+        inputs = _Unlabelled(part, label_key)
+        read(inputs, label_key=None, sink=lambda features, labels, _: means.update(features.cpu(), labels.cpu()))
         return means
 
     return processes.merged(gather).overall_mean
@@ -241,14 +253,14 @@ def _mean_of_others(read: Callable[..., Captured], processes: Processes, loader:
 class _Unlabelled:
     """A loader's inputs, each with label 0, whatever its own labels are, if it has any."""
 
-    def __init__(self, loader: Iterable[Any]):
-        self.loader = loader
+    def __init__(self, loader: Iterable[Any], label_key: str | int | None):
+        self.loader, self.label_keys = loader, {*LABEL_KEYS, label_key}
 
     def __iter__(self) -> Iterator[Any]:
         for item in self.loader:
             if isinstance(item, Mapping):
                 size = len(next(iter(item.values())))
-                yield {**{k: v for k, v in item.items() if k not in LABEL_KEYS}, LABEL_KEYS[0]: _zeros(size)}
+                yield {**{k: v for k, v in item.items() if k not in self.label_keys}, LABEL_KEYS[0]: _zeros(size)}
             else:
                 inputs = item if isinstance(item, Tensor) else item[0]
                 yield inputs, _zeros(len(inputs))
@@ -260,8 +272,6 @@ def _zeros(size: int) -> Tensor:
 
 def _save(captured: Captured, path: Path) -> None:
     """A feature file, which `neurocollapse measure` reads."""
-    if path.suffix != ".safetensors":
-        raise ValueError(f"save_features must end in .safetensors, got {path}")
     head, store = _head_of(captured)
     arrays = {"features": store.features, "labels": store.labels, "weight": head.weight, "bias": head.bias}
     with atomic_path(path) as temporary:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..capture import reloaded
+from ..capture import indices_of, reloaded
 from ..statistics import ClassMeans, ClassMoments, Projections
 
 T = TypeVar("T")
@@ -35,11 +35,15 @@ class Processes:
         A sampler that pads its parts to one length, as `DistributedSampler` does, is left out of account. A loader
         that cannot be split, since its data set has no index, is taken to yield this process's part. None where there
         are fewer samples than processes and this one gets none.
+
+        Raises:
+            ValueError: the sampler does not say which samples it shows.
         """
         if self.size == 1 or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             return loader
-        indices = range(self.rank, len(loader.dataset), self.size)  # type: ignore[arg-type]
-        return reloaded(loader, indices) if indices else None
+        indices = indices_of(loader)[self.rank :: self.size]
+        # the first process reads even a loader of nothing, and says so
+        return reloaded(loader, indices) if indices or not self.rank else None
 
     def all(self, make: Callable[[], T]) -> list[T]:
         """What every process makes, in the order of their ranks."""

@@ -8,7 +8,7 @@ second multiplies h − μ_c, which is small at collapse and exact to its own la
 the features have no more; see `Projections`. Features are read in blocks and never copied as a whole.
 """
 
-from .batches import FULL_COVARIANCE_LIMIT, check_scale, check_shapes
+from .batches import FULL_COVARIANCE_LIMIT, check_batch, check_scale, check_shapes
 from .means import WEIGHTINGS, ClassMeans, mean_of
 from .one_pass import ClassMoments
 from .projections import Projections
@@ -24,6 +24,7 @@ __all__ = [
     "Outputs",
     "Projections",
     "Statistics",
+    "check_batch",
     "check_scale",
     "check_shapes",
     "mean_of",

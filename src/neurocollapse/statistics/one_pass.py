@@ -1,5 +1,6 @@
 """One pass, for data that cannot be seen twice."""
 
+from collections.abc import Mapping
 from typing import Self
 
 import torch
@@ -86,6 +87,41 @@ class ClassMoments:
             self.class_scatter = self.class_scatter + other.class_scatter + weights * differences.square().sum(dim=1)
         self.outputs.merge(other.outputs)
         return self
+
+    def state(self) -> dict[str, Tensor]:
+        """All that was gathered, as tensors of a fixed number of dimensions, to be sent or stored; see `of_state`."""
+        means = self.means
+        empty = self.class_scatter.new_empty
+        return {
+            "counts": means.counts,
+            "reference": empty(0) if means.reference is None else means.reference,
+            "sums": empty(means.num_classes, 0) if means.reference is None else means.sums,
+            "scale": self.class_scatter.new_tensor(means.scale),
+            "class_scatter": self.class_scatter,
+            "scatter": empty(0, 0) if means.reference is None else self.scatter,
+            "outputs": self.outputs.state().to(self.class_scatter.device),
+        }
+
+    @classmethod
+    def of_state(
+        cls, state: Mapping[str, Tensor], classifier: Classifier | None = None, *, weighting: str = "classes"
+    ) -> "ClassMoments":
+        """The moments that gave this `state`; the classifier and the weighting are not in it.
+
+        >>> moments = ClassMoments(num_classes=2)
+        >>> moments.update(torch.tensor([[0.0], [2.0], [4.0]]), torch.tensor([0, 0, 1]))
+        >>> ClassMoments.of_state(moments.state()).means.class_means
+        tensor([[1.],
+                [4.]], dtype=torch.float64)
+        """
+        moments = cls(len(state["counts"]), classifier, weighting=weighting)
+        if len(state["reference"]):
+            means = moments.means
+            means.counts, means.reference, means.sums = state["counts"], state["reference"], state["sums"]
+            means.scale = state["scale"].item()
+            moments.class_scatter, moments.scatter = state["class_scatter"], state["scatter"]
+            moments.outputs = OutputSums.of_state(state["outputs"])
+        return moments
 
     def statistics(self, objective: Objective | None = None, ood_mean: Tensor | None = None) -> Statistics:
         """The statistics of the samples seen, without NC4."""

@@ -71,6 +71,19 @@ class OutputSums:
         self.margin_min = min(self.margin_min, other.margin_min)
         self.correct += other.correct
 
+    def state(self) -> Float[Tensor, " numbers"]:
+        """Everything gathered, in float64, which holds the counts exactly."""
+        moments = [number for m in (self.gap, self.off, self.margin) for number in (m.count, m.mean, m.squares)]
+        return torch.tensor([*moments, self.margin_min, self.correct], dtype=torch.float64)
+
+    @classmethod
+    def of_state(cls, state: Float[Tensor, " numbers"]) -> "OutputSums":
+        *numbers, margin_min, correct = state.tolist()
+        gap, off, margin = (
+            Moments(int(n), mean, squares) for n, mean, squares in zip(*[iter(numbers)] * 3, strict=True)
+        )
+        return cls(gap, off, margin, margin_min, int(correct))
+
     def compute(self) -> Outputs:
         return Outputs(
             gap_mean=self.gap.mean,

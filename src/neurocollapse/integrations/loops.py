@@ -1,0 +1,73 @@
+"""What the callbacks of training loops share: when to measure, and which numbers to log."""
+
+import difflib
+import inspect
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from ..capture import CaptureOptions, indices_of, reloaded
+from ..measuring import measure_model
+from ..metrics import METRICS, Measurement
+
+_OPTIONS = (*inspect.signature(measure_model).parameters, *CaptureOptions.__annotations__)
+
+
+class Probe:
+    """`measure_model` with its arguments set, to be called again and again while a model trains.
+
+    Args:
+        every: how many epochs apart.
+        keys: of `METRICS`, those to log; by default all that there are.
+        prefix: what the names begin with.
+        options: of `measure_model`.
+
+    Raises:
+        ValueError: `every` is less than one, or there is no such key.
+        TypeError: there is no such option.
+
+    >>> probe = Probe(every=5, keys=["nc1", "weight_norms"], prefix="nc/", options={"weight_decay": 0.1})
+    >>> [epoch for epoch in range(1, 13) if probe.is_due(epoch)]
+    [5, 10]
+    """
+
+    def __init__(self, every: int, keys: Collection[str] | None, prefix: str, options: Mapping[str, Any]):
+        if every < 1:
+            raise ValueError(f"measure every 1 or more epochs, got {every}")
+        # now, and not after the first epochs
+        for key in keys or ():
+            if key not in METRICS:
+                raise ValueError(f"there is no key {key!r}{_hint(key, METRICS)}; see neurocollapse.METRICS")
+        for option in options:
+            if option not in _OPTIONS:
+                raise TypeError(f"there is no option {option!r}{_hint(option, _OPTIONS)}; see measure_model")
+        self.every, self.keys, self.prefix, self.options = every, keys, prefix, options
+        #: the last measurement
+        self.measurement: Measurement | None = None
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether to measure after this epoch, the first being 1."""
+        return epoch % self.every == 0
+
+    def __call__(self, model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
+        """Measure, and give each number to be logged a name; `weight_norms` become `weight_norms.0` and so on."""
+        # Sample by sample in order: to shuffle would draw from the loader's generator, and training would then go on
+        # otherwise than without being measured.
+        if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+            loader = reloaded(loader, indices_of(loader))
+        self.measurement = measure_model(model, loader, **self.options)
+        values: dict[str, float] = {}
+        for key in self.keys or self.measurement:
+            value = self.measurement[key]
+            if isinstance(value, tuple):
+                values |= {f"{self.prefix}{key}.{layer}": number for layer, number in enumerate(value)}
+            else:
+                values[f"{self.prefix}{key}"] = value
+        return values
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

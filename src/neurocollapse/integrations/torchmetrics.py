@@ -1,0 +1,221 @@
+"""Neural collapse as a metric of TorchMetrics, whose states merge across processes."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+try:
+    from torchmetrics import Metric
+    from torchmetrics.utilities import dim_zero_cat
+    from torchmetrics.utilities.distributed import gather_all_tensors
+except ImportError as error:
+    raise ImportError(
+        "neurocollapse.integrations.torchmetrics needs torchmetrics; pip install 'neurocollapse[metrics]'"
+    ) from error
+
+from ..capture import find_head
+from ..measuring import is_cheap, measure
+from ..metrics import METRICS, Measurement
+from ..statistics import WEIGHTINGS, Classifier, ClassMoments, check_batch
+
+#: Types of features, by the number that a process sends to tell the others its own.
+_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class NeuralCollapse(Metric):
+    """Every neural-collapse metric of the features it is updated with, over all processes together.
+
+    Shards may differ in length, and some may be empty. Kept features are gathered by every process, and measured as
+    `neurocollapse.measure` does, so they must fit in the memory of each. Moments are small, p × p in float64 (which
+    MPS lacks), and miss `nc4` alone; what needs outputs is then of the head as it was at each update.
+
+    `forward` gives the metrics of its batch alone, each nan where the batch lacks a class; where these numbers are not
+    wanted, `update` is quicker.
+
+    Args:
+        num_classes: C.
+        head: the classifier, a module with a weight (classes, features), for the keys that need it. It does not
+            become a part of the metric: its weight is read as it is at `compute`, and copies of the metric share it.
+        keep_features: keep the features, or fold them into moments.
+        weighting: "classes" or "samples": see `neurocollapse.measure`.
+        vci: whether to measure `nc1_vci` of kept features: see `neurocollapse.measure`. Moments always give it.
+        options: of `torchmetrics.Metric`, such as `sync_on_compute`, `process_group` and `compute_on_cpu`.
+
+    Raises:
+        ValueError: from `update`, labels out of range or not integers, or shapes that disagree; from `compute`, a
+            class without samples and all else that `neurocollapse.measure` refuses; of the head, see `find_head`.
+
+    >>> import neurocollapse as nc
+    >>> head = nn.Linear(8, 4, bias=False)
+    >>> metric = NeuralCollapse(num_classes=4, head=head)
+    >>> for _ in range(3):
+    ...     metric.update(nc.simplex_etf(4).repeat(5, 2), torch.arange(4).repeat(5))
+    >>> print(f"{metric.compute()['nc1']:.1f}")
+    0.0
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    features: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        head: nn.Module | None = None,
+        keep_features: bool = True,
+        weighting: str = "classes",
+        vci: bool | None = None,
+        **options: Any,
+    ):
+        super().__init__(**options)
+        if num_classes < 2:
+            raise ValueError(f"neural collapse needs at least two classes, got num_classes={num_classes}")
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+        self.num_classes, self.keep_features, self.weighting, self.vci = num_classes, keep_features, weighting, vci
+        self._head = None if head is None else _Shared(head)
+        self._of_one_batch = False
+        if head is not None:
+            self._check_head()
+        # every state is a list of tensors, one of each for a batch or a process
+        if keep_features:
+            self.add_state("features", [], dist_reduce_fx="cat")
+            self.add_state("labels", [], dist_reduce_fx="cat")
+        else:
+            for name in ClassMoments(num_classes).state():
+                self.add_state(name, [], dist_reduce_fx=None)
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Fold in a batch: what the classifier sees, (samples, features), and labels (samples,)."""
+        if not self.keep_features:
+            moments = self._moments()
+            moments.update(features.detach(), labels)
+            self._set_moments(moments)
+            return
+        width = self.features[0].shape[1] if self.features else None
+        check_batch(features, labels, self.num_classes, width, seen=sum(map(len, self.labels)))
+        # a copy, since what was given may be a slice of something much larger, or change later
+        self.features.append(features.detach().clone())
+        self.labels.append(labels.detach().long())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Every metric that the samples seen and the head allow: {key of `METRICS`: scalar, float64}."""
+        values = self._values()
+        return {key: torch.tensor(value, dtype=torch.float64, device=self.device) for key, value in values.items()}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self._of_one_batch = True
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._of_one_batch = False
+
+    def _values(self) -> dict[str, float]:
+        classifier = self._classifier()
+        if not self.keep_features:
+            moments = self._moments(classifier)
+            if self._of_one_batch and not moments.means.counts.all():
+                return self._undefined(covariance=True)
+            if moments.means.reference is None:
+                raise _empty()
+            return dict(Measurement(moments.statistics()))
+        if not len(self.labels) or not len(labels := dim_zero_cat(self.labels)):
+            raise _empty()
+        features = dim_zero_cat(self.features)
+        if self.device.type == "mps":
+            features, labels = features.cpu(), labels.cpu()  # for float64
+        if self._of_one_batch and not torch.bincount(labels, minlength=self.num_classes).all():
+            return self._undefined(is_cheap(*features.shape) if self.vci is None else self.vci)
+        weight, bias = (None, None) if classifier is None else (classifier.weight, classifier.bias)
+        options = {"num_classes": self.num_classes, "weighting": self.weighting, "vci": self.vci}
+        return dict(measure(features, labels, weight, bias, **options))  # type: ignore[arg-type]
+
+    def _undefined(self, covariance: bool) -> dict[str, float]:
+        """nan for every key that there would be."""
+        absent = {"objective", "ood_mean"}
+        absent |= set() if covariance else {"within_class_covariance"}
+        absent |= set() if self.keep_features else {"nearest_mean_disagreement"}
+        absent |= set() if self._head else {"classifier", "outputs"}
+        return {key: torch.nan for key, metric in METRICS.items() if not absent & set(metric.needs)}
+
+    # ---- the head
+
+    def _classifier(self) -> Classifier | None:
+        if self._head is None:
+            return None
+        head = find_head(self._head.module)
+        place = torch.device("cpu") if self.device.type == "mps" else self.device
+        return Classifier(head.weight.to(place), None if head.bias is None else head.bias.to(place))
+
+    def _check_head(self) -> None:
+        classifier = self._classifier()
+        assert classifier is not None
+        if len(classifier.weight) != self.num_classes:
+            raise ValueError(
+                f"head has a weight of shape {tuple(classifier.weight.shape)}, which decides between "
+                f"{len(classifier.weight)} classes, but num_classes is {self.num_classes}; let them agree"
+            )
+
+    # ---- moments
+
+    def _moments(self, classifier: Classifier | None = None) -> ClassMoments:
+        """The moments of all batches and processes that the states hold."""
+        classifier = classifier or self._classifier()
+        whole = ClassMoments(self.num_classes, classifier, weighting=self.weighting)
+        names = list(whole.state())
+        for tensors in zip(*(getattr(self, name) for name in names), strict=True):
+            state = dict(zip(names, tensors, strict=True))
+            whole.merge(ClassMoments.of_state(state, classifier, weighting=self.weighting))
+        return whole
+
+    def _set_moments(self, moments: ClassMoments) -> None:
+        for name, value in moments.state().items():
+            setattr(self, name, [value.to(self.device)])  # those without samples have not been there yet
+
+    # ---- processes
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., list[Tensor]] = gather_all_tensors, process_group: Any = None
+    ) -> None:
+        # Gathering wants as many tensors of every process, alike in type and number of dimensions. TorchMetrics itself
+        # lets a process without samples give flat float32 instead, and then all wait for one another forever.
+        if not self.keep_features:
+            self._set_moments(self._moments())
+        else:
+            width, dtype = self._agreed_layout(dist_sync_fn, process_group or self.process_group)
+            self.features = self.features or [torch.empty(0, width, dtype=dtype, device=self.device)]
+            self.labels = self.labels or [torch.empty(0, dtype=torch.int64, device=self.device)]
+        super()._sync_dist(dist_sync_fn, process_group)
+
+    def _agreed_layout(self, gather: Callable[..., list[Tensor]], group: Any) -> tuple[int, torch.dtype]:
+        """Width and type of the features of all processes. Raises `ValueError`, in all of them, where they differ."""
+        mine = [0, 0]
+        if self.features:
+            first = dim_zero_cat(self.features)
+            mine = [first.shape[1], _TYPES.index(first.dtype)]
+        gathered = gather(torch.tensor(mine, device=self.device), group=group)
+        layouts = {tuple(layout.tolist()) for layout in gathered} - {(0, 0)}
+        if len(layouts) > 1:
+            listed = ", ".join(f"{width} of {_TYPES[index]}" for width, index in sorted(layouts))
+            raise ValueError(f"processes have features that do not fit together ({listed}); give all the same")
+        width, index = next(iter(layouts), (0, 0))
+        return width, _TYPES[index]
+
+
+class _Shared:
+    """A module that is no part of whatever refers to it: not among its parameters, and not copied with it."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # unless it is being copied itself, with the model that both belong to
+        return type(self)(memo.get(id(self.module), self.module))
+
+
+def _empty() -> ValueError:
+    return ValueError("there is nothing to measure: the metric was not updated with any sample; call update first")

@@ -1,0 +1,112 @@
+"""Neural collapse measured by a callback of the Trainer of Transformers."""
+
+from collections.abc import Collection, Iterable
+from typing import Any, Self
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError as error:
+    raise ImportError(
+        "neurocollapse.integrations.transformers needs Transformers; pip install 'neurocollapse[transformers]'"
+    ) from error
+
+from torch import nn
+
+from ..metrics import Measurement
+from .loops import Probe
+
+
+class NeuralCollapseCallback(TrainerCallback):
+    """Measure after every k-th epoch, or at every evaluation, and log by the trainer's own `log`.
+
+    The numbers are then in `state.log_history` and wherever the trainer reports to. Callbacks do not know their
+    trainer, so attach it: `NeuralCollapseCallback().attach(trainer)`, instead of `Trainer(callbacks=...)`. In a process
+    group every process measures its part of the data. Training goes on as if it had not been measured.
+
+    Args:
+        every_k_epochs: k, or None to measure at every evaluation.
+        loader: the data, of the "train" or the "eval" loader of the trainer, or of a loader of one's own. Samples come
+            in the data set's order and each once, whatever the sampler.
+        head: the name of the classifier head; by default the linear layer whose output is the model's.
+        prefix: what the logged names begin with.
+        subset: measure this many samples of every class only.
+        keys: of `neurocollapse.METRICS`, those to log; by default all that there are.
+        options: of `neurocollapse.measure_model`, such as `tokens`, `strategy`, `weight_decay` and `autocast_dtype`.
+
+    Raises:
+        ValueError: there is no such key or loader; while it measures, all that `measure_model` raises.
+        TypeError: there is no such option.
+        RuntimeError: training starts and no trainer is attached.
+
+    >>> callback = NeuralCollapseCallback(every_k_epochs=2, loader="eval", keys=["nc1", "nc3"])
+    """
+
+    def __init__(
+        self,
+        every_k_epochs: int | None = 1,
+        loader: str | Iterable[Any] = "train",
+        *,
+        head: str | None = None,
+        prefix: str = "nc/",
+        subset: int | None = None,
+        keys: Collection[str] | None = None,
+        **options: Any,
+    ):
+        if isinstance(loader, str) and loader not in ("train", "eval"):
+            raise ValueError(f"loader must be 'train', 'eval' or a loader, got {loader!r}")
+        every = 1 if every_k_epochs is None else every_k_epochs
+        self.probe = Probe(every, keys, prefix, {"head": head, "subset": subset, **options})
+        self.loader, self.at_evaluation = loader, every_k_epochs is None
+        self.trainer: Trainer | None = None
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The last measurement, None before the first."""
+        return self.probe.measurement
+
+    def attach(self, trainer: Trainer) -> Self:
+        """Become one of the callbacks of this trainer, which gives the data and logs the numbers."""
+        self.trainer = trainer
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
+        return self
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._attached()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
+    ) -> None:
+        # a number of steps over a number of steps, so not quite whole
+        if not self.at_evaluation and self.probe.is_due(round(state.epoch or 0)):
+            self._measure(model)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
+    ) -> None:
+        if self.at_evaluation:
+            self._measure(model)
+
+    def _measure(self, model: nn.Module) -> None:
+        trainer = self._attached()
+        if not isinstance(self.loader, str):
+            loader = self.loader
+        elif self.loader == "train":
+            loader = trainer.callback_handler.train_dataloader or trainer.get_train_dataloader()
+        elif isinstance(trainer.eval_dataset, dict):
+            raise ValueError(
+                f"the trainer has {len(trainer.eval_dataset)} data sets for evaluation; pass loader= one of them"
+            )
+        else:
+            loader = trainer.get_eval_dataloader()
+        trainer.log(self.probe(model, loader))
+
+    def _attached(self) -> Trainer:
+        if self.trainer is None:
+            raise RuntimeError(
+                "the callback does not know its trainer; call NeuralCollapseCallback(...).attach(trainer) instead of "
+                "passing it as callbacks="
+            )
+        return self.trainer
