@@ -420,7 +420,7 @@ def measure(features, labels, weight=None, bias=None, *, weight_decay=None, laye
         ood=None if ood is None else numbers(ood),
     )
     keys = MEANS_KEYS if weight is None else set(TWINS) - (set() if layers else OBJECTIVE_KEYS) - {"nc5"}
-    keys |= set() if ood is None else {"nc5"}
+    keys = keys | (set() if ood is None else {"nc5"})
     values = {key: function(data) for key, function in TWINS.items() if key in keys}
     return {key: tuple(map(float, v)) if isinstance(v, tuple) else float(v) for key, v in values.items()}
 

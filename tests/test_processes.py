@@ -77,6 +77,7 @@ def metric(keep, shard, dtype=torch.float64):
     head = nn.Linear(6, C).double()
     with torch.no_grad():
         head.weight.copy_(PROBLEM.weight)
+        head.bias.copy_(torch.linspace(-1, 1, C))  # its own would depend on what ran before
     gathered = NeuralCollapse(C, head=head, keep_features=keep)
     features = X.to(dtype)
     mine = torch.tensor([i for i in range(N) if shard(i) % size() == rank()], dtype=torch.int64)
@@ -231,7 +232,9 @@ def work(this, processes, folder):
     results = {name: outcome(case) for name, case in cases.items()}
     with open(f"{folder}/{this}.json", "w", encoding="utf-8") as file:
         json.dump(results, file)
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # at an ordinary end threads of PyTorch's that are still there abort it now and then
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids="{} processes".format)
