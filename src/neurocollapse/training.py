@@ -18,10 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .datasets import Dataset, Split, load_dataset
-from .measuring import gather
+from .measuring import gather, objective_of
 from .metrics import Measurement
-from .networks import NetworkError, build_network, captured_features, find_classifier, initialize, layer_weights
-from .statistics import FULL_COVARIANCE_LIMIT, Objective
+from .networks import NetworkError, build_network, captured_features, find_classifier, initialize
+from .statistics import FULL_COVARIANCE_LIMIT
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ class _Run:
                     group["lr"] = learning_rate(self.config, progress)
                 total += self._step(batch)
         mean = total.item() / len(labels)
-        decay = self.config.weight_decay / 2 * sum(self._squared_norms().values())
+        decay = objective_of(self.model, self.config.weight_decay).penalty
         if not math.isfinite(mean + decay):
             raise DivergedError(
                 f"the objective became {mean + decay} in epoch {epoch} (λ = {self.config.weight_decay:g}, "
@@ -300,9 +300,6 @@ class _Run:
         (loss / len(batch)).backward()
         self.optimizer.step()
         return loss.detach()
-
-    def _squared_norms(self) -> dict[str, float]:
-        return {name: p.detach().double().square().sum().item() for name, p in self.parameters.items()}
 
     def measure(self, epoch: int) -> Record:
         """All metrics on train and test data, and the norm of the full gradient, from one pass over each."""
@@ -333,9 +330,7 @@ class _Run:
         features = torch.cat(captured)
         if not features.isfinite().all():
             raise DivergedError("the network's features are no longer finite; try a smaller learning rate")
-        norms = self._squared_norms()
-        layers = tuple(norms.pop(name) for name in layer_weights(self.model))
-        objective = Objective(self.config.weight_decay, layers, other_norms=math.fsum(norms.values()))
+        objective = objective_of(self.model, self.config.weight_decay)
         vci = features.shape[1] <= FULL_COVARIANCE_LIMIT  # a run records every key, at whatever number of samples
         head = self.classifier
         statistics, _ = gather(features, split.labels, head.weight, head.bias, vci=vci, objective=objective)

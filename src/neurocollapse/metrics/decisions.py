@@ -76,8 +76,7 @@ def loss_data(statistics: Statistics) -> float:
 
 def loss(statistics: Statistics) -> float:
     """The objective of Eq. 1, `loss_data` + (λ/2) Σ_l ‖W_l‖_F², decayed biases included."""
-    objective = _objective(statistics)
-    return loss_data(statistics) + objective.weight_decay / 2 * (sum(objective.weight_norms) + objective.other_norms)
+    return loss_data(statistics) + _objective(statistics).penalty
 
 
 def weight_norms(statistics: Statistics) -> tuple[float, ...]:

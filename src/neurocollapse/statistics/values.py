@@ -51,6 +51,11 @@ class Objective:
     #: ‖·‖² of everything else that decays, biases for one
     other_norms: float = 0.0
 
+    @property
+    def penalty(self) -> float:
+        """(λ/2) Σ_l ‖W_l‖_F², and of the rest."""
+        return self.weight_decay / 2 * (sum(self.weight_norms) + self.other_norms)
+
 
 @dataclass(frozen=True)
 class Outputs:
