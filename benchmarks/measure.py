@@ -26,7 +26,7 @@ def collapsing(num_samples: int, num_features: int, num_classes: int) -> tuple[T
     labels = torch.arange(num_samples) % num_classes
     means = torch.randn(num_classes, num_features, generator=generator)
     features = torch.randn(num_samples, num_features, generator=generator).mul_(0.5)
-    for rows in torch.arange(num_samples).split(4096):
+    for rows in torch.arange(num_samples).split(64):
         features[rows] += means[labels[rows]]
     return features, labels, means / num_features
 

@@ -5,7 +5,7 @@ Rows are vectors throughout: class means and classifier are both (classes, featu
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -136,7 +136,16 @@ def shifted_cosines(gram: Gram) -> Float[Tensor, " pairs"]:
 
 def pairs(tiles: Iterator[tuple[slice, Float[Tensor, "rows classes"]]]) -> Float[Tensor, " pairs"]:
     """The entries c < c' of a matrix over pairs of classes, row by row."""
-    return torch.cat([tile[torch.ones_like(tile, dtype=torch.bool).triu_(rows.start + 1)] for rows, tile in tiles])
+    return torch.cat(
+        [tile.flatten().index_select(0, _above(*tile.shape, rows.start).to(tile.device)) for rows, tile in tiles]
+    )
+
+
+@lru_cache(maxsize=1)  # several metrics go over the same pairs
+def _above(height: int, width: int, start: int) -> Int[Tensor, " pairs"]:
+    """Where in a tile, flattened, whose first row is row `start`, the entries above the diagonal are."""
+    rows, columns = torch.triu_indices(height, width, offset=start + 1)
+    return rows * width + columns
 
 
 def pair_sums(values: Float[Tensor, " classes"]) -> Float[Tensor, " pairs"]:

@@ -146,6 +146,8 @@ class Projections:
         nearest = labels.clone()
         away = torch.linalg.vector_norm(on_span, dim=1) + error * lengths
         far = _where(away >= self.reach[labels])
+        if not len(far):
+            return nearest
         coordinates = on_span[far] + self.mean_coordinates[labels[far]].to(on_span.dtype)
         means = self.mean_coordinates.to(on_span.dtype)
         norms = torch.linalg.vector_norm(means, dim=1)
