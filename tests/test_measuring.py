@@ -364,7 +364,7 @@ def test_to_dict_of_exact_and_degenerate_problems(problem):
 def test_repr_is_a_table_with_every_key():
     values = complete()
     first, *rows = repr(values).splitlines()
-    assert first == "Measurement: 15 samples, 3 classes (4 to 6 each), 5 features, rank 2"
+    assert first.startswith("Measurement: 15 samples, 3 classes (4 to 6 each), 5 features, rank 2; without structure")
     assert [row.split()[0] for row in rows] == list(METRICS)
     for row, (key, value) in zip(rows, values.items(), strict=True):
         assert METRICS[key].definition.rstrip(".") in row

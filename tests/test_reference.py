@@ -7,6 +7,7 @@ import torch
 from problems import Decay, dual_simplex, orthogonal_frame, polygon, random_problem, rotation
 
 from neurocollapse import measure, reference_values
+from neurocollapse.metrics.variability import structureless_nc1
 
 
 def structureless(counts: list[int], num_features: int, seeds: int = 100) -> dict[str, float]:
@@ -33,11 +34,19 @@ def test_structureless_features_as_measured(counts, num_features):
     assert {"nc1", "nc1_cdnv", "nc2_etf", "nc3", "nc4", "accuracy", "nc2_uniformity"} <= set(table.dropna().index)
 
 
-def test_the_formula_for_nc1_of_structureless_features():
-    n, C, p = 50, 10, 200
-    labels = torch.arange(n * C) % C
-    table = reference_values(measure(torch.randn(n * C, p), labels))
-    assert table.loc["nc1", "structureless"] == pytest.approx((1 - 1 / n) * n * C * (C - 1) / (p - C), rel=0.1)
+@pytest.mark.parametrize(("counts", "num_features"), [([50] * 10, 200), ([8, 40, 20, 15], 60), ([6] * 40, 9)])
+def test_the_formula_for_nc1_of_structureless_features(counts, num_features):
+    assert structureless_nc1(counts, num_features) == pytest.approx(structureless(counts, num_features)["nc1"], rel=0.1)
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    m = measure(torch.randn(len(labels), num_features), labels)
+    told = f"; without structure nc1 would be about {structureless_nc1(counts, num_features):.2g}"
+    assert repr(m).splitlines()[0].endswith(told)
+
+
+def test_there_is_no_formula_where_nc1_has_no_expectation():
+    for num_classes, num_features in ((10, 10), (10, 9), (10, 8)):
+        assert math.isnan(structureless_nc1([5] * num_classes, num_features))
+    assert "without structure" not in repr(measure(torch.randn(50, 9), torch.arange(50) % 10))
 
 
 @pytest.mark.parametrize(

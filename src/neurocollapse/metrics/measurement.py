@@ -137,9 +137,11 @@ class Measurement(Mapping[str, Any]):
     def _summary(self) -> str:
         counts = sorted(set(self.class_counts))
         per_class = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        chance = variability.structureless_nc1(self.class_counts, self.num_features)
         return (
             f"{sum(self.class_counts)} samples, {self.num_classes} classes ({per_class} each), "
             f"{self.num_features} features, rank {self.rank}"
+            + ("" if math.isnan(chance) else f"; without structure nc1 would be about {chance:.2g}")
         )
 
     def _rows(self) -> list[tuple[str, str, str]]:

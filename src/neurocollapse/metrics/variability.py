@@ -3,6 +3,8 @@
 Where all class means coincide (Σ_B = 0), the ratios are inf, and nan where the within-class spread vanishes too.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from ..geometry import pair_sums, pairs, pseudo_inverse_root
@@ -22,6 +24,24 @@ def nc1(statistics: Statistics) -> float:
         return _ratio(statistics.within_class_trace, 0.0)
     between = span.singular_values.square() / statistics.num_classes  # eigenvalues of Σ_B
     return (statistics.within_class_variances_on_span / between).sum().item()
+
+
+def structureless_nc1(class_counts: Sequence[int], num_features: int) -> float:
+    """What to expect of `nc1` for features that know nothing of the labels; nan where it has no expectation.
+
+    Σ_W ≈ (1 − C/N) σ²I, and the class means are normal with variances σ²/n_c, so that the inverse of C Σ_B is that
+    of a Wishart matrix: for p > C, the expectation is (1 − C/N) C (N − Σ_c n_c²/N)/(p − C), with n samples in every
+    class (1 − C/N) n C (C−1)/(p − C). For p < C − 2 it is (1 − C/N) n C p/(C − 2 − p), for unequal classes about so
+    with their harmonic mean n.
+    """
+    C, p, N = len(class_counts), num_features, sum(class_counts)
+    if p > C:
+        inverse = (N - sum(count**2 for count in class_counts) / N) / (p - C)
+    elif p < C - 2:
+        inverse = C / sum(1 / count for count in class_counts) * p / (C - 2 - p)
+    else:
+        return float("nan")
+    return (1 - C / N) * C * inverse
 
 
 def nc1_per_class(statistics: Statistics) -> float:
