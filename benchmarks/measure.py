@@ -161,7 +161,7 @@ def beside_the_forward_pass() -> None:
             for images, _ in loader:
                 network(images)
 
-    taken = in_turn(3, forward=forward, model=lambda: nc.measure_model(network, loader, vci=False))
+    taken = in_turn(5, forward=forward, model=lambda: nc.measure_model(network, loader, vci=False))
     show("forward pass alone", f"{taken['forward']:.2f} s")
     show("measure_model", f"{taken['model']:.2f} s", f"{taken['model'] / taken['forward']:.2f}")
 

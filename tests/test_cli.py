@@ -1,6 +1,7 @@
 """The command as it is typed: what it writes and prints, its exit status, and one line for every bad input."""
 
 import dataclasses
+import importlib
 import io
 import json
 import os
@@ -508,6 +509,33 @@ def test_a_trajectory_is_measured_once_and_printed_in_order(run, checkpoints, mo
     for line, epoch in zip(strict_json(printed), (1, 2, 10), strict=True):
         assert line["checkpoint"] == f"epoch_{epoch}.safetensors"
         assert line["nc1"] == pytest.approx(by_hand(epoch)["nc1"], rel=1e-5)
+
+
+def test_a_damaged_checkpoint_does_not_stop_the_others(run, checkpoints):
+    Path("epoch_0.safetensors").write_bytes(b"")
+    status, printed, said = run(*checkpoints, "--checkpoint", "epoch_*.safetensors")
+    assert status == 2
+    assert [line.split()[0] for line in printed.splitlines()[2:]] == [f"epoch_{e}.safetensors" for e in (1, 2, 10)]
+    assert "not measured: epoch_0.safetensors is damaged or holds more than weights" in said
+
+
+def test_a_trajectory_of_an_edited_network_is_measured_anew(run, checkpoints, tmp_path):
+    arguments = [*checkpoints, "--checkpoint", "epoch_*.safetensors", "--json"]
+    before = strict_json(run(*arguments)[1])
+    module = f"models_{tmp_path.name}"
+    Path(f"{module}.py").write_text(MODEL.replace("ReLU", "Tanh"))
+    sys.modules.pop(module)
+    importlib.invalidate_caches()
+    shutil.rmtree("__pycache__", ignore_errors=True)
+    status, printed, said = run(*arguments)
+    assert (status, "measured before" in said) == (0, False)
+    assert [line["nc1"] for line in strict_json(printed)] != [line["nc1"] for line in before]
+
+
+def test_one_checkpoint_is_explained_and_not_many(run, checkpoints):
+    status, printed, said = run(*checkpoints, "--checkpoint", "epoch_*.safetensors", "--explain")
+    assert (status, printed) == (2, "")
+    assert "--explain and --vci go with one checkpoint, and 'epoch_*.safetensors' names 3" in said
 
 
 def test_explain_shows_what_numbers_would_be(run, checkpoints):

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from problems import random_problem
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
@@ -376,3 +377,35 @@ def test_a_model_is_left_as_it_was_found(strategy):
 def test_what_makes_a_number_wrong_is_warned_of():
     with pytest.warns(CaptureWarning, match="drop_last=True leaves out 1 of 31 samples"):
         measure_model(MODEL, loader(drop_last=True))
+
+
+@pytest.mark.parametrize("strategy", ["keep", "stream", "twice"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_classifier_is_refused(strategy, value):
+    """It would choose class 0 always, or be right always: nothing compares with nan."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.no_grad():
+        model[2].weight[1, 2] = value
+    data = [(torch.randn(9, 4), torch.arange(9) % 3)]
+    with pytest.raises(ValueError, match=rf"weight\[1, 2\] is {value}; every entry must be finite"):
+        measure_model(model, data, head="2", strategy=strategy)
+
+
+def test_what_is_no_model_and_no_means():
+    data = [(torch.randn(9, 4), torch.arange(9) % 3)]
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
+        measure_model.__wrapped__(lambda x: x, data)
+    with pytest.raises(TypeError, match=r"means must be those of another measurement, its .means, got Tensor"):
+        measure_model.__wrapped__(nn.Linear(4, 3), data, means=torch.ones(3, 4))
+
+
+def test_features_that_cannot_be_saved(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("neurocollapse.measuring.models.save_file", full)
+    with pytest.raises(OSError, match=r"features.safetensors cannot be written .*No space left.*make room"):
+        measure_model(
+            nn.Linear(4, 3), [(torch.randn(9, 4), torch.arange(9) % 3)], save_features=tmp_path / "features.safetensors"
+        )
+    assert not list(tmp_path.iterdir())

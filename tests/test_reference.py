@@ -43,6 +43,24 @@ def test_the_formula_for_nc1_of_structureless_features(counts, num_features):
     assert repr(m).splitlines()[0].endswith(told)
 
 
+def test_structureless_samples_held_out_against_the_means_of_others():
+    """Few samples against the means of many: what their own number of samples would give is far from it."""
+    many, few, p = [400] * 4, [15, 20, 25, 30], 30
+    labels = [torch.repeat_interleave(torch.arange(4), torch.tensor(counts)) for counts in (many, few)]
+    generator = torch.Generator().manual_seed(0)
+    found: list[dict[str, float]] = []
+    for _ in range(60):
+        train, test = (torch.randn(len(y), p, generator=generator, dtype=torch.float64) for y in labels)
+        m = measure(test, labels[1], means=measure(train, labels[0]).means)
+        found.append(dict(m))
+    table = reference_values(m)["structureless"]
+    for key in ("nc1", "nc1_trace_ratio", "nc1_cdnv"):
+        mean = sum(values[key] for values in found) / len(found)
+        assert table[key] == pytest.approx(mean, rel=0.15), key
+    assert structureless_nc1(many, p, held_out=True) == pytest.approx(table["nc1"], rel=0.15)
+    assert structureless_nc1(few, p) < 0.2 * table["nc1"]
+
+
 def test_there_is_no_formula_where_nc1_has_no_expectation():
     for num_classes, num_features in ((10, 10), (10, 9), (10, 8)):
         assert math.isnan(structureless_nc1([5] * num_classes, num_features))

@@ -339,6 +339,17 @@ def test_products_in_float32_at_any_scale_that_it_holds(scale):
     assert_equals_twin(problem, rel=2e-6)
 
 
+def test_mean_outputs_are_exact_in_float32_too():
+    """They follow from the class means: near zero a sum of float32 outputs has no digit left."""
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.rand(3000, 256, generator=generator), torch.arange(3000) % 5
+    weight = torch.randn(5, 256, generator=generator, dtype=torch.float64) / 16
+    weight -= weight.mean(dim=0)
+    single, double = (measure(f, labels, weight, vci=False) for f in (features, features.double()))
+    for key in ("sqi_sum", "sqi_gap", "sqi_off"):
+        assert single[key] == pytest.approx(double[key], rel=1e-9, abs=1e-13), key
+
+
 @pytest.mark.parametrize("gap", [0.0, 1e-9, -1e-9])
 def test_decisions_that_float32_cannot_make(gap):
     """Samples half-way between two means, or beyond by less than float32 sees; W decides by another such hair."""
@@ -676,7 +687,10 @@ def test_a_class_missing_from_the_second_sweep_is_named():
     means = ClassMeans(2)
     means.update(*good_batch())
     projections = projections_of([(torch.zeros(2, 3), torch.tensor([0, 0]))], means)
-    with pytest.raises(ValueError, match=r"class 1 has no samples in the second sweep \(counts: \[2, 0\]\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"class 1 has no samples in the second sweep.* \(counts: \[2, 0\]\); pass samples of every class",
+    ):
         projections.statistics()
 
 

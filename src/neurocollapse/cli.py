@@ -197,6 +197,8 @@ def measure(
     who = subject(model, dataset, data_dir=data_dir, split=split, per_class=per_class)
     checkpoints = find_checkpoints(checkpoint) if checkpoint is not None else []
     if len(checkpoints) > 1:
+        if explain or vci is not None:
+            raise ValueError(f"--explain and --vci go with one checkpoint, and {checkpoint!r} names {len(checkpoints)}")
         return _print_trajectory(who, checkpoints, out, json)
     initial = who.measure(vci) if explain or not checkpoints else None
     for path in checkpoints:
@@ -248,12 +250,14 @@ def _print_trajectory(who: Subject, checkpoints: list[Path], out: Path, json: bo
     todo = list(trajectory.missing(checkpoints))
     if len(todo) < len(checkpoints):
         messages.print(f"{len(checkpoints) - len(todo)} checkpoint(s) were measured before, in {out}")
-    for _ in track(replay(who, trajectory, todo), "measuring", len(todo), console=messages, disable=not todo):
-        pass
+    failures = list(track(replay(who, trajectory, todo), "measuring", len(todo), console=messages, disable=not todo))
+    failed = [failure for failure in failures if failure is not None]
+    for failure in failed:
+        messages.print(f"not measured: {' '.join(failure.split())}")
     lines = trajectory.of(checkpoints)
     if json:
         print(to_json(lines, indent=2))
-        return 0
+        return 2 if failed else 0
     shown = (
         "checkpoint",
         "accuracy",
@@ -267,7 +271,7 @@ def _print_trajectory(who: Subject, checkpoints: list[Path], out: Path, json: bo
     )
     frame = pd.DataFrame([{key: line.get(key) for key in shown} for line in lines])
     _print_frame(frame.map(_shown), f"{len(lines)} checkpoints; every key is in {out}")
-    return 0
+    return 2 if failed else 0
 
 
 def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:

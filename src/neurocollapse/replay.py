@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from .atomic import atomic_path
-from .capture import unwrap
+from .capture import evaluation, tensors_of, unwrap
 from .datasets import Split, load_dataset
 from .measuring import measure_model
 from .metrics import DEFINITIONS_VERSION, Measurement
@@ -120,8 +120,19 @@ def subject(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what is measured untrained is the same each time
         network = build(model, data.input_shape, data.num_classes)
-    conditions = {"model": model, "dataset": data.name, "split": split, "data_sha256": data.sha256}
+    conditions = {"model": model, "network": _network_sha256(network, chosen.images[:2])}
+    conditions |= {"dataset": data.name, "split": split, "data_sha256": data.sha256}
     return Subject(network, chosen, {**conditions, "definitions": DEFINITIONS_VERSION})
+
+
+def _network_sha256(network: nn.Module, images: Tensor) -> str:
+    """Of its modules, shapes and first outputs, so that what an edited network gives is not taken for the old one's."""
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    with torch.no_grad(), evaluation(network):
+        outputs = tensors_of(network(images))
+    # to three digits: another machine rounds otherwise, and should it come out otherwise, measures again
+    text = [f"{value:.3g}" for output in outputs for value in output.double().flatten()[:16].tolist()]
+    return hashlib.sha256(re.sub("0x[0-9a-f]+", "", f"{network}{shapes}{text}").encode()).hexdigest()
 
 
 class Trajectory:
@@ -162,13 +173,20 @@ class Trajectory:
 
 def replay(
     subject: Subject, trajectory: Trajectory, todo: Iterable[tuple[Path, dict[str, Any]]]
-) -> Iterator[dict[str, Any]]:
-    """Measure the checkpoints that a trajectory lacks, its `missing`; yields each new line once it is on disk."""
+) -> Iterator[str | None]:
+    """Measure the checkpoints that a trajectory lacks, its `missing`.
+
+    After each yields None once it is on disk, or why it could not be measured; the others are measured all the same.
+    """
     for checkpoint, begun in todo:
-        load_weights(subject.model, checkpoint)
-        line = {**begun, **subject.measure(vci=False).to_dict()}
-        trajectory.add(line)
-        yield line
+        try:
+            load_weights(subject.model, checkpoint)
+            trajectory.add({**begun, **subject.measure(vci=False).to_dict()})
+            yield None
+        except CheckpointError as error:
+            yield str(error)
+        except ValueError as error:  # of a model that has diverged, for one
+            yield f"{checkpoint}: {error}"
 
 
 def _sha256(path: Path) -> str:

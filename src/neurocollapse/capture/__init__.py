@@ -2,8 +2,9 @@
 
 from .cautions import CaptureWarning
 from .forward import MEMORY_BUDGET, Captured, CaptureOptions, capture
-from .heads import Head, find_head, unwrap
+from .heads import Head, evaluation, find_head, unwrap
 from .loaders import LABEL_KEYS, Batch, batches
+from .samples import tensors_of
 from .store import Budget, FeatureStore, StoreError
 from .subset import indices_of, reloaded, stratified_subset
 
@@ -20,9 +21,11 @@ __all__ = [
     "StoreError",
     "batches",
     "capture",
+    "evaluation",
     "find_head",
     "indices_of",
     "reloaded",
     "stratified_subset",
+    "tensors_of",
     "unwrap",
 ]

@@ -160,6 +160,11 @@ def head_of_output(model: nn.Module, calls: Sequence[Call], output: object, cand
     return found[-1]
 
 
+def gives(output: Tensor | None, result: Tensor) -> bool:
+    """Whether a head's output is the model's, or in every row in the same order."""
+    return output is not None and (_is_same(output, result) or _is_increasing(output, result))
+
+
 def _is_same(output: Tensor, result: Tensor) -> bool:
     if output.ndim == 3 and result.shape == (output.shape[0], output.shape[2]):  # one of the tokens was picked
         return bool((output.to(result) == result[:, None]).all(dim=-1).any(dim=-1).all())

@@ -41,10 +41,12 @@ def batches(loader: Iterable[Any], model: nn.Module, *, label_key: str | int | N
     empty = True
     accepted = _Accepted(unwrap(model))
     for item in loader:
-        empty = False
         inputs, labels = _split(item, label_key)
         args, kwargs = accepted.arguments(inputs)
-        yield Batch(args, kwargs, _integers(labels))
+        batch = Batch(args, kwargs, _integers(labels))
+        if batch.labels.numel():
+            empty = False
+            yield batch
     if empty:
         raise ValueError("the loader yields nothing; give it data (an iterator that was read before is empty)")
 

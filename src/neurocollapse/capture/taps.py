@@ -1,5 +1,6 @@
 """Hooks that take features from a model while it runs: the input of its head, the outputs of its layers."""
 
+import warnings
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any, Self
@@ -7,9 +8,10 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .heads import Call, Head, candidates_for, check_linear, head_of_output, modules_by_name, read_head
+from .cautions import CaptureWarning
+from .heads import Call, Head, candidates_for, check_linear, gives, head_of_output, modules_by_name, read_head
 from .loaders import Batch
-from .samples import Place, Selection, first_tensor
+from .samples import Place, Selection, first_tensor, tensors_of
 
 #: The head is sought among this many calls, the last ones of the first forward pass: to keep the inputs of all would
 #: take as much memory as training does.
@@ -98,6 +100,7 @@ class HeadTap(Tap):
             if not self.calls:
                 raise _called(name, 0)
             call = self.calls[-1]
+            _warn_unless_output(call, output)
         else:
             call = head_of_output(self.model, self.calls, output, self.candidates)
         if self.counts[call.name] > 1:
@@ -115,6 +118,21 @@ class HeadTap(Tap):
             self.taken.append(self.rows(place, [*args, *kwargs.values()]))
 
         self.handles.append(self.head.module.register_forward_pre_hook(hook, with_kwargs=True))
+
+
+def _is_per_sample(output: object, samples: int) -> bool:
+    tensors = tensors_of(output)
+    return bool(tensors) and tensors[0].ndim > 0 and len(tensors[0]) == samples
+
+
+def _warn_unless_output(call: Call, output: object) -> None:
+    alike = [tensor for tensor in tensors_of(output) if call.output is not None and tensor.shape == call.output.shape]
+    if alike and not any(gives(call.output, tensor) for tensor in alike):
+        warnings.warn(
+            f"the output of the head {call.name!r} is not the model's; accuracy, margins and NC4 are of the head's own",
+            CaptureWarning,
+            stacklevel=2,
+        )
 
 
 def _version(value: Tensor) -> int:
@@ -169,6 +187,9 @@ class LayerTap(Tap):
 
     def _after(self, place: Place) -> Any:
         def hook(_: nn.Module, __: object, output: object) -> None:
+            assert self.batch is not None
+            if self.all and not _is_per_sample(output, len(self.batch.labels)):
+                return  # such as the embeddings of positions, the same for all samples
             self.taken.setdefault(place.name, []).append(self.rows(place, output))
 
         return hook

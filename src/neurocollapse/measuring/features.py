@@ -71,7 +71,7 @@ def measure(
     """
     ood_mean = None if ood is None else mean_of(as_tensor("ood", ood))
     options = {"num_classes": num_classes, "means": means, "ood_mean": ood_mean, "weighting": weighting, "vci": vci}
-    return Measurement(*gather(features, labels, weight, bias, **options))  # type: ignore[arg-type]
+    return Measurement(*gather(features, labels, weight, bias, **options), held_out=means is not None)  # type: ignore[arg-type]
 
 
 def gather(
@@ -95,11 +95,12 @@ def gather(
     labels = labels.to(features.device)
     classifier = _as_classifier(weight, bias, features)
     num_classes = _number_of_classes(labels, classifier, means.num_classes if means is not None else num_classes)
+    held_out = means is not None
     if means is None:
         means = ClassMeans(num_classes)
         means.update(features, labels)
     covariance = is_cheap(*features.shape) if vci is None else vci
-    projections = Projections(means, classifier, covariance=covariance, weighting=weighting)
+    projections = Projections(means, classifier, covariance=covariance, weighting=weighting, held_out=held_out)
     projections.update(features, labels)
     return projections.statistics(objective, None if ood_mean is None else ood_mean.to(features.device)), means
 
@@ -174,9 +175,6 @@ def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier
         b = as_tensor("bias", bias).to(features.device, torch.float64)  # type: ignore[arg-type]
         if b.shape != W.shape[:1]:
             raise ValueError(f"bias must be ({len(W)},), one number per row of weight; got {tuple(b.shape)}")
-    for name, values in (("weight", W), ("bias", b)):
-        if values is not None and not values.isfinite().all():
-            index = (~values.isfinite()).nonzero()[0].tolist()
-            raise ValueError(f"{name}{index} is {values[tuple(index)].item()}; every entry must be finite")
+    classifier = Classifier(W, b)  # refuses what is not finite
     check_scale("entries of weight", W.abs().max().item())
-    return Classifier(W, b)
+    return classifier

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -53,8 +54,9 @@ def measure_model(
 ) -> Measurement:
     """Every neural-collapse metric of what the classifier head of a model sees, in one forward pass over a loader.
 
-    In a process group the data are split among the processes, every sample once, and all get the same measurement:
-    all must call it.
+    In a process group all processes must call it, and all get the same measurement. The data of a loader with an
+    index, or of a list of batches, are split among them, every sample once; of any other loader each process is taken
+    to yield its own part, with a warning.
 
     Args:
         model: any classifier; it is found and left in the mode it was in. See `capture`.
@@ -71,8 +73,12 @@ def measure_model(
         subset: measure this many samples of every class only, drawn without loading the others.
         save_features: a .safetensors file for what was captured, which `neurocollapse measure` reads.
         together: whether to measure with the other processes of the process group; by default where there is one.
-        options: `spatial`, `tokens`, `ignore_index`, `device`, `label_key`, `autocast_dtype`, `eval_mode`,
-            `memory_budget`, `folder` and `progress` of `capture`.
+        options: of `neurocollapse.capture.capture`. `tokens`: by which token of a sequence the model decides, "first",
+            "last", "mean", "all" or a position. `spatial`: "flatten" maps, or take their "mean". `ignore_index`: the
+            label of what is left out, −100. `label_key`: where batches have their labels. `device`; `autocast_dtype`;
+            `eval_mode=False` leaves modules in training mode. `memory_budget`: bytes of features to hold in memory,
+            4 GiB; the rest goes to a temporary file in `folder`. `progress`: called after each batch with the
+            batches done, and all.
 
     Raises:
         ValueError: no head, or several; a loader without labels; options that do not go together; and all that
@@ -86,6 +92,10 @@ def measure_model(
     >>> m.class_counts, m.num_features
     ((5, 4), 8)
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if means is not None and not isinstance(means, ClassMeans):
+        raise TypeError(f"means must be those of another measurement, its .means, got {type(means).__name__}")
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
     if strategy == "stream" and means is not None:
@@ -115,12 +125,13 @@ def measure_model(
             if save_features is not None and captured is not None:
                 _save(captured, Path(save_features))
         classifier = next(known for known in classifiers if known is not None)
+        held_out = means is not None
         if means is None:
             means = processes.merged(lambda: feed(ClassMeans(len(classifier.weight))))
         covariance = is_cheap(int(means.counts.sum()), classifier.weight.shape[1]) if vci is None else vci
-        second = partial(Projections, means, classifier, covariance=covariance, weighting=weighting)
-        projections = processes.merged(lambda: feed(second()))
-    return Measurement(projections.statistics(objective, ood_mean), means)
+        second = partial(Projections, covariance=covariance, weighting=weighting, held_out=held_out)
+        projections = processes.merged(lambda: feed(second(means, classifier)))
+    return Measurement(projections.statistics(objective, ood_mean), means, held_out=held_out)
 
 
 def measure_layers(
@@ -275,4 +286,7 @@ def _save(captured: Captured, path: Path) -> None:
     head, store = _head_of(captured)
     arrays = {"features": store.features, "labels": store.labels, "weight": head.weight, "bias": head.bias}
     with atomic_path(path) as temporary:
-        save_file({name: a.cpu().contiguous() for name, a in arrays.items() if a is not None}, temporary)
+        try:
+            save_file({name: a.cpu().contiguous() for name, a in arrays.items() if a is not None}, temporary)
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(str(error)) from error

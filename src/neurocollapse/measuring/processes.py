@@ -1,13 +1,14 @@
 """Several processes that measure together: who takes which samples, and how what they gather becomes one."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, TypeVar
 
 import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..capture import indices_of, reloaded
+from ..capture import CaptureWarning, indices_of, reloaded
 from ..statistics import ClassMeans, ClassMoments, Projections
 
 T = TypeVar("T")
@@ -32,14 +33,25 @@ class Processes:
     def share(self, loader: Any) -> Any:
         """This process's part of the data: every sample in exactly one part, so parts may differ in length by one.
 
-        A sampler that pads its parts to one length, as `DistributedSampler` does, is left out of account. A loader
-        that cannot be split, since its data set has no index, is taken to yield this process's part. None where there
-        are fewer samples than processes and this one gets none.
+        A sampler that pads its parts to one length, as `DistributedSampler` does, is left out of account. A list is
+        split by its batches. A loader that cannot be split, since its data set has no index, is taken to yield this
+        process's part, with a warning. None where there is less than processes and this one gets none.
 
         Raises:
             ValueError: the sampler does not say which samples it shows.
         """
-        if self.size == 1 or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        if self.size == 1:
+            return loader
+        if isinstance(loader, Sequence):
+            return loader[self.rank :: self.size] or (None if self.rank else loader)
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            warnings.warn(
+                f"a {type(loader).__name__} without an index cannot be split among processes: each is taken to yield "
+                f"its own part, and what several of them yield counts as often; pass a DataLoader of a data set with "
+                f"an index, or together=False",
+                CaptureWarning,
+                stacklevel=3,
+            )
             return loader
         indices = indices_of(loader)[self.rank :: self.size]
         # the first process reads even a loader of nothing, and says so

@@ -99,7 +99,7 @@ class Measurement(Mapping[str, Any]):
     `missing` names it with what it needs. Degenerate features give nan or inf, as the metric's definition says.
     """
 
-    def __init__(self, statistics: Statistics, means: ClassMeans | None = None):
+    def __init__(self, statistics: Statistics, means: ClassMeans | None = None, *, held_out: bool = False):
         self._values: dict[str, Value] = {
             key: metric.function(statistics) for key, metric in METRICS.items() if not metric.lacks(statistics)
         }
@@ -109,6 +109,8 @@ class Measurement(Mapping[str, Any]):
         }
         #: the class means that the numbers refer to, for `measure(..., means=)` of held-out samples
         self.means = means
+        #: whether those are of other samples
+        self.held_out = held_out
         self.class_counts: tuple[int, ...] = tuple(statistics.class_counts.tolist())
         #: rank of Σ_B, at most min(p, C−1); see `geometry.centered_span` for its tolerance
         self.rank = statistics.span.rank
@@ -129,6 +131,11 @@ class Measurement(Mapping[str, Any]):
     def num_classes(self) -> int:
         return len(self.class_counts)
 
+    @property
+    def mean_counts(self) -> tuple[int, ...]:
+        """How many samples each class mean was averaged from."""
+        return self.class_counts if self.means is None else tuple(self.means.counts.tolist())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON: the metrics, `class_counts`, `rank`."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in self.items()}
@@ -137,7 +144,7 @@ class Measurement(Mapping[str, Any]):
     def _summary(self) -> str:
         counts = sorted(set(self.class_counts))
         per_class = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        chance = variability.structureless_nc1(self.class_counts, self.num_features)
+        chance = variability.structureless_nc1(self.mean_counts, self.num_features, held_out=self.held_out)
         return (
             f"{sum(self.class_counts)} samples, {self.num_classes} classes ({per_class} each), "
             f"{self.num_features} features, rank {self.rank}"

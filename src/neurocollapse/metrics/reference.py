@@ -36,7 +36,7 @@ def reference_values(measurement: Measurement, initial: Measurement | None = Non
     columns = {
         "value": dict(measurement),
         **({} if initial is None else {"initial": dict(initial)}),
-        "structureless": _structureless(measurement.class_counts, measurement.num_features),
+        "structureless": _structureless(measurement),
         "simplex_etf": _collapsed(measurement.num_classes, measurement.num_features),
         "no_bias": _collapsed_without_bias(measurement.num_classes, measurement.num_features),
     }
@@ -44,19 +44,24 @@ def reference_values(measurement: Measurement, initial: Measurement | None = Non
     return table.set_index(pd.Index(keys, name="key")).astype(float)
 
 
-def _structureless(class_counts: tuple[int, ...], num_features: int) -> dict[str, float]:
+def _structureless(measurement: Measurement) -> dict[str, float]:
     """Means over draws of the sums that normal features have; the features themselves need not be drawn."""
     generator = torch.Generator().manual_seed(0)
-    number = max(2, min(100, _DRAWN // (len(class_counts) * num_features)))
-    draws = [Measurement(_draw(torch.tensor(class_counts), num_features, generator)) for _ in range(number)]
+    number = max(2, min(100, _DRAWN // (measurement.num_classes * measurement.num_features)))
+    draws = [Measurement(_draw(measurement, generator)) for _ in range(number)]
     # the variance of the norms depends on the features' scale, which is a choice here
     means = {key: sum(draw[key] for draw in draws) / number for key in draws[0] if key != "nc2_norm_variance"}
-    chance = 1 / len(class_counts)
+    chance = 1 / measurement.num_classes
     return means | {"accuracy": chance, "nc4": 1 - chance}
 
 
-def _draw(counts: torch.Tensor, num_features: int, generator: torch.Generator) -> Statistics:
-    num_classes, total = len(counts), int(counts.sum())
+def _draw(measurement: Measurement, generator: torch.Generator) -> Statistics:
+    counts, of_means = torch.tensor(measurement.class_counts), torch.tensor(measurement.mean_counts)
+    num_classes, num_features, total = len(counts), measurement.num_features, int(counts.sum())
+    # deviations from the samples' own mean have a degree of freedom less; held out, they have the mean's own besides
+    degrees, factors = (
+        (counts, 1 + 1 / of_means.double()) if measurement.held_out else (counts - 1, torch.ones(num_classes).double())
+    )
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -66,7 +71,7 @@ def _draw(counts: torch.Tensor, num_features: int, generator: torch.Generator) -
         spread = 2 / (9 * degrees.double().clamp(min=1))
         return degrees * (1 - spread + normal(*degrees.shape) * spread.sqrt()) ** 3
 
-    means = normal(num_classes, num_features) / counts.sqrt()[:, None]
+    means = normal(num_classes, num_features) / of_means.sqrt()[:, None]
     centered = means - means.mean(dim=0)
     span = centered_span(centered, scale=0.0)
     return Statistics(
@@ -75,8 +80,10 @@ def _draw(counts: torch.Tensor, num_features: int, generator: torch.Generator) -
         global_mean=means.mean(dim=0),
         centered_class_means=centered,
         span=span,
-        within_class_variances=chi_squared(num_features * (counts - 1)) / counts,
-        within_class_variances_on_span=chi_squared(torch.full((span.rank,), total - num_classes)) / total,
+        within_class_variances=factors * chi_squared(num_features * degrees) / counts,
+        within_class_variances_on_span=(factors @ counts.to(factors) / total).item()
+        * chi_squared(torch.full((span.rank,), int(degrees.sum())))
+        / total,
         classifier=Classifier(normal(num_classes, num_features)),
     )
 

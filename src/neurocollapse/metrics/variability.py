@@ -26,13 +26,13 @@ def nc1(statistics: Statistics) -> float:
     return (statistics.within_class_variances_on_span / between).sum().item()
 
 
-def structureless_nc1(class_counts: Sequence[int], num_features: int) -> float:
+def structureless_nc1(class_counts: Sequence[int], num_features: int, *, held_out: bool = False) -> float:
     """What to expect of `nc1` for features that know nothing of the labels; nan where it has no expectation.
 
     Σ_W ≈ (1 − C/N) σ²I, and the class means are normal with variances σ²/n_c, so that the inverse of C Σ_B is that
     of a Wishart matrix: for p > C, the expectation is (1 − C/N) C (N − Σ_c n_c²/N)/(p − C), with n samples in every
     class (1 − C/N) n C (C−1)/(p − C). For p < C − 2 it is (1 − C/N) n C p/(C − 2 − p), for unequal classes about so
-    with their harmonic mean n.
+    with their harmonic mean n. Samples held out against those means spread around them with 1 + C/N.
     """
     C, p, N = len(class_counts), num_features, sum(class_counts)
     if p > C:
@@ -41,7 +41,7 @@ def structureless_nc1(class_counts: Sequence[int], num_features: int) -> float:
         inverse = C / sum(1 / count for count in class_counts) * p / (C - 2 - p)
     else:
         return float("nan")
-    return (1 - C / N) * C * inverse
+    return (1 + C / N if held_out else 1 - C / N) * C * inverse
 
 
 def nc1_per_class(statistics: Statistics) -> float:

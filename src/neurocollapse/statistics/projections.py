@@ -1,5 +1,6 @@
 """Second sweep: scatter around the class means, and what the classifier decides."""
 
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -18,7 +19,7 @@ from .batches import (
 )
 from .means import ClassMeans, Residuals, center
 from .outputs import OutputSums
-from .values import Classifier, Objective, Statistics
+from .values import Classifier, Objective, Outputs, Statistics
 
 #: Scales of the data at which squares of float32 residuals, many orders smaller, neither overflow nor vanish.
 _FLOAT32_SCALES = (2.0**-20, 2.0**40)
@@ -29,11 +30,13 @@ class Projections:
 
     The samples may be those of the means or others; `classifier` adds the moments of the outputs, accuracy, margins
     and NC4. `covariance` keeps Σ_W as a whole too, p × p, which `nc1_vci` needs, at N p² operations in float64.
-    `weighting` is "classes", where μ_G and Σ_B weigh every class alike, or "samples". `statistics()` gives the result.
+    `weighting` is "classes", where μ_G and Σ_B weigh every class alike, or "samples". `held_out=False` promises that
+    the samples are those of the means: then the mean outputs follow from these. `statistics()` gives the result.
 
     Without `covariance`, features of at most 32 bits are multiplied in float32, with μ_c subtracted first: sums of
-    squares are then good to 1e-7 of themselves, outputs to 1e-7 of ‖W‖‖h − μ_c‖, and decisions that rounding could
-    turn are taken again in float64.
+    squares are then good to 1e-7 of themselves, projections to 1e-7 of ‖h − μ_c‖ and outputs of ‖W‖‖h − μ_c‖, so that
+    a sample a million times further out than the others costs digits; decisions that rounding could turn are taken
+    again in float64.
     """
 
     def __init__(
@@ -43,8 +46,10 @@ class Projections:
         *,
         covariance: bool = True,
         weighting: str = "classes",
+        held_out: bool = True,
     ):
         self.means = means
+        self.held_out = held_out
         self.classifier = classifier
         self.centered = center(means, weighting)
         assert means.reference is not None  # center has refused means without samples
@@ -181,11 +186,24 @@ class Projections:
         self.disagreements += other.disagreements
         return self
 
+    def _outputs(self) -> Outputs:
+        outputs = self.outputs.compute()
+        if self.held_out:
+            return outputs
+        assert self.mean_outputs is not None
+        own = self.mean_outputs.diagonal()
+        shares = self.counts / self.counts.sum().double()
+        gap, off = (shares @ (1 - own)).item(), (shares @ (self.mean_outputs.sum(dim=1) - own)).item()
+        return replace(outputs, gap_mean=gap, off_mean=off / (self.means.num_classes - 1))
+
     def statistics(self, objective: Objective | None = None, ood_mean: Tensor | None = None) -> Statistics:
         """The statistics of the samples seen; `ValueError` where a class had none."""
         if not self.counts.all():
             missing = int((self.counts == 0).nonzero()[0])
-            raise ValueError(f"class {missing} has no samples in the second sweep (counts: {self.counts.tolist()})")
+            raise ValueError(
+                f"class {missing} has no samples in the second sweep, held out against the means, so its spread is "
+                f"undefined (counts: {self.counts.tolist()}); pass samples of every class"
+            )
         if ood_mean is not None and len(ood_mean) != self.num_features:
             raise ValueError(
                 f"ood must have {self.num_features} features like the classes' samples, got {len(ood_mean)}"
@@ -203,7 +221,7 @@ class Projections:
             within_class_covariance_on_span=None if self.span_scatter is None else self.span_scatter / total,
             within_class_covariance=None if self.scatter is None else self.scatter / total,
             classifier=self.classifier,
-            outputs=self.outputs.compute() if has_outputs else None,
+            outputs=self._outputs() if has_outputs else None,
             nearest_mean_disagreement=self.disagreements / total if has_outputs else None,
             objective=objective,
             ood_mean=ood_mean,

@@ -12,7 +12,7 @@ from ..geometry import Gram, Span, first_largest
 
 @dataclass(frozen=True)
 class Classifier:
-    """The last linear layer, f = W h + b, in float64."""
+    """The last linear layer, f = W h + b, in float64. Raises `ValueError` for an entry that is not finite."""
 
     weight: Float[Tensor, "classes features"]
     bias: Float[Tensor, " classes"] | None = None
@@ -21,6 +21,10 @@ class Classifier:
         object.__setattr__(self, "weight", self.weight.detach().double())
         if self.bias is not None:
             object.__setattr__(self, "bias", self.bias.detach().double())
+        for name, values in (("weight", self.weight), ("bias", self.bias)):
+            if values is not None and not values.isfinite().all():
+                index = (~values.isfinite()).nonzero()[0].tolist()
+                raise ValueError(f"{name}{index} is {values[tuple(index)].item()}; every entry must be finite")
 
     def __call__(self, features: Float[Tensor, "samples features"]) -> Float[Tensor, "samples classes"]:
         outputs = features @ self.weight.T
