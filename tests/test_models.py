@@ -16,6 +16,7 @@ from neurocollapse import measure, measure_layers, measure_model
 from neurocollapse.capture import CaptureWarning
 from neurocollapse.cli import main
 from neurocollapse.feature_files import read_features
+from neurocollapse.measuring.processes import Processes
 
 C, COUNTS = 3, [14, 9, 8]
 N = sum(COUNTS)
@@ -409,3 +410,21 @@ def test_features_that_cannot_be_saved(tmp_path, monkeypatch):
             nn.Linear(4, 3), [(torch.randn(9, 4), torch.arange(9) % 3)], save_features=tmp_path / "features.safetensors"
         )
     assert not list(tmp_path.iterdir())
+
+
+def second_of_two() -> Processes:
+    processes = Processes(together=None)
+    processes.rank, processes.size = 1, 2
+    return processes
+
+
+def test_a_list_of_batches_is_split_among_processes():
+    assert second_of_two().share(["a", "b", "c", "d", "e"]) == ["b", "d"]
+    assert second_of_two().share(["a"]) is None
+    assert Processes(together=None).share(["a", "b"]) == ["a", "b"]
+
+
+def test_what_cannot_be_split_among_processes_is_warned_of():
+    batches = iter([1, 2, 3])
+    with pytest.warns(CaptureWarning, match="a list_iterator without an index cannot be split among processes"):
+        assert second_of_two().share(batches) is batches
