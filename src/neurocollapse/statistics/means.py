@@ -47,8 +47,10 @@ class ClassMeans:
             # a copy, since the caller may use the batch's memory again
             self._start(features[0].detach().to(torch.float64, copy=True))
         assert self.reference is not None
+        scratch: Tensor | None = None  # new memory for every block would cost as much as reading it
         for _, block, block_labels in blocks(features, labels, self.num_classes):
-            offsets = block.to(torch.float64, copy=True).sub_(self.reference)
+            scratch = torch.empty_like(block, dtype=torch.float64) if scratch is None else scratch
+            offsets = scratch[: len(block)].copy_(block).sub_(self.reference)
             low, high = (value.item() for value in offsets.aminmax())
             if not math.isfinite(high - low):
                 check_finite(features, seen)
