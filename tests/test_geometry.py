@@ -19,7 +19,6 @@ from neurocollapse.geometry import (
     first_largest,
     half_distance_to_nearest,
     normalized_distance,
-    pair_sums,
     pairs,
     pseudo_inverse_root,
     shifted_cosines,
@@ -130,8 +129,6 @@ def test_tiles_of_a_gram_matrix_are_its_rows(monkeypatch):
         torch.testing.assert_close(pairs(getattr(gram, name)()), tiles[above[0], above[1]])
     torch.testing.assert_close(half_distance_to_nearest(gram), distance)
     assert simplex_distance(gram) == pytest.approx(simplex)
-    sums = torch.arange(11.0)[:, None] + torch.arange(11.0)
-    torch.testing.assert_close(pair_sums(torch.arange(11.0)), sums[above[0], above[1]])
 
 
 # ---- rank

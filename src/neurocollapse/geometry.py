@@ -148,11 +148,6 @@ def _above(height: int, width: int, start: int) -> Int[Tensor, " pairs"]:
     return rows * width + columns
 
 
-def pair_sums(values: Float[Tensor, " classes"]) -> Float[Tensor, " pairs"]:
-    """x_c + x_c' for every pair c < c', in the order of `pairs`."""
-    return torch.cat([value + values[c:] for c, value in enumerate(values, start=1)])
-
-
 def half_distance_to_nearest(gram: Gram) -> Float[Tensor, " classes"]:
     """Half the distance from each row to the nearest other row: what lies within is nearer to it than to any other."""
     nearest = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..geometry import pair_sums, pairs, pseudo_inverse_root
+from ..geometry import pairs, pseudo_inverse_root
 from ..statistics import Statistics
 
 
@@ -59,9 +59,12 @@ def nc1_cdnv(statistics: Statistics) -> float:
 
     Galanti, György and Hutter (2022). v_c is the mean squared distance of class c's samples from their mean.
     """
-    squares = pairs(statistics.means_gram.squared_distances())
-    squares.masked_fill_(squares <= statistics.span.tolerance**2, 0.0)
-    return (pair_sums(statistics.within_class_variances) / (2 * squares)).mean().item()
+    variances = statistics.within_class_variances
+    ratios = (
+        (rows, (variances[rows, None] + variances) / (2 * squares.where(squares > statistics.span.tolerance**2, 0.0)))
+        for rows, squares in statistics.means_gram.squared_distances()
+    )
+    return pairs(ratios).mean().item()
 
 
 def nc1_vci(statistics: Statistics) -> float:
