@@ -32,8 +32,9 @@ from .processes import Processes
 
 STRATEGIES = ("keep", "stream", "twice")
 
-#: What a sweep is folded into.
+#: What a sweep is folded into, and what folds this process's samples into it.
 G = TypeVar("G", ClassMeans, Projections)
+Feed = Callable[[Any], Any]
 
 
 def measure_model(
@@ -92,19 +93,8 @@ def measure_model(
     >>> m.class_counts, m.num_features
     ((5, 4), 8)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if means is not None and not isinstance(means, ClassMeans):
-        raise TypeError(f"means must be those of another measurement, its .means, got {type(means).__name__}")
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
-    if strategy == "stream" and means is not None:
-        raise ValueError("one pass centres on the means it finds, not on given ones; use strategy='keep' or 'twice'")
     processes = Processes(together)
-    if save_features is not None and (strategy != "keep" or processes.size > 1):
-        raise ValueError("save_features needs all features in one process; use strategy='keep' and together=False")
-    if save_features is not None and Path(save_features).suffix != ".safetensors":
-        raise ValueError(f"save_features must end in .safetensors, got {save_features}")
+    _check_together(model, strategy, means, save_features, processes.size)
     if subset is not None:
         loader = stratified_subset(loader, subset)
     read = partial(capture, model, head=head, **options)
@@ -117,7 +107,7 @@ def measure_model(
     with ExitStack() as stack:
         if strategy == "twice":
             classifiers = processes.all(lambda: None if part is None else _classifier_of_first_batch(read, part))
-            feed = partial(_run_into, read, part)
+            feed: Feed = partial(_run_into, read, part)
         else:
             captured = processes.each(lambda: None if part is None else stack.enter_context(read(part)))
             classifiers = processes.all(lambda: None if captured is None else _classifier_of(_head_of(captured)[0]))
@@ -125,13 +115,37 @@ def measure_model(
             if save_features is not None and captured is not None:
                 _save(captured, Path(save_features))
         classifier = next(known for known in classifiers if known is not None)
-        held_out = means is not None
-        if means is None:
-            means = processes.merged(lambda: feed(ClassMeans(len(classifier.weight))))
-        covariance = is_cheap(int(means.counts.sum()), classifier.weight.shape[1]) if vci is None else vci
-        second = partial(Projections, covariance=covariance, weighting=weighting, held_out=held_out)
-        projections = processes.merged(lambda: feed(second(means, classifier)))
-    return Measurement(projections.statistics(objective, ood_mean), means, held_out=held_out)
+        projections = _two_sweeps(processes, feed, classifier, means, weighting, vci)
+    statistics = projections.statistics(objective, ood_mean)
+    return Measurement(statistics, projections.means, held_out=projections.held_out)
+
+
+def _check_together(model: object, strategy: str, means: object, save_features: Path | str | None, size: int) -> None:
+    """Refuse arguments of `measure_model` that do not go together, before anything is run."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if means is not None and not isinstance(means, ClassMeans):
+        raise TypeError(f"means must be those of another measurement, its .means, got {type(means).__name__}")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    if strategy == "stream" and means is not None:
+        raise ValueError("one pass centres on the means it finds, not on given ones; use strategy='keep' or 'twice'")
+    if save_features is not None and (strategy != "keep" or size > 1):
+        raise ValueError("save_features needs all features in one process; use strategy='keep' and together=False")
+    if save_features is not None and Path(save_features).suffix != ".safetensors":
+        raise ValueError(f"save_features must end in .safetensors, got {save_features}")
+
+
+def _two_sweeps(
+    processes: Processes, feed: Feed, classifier: Classifier, means: ClassMeans | None, weighting: str, vci: bool | None
+) -> Projections:
+    """Both sweeps over what `feed` folds in, in all processes, the second on their merged means or the given ones."""
+    held_out = means is not None
+    if means is None:
+        means = processes.merged(lambda: feed(ClassMeans(len(classifier.weight))))
+    covariance = is_cheap(int(means.counts.sum()), classifier.weight.shape[1]) if vci is None else vci
+    second = partial(Projections, covariance=covariance, weighting=weighting, held_out=held_out)
+    return processes.merged(lambda: feed(second(means, classifier)))
 
 
 def measure_layers(
