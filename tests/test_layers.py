@@ -14,7 +14,7 @@ FLOORS = [
     {"geometry", "atomic"},
     {"statistics"},
     {"metrics"},
-    {"networks", "datasets", "feature_files"},
+    {"networks", "datasets", "feature_files", "theory"},
     {"capture"},
     {"measuring"},
     {"training", "integrations"},

@@ -1,0 +1,1 @@
+"""Theory beside measurement: identities, predictions, closed forms, each a small function that returns `Comparison`s."""
