@@ -1,1 +1,1 @@
-"""Theory beside measurement: identities, predictions, closed forms, each a small function that returns `Comparison`s."""
+"""Theory beside measurement: identities, predictions and closed forms, each a small function of `Comparison`s."""
