@@ -14,7 +14,7 @@ FLOORS = [
     {"geometry", "atomic"},
     {"statistics"},
     {"metrics"},
-    {"networks", "datasets", "feature_files", "theory"},
+    {"networks", "datasets", "feature_files", "full_batch", "theory"},
     {"capture"},
     {"measuring"},
     {"training", "integrations"},

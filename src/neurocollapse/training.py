@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .datasets import Dataset, Split, load_dataset
+from .full_batch import square_loss
 from .measuring import gather, objective_of
 from .metrics import Measurement
 from .networks import NetworkError, build_network, captured_features, find_classifier, initialize
@@ -178,12 +179,6 @@ def learning_rate(config: RunConfig, progress: float) -> float:
         case _:
             factor = 1.0
     return config.learning_rate * factor
-
-
-def square_loss(outputs: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> Float[Tensor, ""]:
-    """Σ_i ‖f_i − y_i‖² / 2 over the samples given; divide by their number for the data term of Eq. 1."""
-    targets = nn.functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
-    return (outputs - targets).square().sum() / 2
 
 
 def train(
