@@ -20,7 +20,7 @@ FLOORS = [
     {"training", "integrations"},
     {"probing"},
     {"store"},
-    {"execution", "shelf", "replay"},
+    {"execution", "shelf", "replay", "verification"},
     {"sweep"},
     {"tables", "progress", "figures", "options"},
     {"experiment"},

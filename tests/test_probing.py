@@ -95,7 +95,7 @@ def test_a_network_that_works_is_let_through_at_any_batch_size(users, batch_size
 
 
 def test_the_packages_own_networks_are_left_alone(monkeypatch):
-    monkeypatch.setattr("neurocollapse.probing.build_network", lambda *_: pytest.fail("it is built"))
+    monkeypatch.setattr("neurocollapse.probing.network_of", lambda *_: pytest.fail("it is built"))
     probe(OWN, GAUSSIAN)
     assert fingerprint(OWN, GAUSSIAN) is None
     assert network_notes(OWN, GAUSSIAN) == ()

@@ -11,12 +11,11 @@ import torch
 from rich.console import Console
 
 from .datasets import Dataset, load_dataset
-from .networks import build_network
 from .probing import Fingerprint, fingerprint, network_notes, probe
 from .progress import duration, follow, names
 from .store import RunFolder, run_id
 from .sweep import default_workers, estimate_seconds
-from .training import RunConfig
+from .training import RunConfig, network_of
 
 
 @dataclass(frozen=True)
@@ -135,16 +134,16 @@ class _Check:
 
     def __init__(self, dataset: Dataset, out: Path):
         self.dataset, self.out = dataset, out
-        self.networks: dict[str, tuple[Fingerprint | None, tuple[str, ...]]] = {}
+        self.networks: dict[tuple[str, str], tuple[Fingerprint | None, tuple[str, ...]]] = {}
         self.seconds: dict[RunConfig, float | str] = {}
 
     def __call__(self, config: RunConfig) -> Planned:
-        shape, classes = self.dataset.input_shape, self.dataset.num_classes
-        build_network(config.network, shape, classes, depth=config.depth, width=config.width)
-        if config.network not in self.networks:
+        network_of(config, self.dataset)
+        kind = config.network, config.bias
+        if kind not in self.networks:
             probe(config, self.dataset)
-            self.networks[config.network] = fingerprint(config, self.dataset), network_notes(config, self.dataset)
-        network, notes = self.networks[config.network]
+            self.networks[kind] = fingerprint(config, self.dataset), network_notes(config, self.dataset)
+        network, notes = self.networks[kind]
         folder = RunFolder(self.out / run_id(config, self.dataset))
         folder.check_whole()
         folder.check_same(self.dataset, network)

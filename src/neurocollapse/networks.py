@@ -25,7 +25,7 @@ class ConvNet(nn.Module):
     Input (samples, channels, height, width); 28×28 and 32×32 images both give p = 1024 features.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], num_classes: int):
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, bias: bool = False):
         super().__init__()
         if len(input_shape) != 3:
             raise NetworkError(f"convnet needs images (channels, height, width), got samples of shape {input_shape}")
@@ -36,7 +36,7 @@ class ConvNet(nn.Module):
             layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=False), nn.ReLU()]
         self.features = nn.Sequential(*layers, nn.Flatten())
         num_features = widths[-1] * math.ceil(height / 16) * math.ceil(width / 16)
-        self.classifier = nn.Linear(num_features, num_classes, bias=False)
+        self.classifier = nn.Linear(num_features, num_classes, bias=bias)
 
     def forward(self, images: Float[Tensor, "samples channels height width"]) -> Float[Tensor, "samples classes"]:
         return self.classifier(self.features(images))
@@ -45,7 +45,7 @@ class ConvNet(nn.Module):
 class MLP(nn.Module):
     """`depth` linear layers, the classifier included, with ReLU between; hidden layers of `width` units."""
 
-    def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, depth: int, width: int):
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, depth: int, width: int, bias: bool = False):
         super().__init__()
         if depth < 2:
             raise NetworkError(f"depth counts the classifier too, so it is at least 2; got {depth}")
@@ -60,24 +60,24 @@ class MLP(nn.Module):
                     f"beside those before it; choose a smaller width"
                 ) from error
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(width, num_classes, bias=False)
+        self.classifier = nn.Linear(width, num_classes, bias=bias)
 
     def forward(self, inputs: Float[Tensor, "samples *shape"]) -> Float[Tensor, "samples classes"]:
         return self.classifier(self.features(inputs))
 
 
 def build_network(
-    name: str, input_shape: tuple[int, ...], num_classes: int, *, depth: int = 5, width: int = 512
+    name: str, input_shape: tuple[int, ...], num_classes: int, *, depth: int = 5, width: int = 512, bias: bool = False
 ) -> nn.Module:
     """`convnet`, `mlp` (of `depth` and `width`), or the user's own as `module:function`.
 
-    The user's function returns a module whose last linear layer has `num_classes` outputs: see `call_builder`. Raises
-    `NetworkError`.
+    `bias` gives the classifier of the first two one. The user's function returns a module whose last linear layer has
+    `num_classes` outputs: see `call_builder`. Raises `NetworkError`.
     """
     if name == "convnet":
-        return ConvNet(input_shape, num_classes)
+        return ConvNet(input_shape, num_classes, bias=bias)
     if name == "mlp":
-        return MLP(input_shape, num_classes, depth=depth, width=width)
+        return MLP(input_shape, num_classes, depth=depth, width=width, bias=bias)
     network = call_builder(name, input_shape, num_classes)
     find_classifier(network, num_classes)
     return network
@@ -133,17 +133,34 @@ def _load_function(name: str) -> Callable[..., object]:
     return function
 
 
-def find_classifier(model: nn.Module, num_classes: int) -> nn.Linear:
-    """The last `nn.Linear` in the order of definition; it must have `num_classes` outputs."""
+def find_classifier(model: nn.Module, num_classes: int | None = None) -> nn.Linear:
+    """The last `nn.Linear` in the order of definition; it must have `num_classes` outputs, where they are given."""
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linears:
         raise NetworkError(f"{type(model).__name__} has no nn.Linear layer, so it has no classifier to measure")
-    if linears[-1].out_features != num_classes:
+    if num_classes is not None and linears[-1].out_features != num_classes:
         raise NetworkError(
             f"the last linear layer of {type(model).__name__} has {linears[-1].out_features} outputs, "
             f"but the data has {num_classes} classes"
         )
     return linears[-1]
+
+
+def decays(model: nn.Module, classifier: nn.Linear, weight_decay: float, bias: str) -> dict[str, float]:
+    """The decay of every parameter that trains: λ, but 0 for the classifier's bias where `bias` is "free".
+
+    Raises `NetworkError` where the classifier has no bias to be free.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    free = None
+    if bias == "free":
+        free = next((name for name, p in trained.items() if p is classifier.bias), None)
+        if free is None:
+            raise NetworkError(
+                f"the last linear layer of {type(model).__name__}, {classifier}, has no bias that trains, so none can "
+                f"be free of decay; give it one, or ask for no bias"
+            )
+    return {name: 0.0 if name == free else weight_decay for name in trained}
 
 
 @contextmanager
@@ -155,6 +172,27 @@ def captured_features(classifier: nn.Linear) -> Iterator[list[Tensor]]:
         yield captured
     finally:
         handle.remove()
+
+
+def check_head(outputs: object, captured: list[Tensor], classifier: nn.Linear) -> None:
+    """`NetworkError` unless `outputs` are what the classifier made of the last of its captured inputs.
+
+    Metrics and theory read f = W h + b off the last linear layer, so that must be what the network returns.
+    """
+    if not isinstance(outputs, Tensor):
+        raise NetworkError(
+            f"the network returns a {type(outputs).__name__}; return the classifier's output alone, a tensor "
+            f"(samples, classes)"
+        )
+    if not captured:
+        raise NetworkError(f"the network does not call its last linear layer, {classifier}; define the classifier last")
+    with torch.no_grad():
+        head = nn.functional.linear(captured[-1], classifier.weight, classifier.bias)
+    if outputs.shape != head.shape or (outputs - head).abs().max() > 1e-3 * head.abs().max():
+        raise NetworkError(
+            f"the network's output is not that of its last linear layer, {classifier}; "
+            f"return the classifier's output as it is"
+        )
 
 
 def initialize(model: nn.Module, initialization: str, norm: float) -> None:

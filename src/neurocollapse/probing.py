@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .datasets import Dataset, Split
-from .networks import NetworkError, build_network, check_homogeneous
-from .training import DivergedError, RunConfig, seeded, train
+from .networks import NetworkError, check_homogeneous, find_classifier
+from .training import DivergedError, RunConfig, network_of, seeded, train
 
 #: Images that a network is shown, and numbers of its output that are kept to know it by.
 _IMAGES, _OUTPUTS = 4, 16
@@ -93,6 +93,9 @@ def network_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
         # Dropout and batch normalisation show only in training.
         model = _fresh(config, dataset).train()
         _fill_zero_biases(model)
+        classifier = find_classifier(model, dataset.num_classes)
+        if config.bias == "free" and classifier.bias is not None:  # the theory has a place for that one
+            nn.init.zeros_(classifier.bias)
         with seeded(0, 1):
             found = check_homogeneous(model, images, scales=(3.0,))  # a pass for each layer is enough to wait for
     # Not `holds`: a deviation that is nan tells nothing.
@@ -110,7 +113,7 @@ def few_of_each_class(dataset: Dataset, samples: int) -> Dataset:
 
 def _fresh(config: RunConfig, dataset: Dataset) -> nn.Module:
     with seeded(0, 0):
-        return build_network(config.network, dataset.input_shape, dataset.num_classes)
+        return network_of(config, dataset)
 
 
 def _fill_zero_biases(model: nn.Module) -> None:

@@ -131,6 +131,18 @@ class RunFolder:
             raise StoreError(f"{self.path} is not a run: its config.json is not of one; name a folder that --out made")
         return described
 
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of the run. Raises `StoreError` where it is of another version of this package."""
+        try:
+            return RunConfig(**self.description["config"])
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"{self.path} was made by another version of neurocollapse ({error}); use that") from error
+
+    def weights(self) -> dict[str, Tensor]:
+        """The last weights of a finished run by the names of the network's parameters; none of another."""
+        return _tensors(self.path / "model.safetensors")
+
     def records(self) -> list[Record]:
         return _read_lines(self.path / "records.jsonl")
 

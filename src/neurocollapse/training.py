@@ -21,7 +21,7 @@ from .datasets import Dataset, Split, load_dataset
 from .full_batch import square_loss
 from .measuring import gather, objective_of
 from .metrics import Measurement
-from .networks import NetworkError, build_network, captured_features, find_classifier, initialize
+from .networks import NetworkError, build_network, captured_features, check_head, decays, find_classifier, initialize
 from .statistics import FULL_COVARIANCE_LIMIT
 
 
@@ -41,6 +41,9 @@ class RunConfig:
     """Layers of the mlp, the classifier included."""
     width: int = 512
     """Units in a hidden layer of the mlp."""
+    bias: Literal["none", "free"] = "none"
+    """Of the classifier: none, as in the paper, or free, one that does not decay, with which the theorem's equations
+    can hold exactly. Your own network must have the bias that is to be free."""
     weight_decay: float = 5e-4
     """λ of Eq. 1. With nn.MSELoss, a weight_decay of w is λ = w·C/2."""
     initialization: Literal["default", "kaiming", "norm"] = "norm"
@@ -233,6 +236,19 @@ def _terminal_phase_start(record: Record, before: int | None) -> int | None:
     return record["epoch"] if before is None else before
 
 
+def network_of(config: RunConfig, dataset: Dataset) -> nn.Module:
+    """The network that a configuration trains, as PyTorch starts it. Raises `NetworkError`."""
+    size = {"depth": config.depth, "width": config.width}
+    return build_network(config.network, dataset.input_shape, dataset.num_classes, **size, bias=config.bias != "none")
+
+
+def flow_time(config: RunConfig, epoch: int, samples: int) -> float:
+    """The time that gradient flow takes for what SGD does until `epoch`: Σ η/(1 − momentum) over the steps."""
+    steps = -(-samples // config.batch_size)
+    rates = (learning_rate(config, step / (steps * config.epochs)) for step in range(steps * epoch))
+    return math.fsum(rates) / (1 - config.momentum)
+
+
 @contextmanager
 def seeded(seed: int, epoch: int, device: str = "cpu") -> Iterator[None]:
     """Random numbers that depend on (seed, epoch) alone; the caller's generators are left as they were."""
@@ -253,9 +269,7 @@ class _Run:
             self.test_split = _to(dataset.test, device)
         self.device = device
         with seeded(config.seed, 0, device):
-            self.model = build_network(
-                config.network, dataset.input_shape, dataset.num_classes, depth=config.depth, width=config.width
-            )
+            self.model = network_of(config, dataset)
             initialize(self.model, config.initialization, config.initial_norm)
         self.model.to(device)
         self.classifier = find_classifier(self.model, dataset.num_classes)
@@ -265,7 +279,16 @@ class _Run:
                 f"all parameters of {type(self.model).__name__} are frozen, so there is nothing to train; leave some "
                 f"with requires_grad"
             )
-        self.optimizer = _optimizer(config, list(self.parameters.values()))
+        self.decays = decays(self.model, self.classifier, config.weight_decay, config.bias)
+        self.free = frozenset(name for name, decay in self.decays.items() if decay != config.weight_decay)
+        self.optimizer = _optimizer(config, self._parameter_groups())
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """What decays, and what does not, each in the network's order."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, p in self.parameters.items():
+            groups.setdefault(self.decays[name], []).append(p)
+        return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
 
     def epoch(self, epoch: int) -> float:
         """One pass over the data in a random order; the mean objective along it."""
@@ -281,7 +304,7 @@ class _Run:
                     group["lr"] = learning_rate(self.config, progress)
                 total += self._step(batch)
         mean = total.item() / len(labels)
-        decay = objective_of(self.model, self.config.weight_decay).penalty
+        decay = objective_of(self.model, self.config.weight_decay, self.free).penalty
         if not math.isfinite(mean + decay):
             raise DivergedError(
                 f"the objective became {mean + decay} in epoch {epoch} (λ = {self.config.weight_decay:g}, "
@@ -319,36 +342,17 @@ class _Run:
         with captured_features(self.classifier) as captured, torch.set_grad_enabled(with_gradient):
             for images, labels in zip(split.images.split(_CHUNK), split.labels.split(_CHUNK), strict=True):
                 outputs = self.model(images)
-                self._check_head(outputs, captured)
+                check_head(outputs, captured, self.classifier)
                 if with_gradient:
                     (square_loss(outputs, labels) / len(split.labels)).backward()
         features = torch.cat(captured)
         if not features.isfinite().all():
             raise DivergedError("the network's features are no longer finite; try a smaller learning rate")
-        objective = objective_of(self.model, self.config.weight_decay)
+        objective = objective_of(self.model, self.config.weight_decay, self.free)
         vci = features.shape[1] <= FULL_COVARIANCE_LIMIT  # a run records every key, at whatever number of samples
         head = self.classifier
         statistics, _ = gather(features, split.labels, head.weight, head.bias, vci=vci, objective=objective)
         return Measurement(statistics).to_dict()
-
-    def _check_head(self, outputs: object, captured: list[Tensor]) -> None:
-        """The metrics read f = W h + b off the last linear layer, so that must be what the network returns."""
-        if not isinstance(outputs, Tensor):
-            raise NetworkError(
-                f"the network returns a {type(outputs).__name__}; return the classifier's output alone, a tensor "
-                f"(samples, classes)"
-            )
-        if not captured:
-            raise NetworkError(
-                f"the network does not call its last linear layer, {self.classifier}; define the classifier last"
-            )
-        with torch.no_grad():
-            head = nn.functional.linear(captured[-1], self.classifier.weight, self.classifier.bias)
-        if outputs.shape != head.shape or (outputs - head).abs().max() > 1e-3 * head.abs().max():
-            raise NetworkError(
-                f"the network's output is not that of its last linear layer, {self.classifier}; "
-                f"return the classifier's output as it is"
-            )
 
     def _gradient_norm(self) -> float:
         squares = 0.0
@@ -358,7 +362,7 @@ class _Run:
                     f"{name} of {type(self.model).__name__} does not enter the loss; remove it, or freeze it with "
                     f"requires_grad_(False)"
                 )
-            gradient = p.grad.double() + self.config.weight_decay * p.detach().double()
+            gradient = p.grad.double() + self.decays[name] * p.detach().double()
             squares += gradient.square().sum().item()
         self.optimizer.zero_grad()
         return math.sqrt(squares)
@@ -387,8 +391,7 @@ def _to(split: Split, device: str) -> Split:
     return Split(split.images.to(device), split.labels.to(device))
 
 
-def _optimizer(config: RunConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    decay = config.weight_decay
+def _optimizer(config: RunConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, config.learning_rate, momentum=config.momentum, weight_decay=decay)
-    return torch.optim.Adam(parameters, config.learning_rate, betas=(config.momentum, 0.999), weight_decay=decay)
+        return torch.optim.SGD(groups, config.learning_rate, momentum=config.momentum)
+    return torch.optim.Adam(groups, config.learning_rate, betas=(config.momentum, 0.999))

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -194,12 +194,12 @@ def measure_layers(
         return {**measured, found.name: last}
 
 
-def objective_of(model: nn.Module, weight_decay: float) -> Objective:
-    """What Eq. 1 needs of a model all of whose trainable parameters decay alike."""
+def objective_of(model: nn.Module, weight_decay: float, free: Collection[str] = ()) -> Objective:
+    """What Eq. 1 needs of a model all of whose trainable parameters decay alike, but for those named in `free`."""
     norms = {
         name: p.detach().double().square().sum().item()
         for name, p in unwrap(model).named_parameters()
-        if p.requires_grad
+        if p.requires_grad and name not in free
     }
     layers = tuple(norms.pop(name) for name in layer_weights(unwrap(model)))
     return Objective(weight_decay, layers, other_norms=math.fsum(norms.values()))

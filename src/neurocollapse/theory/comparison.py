@@ -1,7 +1,9 @@
 """A number that theory predicts, beside the one that was measured."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,6 +22,12 @@ class Comparison:
     tells: str
     #: where the prediction comes from
     reference: str
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Comparison":
+        """From its fields, where numbers may be the strings "nan" and "inf" of JSON."""
+        numbers = {name: float(values[name]) for name in ("predicted", "measured", "residual")}
+        return cls(**{**values, **numbers})
 
     @property
     def digits(self) -> float:
@@ -40,8 +48,8 @@ def compare(
 ) -> Comparison:
     """‖predicted − measured‖ / `scale`, the scale being by default the larger of the two norms; 0 where both vanish.
 
-    One number predicted for many is compared with each of them and shown beside their mean; of tensors on both sides
-    the norms are shown. Where what is compared is a small difference of large terms, `scale` is the size of those.
+    One number predicted for many is compared with each of them. Of vectors the mean is shown, of matrices the norm.
+    Where what is compared is a small difference of large terms, `scale` is the size of those.
     """
     prediction = torch.as_tensor(predicted, dtype=torch.float64)
     measurement = torch.as_tensor(measured, dtype=torch.float64)
@@ -52,7 +60,7 @@ def compare(
         scale = max(torch.linalg.norm(prediction).item(), torch.linalg.norm(measurement).item())
     else:
         scale *= measurement.numel() ** 0.5 if of_one else 1.0
-    shown = torch.mean if of_one else torch.linalg.norm
+    shown = torch.mean if measurement.ndim < 2 else torch.linalg.norm
     return Comparison(
         name,
         shown(prediction).item(),

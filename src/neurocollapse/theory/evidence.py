@@ -1,0 +1,137 @@
+"""What the theory is held against: a network's weights, gradients, features and outputs, frozen, in float64."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..metrics import Measurement
+from ..statistics import Classifier, ClassMeans, Projections
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A tensor that trains, the gradient of the data term by it, and its decay."""
+
+    #: of the layer or, where it is not a weight, of the parameter
+    name: str
+    value: Float[Tensor, "*shape"]
+    data_gradient: Float[Tensor, "*shape"]
+    decay: float
+
+    @property
+    def squared_norm(self) -> float:
+        """‖W‖²."""
+        return self.value.square().sum().item()
+
+    @property
+    def inner_product(self) -> float:
+        """⟨W, ∇L⟩ with L the whole objective, so that d‖W‖²/dt = −2⟨W, ∇L⟩ along gradient flow."""
+        return (self.value * self.data_gradient).sum().item() + self.decay * self.squared_norm
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One network on one set of samples: everything that an identity or a prediction reads.
+
+    `layers` are the weights W_1 … W_L in the network's order, all with decay λ and the classifier among them;
+    `others` everything else that trains, such as the classifier's bias. h_i are the classifier's inputs.
+    """
+
+    weight_decay: float
+    layers: tuple[Parameter, ...]
+    others: tuple[Parameter, ...]
+    features: Float[Tensor, "samples features"]
+    labels: Int[Tensor, " samples"]
+    classifier: Classifier
+    #: λ_b of the classifier's bias, 0 where it is free
+    bias_decay: float = 0.0
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classifier.weight)
+
+    @property
+    def bias_kind(self) -> str:
+        """none, free or decayed."""
+        if self.classifier.bias is None:
+            return "none"
+        return "decayed" if self.bias_decay else "free"
+
+    @cached_property
+    def bias(self) -> Float[Tensor, " classes"]:
+        """b, zero where there is none."""
+        zero = torch.zeros_like(self.classifier.weight[:, 0])
+        return zero if self.classifier.bias is None else self.classifier.bias
+
+    @cached_property
+    def outputs(self) -> Float[Tensor, "samples classes"]:
+        """f_i."""
+        return self.classifier(self.features)
+
+    @cached_property
+    def targets(self) -> Float[Tensor, "samples classes"]:
+        """y_i, one-hot."""
+        return torch.nn.functional.one_hot(self.labels, self.num_classes).double()
+
+    @cached_property
+    def errors(self) -> Float[Tensor, "samples classes"]:
+        """y_i − f_i."""
+        return self.targets - self.outputs
+
+    @cached_property
+    def _means(self) -> ClassMeans:
+        means = ClassMeans(self.num_classes)
+        means.update(self.features, self.labels)
+        return means
+
+    @property
+    def class_means(self) -> Float[Tensor, "classes features"]:
+        """μ_c."""
+        return self._means.class_means
+
+    @property
+    def global_mean(self) -> Float[Tensor, " features"]:
+        """μ_G = (1/C) Σ_c μ_c."""
+        return self.class_means.mean(dim=0)
+
+    @cached_property
+    def centered_class_means(self) -> Float[Tensor, "classes features"]:
+        """μ_c − μ_G."""
+        return self.class_means - self.global_mean
+
+    @cached_property
+    def measurement(self) -> Measurement:
+        """Every metric of the features and the classifier."""
+        projections = Projections(self._means, self.classifier, covariance=False, held_out=False)
+        projections.update(self.features, self.labels)
+        return Measurement(projections.statistics(), self._means)
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether every class has as many samples."""
+        return len(set(self._means.counts.tolist())) == 1
+
+    @cached_property
+    def data_loss(self) -> float:
+        """(1/2N) Σ_i ‖f_i − y_i‖²."""
+        return self.errors.square().sum().item() / (2 * len(self.labels))
+
+    @cached_property
+    def loss(self) -> float:
+        """L of Eq. 1, with the decay of everything that decays."""
+        return self.data_loss + sum(p.decay * p.squared_norm for p in self.layers + self.others) / 2
+
+    @cached_property
+    def weight_norm(self) -> float:
+        """‖W‖ of all parameters together."""
+        return math.sqrt(sum(p.squared_norm for p in self.layers + self.others))
+
+    @cached_property
+    def gradient_norm(self) -> float:
+        """‖∇L‖ of all parameters together."""
+        gradients = (p.data_gradient + p.decay * p.value for p in self.layers + self.others)
+        return math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))

@@ -1,0 +1,179 @@
+"""What holds at every point in weight space, to rounding, and what holds at every critical point.
+
+For networks that are positively homogeneous of degree one in every layer, apart from a bias b of the classifier, zero
+where there is none. Along gradient flow d‖W_l‖²/dt = −2⟨W_l, ∇_l L⟩, so that the right side stands for the left at
+any point. With a bias that is not decayed Σ_i (y_i − f_i) = 0 at a critical point, and ⟨y − f, b⟩ drops out there.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from .central_path import central_path
+from .comparison import Comparison, compare
+from .evidence import Evidence
+
+ROUNDING = "rounding"
+STATIONARITY = "distance from a critical point"
+
+
+def _mean_inner_product(A: torch.Tensor, B: torch.Tensor) -> float:
+    """(1/N) Σ_i ⟨a_i, b_i⟩."""
+    return (A * B).sum().item() / len(A)
+
+
+def _size_of_terms(evidence: Evidence) -> float:
+    """(1/N) Σ_i ‖f_i − y_i‖ ‖f_i − b‖: how large the terms are of which Euler's right side is the sum."""
+    lengths = torch.linalg.norm(evidence.errors, dim=1) * torch.linalg.norm(evidence.outputs - evidence.bias, dim=1)
+    return lengths.mean().item()
+
+
+def euler(evidence: Evidence) -> Iterator[Comparison]:
+    """⟨W_l, ∇_l L_data⟩ = (1/N) Σ_i ⟨f_i − y_i, f_i − b⟩, the same number for every layer."""
+    predicted = _mean_inner_product(-evidence.errors, evidence.outputs - evidence.bias)
+    scale = _size_of_terms(evidence)
+    for layer in evidence.layers:
+        measured = (layer.value * layer.data_gradient).sum().item()
+        name = f"⟨W, ∇L_data⟩ of {layer.name}"
+        yield compare(name, predicted, measured, tells=ROUNDING, reference="Euler's theorem", scale=scale)
+
+
+def lemma_2_2(evidence: Evidence) -> Iterator[Comparison]:
+    """L = −¼ d‖W_l‖²/dt + (λ/2) Σ_{k≠l} ‖W_k‖² + (1/2N) Σ_i ⟨y_i − f_i, y_i − b⟩ for every layer.
+
+    Without a bias the last sum is the paper's Σ_i (‖y_i‖² − ⟨f_i, y_i⟩).
+    """
+    fit = _mean_inner_product(evidence.errors, evidence.targets - evidence.bias) / 2
+    for layer in evidence.layers:
+        rest = sum(p.decay * p.squared_norm for p in evidence.layers + evidence.others if p is not layer) / 2
+        predicted = layer.inner_product / 2 + rest + fit
+        yield compare(
+            f"L by the growth of {layer.name}", predicted, evidence.loss, tells=ROUNDING, reference="Lemma 2.2"
+        )
+
+
+def balance(evidence: Evidence) -> Iterator[Comparison]:
+    """d(‖W_l‖² − ‖W_k‖²)/dt = −2λ (‖W_l‖² − ‖W_k‖²) for neighbouring layers."""
+    decay = evidence.weight_decay
+    for before, after in itertools.pairwise(evidence.layers):
+        predicted = -2 * decay * (after.squared_norm - before.squared_norm)
+        measured = -2 * (after.inner_product - before.inner_product)
+        scale = 2 * (decay * (after.squared_norm + before.squared_norm) + _size_of_terms(evidence))
+        name = f"growth of ‖{after.name}‖² − ‖{before.name}‖²"
+        yield compare(name, predicted, measured, tells=ROUNDING, reference="balance, from Lemma 2.2", scale=scale)
+
+
+def balance_along_flow(
+    times: Sequence[float], weight_norms: Sequence[Sequence[float]], weight_decay: float
+) -> Iterator[Comparison]:
+    """‖W_l‖² − ‖W_k‖² at time t is e^{−2λt} times what it was at the first time: for neighbouring layers, over times.
+
+    Args:
+        times: of gradient flow, increasing.
+        weight_norms: ‖W_l‖² of every layer at each of these times.
+        weight_decay: λ.
+
+    The residual is relative to the norms themselves at the first time, as is the solver's error.
+    """
+    norms = torch.tensor(weight_norms, dtype=torch.float64)
+    differences = norms.diff(dim=1)
+    elapsed = torch.tensor(times, dtype=torch.float64) - times[0]
+    factors = torch.exp(-2 * weight_decay * elapsed)
+    for layer, measured in enumerate(differences.T):
+        yield compare(
+            f"‖W_{layer + 2}‖² − ‖W_{layer + 1}‖² over time",
+            factors * measured[0],
+            measured,
+            tells="the error of the steps in time",
+            reference="balance, from Lemma 2.2",
+            scale=norms[0].max().item() * math.sqrt(len(times)),
+        )
+
+
+def path_decomposition(evidence: Evidence) -> Iterator[Comparison]:
+    """L = L(W_LS) + ½ tr((W − W_LS) A (W − W_LS)ᵀ), W_LS the best classifier of these features; see `central_path`."""
+    path = central_path(evidence)
+    yield compare(
+        "L by the least-squares classifier",
+        path.loss + path.excess,
+        evidence.loss,
+        tells=ROUNDING,
+        reference="central path: Han, Papyan and Donoho (2022)",
+    )
+
+
+def gradient(evidence: Evidence) -> Iterator[Comparison]:
+    """∇L = 0; the residual is ‖∇L‖ / (‖∇L_data‖ + λ‖W‖), between 0 and 1."""
+    parameters = evidence.layers + evidence.others
+    data = math.sqrt(sum(p.data_gradient.square().sum().item() for p in parameters))
+    scale = data + math.sqrt(sum(p.decay**2 * p.squared_norm for p in parameters))
+    yield compare(
+        "‖∇L‖", 0.0, evidence.gradient_norm, tells=STATIONARITY, reference="definition", scale=scale or math.nan
+    )
+
+
+def critical_norms(evidence: Evidence) -> Iterator[Comparison]:
+    """λ‖W_l‖² = (1/N) Σ_i ⟨y_i − f_i, f_i − b⟩ for every layer, so with λ > 0 the data are not interpolated."""
+    predicted = _mean_inner_product(evidence.errors, evidence.outputs - evidence.bias)
+    for layer in evidence.layers:
+        measured = evidence.weight_decay * layer.squared_norm
+        yield compare(f"λ‖W‖² of {layer.name}", predicted, measured, tells=STATIONARITY, reference="Lemma 2.2")
+
+
+def equal_norms(evidence: Evidence) -> Iterator[Comparison]:
+    """All ‖W_l‖² are one number; measured is their deviation over their mean."""
+    norms = torch.tensor([layer.squared_norm for layer in evidence.layers], dtype=torch.float64)
+    spread = (norms.std(correction=0) / norms.mean()).item()
+    yield compare("spread of the ‖W_l‖²", 0.0, spread, tells=STATIONARITY, reference="Lemma 2.2", scale=1.0)
+
+
+def last_layer(evidence: Evidence) -> Iterator[Comparison]:
+    """λW = (1/N) Σ_i (y_i − f_i) h_iᵀ, and row by row λ‖W^c‖² = (1/N) Σ_i (y_i^c − f_i^c)(f_i^c − b_c)."""
+    weight, decay = evidence.classifier.weight, evidence.weight_decay
+    predicted = evidence.errors.T @ evidence.features / len(evidence.labels)
+    reference = "stationarity of the last layer"
+    yield compare("λW", predicted, decay * weight, tells=STATIONARITY, reference=reference)
+    rows = (evidence.errors * (evidence.outputs - evidence.bias)).mean(dim=0)
+    yield compare("λ‖W^c‖²", rows, decay * weight.square().sum(dim=1), tells=STATIONARITY, reference=reference)
+
+
+def sum_of_outputs(evidence: Evidence) -> Iterator[Comparison]:
+    """Without a bias the mean of 1ᵀf_i is q/(1 + q), q = μᵀ(Σ_T + λI)⁻¹μ with μ the mean and Σ_T the covariance of h.
+
+    Σ_c W^c is then the ridge regression of 1 on h. It says how far between 0 and 1 a network sits.
+    """
+    mean = evidence.features.mean(dim=0)
+    deviations = evidence.features - mean
+    matrix = deviations.T @ deviations / len(deviations)
+    matrix.diagonal().add_(evidence.weight_decay)
+    q = (mean @ torch.linalg.solve(matrix, mean)).item()
+    measured = evidence.outputs.sum(dim=1).mean().item()
+    yield compare(
+        "mean sum of outputs, q/(1 + q)", q / (1 + q), measured, tells=STATIONARITY, reference="last layer, no bias"
+    )
+
+
+def free_bias(evidence: Evidence) -> Iterator[Comparison]:
+    """With a bias that is not decayed Σ_c W^c = 0, Σ_c b_c = 1, 1ᵀf_i = 1, and the mean of f^(c) is class c's share.
+
+    For equal classes the last is ⟨W^c, μ_G⟩ + b_c = 1/C. No assumption is needed but λ > 0.
+    """
+    weight = evidence.classifier.weight
+    size = torch.linalg.norm(weight).item()
+    reference = "last layer, bias not decayed"
+    total = torch.linalg.norm(weight.sum(dim=0)).item()
+    yield compare("‖Σ_c W^c‖", 0.0, total, tells=STATIONARITY, reference=reference, scale=size)
+    yield compare("Σ_c b_c", 1.0, evidence.bias.sum().item(), tells=STATIONARITY, reference=reference)
+    sums = evidence.outputs.sum(dim=1)
+    yield compare("1ᵀf_i, every sample", 1.0, sums, tells=STATIONARITY, reference=reference)
+    means, shares = evidence.outputs.mean(dim=0), evidence.targets.mean(dim=0)
+    yield compare("mean of f^(c), by class", shares, means, tells=STATIONARITY, reference=reference)
+
+
+def decayed_bias(evidence: Evidence) -> Iterator[Comparison]:
+    """With a bias of decay λ_b, λ_b b = (1/N) Σ_i (y_i − f_i)."""
+    predicted = evidence.errors.mean(dim=0)
+    measured = evidence.bias_decay * evidence.bias
+    yield compare("λ_b b", predicted, measured, tells=STATIONARITY, reference="stationarity of the bias")

@@ -1,0 +1,216 @@
+"""The theory table: every identity and prediction that speaks of a network, by reading, in one list."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from . import identities, predictions
+from .central_path import central_path
+from .comparison import Comparison
+from .evidence import Evidence
+
+_ALL = ("none", "free", "decayed")
+_NONE, _FREE, _DECAYED = ("none",), ("free",), ("decayed",)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the theory says, as a function of the evidence, and of which networks it speaks."""
+
+    function: Callable[[Evidence], Iterable[Comparison]]
+    #: kinds of the classifier's bias
+    bias: tuple[str, ...] = _ALL
+    needs_decay: bool = False
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return self.function.__name__.replace("_", " ")
+
+
+#: Readings, from what always holds to what holds where the network has come to rest in a certain way.
+STATEMENTS: dict[str, tuple[Statement, ...]] = {
+    "identities, at every point": (
+        Statement(identities.euler),
+        Statement(identities.lemma_2_2),
+        Statement(identities.balance),
+        Statement(identities.path_decomposition, needs_decay=True),
+    ),
+    "at a critical point": (
+        Statement(identities.gradient),
+        Statement(identities.critical_norms),
+        Statement(identities.equal_norms, needs_decay=True),
+        Statement(identities.last_layer),
+        Statement(identities.sum_of_outputs, bias=_NONE, needs_decay=True),
+        Statement(identities.free_bias, bias=_FREE, needs_decay=True),
+        Statement(identities.decayed_bias, bias=_DECAYED),
+    ),
+    "symmetric quasi-interpolation itself": (Statement(predictions.quasi_interpolation),),
+    "if SQI holds: Theorem 2.3": (
+        Statement(predictions.equation_2, needs_decay=True),
+        Statement(predictions.equation_3, needs_decay=True),
+        Statement(predictions.overlap_with_global_mean),
+        Statement(predictions.equation_4),
+    ),
+    "if it ends in an orthogonal frame": (
+        Statement(predictions.orthogonal_frame, bias=_NONE),
+        Statement(predictions.weights_of_orthogonal_frame, bias=_NONE, needs_decay=True),
+    ),
+    "if it ends as the UFM with a decayed bias": (Statement(predictions.decayed_bias, bias=_DECAYED),),
+    "if collapse is exact: Lemma 2.1": (Statement(predictions.lemma_2_1),),
+}
+
+#: What a residual of a network is that the theory does not speak of.
+NOT_CLAIMED = "not claimed: the theory does not speak of this network"
+
+#: Measured keys that stand above the table; `nc1` and `nc1_trace_ratio` always together, since SQI implies neither.
+FACTS = (
+    "accuracy",
+    "sqi_gap",
+    "sqi_gap_spread",
+    "sqi_off",
+    "sqi_off_spread",
+    "sqi_sum",
+    "nc1",
+    "nc1_trace_ratio",
+    "nc2_equinorm",
+    "nc2_cosine",
+    "nc3",
+    "nc3_centered",
+    "nc4",
+    "loss_data",
+)
+
+
+@dataclass(frozen=True)
+class TheoryTable:
+    """Predicted beside measured, by reading, with what each residual means.
+
+    `facts` are measured numbers of the network: λ, ‖∇L‖, ‖W‖, the central path's two parts and keys of `METRICS`;
+    `notes` say what limits the table: statements left out, conditions of the theory that do not hold.
+    """
+
+    sections: dict[str, tuple[Comparison, ...]]
+    facts: dict[str, float]
+    notes: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Comparison]:
+        for comparisons in self.sections.values():
+            yield from comparisons
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per comparison: reading, name, predicted, measured, residual, tells, reference."""
+        return pd.DataFrame(
+            [
+                {"reading": reading, **vars(comparison)}
+                for reading, comparisons in self.sections.items()
+                for comparison in comparisons
+            ]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        sections = {
+            reading: [dict(vars(comparison)) for comparison in comparisons]
+            for reading, comparisons in self.sections.items()
+        }
+        return {"sections": sections, "facts": self.facts, "notes": list(self.notes)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TheoryTable":
+        """What `to_dict` gave."""
+        sections = {
+            reading: tuple(Comparison.from_dict(comparison) for comparison in comparisons)
+            for reading, comparisons in values["sections"].items()
+        }
+        facts = {key: float(value) for key, value in values["facts"].items()}
+        return cls(sections, facts, tuple(values["notes"]))
+
+    def __str__(self) -> str:
+        width = max(len(comparison.name) for comparison in self)
+        lines = [
+            "  ".join(f"{key} {_number(value)}" for key, value in list(self.facts.items())[start : start + 6])
+            for start in range(0, len(self.facts), 6)
+        ]
+        lines += [f"note: {note}" for note in self.notes]
+        for reading, comparisons in self.sections.items():
+            lines += ["", f"{reading:<{width}} {'predicted':>12} {'measured':>12} {'residual':>10}  a residual is"]
+            lines += [
+                f"{c.name:<{width}} {_number(c.predicted):>12} {_number(c.measured):>12} {c.residual:>10.1e}  {c.tells}"
+                for c in comparisons
+            ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        return notes + self.to_frame().to_html(index=False)
+
+
+def theory_table(evidence: Evidence, *, doubt: str | None = None) -> TheoryTable:
+    """Everything that the theory says of this network.
+
+    A statement that divides by λ, or is about what decay does, is left out at λ = 0, and a note names it. `doubt` says
+    why the theory does not speak of this network; then every row says so too.
+    """
+    left_out = []
+    sections: dict[str, tuple[Comparison, ...]] = {}
+    for reading, statements in STATEMENTS.items():
+        found: list[Comparison] = []
+        for statement in statements:
+            if evidence.bias_kind not in statement.bias:
+                continue
+            if statement.needs_decay and evidence.weight_decay == 0:
+                left_out.append(statement.name)
+            else:
+                found += statement.function(evidence)
+        if found:
+            sections[reading] = tuple(found)
+    told = [*_notes(evidence)]
+    if doubt is not None:
+        told.insert(0, doubt)
+        for reading, comparisons in sections.items():
+            sections[reading] = tuple(replace(comparison, tells=NOT_CLAIMED) for comparison in comparisons)
+    if left_out:
+        told.append(f"λ = 0: left out, for they divide by λ or need decay: {', '.join(left_out)}")
+    return TheoryTable(sections, _facts(evidence), tuple(told))
+
+
+def _facts(evidence: Evidence) -> dict[str, float]:
+    facts = {"λ": evidence.weight_decay, "‖∇L‖": evidence.gradient_norm, "‖W‖": evidence.weight_norm}
+    facts["L"] = evidence.loss
+    if evidence.weight_decay:
+        path = central_path(evidence)
+        facts |= {"L(W_LS)": path.loss, "L − L(W_LS)": path.excess, "‖W − W_LS‖/‖W‖": path.distance}
+    measured = evidence.measurement
+    return facts | {key: measured[key] for key in FACTS}
+
+
+def _notes(evidence: Evidence) -> Iterator[str]:
+    num_classes, num_features = evidence.classifier.weight.shape
+    counts = evidence.measurement.class_counts
+    if not evidence.is_balanced:
+        yield f"the classes have {min(counts)} to {max(counts)} samples, and Theorem 2.3 is about equal classes"
+    if num_features < num_classes - 1:
+        yield f"p = {num_features} features hold no simplex of {num_classes} classes: neither frame can be reached"
+    elif num_features < num_classes and evidence.bias_kind == "none":
+        yield f"p = {num_features} features hold no orthogonal frame of {num_classes} classes"
+    if evidence.outputs.abs().max() < 1e-6:
+        yield (
+            f"all outputs are zero: at λ = {evidence.weight_decay:g} everything has collapsed to zero and ε is 1, so "
+            f"that the predictions compare nothing with nothing"
+        )
+    if evidence.bias_kind == "none" and evidence.weight_decay:
+        yield (
+            "without a bias SQI and the theorem's equations cannot hold exactly at a critical point with λ > 0; "
+            "compare the readings"
+        )
+
+
+def _number(value: float) -> str:
+    return f"{value:.5g}" if math.isfinite(value) else str(value)

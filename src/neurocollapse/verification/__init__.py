@@ -1,0 +1,7 @@
+"""Theory held against networks: in memory, on disk, and problems with exact answers."""
+
+from .gathering import VerificationError, gather_evidence
+from .runs import objective_of_run, verify_run, verify_runs
+from .verify import verify
+
+__all__ = ["VerificationError", "gather_evidence", "objective_of_run", "verify", "verify_run", "verify_runs"]

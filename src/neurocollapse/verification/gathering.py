@@ -1,0 +1,96 @@
+"""A network and its data into `Evidence`: one full gradient in float64, and what the classifier saw on the way."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..full_batch import FullBatch
+from ..networks import Homogeneity, captured_features, check_head, check_homogeneous, find_classifier
+from ..statistics import Classifier
+from ..theory import Evidence, Parameter
+
+#: Inputs that homogeneity is tried on, and deviations that float64 rounding does not explain.
+_TRIED, _TOLERANCE = 20, 1e-9
+
+
+class VerificationError(ValueError):
+    """What the theory does not speak of, or cannot be verified as asked; the message says what to do."""
+
+
+def gather_evidence(objective: FullBatch) -> Evidence:
+    """The evidence where the objective's network is.
+
+    Layers are the trainable tensors of two or more dimensions, which must share one decay λ. Raises
+    `VerificationError` where they do not, and `NetworkError` where the network does not return what its last linear
+    layer gives.
+    """
+    classifier = find_classifier(objective.model)
+    with captured_features(classifier) as captured:
+        check_head(objective.model(objective.inputs[:_TRIED]), captured, classifier)
+        captured.clear()
+        _, gradient = objective.data_gradient()
+    gradients = objective.split(gradient)
+    parameters = [
+        Parameter(name.removesuffix(".weight"), p.detach().cpu().clone(), gradients[name].cpu(), objective.decays[name])
+        for name, p in objective.parameters.items()
+    ]
+    bias_decay = next((objective.decays[name] for name, p in objective.parameters.items() if p is classifier.bias), 0.0)
+    layers = tuple(p for p in parameters if p.value.ndim >= 2)
+    return Evidence(
+        weight_decay=_common_decay(layers),
+        layers=layers,
+        others=tuple(p for p in parameters if p.value.ndim < 2),
+        features=torch.cat(captured).cpu(),
+        labels=objective.labels.cpu(),
+        classifier=Classifier(classifier.weight.cpu(), None if classifier.bias is None else classifier.bias.cpu()),
+        bias_decay=bias_decay,
+    )
+
+
+def _common_decay(layers: tuple[Parameter, ...]) -> float:
+    decays = {layer.decay: layer.name for layer in layers}
+    if len(decays) != 1:
+        each = ", ".join(f"{name}: {decay:g}" for decay, name in decays.items())
+        raise VerificationError(
+            f"the layers decay differently ({each or 'none is trained'}), and the theory has one λ for all of them"
+        )
+    return next(iter(decays))
+
+
+def check_theory_applies(objective: FullBatch, *, force: bool) -> str | None:
+    """None for a network that is homogeneous in every layer, apart from the classifier's bias.
+
+    For another one, what is wrong with it where `force` is set. Raises `VerificationError` where it is not.
+    """
+    fault = _fault(homogeneity_without_bias(objective.model, objective.inputs[:_TRIED]))
+    if fault is None or force:
+        return fault
+    raise VerificationError(f"{fault}; the theory is about homogeneous networks (to see the numbers anyway, force it)")
+
+
+def homogeneity_without_bias(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> Homogeneity:
+    """`check_homogeneous` of f − b, the classifier's bias b taken off."""
+    bias = find_classifier(model).bias
+    if bias is None:
+        return check_homogeneous(model, inputs)
+    kept = bias.detach().clone()
+    with torch.no_grad():
+        bias.zero_()
+        found = check_homogeneous(model, inputs)
+        bias.copy_(kept)
+    return found
+
+
+def _fault(found: Homogeneity) -> str | None:
+    """The largest deviation in words; none where outputs are all zero, which tell nothing."""
+    deviations: Mapping[str, float] = {
+        "the inputs": found.by_input,
+        **{f"layer {name}": deviation for name, deviation in found.by_layer.items()},
+    }
+    where, deviation = max(deviations.items(), key=lambda item: -1.0 if math.isnan(item[1]) else item[1])
+    if math.isnan(deviation) or deviation <= _TOLERANCE:
+        return None
+    return f"the network is not homogeneous: with {where} scaled by α its outputs miss α f by {deviation:.2g} of ‖α f‖"
