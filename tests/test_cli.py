@@ -21,6 +21,8 @@ import torch
 
 import neurocollapse as nc
 from neurocollapse import cli
+from neurocollapse.cli import experiments
+from neurocollapse.cli.printing import shown
 from neurocollapse.datasets import load_dataset
 from neurocollapse.execution import execute
 from neurocollapse.store import RunFolder, run_id
@@ -85,7 +87,13 @@ def test_reproduce_writes_the_folder_of_the_design(reproduced):
         for seed in (0, 1)
     ]
     ids = {run_id(config, GAUSSIAN) for config in configs}
-    assert {path.name for path in out.iterdir()} == ids | {"figure.png", "figure.pdf", "figure.svg", "summary.csv"}
+    assert {path.name for path in out.iterdir()} == ids | {
+        "figure.png",
+        "figure.pdf",
+        "figure.svg",
+        "summary.csv",
+        "theory.json",
+    }
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
     frame = nc.runs(out)
     assert set(frame["status"]) == {"finished"}
@@ -209,7 +217,7 @@ def test_a_damaged_run_is_no_run_that_was_never_asked_for(reproduced, tmp_path, 
 
 
 def test_epochs_are_shown_whole_beside_those_of_a_damaged_run():
-    assert [cli._shown(value) for value in (100_000.0, 1.0, 0.123456, np.nan, np.inf)] == [
+    assert [shown(value) for value in (100_000.0, 1.0, 0.123456, np.nan, np.inf)] == [
         "100000",
         "1",
         "0.1235",
@@ -236,9 +244,9 @@ def test_a_verdict_and_a_figure_know_of_the_lambda_that_failed(tmp_path, run, mo
     for decay in decays:
         execute(dataclasses.replace(config, weight_decay=decay), GAUSSIAN, tmp_path)
     drawn = []
-    figure = cli.collapse_figure
+    figure = experiments.collapse_figure
     monkeypatch.setattr(
-        cli, "collapse_figure", lambda *args, **options: drawn.append(options) or figure(*args, **options)
+        experiments, "collapse_figure", lambda *args, **options: drawn.append(options) or figure(*args, **options)
     )
     arguments = ["reproduce", *TINY, "--out", tmp_path, "--weight-decay", *decays]
     status, printed, said = run(*arguments)

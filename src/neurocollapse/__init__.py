@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors, 
     from neurocollapse.sweep import Sweep as Sweep
     from neurocollapse.training import RunConfig as RunConfig
     from neurocollapse.training import train as train
+    from neurocollapse.verification import verify as verify
 
 __version__ = "0.1.0"
 
@@ -54,6 +55,7 @@ _HOME = {
     "runs": "shelf",
     "simplex_etf": "geometry",
     "train": "training",
+    "verify": "verification",
 }
 
 

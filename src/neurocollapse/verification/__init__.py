@@ -1,7 +1,16 @@
 """Theory held against networks: in memory, on disk, and problems with exact answers."""
 
 from .gathering import VerificationError, gather_evidence
-from .runs import objective_of_run, verify_run, verify_runs
-from .verify import verify
+from .runs import ALONG, TheoryFile, objective_of_run, verify_run, verify_runs
+from .verifying import verify
 
-__all__ = ["VerificationError", "gather_evidence", "objective_of_run", "verify", "verify_run", "verify_runs"]
+__all__ = [
+    "ALONG",
+    "TheoryFile",
+    "VerificationError",
+    "gather_evidence",
+    "objective_of_run",
+    "verify",
+    "verify_run",
+    "verify_runs",
+]

@@ -1,8 +1,10 @@
 """The theory table of runs on disk, kept beside them in theory.json."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def verify_run(folder: RunFolder, *, data_dir: Path | None = None, force: bool =
     objective = objective_of_run(folder, data_dir=data_dir)
     table = table_of(objective, force=force)
     along = _balance_along(folder, len(objective.labels))
-    return TheoryTable({**table.sections, **({ALONG: along} if along else {})}, table.facts, table.notes)
+    return replace(table, sections={**table.sections, ALONG: along}) if along else table
 
 
 def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None) -> FullBatch:
@@ -50,7 +52,7 @@ def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None) -> Full
 
 
 def _balance_along(folder: RunFolder, samples: int) -> tuple[Comparison, ...]:
-    """The layer norms of the records against e^{−2λt}, t the sum of the learning rates; none of Adam, which rescales."""
+    """The layer norms of the records against e^{−2λt}, t the sum of the learning rates; Adam rescales, so not of it."""
     config, records = folder.config, folder.records()
     if config.optimizer != "sgd" or len(records) < 2:
         return ()
@@ -58,41 +60,47 @@ def _balance_along(folder: RunFolder, samples: int) -> tuple[Comparison, ...]:
     return tuple(balance_along_flow(times, [record["train.weight_norms"] for record in records], config.weight_decay))
 
 
-def verify_runs(
-    folders: Iterable[RunFolder],
-    theory_file: Path,
-    *,
-    data_dir: Path | None = None,
-    force: bool = False,
-    on_table: Callable[[RunFolder], None] = lambda _: None,
-) -> dict[str, TheoryTable]:
-    """The tables of all finished runs by their ids, written to `theory_file` one by one.
+class TheoryFile:
+    """Tables of runs in one .json file, written whole after each; what cannot be read of it is computed again.
 
-    What is in that file of the same weights, from the same statements, is not computed again. `on_table` is called
-    after each run.
+    A table counts for a run of the same weights, from the same statements.
     """
-    known = _read(theory_file)
-    tables = {}
+
+    def __init__(self, path: Path, *, force: bool = False):
+        self.path, self.force = path, force
+        self.entries: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(path.read_text(encoding="utf-8"))
+            self.entries = known if isinstance(known, dict) else {}
+
+    def _key(self, folder: RunFolder) -> dict[str, Any]:
+        weights = folder.path / "model.safetensors"
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else ""
+        return {"version": THEORY_VERSION, "weights": digest, "forced": self.force}
+
+    def get(self, folder: RunFolder) -> TheoryTable | None:
+        """The run's table, where it was kept."""
+        entry = self.entries.get(folder.path.name)
+        if not isinstance(entry, dict) or not self._key(folder).items() <= entry.items():
+            return None
+        return TheoryTable.from_dict(entry)
+
+    def keep(self, folder: RunFolder, table: TheoryTable) -> None:
+        self.entries[folder.path.name] = {**self._key(folder), **table.to_dict()}
+        write_text(self.path, to_json(self.entries, indent=1) + "\n")
+
+
+def verify_runs(
+    folders: Iterable[RunFolder], kept: TheoryFile, *, data_dir: Path | None = None
+) -> Iterator[tuple[RunFolder, TheoryTable | str]]:
+    """Each run with its table, which is then in `kept`, or why it has none; what is there is not computed again."""
     for folder in folders:
-        key = {"version": THEORY_VERSION, "weights": _digest(folder.path / "model.safetensors"), "forced": force}
-        entry = known.get(folder.path.name)
-        if not isinstance(entry, dict) or not key.items() <= entry.items():
-            table = verify_run(folder, data_dir=data_dir, force=force)
-            known[folder.path.name] = {**key, **table.to_dict()}
-            write_text(theory_file, to_json(known, indent=1) + "\n")
-        tables[folder.path.name] = TheoryTable.from_dict(known[folder.path.name])
-        on_table(folder)
-    return tables
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What was kept; nothing where it cannot be read, since all of it can be computed again."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
+        table = kept.get(folder)
+        if table is None:
+            try:
+                table = verify_run(folder, data_dir=data_dir, force=kept.force)
+            except ValueError as error:  # the package's own: the other runs are verified all the same
+                yield folder, str(error)
+                continue
+            kept.keep(folder, table)
+        yield folder, table

@@ -1,0 +1,162 @@
+"""`reproduce` and `train`: runs on disk from configurations; `runs`: what is there."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tyro
+
+from ..atomic import atomic_path
+from ..experiment import Plan, carry_out, prepare
+from ..figures import collapse_figure, save_figure
+from ..options import ComparedOptions, Folder, RunOptions, axis, distinct
+from ..shelf import folders, records_frame, runs_table
+from ..store import to_json
+from ..sweep import Sweep
+from ..tables import describe_ordering, missing_decays, paper_ordering, summary, wide
+from ..training import RunConfig
+from .printing import messages, out_console, print_frame, rows, shown
+from .theory import keep_tables
+
+#: What figures call the data sets.
+TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+
+
+def reproduce(
+    config: tyro.conf.OmitArgPrefixes[ComparedOptions],
+    weight_decay: tuple[float, ...] = (0.0, 5e-4, 1e-3),
+    seeds: int = 1,
+    data_dir: Path | None = None,
+    out: Folder = Path("results/reproduce"),
+    workers: int | None = None,
+    device: str = "cpu",
+    dry_run: bool = False,
+    json: bool = False,
+) -> int:
+    """The paper's experiment: train with and without weight decay, draw its figure, print its numbers.
+
+    Run it again to go on where it was stopped; finished runs are not run again.
+
+    Example: neurocollapse reproduce --dataset mnist5k --weight-decay 0 5e-4 1e-3 --seeds 3
+
+    Args:
+        config: Every run.
+        weight_decay: Values of λ of Eq. 1; 0 is the comparison without decay.
+        seeds: Seeds 0, 1, ... for each λ; several give bands in the figure.
+        data_dir: Where mnist or cifar10 lie, or are downloaded to.
+        out: Folder for the runs, the figure and the summary.
+        workers: Runs at a time; by default one per core.
+        device: cpu, or cuda for an NVIDIA GPU.
+        dry_run: Print how long it would take, and stop.
+        json: Print the summary as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
+            there is none of.
+    """
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {seeds}")
+    base = RunConfig(**dataclasses.asdict(config))
+    sweep = Sweep(base, {"weight_decay": distinct("--weight-decay", weight_decay), "seed": range(seeds)})
+    plan = prepare(list(sweep), out, data_dir=data_dir, workers=workers, device=device, console=messages)
+    if dry_run:
+        return _print_plan(plan, json)
+    done = carry_out(plan, messages)
+    frame = records_frame(done.folders)
+    if not len(frame):
+        messages.print("nothing was recorded, so there is nothing to draw")
+        return 1
+    title = f"Neural collapse of the {base.network} on {TITLES.get(base.dataset, Path(base.dataset).name)}"
+    note = "; ".join(plan.notes) or None
+    paths = save_figure(collapse_figure(frame, title=title, note=note, weight_decays=weight_decay), out)
+    table = summary(frame)
+    with atomic_path(out / "summary.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    keep_tables([run for run in done.folders if run.status == "finished"], out / "theory.json", data_dir=data_dir)
+    ordering, missing = paper_ordering(frame), missing_decays(frame, weight_decay)
+    if json:
+        answer = {"summary": rows(table), "ordering": ordering, "missing": missing, "failed": done.failures}
+        print(to_json(answer, indent=2))
+    else:
+        print_frame(wide(table).reset_index(), "last epoch of the finished runs, mean ± deviation over seeds")
+        out_console.print(describe_ordering(ordering, weight_decay, missing))
+        out_console.print(
+            f"figure: {paths[0]}   numbers: {out / 'summary.csv'}   theory beside them: neurocollapse verify {out}"
+        )
+    return 1 if done.failures else 0
+
+
+def train(
+    config: tyro.conf.OmitArgPrefixes[RunOptions],
+    vary: tuple[str, ...] = (),
+    data_dir: Path | None = None,
+    out: Folder = Path("results/runs"),
+    workers: int | None = None,
+    device: str = "cpu",
+    dry_run: bool = False,
+    json: bool = False,
+) -> int:
+    """Train one configuration, or the product of several values of its fields.
+
+    Example: neurocollapse train --network mlp --epochs 30 --vary weight_decay=0,5e-4 seed=0,1,2
+
+    Args:
+        config: The run.
+        vary: Fields to vary, each as field=value,value,...; every combination is a run.
+        data_dir: Where mnist or cifar10 lie, or are downloaded to.
+        out: Folder for the runs.
+        workers: Runs at a time; by default one per core.
+        device: cpu, or cuda for an NVIDIA GPU.
+        dry_run: Print how long it would take, and stop.
+        json: Print the last records as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null
+            is what there is none of.
+    """
+    axes: dict[str, Sequence[Any]] = dict(axis(text) for text in vary)
+    if len(axes) < len(vary):
+        raise ValueError(f"--vary names a field twice: {' '.join(vary)}")
+    base = RunConfig(**dataclasses.asdict(config))
+    configs = list(Sweep(base, axes))
+    plan = prepare(configs, out, data_dir=data_dir, workers=workers, device=device, console=messages)
+    if dry_run:
+        return _print_plan(plan, json)
+    done = carry_out(plan, messages)
+    _print_runs(runs_table(done.folders), json)
+    return 1 if done.failures else 0
+
+
+def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:
+    """List the runs in a folder: how far each is, and its last numbers.
+
+    Example: neurocollapse runs results/reproduce
+
+    Args:
+        folder: The folder that a command wrote with --out.
+        json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
+            none of.
+    """
+    found = folders(folder)
+    _print_runs(runs_table(found), json)
+    damages = [damage for run in found if (damage := run.damage)]
+    for damage in damages:
+        messages.print(f"damaged: {damage}")
+    return 2 if damages else 0
+
+
+def _print_plan(plan: Plan, json: bool) -> int:
+    """What a dry run has to say beyond the estimate that `prepare` prints for people."""
+    if json:
+        ids = {ended: [run.folder.path.name for run in plan.runs if run.ended is ended] for ended in (False, True)}
+        print(
+            to_json(
+                {"seconds": plan.seconds, "workers": plan.workers, "runs": ids[False], "ended": ids[True]}, indent=2
+            )
+        )
+    return 0
+
+
+def _print_runs(table: pd.DataFrame, json: bool) -> None:
+    if json:
+        print(to_json(rows(table), indent=2))
+    elif len(table):
+        print_frame(table.map(shown), f"{len(table)} run(s)")
+    else:
+        out_console.print("no runs here")

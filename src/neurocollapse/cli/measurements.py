@@ -1,0 +1,135 @@
+"""`measure`: features in a file, or a model at one checkpoint or many."""
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import tyro
+from rich.progress import track
+
+from ..feature_files import read_features
+from ..measuring import measure as measure_features
+from ..metrics import Measurement
+from ..metrics.reference import reference_values
+from ..replay import Subject, Trajectory, find_checkpoints, load_weights, replay, subject
+from ..store import to_json
+from .printing import messages, print_frame, rows, shown
+
+#: What the table of a trajectory shows.
+TRAJECTORY_KEYS = ("accuracy", "loss_data", "nc1", "nc1_trace_ratio", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
+
+
+def measure(
+    file: tyro.conf.Positional[Path | None] = None,
+    model: str | None = None,
+    checkpoint: str | None = None,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
+    split: Literal["train", "test"] = "train",
+    per_class: int | None = None,
+    out: Path = Path("results/trajectory.jsonl"),
+    num_classes: int | None = None,
+    vci: bool | None = None,
+    explain: bool = False,
+    json: bool = False,
+) -> int:
+    """Measure the collapse of features in a file, or of a model at one checkpoint or many.
+
+    Example: neurocollapse measure features.npz
+
+    Example: neurocollapse measure --model models:resnet --checkpoint 'epoch_*.safetensors' --dataset cifar10
+
+    Args:
+        file: .npz or .safetensors with features (samples, features), labels (samples,) and, optionally,
+            weight (classes, features) and bias (classes,), and ood (others, features), samples of no class.
+        model: Instead of a file: convnet, mlp, or module:function, called as function(input_shape, num_classes) or
+            without arguments.
+        checkpoint: Weights to load into the model, .safetensors or what torch.save wrote of a state_dict; a quoted
+            pattern such as 'epoch_*.safetensors' for a trajectory. Without it the model is measured untrained.
+        dataset: What the model is measured on: mnist5k, mnist, cifar10, gaussian, or an .npz file.
+        data_dir: Where mnist or cifar10 lie, or are downloaded to.
+        split: train, or test, on its own class means.
+        per_class: Take only so many training samples of each class.
+        out: File for a trajectory, a line per checkpoint; what is in it is not measured again.
+        num_classes: Of a file: number of classes; by default the rows of weight, or the largest label plus one.
+        vci: Whether to measure nc1_vci too, at N p² operations; by default where that is quick.
+        explain: Show beside each number what it would be without structure, and at collapse.
+        json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
+            none of.
+    """
+    if (file is None) == (model is None):
+        raise ValueError("measure takes either a file of features, or --model with --dataset")
+    if model is None:
+        if checkpoint is not None or dataset is not None:
+            raise ValueError("--checkpoint and --dataset go with --model, not with a file of features")
+        assert file is not None
+        return _print_measurement(_measured_file(file, num_classes, vci), None, explain, json)
+    if dataset is None:
+        raise ValueError("--model needs --dataset, the data to measure it on")
+    who = subject(model, dataset, data_dir=data_dir, split=split, per_class=per_class)
+    checkpoints = find_checkpoints(checkpoint) if checkpoint is not None else []
+    if len(checkpoints) > 1:
+        if explain or vci is not None:
+            raise ValueError(f"--explain and --vci go with one checkpoint, and {checkpoint!r} names {len(checkpoints)}")
+        return _print_trajectory(who, checkpoints, out, json)
+    initial = who.measure(vci) if explain or not checkpoints else None
+    for path in checkpoints:
+        load_weights(who.model, path)
+    measured = who.measure(vci) if checkpoints else initial
+    assert measured is not None
+    return _print_measurement(measured, initial if checkpoints else None, explain, json)
+
+
+def _measured_file(file: Path, num_classes: int | None, vci: bool | None) -> Measurement:
+    arrays = read_features(file)
+    try:
+        return measure_features(
+            arrays["features"],
+            arrays["labels"],
+            arrays.get("weight"),
+            arrays.get("bias"),
+            ood=arrays.get("ood"),
+            num_classes=num_classes,
+            vci=vci,
+        )
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _print_measurement(measured: Measurement, initial: Measurement | None, explain: bool, json: bool) -> int:
+    if explain:
+        table = reference_values(measured, initial).reset_index()
+        if json:
+            print(to_json(rows(table), indent=2))
+        else:
+            print_frame(table.map(shown), "each number, and what it would be")
+        return 0
+    if json:
+        print(to_json(measured.to_dict(), indent=2))
+        return 0
+    print(measured)
+    by_need: dict[str, list[str]] = {}
+    for key, need in measured.missing.items():
+        by_need.setdefault(need, []).append(key)
+    for need, keys in by_need.items():
+        messages.print(f"not measured: {', '.join(keys)} (for want of {need})")
+    return 0
+
+
+def _print_trajectory(who: Subject, checkpoints: list[Path], out: Path, json: bool) -> int:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    trajectory = Trajectory(out, who.conditions)
+    todo = list(trajectory.missing(checkpoints))
+    if len(todo) < len(checkpoints):
+        messages.print(f"{len(checkpoints) - len(todo)} checkpoint(s) were measured before, in {out}")
+    failures = list(track(replay(who, trajectory, todo), "measuring", len(todo), console=messages, disable=not todo))
+    failed = [failure for failure in failures if failure is not None]
+    for failure in failed:
+        messages.print(f"not measured: {' '.join(failure.split())}")
+    lines = trajectory.of(checkpoints)
+    if json:
+        print(to_json(lines, indent=2))
+        return 2 if failed else 0
+    frame = pd.DataFrame([{key: line.get(key) for key in ("checkpoint", *TRAJECTORY_KEYS)} for line in lines])
+    print_frame(frame.map(shown), f"{len(lines)} checkpoints; every key is in {out}")
+    return 2 if failed else 0

@@ -1,0 +1,285 @@
+"""`verify` of models in memory and of runs on disk."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import neurocollapse as nc
+from neurocollapse.execution import execute
+from neurocollapse.store import RunFolder
+from neurocollapse.theory import STATEMENTS
+from neurocollapse.training import RunConfig, flow_time, learning_rate
+from neurocollapse.verification import TheoryFile, VerificationError, objective_of_run, verify_run, verify_runs
+
+COMMAND = str(Path(sys.executable).with_name("neurocollapse"))
+GAUSSIAN = nc.load_dataset("gaussian")
+DATA = [(GAUSSIAN.train.images, GAUSSIAN.train.labels)]
+SMALL = RunConfig(dataset="gaussian", network="mlp", depth=3, width=12, epochs=3, learning_rate=0.01, initial_norm=2.0)
+IDENTITIES, CRITICAL, *_ = STATEMENTS
+
+
+def network(**changes):
+    torch.manual_seed(1)
+    return nc.build_network("mlp", (16,), 4, **{"depth": 3, "width": 10, **changes})
+
+
+def run(tmp_path, **changes):
+    return execute(dataclasses.replace(SMALL, **changes), GAUSSIAN, tmp_path)
+
+
+def command(*args, status=0, cwd=None):
+    finished = subprocess.run([COMMAND, *map(str, args)], capture_output=True, text=True, cwd=cwd, check=False)
+    assert finished.returncode == status, finished.stderr
+    assert "Traceback" not in finished.stderr
+    return finished
+
+
+# Models
+
+
+def test_a_model_is_verified_and_left_as_it_was():
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    table = nc.verify(model, DATA, weight_decay=1e-3)
+    assert max(row.residual for row in table.sections[IDENTITIES]) < 1e-12
+    assert model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_batches_make_no_difference():
+    whole = nc.verify(network(), DATA, weight_decay=1e-3)
+    parts = list(zip(GAUSSIAN.train.images.split(37), GAUSSIAN.train.labels.split(37), strict=True))
+    for one, other in zip(whole, nc.verify(network(), parts, weight_decay=1e-3), strict=True):
+        assert other.measured == pytest.approx(one.measured, rel=1e-9, abs=1e-12)
+
+
+def test_an_optimizer_says_what_decays():
+    model = network(bias=True)
+    groups = [
+        {"params": [p for p in model.parameters() if p is not model.classifier.bias], "weight_decay": 2e-3},
+        {"params": [model.classifier.bias]},
+    ]
+    table = nc.verify(model, DATA, weight_decay=torch.optim.SGD(groups, lr=0.1))
+    assert table.facts["λ"] == 2e-3
+    assert "Σ_c b_c" in {row.name for row in table.sections[CRITICAL]}
+    decayed = nc.verify(model, DATA, weight_decay=2e-3)
+    assert "λ_b b" in {row.name for row in decayed.sections[CRITICAL]}
+
+
+def test_layers_must_decay_alike():
+    model = network()
+    groups = [{"params": [p], "weight_decay": 1e-3 * (1 + index)} for index, p in enumerate(model.parameters())]
+    with pytest.raises(VerificationError, match=r"the layers decay differently \(features.1: 0.001, features.3: 0.002"):
+        nc.verify(model, DATA, weight_decay=torch.optim.SGD(groups, lr=0.1))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.Adam])
+def test_decoupled_decay_is_refused_and_coupled_decay_is_not(optimizer):
+    model = network()
+    made = optimizer(model.parameters(), weight_decay=1e-3)
+    if optimizer is torch.optim.Adam:
+        assert nc.verify(model, DATA, weight_decay=made).facts["λ"] == 1e-3
+        return
+    with pytest.raises(VerificationError, match=r"AdamW decouples its decay .* train with coupled decay"):
+        nc.verify(model, DATA, weight_decay=made)
+    forced = nc.verify(model, DATA, weight_decay=made, force=True)
+    assert "AdamW" in forced.notes[0]
+    assert all("not claimed" in row.tells for row in forced)
+
+
+class Normalised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden = nn.Linear(16, 12, bias=False)
+        self.classifier = nn.Linear(12, 4, bias=False)
+
+    def forward(self, inputs):
+        return self.classifier(torch.tanh(self.hidden(inputs)))
+
+
+def test_a_network_that_is_not_homogeneous_is_named_with_its_deviation():
+    torch.manual_seed(0)
+    with pytest.raises(
+        VerificationError, match=r"not homogeneous: with (the inputs|layer hidden.weight) scaled .* 0\.\d"
+    ):
+        nc.verify(Normalised(), DATA, weight_decay=1e-3)
+    forced = nc.verify(Normalised(), DATA, weight_decay=1e-3, force=True)
+    assert all("not claimed" in row.tells for row in forced)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((network(),), "with its loader and weight_decay="),
+        ((network(), DATA), "with its loader and weight_decay="),
+        (("somewhere", DATA), "a run knows its data"),
+        (("no-such-run",), "is not a run"),
+    ],
+)
+def test_what_does_not_go_together_is_told(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        nc.verify(*arguments)
+
+
+@pytest.mark.parametrize("decay", [-1e-3, math.nan, math.inf])
+def test_a_decay_must_be_a_number_from_zero(decay):
+    with pytest.raises(VerificationError, match=r"finite number from 0"):
+        nc.verify(network(), DATA, weight_decay=decay)
+
+
+def test_a_loader_must_give_one_tensor():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classifier = nn.Linear(16, 4, bias=False)
+
+        def forward(self, first, second):
+            return self.classifier(first + second)
+
+    loader = [({"first": DATA[0][0], "second": DATA[0][0]}, DATA[0][1])]
+    with pytest.raises(VerificationError, match="one tensor of inputs"):
+        nc.verify(Two(), loader, weight_decay=1e-3)
+
+
+# Runs
+
+
+def test_a_run_is_verified_where_it_ended(tmp_path):
+    folder = run(tmp_path, bias="free")
+    table = nc.verify(folder.path)
+    record = folder.records()[-1]
+    assert table.facts["L"] == pytest.approx(record["train.loss"], rel=1e-6)
+    assert table.facts["‖∇L‖"] == pytest.approx(record["gradient_norm"], rel=1e-4)
+    assert table.facts["nc3"] == pytest.approx(record["train.nc3"], rel=1e-5)
+    assert "Σ_c b_c" in {row.name for row in table.sections[CRITICAL]}
+    assert nc.verify(str(folder.path)).facts == table.facts
+
+
+def test_time_along_the_flow_is_the_sum_of_the_steps():
+    config = dataclasses.replace(SMALL, schedule="cosine", batch_size=128)
+    by_hand = sum(learning_rate(config, step / 12) for step in range(8)) / 0.1  # 400 samples: 4 steps an epoch
+    assert flow_time(config, 2, 400) == pytest.approx(by_hand)
+    assert flow_time(config, 0, 400) == 0.0
+
+
+def test_norms_along_small_steps_without_momentum_are_those_of_the_flow(tmp_path):
+    folder = run(tmp_path, learning_rate=1e-3, momentum=0.0, weight_decay=0.1, initialization="kaiming", batch_size=400)
+    assert max(row.residual for row in verify_run(folder).sections["along training, read as gradient flow"]) < 1e-4
+
+
+def test_a_run_without_weights_is_told(tmp_path):
+    folder = run(tmp_path, learning_rate=1e6)
+    assert folder.status == "diverged"
+    with pytest.raises(VerificationError, match="has no weights to verify: the run is diverged"):
+        verify_run(folder)
+    finished = run(tmp_path)
+    (finished.path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+        verify_run(finished)
+
+
+def test_a_run_of_another_version_is_told(tmp_path):
+    folder = run(tmp_path)
+    described = json.loads((folder.path / "config.json").read_text())
+    described["config"]["flavour"] = "sour"
+    (folder.path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"made by another version of neurocollapse .*flavour"):
+        verify_run(folder)
+
+
+def test_tables_are_kept_and_made_again_where_the_weights_changed(tmp_path, monkeypatch):
+    folders = [run(tmp_path, seed=seed) for seed in (0, 1)]
+    file = tmp_path / "theory.json"
+    first = dict(verify_runs(folders, TheoryFile(file)))
+    with monkeypatch.context() as patched:
+        patched.setattr("neurocollapse.verification.runs.verify_run", lambda *_, **__: pytest.fail("it computes"))
+        again = dict(verify_runs(folders, TheoryFile(file)))
+    assert list(first.values()) == list(again.values())
+    weights = folders[1].path / "model.safetensors"
+    weights.write_bytes((folders[0].path / "model.safetensors").read_bytes())
+    changed = dict(verify_runs(folders, TheoryFile(file)))
+    assert changed[folders[1]].facts["L"] == first[folders[0]].facts["L"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{not json"])
+def test_a_damaged_theory_file_is_made_anew(tmp_path, content):
+    file = tmp_path / "theory.json"
+    file.write_text(content)
+    folder = run(tmp_path)
+    dict(verify_runs([folder], TheoryFile(file)))
+    assert folder.path.name in json.loads(file.read_text())
+
+
+def test_one_run_that_cannot_be_verified_does_not_keep_the_others(tmp_path):
+    folders = [run(tmp_path, learning_rate=1e6), run(tmp_path)]
+    found = dict(verify_runs(folders, TheoryFile(tmp_path / "theory.json")))
+    assert "diverged" in found[folders[0]]
+    assert found[folders[1]].facts["λ"] == SMALL.weight_decay
+
+
+def test_the_objective_of_a_run_is_at_its_last_weights(tmp_path):
+    folder = run(tmp_path)
+    objective = objective_of_run(folder)
+    for name, value in objective.split(objective.point).items():
+        assert torch.equal(value, folder.weights()[name].double())
+
+
+# The command
+
+
+def test_the_command_prints_the_table_of_a_run_and_compares_those_of_a_folder(tmp_path):
+    one, _ = run(tmp_path / "runs"), run(tmp_path / "runs", weight_decay=0.0)
+    table = command("verify", one.path).stdout
+    assert "identities, at every point" in table
+    assert "distance from a critical point" in table
+    assert json.loads(command("verify", one.path, "--json").stdout)["facts"]["λ"] == SMALL.weight_decay
+    compared = command("verify", tmp_path / "runs").stdout
+    assert "λ=0 " in compared
+    kept = json.loads((tmp_path / "runs" / "theory.json").read_text())
+    assert set(kept) == {folder.name for folder in (tmp_path / "runs").iterdir() if folder.is_dir()}
+    assert json.loads(command("verify", tmp_path / "runs", "--json").stdout).keys() == kept.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["verify"], "takes the folder of a run"),
+        (["verify", "nowhere"], "there is no folder nowhere"),
+        (["verify", "."], "there are no runs in ."),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, words, message):
+    told = command(*words, status=2, cwd=tmp_path).stderr
+    assert message in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_folder_with_a_run_that_failed_ends_with_status_2_and_verifies_the_rest(tmp_path):
+    run(tmp_path, learning_rate=1e6)
+    run(tmp_path)
+    finished = command("verify", tmp_path, status=2)
+    assert "not verified: " in finished.stderr
+    assert "residuals" in finished.stdout
+
+
+def test_a_user_network_that_is_not_homogeneous_needs_force(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net(shape, classes):\n"
+        "    return nn.Sequential(nn.Linear(16, 8, bias=False), nn.Tanh(), nn.Linear(8, classes, bias=False))\n"
+    )
+    options = ["--dataset", "gaussian", "--network", "mine:net", "--epochs", "1", "--learning-rate", "0.01"]
+    command("train", *options, "--out", "runs", cwd=tmp_path)
+    (folder,) = (path for path in (tmp_path / "runs").iterdir() if RunFolder(path).begun)
+    told = command("verify", folder, status=2, cwd=tmp_path).stderr
+    assert "the network is not homogeneous" in told
+    assert "not claimed" in command("verify", folder, "--force", cwd=tmp_path).stdout
