@@ -10,7 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
-from neurocollapse.figures import PANELS, collapse_figure, save_figure, trade_off_figure
+from neurocollapse.figures import (
+    PANELS,
+    collapse_figure,
+    minority_figure,
+    save_figure,
+    theory_figure,
+    trade_off_figure,
+)
 
 
 def records(weight_decays=(0.0, 5e-4, 1e-3), seeds=3, last_epoch=200, network="convnet", per_decade=8):
@@ -336,3 +343,38 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
 def test_importing_figures_loads_neither_torch_nor_pyplot():
     code = "import sys, neurocollapse.figures; assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Theory beside measurement
+
+
+def theory_data():
+    rows = pd.DataFrame(
+        {"network": ["plain"] * 3 + ["free bias"] * 3, "predicted": [0.8] * 3 + [0.9] * 3, "measured": np.arange(6) / 6}
+    )
+    times = np.array([0.0, 1.0, 3.0])
+    flow = pd.DataFrame({"time": times, "W_1": 5 + 0 * times, "W_2": 5 + 2 * np.exp(-times), "W_3": 5 + 0 * times})
+    return rows, flow
+
+
+def test_the_theory_figure_shows_every_row_and_every_pair_of_layers():
+    rows, flow = theory_data()
+    left, right = theory_figure(rows, flow, 0.5).axes
+    points = {line.get_label(): line.get_xydata() for line in left.lines}
+    np.testing.assert_allclose(points["plain"], rows[["predicted", "measured"]][:3])
+    np.testing.assert_allclose(points["free bias"], rows[["predicted", "measured"]][3:])
+    merging = {line.get_label(): line.get_ydata() for line in right.lines}
+    np.testing.assert_allclose(merging["layers 2 and 1"], 2 * np.exp(-flow["time"]))
+    predictions = [line for line in right.lines if line.get_marker() == "None" and len(line.get_xdata())]
+    np.testing.assert_allclose(predictions[0].get_ydata(), 2 * np.exp(-2 * 0.5 * flow["time"]))
+    assert right.get_yscale() == "log"
+
+
+def test_the_minority_figure_shows_both_and_the_threshold(tmp_path):
+    frame = pd.DataFrame({"size": [1, 5, 9], "found": [0.0, 0.3, 0.5], "closed_form": [0.0, 0.31, 0.5]})
+    figure = minority_figure(frame, 2.5)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(lines["closed form"].get_ydata()) == [0.0, 0.31, 0.5]
+    assert list(lines["found from random starts"].get_ydata()) == [0.0, 0.3, 0.5]
+    assert set(lines["$n_k=N^2\\lambda_W\\lambda_H$"].get_xdata()) == {2.5}
+    assert [path.suffix for path in save_figure(figure, tmp_path, "minority")] == [".png", ".pdf", ".svg"]

@@ -18,7 +18,7 @@ from neurocollapse import training
 from neurocollapse.datasets import Dataset, Split, load_dataset
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import NetworkError, build_network, initialize
-from neurocollapse.training import DivergedError, RunConfig, State, learning_rate, recorded_epochs, train
+from neurocollapse.training import DivergedError, RunConfig, State, learning_rate, network_of, recorded_epochs, train
 
 SMALL = RunConfig(
     dataset="gaussian",
@@ -90,29 +90,28 @@ def toy(counts, shape=(6,), test=True, seed=0):
 
 
 def network_in_double(config, dataset, state):
-    model = build_network(
-        config.network, dataset.input_shape, dataset.num_classes, depth=config.depth, width=config.width
-    ).double()
+    model = network_of(config, dataset).double()
     model.load_state_dict(weights(state))
     return model
 
 
 def equation_one(model, split, weight_decay, num_classes):
-    """L(W) = (1/2N) Σ_i ‖f_i − y_i‖² + (λ/2) Σ_k ‖W_k‖_F²."""
+    """L(W) = (1/2N) Σ_i ‖f_i − y_i‖² + (λ/2) Σ_k ‖W_k‖_F²; a bias, of the package's networks the free one, is apart."""
     outputs = model(split.images.double())
     data = 0.0
     for f, label in zip(outputs, split.labels.tolist(), strict=True):
         y = torch.zeros(num_classes, dtype=torch.float64)
         y[label] = 1
         data = data + (f - y).square().sum()
-    decay = sum(W.square().sum() for W in model.parameters())
+    decay = sum(W.square().sum() for W in model.parameters() if W.ndim > 1)
     return data / (2 * len(split.labels)) + weight_decay / 2 * decay
 
 
+@pytest.mark.parametrize("bias", ["none", "free"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.03])
 @pytest.mark.parametrize("dataset", [GAUSSIAN, toy([5, 11, 2])], ids=["balanced", "unbalanced"])
-def test_a_full_batch_step_goes_down_the_gradient_of_equation_one(dataset, weight_decay):
-    config = dataclasses.replace(FULL_BATCH, weight_decay=weight_decay, learning_rate=0.7, epochs=1)
+def test_a_full_batch_step_goes_down_the_gradient_of_equation_one(dataset, weight_decay, bias):
+    config = dataclasses.replace(FULL_BATCH, weight_decay=weight_decay, learning_rate=0.7, epochs=1, bias=bias)
     before, after = history(config, dataset)
     model = network_in_double(config, dataset, before)
     equation_one(model, dataset.train, weight_decay, dataset.num_classes).backward()
@@ -146,8 +145,9 @@ def test_training_mean_squared_error_with_decay_w_is_equation_one_with_half_c_w(
         (SMALL, GAUSSIAN),
         (SMALL, toy([700, 301, 499])),  # more than are measured in one forward pass, and not balanced
         (dataclasses.replace(SMALL, network="convnet", epochs=1), toy([3, 2], shape=(1, 16, 16))),
+        (dataclasses.replace(SMALL, bias="free", weight_decay=0.1), GAUSSIAN),
     ],
-    ids=["gaussian", "chunks", "convnet"],
+    ids=["gaussian", "chunks", "convnet", "free bias"],
 )
 def test_recorded_loss_gradient_and_norms_are_those_of_equation_one(config, dataset):
     for state in (history(config, dataset)[i] for i in (0, -1)):
@@ -155,7 +155,7 @@ def test_recorded_loss_gradient_and_norms_are_those_of_equation_one(config, data
         objective = equation_one(model, dataset.train, config.weight_decay, dataset.num_classes)
         objective.backward()
         gradient_norm = math.sqrt(sum(W.grad.square().sum().item() for W in model.parameters()))
-        norms = [W.detach().square().sum().item() for W in model.parameters()]
+        norms = [W.detach().square().sum().item() for W in model.parameters() if W.ndim > 1]
         decay = config.weight_decay / 2 * sum(norms)
         assert state.record["train.loss"] == pytest.approx(objective.item(), rel=1e-5)
         assert state.record["train.loss_data"] == pytest.approx(objective.item() - decay, rel=1e-5)
@@ -408,6 +408,7 @@ def users(monkeypatch):
         {"optimizer": "sgd", "learning_rate": 0.05},
         {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.0},
         {"optimizer": "adam"},
+        {"optimizer": "adam", "bias": "free"},
         {"network": "users_networks:dropout"},
         {"network": "users_networks:batch_norm", "optimizer": "sgd", "learning_rate": 0.05},
         {"network": "users_networks:tied"},
@@ -428,6 +429,17 @@ def test_a_run_resumed_at_any_epoch_goes_on_as_if_it_had_never_stopped(options):
         before = {name: t.clone() for name, t in state.tensors.items()}
         assert same_run(history(config, resume=(state.tensors, last)), whole[state.epoch + 1 :])
         assert all(torch.equal(t, before[name]) for name, t in state.tensors.items())  # what was given is not changed
+
+
+def test_a_users_bias_can_be_free_and_must_be_there(users):
+    users.unbiased = lambda shape, classes: nn.Sequential(nn.Linear(*shape, classes, bias=False))
+    config = dataclasses.replace(FULL_BATCH, network="users_networks:dropout", weight_decay=0.5, epochs=1)
+    (start, free), (_, decayed) = (history(dataclasses.replace(config, bias=bias)) for bias in ("free", "none"))
+    spared = config.learning_rate * config.weight_decay * weights(start)["3.bias"]
+    torch.testing.assert_close(weights(free)["3.bias"] - weights(decayed)["3.bias"], spared, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(weights(free)["0.bias"], weights(decayed)["0.bias"])
+    with pytest.raises(NetworkError, match="has no bias that trains, so none can be free of decay"):
+        history(dataclasses.replace(config, network="users_networks:unbiased", bias="free"))
 
 
 def test_dropout_and_batch_norm_are_measured_as_in_use(users):

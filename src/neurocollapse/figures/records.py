@@ -1,4 +1,4 @@
-"""Figures from records: pure functions from a data frame to a matplotlib figure, and one that writes it to disk.
+"""Figures from records: pure functions from a data frame to a matplotlib figure.
 
 A frame has one row per run and recorded epoch: `run_id`, the run's configuration (`weight_decay`, which is Eq. 1's λ,
 `seed`, `network`, …), `epoch` (0 is before training), `terminal_phase_start`, and metrics: `train.nc1`, `test.nc1`, ….
@@ -6,25 +6,30 @@ A row with a NaN or an infinity for a metric adds no point to that metric's pane
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from textwrap import fill
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter
 
-from .atomic import atomic_path
+from .drawing import (
+    COLOURS,
+    DASHES,
+    GREEN,
+    GREY,
+    MARKERS,
+    REFERENCE,
+    grid,
+    house_style,
+    number,
+    set_ticks,
+    set_value_axis,
+    write_around,
+)
 
 #: Each panel's name and formula.
 PANELS = {
@@ -44,14 +49,6 @@ PANELS = {
 }
 TRADE_OFF_PANELS = ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4", "loss_data")
 
-GREEN = "#009E73"
-#: Okabe and Ito's palette, and a wine red in place of its yellow, which is lost on white.
-COLOURS = ("#E69F00", "#0072B2", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#882255")
-#: Five against seven colours: 35 λs before a pair of the two comes back.
-DASHES = ((0, (5, 1.5)), (0, (7, 1.5, 1.5, 1.5)), (0, (1.5, 1.2)), (0, (9, 2)), (0, (4, 1.2, 1.2, 1.2, 1.2, 1.2)))
-MARKERS = "osD^vP"
-GREY = "#555555"
-REFERENCE: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "linestyle": (0, (1, 2))}
 START: dict[str, Any] = {
     "marker": "o",
     "markersize": 5,
@@ -74,39 +71,6 @@ GAP: dict[str, Any] = {
     "color": "black",
     "linestyle": "none",
     "clip_on": False,
-}
-
-STYLE: dict[Any, Any] = {
-    # Named outright: the generic "serif" would be looked up again, in another's settings, wherever the figure is drawn.
-    "font.family": ["STIXGeneral", "DejaVu Serif"],
-    "mathtext.fontset": "stix",
-    # At 10 points the exponents, the smallest of the text, have 7.
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.titley": 1.0,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.5,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.width": 0.4,
-    "ytick.minor.width": 0.4,
-    "lines.linewidth": 1.5,
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-    "legend.title_fontsize": 10,
-    "legend.labelspacing": 0.35,
-    "legend.columnspacing": 1.2,
-    "figure.titlesize": 12.5,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "neurocollapse",
 }
 
 
@@ -134,9 +98,9 @@ def collapse_figure(
     frame = _checked(frame, ["terminal_phase_start", *columns], one_run_per=["weight_decay", "seed"])
     there = set(frame["weight_decay"])
     looks = {decay: look for decay, look in _looks({*weight_decays, *there}).items() if decay in there}
-    with _style():
-        figure, cells = _grid(2, 4, size=(10.8, 5.9))
-        _write_around(figure, title, note)
+    with house_style():
+        figure, cells = grid(2, 4, size=(10.8, 5.9))
+        write_around(figure, title, note)
         reference = _nc3_reference(frame)
         for axes, key, column in zip(cells[:7], PANELS, columns, strict=True):
             _draw_trajectories(axes, frame, column, looks)
@@ -161,8 +125,8 @@ def trade_off_figure(frame: pd.DataFrame) -> Figure:
     columns = [f"train.{key}" for key in TRADE_OFF_PANELS]
     frame = _checked(frame, ["network", *columns], one_run_per=["network", "weight_decay", "seed"])
     last = frame.groupby("run_id").tail(1)
-    with _style():
-        figure, cells = _grid(2, 3, size=(10.0, 6.0))
+    with house_style():
+        figure, cells = grid(2, 3, size=(10.0, 6.0))
         reference = _nc3_reference(last)
         for axes, key, column in zip(cells, TRADE_OFF_PANELS, columns, strict=True):
             _draw_final_values(axes, last, column)
@@ -174,23 +138,8 @@ def trade_off_figure(frame: pd.DataFrame) -> Figure:
         figure.legend(handles=handles + _reference_entry(reference), loc="outside upper center", ncols=4)
         left_out = int((~np.isfinite(last[columns])).any(axis=1).sum())
         counted = f" {left_out} of {len(last)} runs end with values that are not finite." if left_out else ""
-        _write_around(figure, None, f"Line and bar: mean and standard deviation over seeds. Dot: a seed.{counted}")
+        write_around(figure, None, f"Line and bar: mean and standard deviation over seeds. Dot: a seed.{counted}")
     return figure
-
-
-def save_figure(figure: Figure, folder: Path, stem: str = "figure") -> list[Path]:
-    """Write `stem`.png (200 dpi), .pdf and .svg into `folder`; equal figures give equal bytes.
-
-    Each is written beside its place and moved there, so that a reader never meets half a file.
-    """
-    undated: dict[str, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    paths = []
-    for suffix, metadata in undated.items():
-        path = Path(folder) / f"{stem}.{suffix}"
-        with atomic_path(path) as temporary, _style():
-            figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata)
-        paths.append(path)
-    return paths
 
 
 def _checked(frame: pd.DataFrame, columns: list[str], one_run_per: list[str]) -> pd.DataFrame:
@@ -222,29 +171,6 @@ def _check_one_run_per(keys: list[str], frame: pd.DataFrame) -> None:
         f"runs {one['run_id']} and {other['run_id']} have the same {' and '.join(keys)} but differ in "
         f"{', '.join(differing) or 'nothing else'}; a line over seeds would mix them: select the rows of one of them"
     )
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Drawing and saving read matplotlib's settings, so both happen in here, whatever the caller has set."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
-
-
-def _grid(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08))
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns).flat)
-
-
-def _write_around(figure: Figure, title: str | None, note: str | None) -> None:
-    # A title may be a path or a name with dollar signs or underscores: it is no formula.
-    if title:
-        figure.suptitle(title, parse_math=False)
-    if note:
-        figure.supxlabel(fill(note, 200), x=0.01, ha="left", fontsize=9, color=GREY, parse_math=False)
 
 
 def _looks(weight_decays: set[float]) -> dict[float, dict[str, Any]]:
@@ -279,7 +205,7 @@ def _draw_trajectories(axes: Axes, frame: pd.DataFrame, column: str, looks: dict
         runs = runs.interpolate(method="index", limit_area="inside")
         median = runs.median(axis=1)
         single: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(median) == 1 else {}
-        axes.plot(median.index, median, label=_number(weight_decay), **look, **single)
+        axes.plot(median.index, median, label=number(weight_decay), **look, **single)
         if len(runs.columns) > 1:
             axes.fill_between(median.index, runs.min(axis=1), runs.max(axis=1), color=look["color"], alpha=0.18, lw=0)
         for run in (runs[run_id].dropna() for run_id in runs):
@@ -331,45 +257,7 @@ def _dress(axes: Axes, key: str, column: pd.Series, reference: float) -> None:
     if key == "nc3" and not math.isnan(reference):
         axes.axhline(reference, **REFERENCE)
         values = np.append(values, reference)
-    _set_value_axis(axes, values)
-
-
-def _set_value_axis(axes: Axes, values: np.ndarray) -> None:
-    """Linear from 0 if the values keep within a decade, else logarithmic, with 0, where it occurs, at the bottom."""
-    positive = values[values > 0]
-    largest = positive.max(initial=0)
-    # Below rounding, differences say nothing: there a value stands for 0.
-    smallest = max(positive.min(initial=largest), 1e-14 * largest)
-    if largest < 10 * smallest or not len(positive):
-        top = largest or 1.0
-        axes.set_ylim(-0.04 * top, 1.08 * top)
-        return
-    if values.min() < smallest:
-        floor = 10.0 ** math.floor(math.log10(smallest))
-        axes.set_yscale("symlog", linthresh=floor, linscale=0.4)
-        axes.set_ylim(-0.25 * floor, largest * (largest / floor) ** 0.06)
-        _set_log_ticks(axes, floor, largest, zero=True)
-    else:
-        # "clip" lets a deviation larger than its mean run out at the bottom instead of vanishing.
-        axes.set_yscale("log", nonpositive="clip")
-        margin = (largest / smallest) ** 0.06
-        axes.set_ylim(smallest / margin, largest * margin)
-        _set_log_ticks(axes, smallest / margin, largest * margin, zero=False)
-
-
-def _set_log_ticks(axes: Axes, low: float, high: float, *, zero: bool) -> None:
-    """Powers of ten, at most six; or 1, 2, 5 where fewer than two powers are in sight."""
-    exponents = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-    if len(exponents) >= 2:
-        shown = exponents[:: math.ceil(len(exponents) / 6)]
-        ticks = {10.0**k: f"$10^{{{k}}}$" for k in shown}
-    else:
-        around = [m * 10.0**k for k in range(exponents.start - 2, exponents.stop + 1) for m in (1, 2, 5)]
-        ticks = {value: _number(value) for value in around if low <= value <= high}
-    if zero:
-        ticks[0.0] = "0"
-    between = [m * 10.0**k for k in range(exponents.start - 1, exponents.stop) for m in range(1, 10)]
-    _set_ticks(axes.yaxis, ticks, [value for value in between if low <= value <= high])
+    set_value_axis(axes, values)
 
 
 def _set_epoch_axis(axes: Axes, last: int) -> None:
@@ -378,7 +266,7 @@ def _set_epoch_axis(axes: Axes, last: int) -> None:
     decades = [10.0**k for k in range(len(str(last)))]
     ticks = [0.0, *decades] if last >= 10 else [tick for tick in (0.0, 1.0, 2.0, 5.0) if tick <= max(last, 1)]
     between = [m * decade for decade in decades for m in range(2, 10) if m * decade <= last]
-    _set_ticks(axes.xaxis, {tick: f"{tick:.0f}" for tick in ticks}, between)
+    set_ticks(axes.xaxis, {tick: f"{tick:.0f}" for tick in ticks}, between)
 
 
 def _set_weight_decay_axis(axes: Axes, weight_decays: list[float]) -> None:
@@ -398,14 +286,7 @@ def _set_weight_decay_axis(axes: Axes, weight_decays: list[float]) -> None:
     for value in sorted(weight_decays, key=lambda value: value > 0 and not math.log10(value).is_integer()):
         if all(abs(place(value) - place(other)) > 0.15 * (high - low) for other in labelled):
             labelled.append(value)
-    _set_ticks(axes.xaxis, {value: _number(value) if value in labelled else "" for value in weight_decays}, [])
-
-
-def _set_ticks(axis: Axis, labelled: dict[float, str], minor: Sequence[float]) -> None:
-    axis.set_major_locator(FixedLocator(list(labelled)))
-    axis.set_major_formatter(FixedFormatter(list(labelled.values())))
-    axis.set_minor_locator(FixedLocator(minor))
-    axis.set_minor_formatter(NullFormatter())
+    set_ticks(axes.xaxis, {value: number(value) if value in labelled else "" for value in weight_decays}, [])
 
 
 def _marks(frame: pd.DataFrame, drawn: set[object]) -> dict[str, Any]:
@@ -423,23 +304,10 @@ def _marks(frame: pd.DataFrame, drawn: set[object]) -> dict[str, Any]:
 def _draw_legend(axes: Axes, looks: dict[float, dict[str, Any]], marks: dict[str, Any], split: str) -> None:
     """λ above, marks below, in a cell without axes: it may use the height that the others give to titles and ticks."""
     axes.set_axis_off()
-    lines = [Line2D([], [], label=_number(value), **look) for value, look in looks.items()]
+    lines = [Line2D([], [], label=number(value), **look) for value, look in looks.items()]
     title = r"Weight decay $\lambda$, " + {"train": "training set", "test": "test set"}.get(split, split)
     place: dict[str, Any] = {"borderaxespad": 0, "borderpad": 0, "handlelength": 2.8, "alignment": "left"}
     columns = math.ceil(len(lines) / 5)
     above = axes.legend(handles=lines, title=title, ncols=columns, loc="upper left", bbox_to_anchor=(0, 1.2), **place)
     axes.add_artist(above)
     axes.legend(marks.values(), marks.keys(), loc="lower left", bbox_to_anchor=(0, -0.2), **place)
-
-
-def _number(value: float) -> str:
-    r"""Plain, or as a multiple of a power of ten where that is shorter.
-
-    >>> _number(0.25), _number(1e-3), _number(5e-4)
-    ('0.25', '$10^{-3}$', '$5\\cdot10^{-4}$')
-    """
-    mantissa, exponent = f"{value:.5e}".split("e")
-    if value == 0 or -2 <= int(exponent) < 4:
-        return f"{value:g}"
-    factor = "" if float(mantissa) == 1 else rf"{float(mantissa):g}\cdot"
-    return f"${factor}10^{{{int(exponent)}}}$"
