@@ -15,7 +15,7 @@ FLOORS = [
     {"statistics"},
     {"metrics"},
     {"networks", "datasets", "feature_files", "full_batch", "theory"},
-    {"capture"},
+    {"capture", "flow", "refinement"},
     {"measuring"},
     {"training", "integrations"},
     {"probing"},

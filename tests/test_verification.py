@@ -14,15 +14,24 @@ from torch import nn
 import neurocollapse as nc
 from neurocollapse.execution import execute
 from neurocollapse.store import RunFolder
-from neurocollapse.theory import STATEMENTS
+from neurocollapse.theory import STATEMENTS, theory_table
 from neurocollapse.training import RunConfig, flow_time, learning_rate
-from neurocollapse.verification import TheoryFile, VerificationError, objective_of_run, verify_run, verify_runs
+from neurocollapse.verification import (
+    TheoryFile,
+    VerificationError,
+    gather_evidence,
+    objective_of_run,
+    verify_run,
+    verify_runs,
+)
+from neurocollapse.verification.exact import EXACT, EXACT_TOLERANCE
+from neurocollapse.verification.two_clusters import two_clusters
 
 COMMAND = str(Path(sys.executable).with_name("neurocollapse"))
 GAUSSIAN = nc.load_dataset("gaussian")
 DATA = [(GAUSSIAN.train.images, GAUSSIAN.train.labels)]
 SMALL = RunConfig(dataset="gaussian", network="mlp", depth=3, width=12, epochs=3, learning_rate=0.01, initial_norm=2.0)
-IDENTITIES, CRITICAL, *_ = STATEMENTS
+IDENTITIES, CRITICAL, SQI, THEOREM, *_ = STATEMENTS
 
 
 def network(**changes):
@@ -283,3 +292,82 @@ def test_a_user_network_that_is_not_homogeneous_needs_force(tmp_path):
     told = command("verify", folder, status=2, cwd=tmp_path).stderr
     assert "the network is not homogeneous" in told
     assert "not claimed" in command("verify", folder, "--force", cwd=tmp_path).stdout
+
+
+# Exact problems
+
+
+def test_every_exact_problem_is_solved_to_more_digits_than_asked():
+    rows = [row for solve_all in EXACT.values() for row in solve_all()]
+    assert len(rows) > 100
+    missed = {row.name: row.residual for row in rows if row.residual > EXACT_TOLERANCE}
+    assert not missed
+    assert min(row.digits for row in rows) > 9  # the flow's own tolerance; all else is better still
+
+
+@pytest.mark.parametrize("num_classes", [3, 4, 10])
+def test_two_clusters_collapse_neither_and_hold_the_theorem(num_classes):
+    objective = two_clusters(num_classes, 0.01)
+    table = theory_table(gather_evidence(objective))
+    for reading in (CRITICAL, SQI, THEOREM):
+        assert max(row.residual for row in table.sections[reading]) < 1e-12
+    assert table.facts["nc1_trace_ratio"] == pytest.approx(num_classes / (num_classes - 1), rel=1e-12)
+    assert table.facts["nc1"] < 1e-25  # blind to what is orthogonal to the means
+
+
+def test_two_clusters_are_a_strict_local_minimum():
+    objective = two_clusters(4, 0.01)
+
+    def loss(point):
+        outputs = torch.func.functional_call(objective.model, objective.split(point), (objective.inputs,))
+        targets = nn.functional.one_hot(objective.labels, 4).double()
+        decay = (objective.decay_vector * point.square()).sum() / 2
+        return (outputs - targets).square().sum() / (2 * len(targets)) + decay
+
+    hessian = torch.autograd.functional.hessian(loss, objective.point)
+    assert torch.linalg.eigvalsh(hessian)[0].item() == pytest.approx(0.007, abs=1e-4)
+    assert objective(objective.point)[1].norm() < 1e-15
+
+
+def test_two_clusters_need_a_small_decay():
+    with pytest.raises(ValueError, match=r"collapse to zero; take λ below 0\.1083"):
+        two_clusters(4, 0.11)
+
+
+def test_the_command_prints_digits_of_agreement():
+    printed = command("verify", "--exact").stdout
+    assert "least agreement" in printed
+    assert "Tr Σ_W/Tr Σ_B: NC1 does not follow" in printed
+    told = command("verify", "--exact", ".", status=2).stderr
+    assert "or --exact without one" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ([], "closed form"),
+        (["--bias", "free", "--features", "relu", "--per-class", "3", "--feature-decay", "2e-3"], "0.0519615"),
+        (["--weight-decay", "1", "--feature-decay", "1"], "everything collapses to zero"),
+        (["--per-class", *["20"] * 9, "1"], "own output"),
+        (["--convex", "--num-classes", "30"], "certificate"),
+    ],
+)
+def test_solve_prints_both_side_by_side(words, shown):
+    assert shown in command("solve", *words).stdout
+    json.loads(command("solve", *words, "--json").stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num-features", "3"], "does not fit into 3 features"),
+        (["--per-class", "3", "4"], "per_class has 2 sizes for 10 classes"),
+        (["--weight-decay", "0"], "weight_decay is 0"),
+        (["--convex", "--bias", "free"], "--convex is of the square loss"),
+        (["--bias-decay", "0.1"], "bias_decay"),
+    ],
+)
+def test_a_problem_without_meaning_is_one_line(words, message):
+    told = command("solve", *words, status=2).stderr
+    assert message in told
+    assert len(told.splitlines()) == 1

@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors, 
     from neurocollapse.statistics import Projections as Projections
     from neurocollapse.statistics import Statistics as Statistics
     from neurocollapse.sweep import Sweep as Sweep
+    from neurocollapse.theory.unconstrained import UnconstrainedModel as UnconstrainedModel
+    from neurocollapse.theory.unconstrained import solve_unconstrained as solve_unconstrained
     from neurocollapse.training import RunConfig as RunConfig
     from neurocollapse.training import train as train
     from neurocollapse.verification import verify as verify
@@ -53,7 +55,9 @@ _HOME = {
     "measure_model": "measuring",
     "reference_values": "metrics.reference",
     "runs": "shelf",
+    "UnconstrainedModel": "theory.unconstrained",
     "simplex_etf": "geometry",
+    "solve_unconstrained": "theory.unconstrained",
     "train": "training",
     "verify": "verification",
 }

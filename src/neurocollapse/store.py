@@ -143,6 +143,12 @@ class RunFolder:
         """The last weights of a finished run by the names of the network's parameters; none of another."""
         return _tensors(self.path / "model.safetensors")
 
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the last weights as they are on disk; empty where there are none."""
+        path = self.path / "model.safetensors"
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
     def records(self) -> list[Record]:
         return _read_lines(self.path / "records.jsonl")
 

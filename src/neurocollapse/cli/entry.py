@@ -14,7 +14,7 @@ from .. import __version__
 from .experiments import reproduce, runs, train
 from .measurements import measure
 from .printing import messages
-from .theory import verify
+from .theory import solve, verify
 
 #: Errors that a user can mend: one line and exit status 2. `ValueError` is the base of the package's own.
 USER_ERRORS = (ValueError, OSError)
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "measure": measure,
     "verify": verify,
+    "solve": solve,
     "runs": runs,
 }
 

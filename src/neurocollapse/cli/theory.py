@@ -1,23 +1,28 @@
 """`verify` and `solve`: theory beside measurement."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import tyro
-from rich.progress import track
+from rich.progress import Progress, TextColumn, track
 
 from ..progress import names
 from ..shelf import folders
 from ..store import RunFolder, to_json
-from ..theory import STATEMENTS, TheoryTable
+from ..theory import STATEMENTS, Comparison, TheoryTable
+from ..theory.unconstrained import UnconstrainedModel, solve_convex, solve_unconstrained
 from ..verification import ALONG, TheoryFile, VerificationError, verify_run, verify_runs
-from .printing import messages, out_console, print_frame
+from ..verification.exact import EXACT, EXACT_TOLERANCE
+from ..verification.refined import Refinement
+from .printing import messages, out_console, print_frame, shown
 
 
 def verify(
     run: tyro.conf.Positional[Path | None] = None,
     data_dir: Path | None = None,
+    refine: int | None = None,
+    exact: bool = False,
     force: bool = False,
     json: bool = False,
 ) -> int:
@@ -28,23 +33,55 @@ def verify(
 
     Example: neurocollapse verify results/reproduce
 
+    Example: neurocollapse verify --exact
+
     Args:
         run: Folder of a finished run, or of several.
         data_dir: Where mnist or cifar10 lie.
+        refine: Of a single run: first descend so many iterations of L-BFGS, on all data in float64, towards a critical
+            point, where the theory speaks. It stops sooner where it gets there or no further; the point is kept in
+            the run's folder, and the next time it goes on from there.
+        exact: Instead of a run, solve every problem that has an exact answer and print the digits of agreement.
         force: Report on networks too that the theory does not speak of, every row marked.
         json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
             none of.
     """
+    if (run is None) != exact:
+        raise VerificationError("verify takes the folder of a run or of several, or --exact without one")
     if run is None:
-        raise VerificationError("verify takes the folder of a run, or of several")
+        return _print_exact(json)
     found = folders(run)
     if not found:
         raise VerificationError(f"there are no runs in {run}; name a folder that --out made")
+    if refine is not None and (found[0].path != run or refine < 1):
+        raise VerificationError(f"--refine takes a number of iterations and a single run, got {refine} and {run}")
     if found[0].path == run:
-        table = verify_run(found[0], data_dir=data_dir, force=force)
+        table = (
+            verify_run(found[0], data_dir=data_dir, force=force)
+            if refine is None
+            else _refined(found[0], refine, data_dir, force)
+        )
         out_console.print(to_json(table.to_dict(), indent=2) if json else str(table))
         return 0
     return _print_side_by_side(found, run / "theory.json", data_dir, force, json)
+
+
+def _refined(run: RunFolder, iterations: int, data_dir: Path | None, force: bool) -> TheoryTable:
+    """The table where the descent ends, which is told with how it ended."""
+    refinement = Refinement(run, data_dir=data_dir)
+    if refinement.iterations:
+        messages.print(f"going on after {refinement.iterations} iterations, from {refinement.path}")
+    with Progress(*Progress.get_default_columns()[:3], TextColumn("{task.fields[told]}"), console=messages) as bar:
+        task = bar.add_task("refining", total=iterations, told="")
+        for state in refinement.descend(iterations):
+            told = f"L {state.loss:.8g}  ‖∇L‖ {state.gradient_norm:.1e}  with slopes {state.subgradient_norm:.1e}"
+            bar.update(task, completed=state.iteration, told=told)
+    messages.print(
+        f"{state.status} after {refinement.iterations + state.iteration} iterations: L = {state.loss:.10g}, "
+        f"‖∇L‖ = {state.gradient_norm:.2e} with ReLU'(0) = 0, {state.subgradient_norm:.2e} with the slopes found for "
+        f"{state.kinks} pre-activations at the kink (aim: {1e-8 * (1 + state.weight_norm):.1e})"
+    )
+    return refinement.table(force=force)
 
 
 def _print_side_by_side(
@@ -74,6 +111,99 @@ def keep_tables(
         else:
             tables[folder] = table
     return tables
+
+
+def _print_exact(json: bool) -> int:
+    """Digits of agreement on every exact problem; status 1 where one of them is missed."""
+    found: dict[str, list[Comparison]] = {}
+    for about, solve_all in track(EXACT.items(), "solving", console=messages):
+        found[about] = list(solve_all())
+    if json:
+        print(to_json({about: [_exact_row(row) for row in rows] for about, rows in found.items()}, indent=2))
+    else:
+        for about, comparisons in found.items():
+            frame = pd.DataFrame([_exact_row(comparison) for comparison in comparisons])
+            print_frame(frame.assign(digits=frame["digits"].map("{:.1f}".format)).map(shown), about)
+        least = min((row for rows in found.values() for row in rows), key=lambda row: row.digits)
+        total = sum(map(len, found.values()))
+        out_console.print(f"{total} numbers; least agreement {least.digits:.1f} digits ({least.name})")
+    return 0 if all(row.residual <= EXACT_TOLERANCE for rows in found.values() for row in rows) else 1
+
+
+def _exact_row(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "": comparison.name,
+        "exact": comparison.predicted,
+        "found": comparison.measured,
+        "digits": comparison.digits,
+        "reference": comparison.reference,
+    }
+
+
+def solve(
+    num_classes: int = 10,
+    per_class: tuple[int, ...] = (50,),
+    num_features: int | None = None,
+    weight_decay: float = 5e-3,
+    feature_decay: float = 2e-4,
+    loss: Literal["square", "cross_entropy"] = "square",
+    bias: Literal["none", "free", "decayed"] = "none",
+    bias_decay: float | None = None,
+    features: Literal["free", "relu"] = "free",
+    layers: int = 1,
+    seed: int = 0,
+    starts: int | None = None,
+    convex: bool = False,
+    json: bool = False,
+) -> int:
+    """The unconstrained features model: its minimum from random starts beside its closed form.
+
+    Minimise (1/2N) ‖W H + b1ᵀ − Y‖² + (λ_W/2) ‖W‖² + (λ_H/2) ‖H‖² over the classifier, the features themselves and,
+    where there is one, the bias.
+
+    Example: neurocollapse solve --num-classes 100 --per-class 50 --num-features 128 --bias free
+
+    Args:
+        num_classes: C.
+        per_class: Samples of every class, or one number for each class.
+        num_features: p; by default C.
+        weight_decay: λ_W.
+        feature_decay: λ_H.
+        loss: square, or cross_entropy.
+        bias: none, free of decay, or decayed.
+        bias_decay: λ_b of a decayed bias; by default λ_W.
+        features: free, or relu for H ≥ 0.
+        layers: Linear layers above the features.
+        seed: Of the random starts.
+        starts: How many; by default one where every minimum is global, else eight.
+        convex: Solve the convex form instead, (1/2N) ‖Z − Y‖² + √(λ_Wλ_H) ‖Z‖_*, with its dual certificate.
+        json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
+            none of.
+    """
+    model = UnconstrainedModel(
+        num_classes=num_classes,
+        per_class=per_class[0] if len(per_class) == 1 else per_class,
+        num_features=num_classes if num_features is None else num_features,
+        weight_decay=weight_decay,
+        feature_decay=feature_decay,
+        loss=loss,
+        bias=bias,
+        bias_decay=weight_decay if bias == "decayed" and bias_decay is None else bias_decay,
+        features=features,
+        layers=layers,
+    )
+    if convex:
+        if (loss, bias, layers) != ("square", "none", 1):
+            raise ValueError(
+                "--convex is of the square loss with one layer and no bias; leave out what asks for others"
+            )
+        certified = solve_convex(model.counts, weight_decay=weight_decay, feature_decay=feature_decay)
+        out_console.print(to_json(certified.to_dict(), indent=2) if json else str(certified))
+        return 0
+    with messages.status("solving"):
+        solution = solve_unconstrained(model, seed=seed, starts=starts)
+    out_console.print(to_json(solution.to_dict(), indent=2) if json else str(solution))
+    return 0
 
 
 def _print_residuals(tables: dict[str, TheoryTable]) -> None:

@@ -1,7 +1,6 @@
 """The theory table of runs on disk, kept beside them in theory.json."""
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -74,9 +73,7 @@ class TheoryFile:
             self.entries = known if isinstance(known, dict) else {}
 
     def _key(self, folder: RunFolder) -> dict[str, Any]:
-        weights = folder.path / "model.safetensors"
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else ""
-        return {"version": THEORY_VERSION, "weights": digest, "forced": self.force}
+        return {"version": THEORY_VERSION, "weights": folder.weights_digest, "forced": self.force}
 
     def get(self, folder: RunFolder) -> TheoryTable | None:
         """The run's table, where it was kept."""

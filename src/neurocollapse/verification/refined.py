@@ -1,0 +1,69 @@
+"""A run's network taken on to a critical point: beside the run, saved as it goes, so that it can be stopped."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from ..atomic import atomic_path
+from ..refinement import RefinementState, refine
+from ..store import RunFolder, StoreError
+from ..theory import TheoryTable
+from .models import table_of
+from .runs import objective_of_run
+
+FILE = "refined.safetensors"
+
+#: Not more is lost to a kill.
+_SAVE_SECONDS = 20.0
+
+
+class Refinement:
+    """The descent of one run's network, from its last weights or from where an earlier descent was left.
+
+    The point is kept in the run's folder as refined.safetensors: the network's parameters in float64, and with them the
+    iterations so far and the digest of the weights that it began from.
+    """
+
+    def __init__(self, folder: RunFolder, *, data_dir: Path | None = None):
+        self.path = folder.path / FILE
+        self.objective = objective_of_run(folder, data_dir=data_dir)
+        self.begun_from = folder.weights_digest
+        self.iterations = self._load()
+
+    def _load(self) -> int:
+        """Move to the kept point; its iterations, 0 where there is none or it began from other weights."""
+        if not self.path.exists():
+            return 0
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+        except (safetensors.SafetensorError, OSError) as error:
+            raise StoreError(f"{self.path} is damaged ({error}); delete it to refine anew") from error
+        if metadata.get("begun_from") != self.begun_from:
+            return 0
+        self.objective.move_to(torch.cat([kept[name].flatten() for name in self.objective.parameters]))
+        return int(metadata["iterations"])
+
+    def descend(self, iterations: int) -> Iterator[RefinementState]:
+        """So many iterations more, the state after each round; it is on disk when the last one is yielded."""
+        saved = time.monotonic()
+        for state in refine(self.objective, max_iterations=iterations):
+            if state.status != "going" or time.monotonic() - saved > _SAVE_SECONDS:
+                self._save(state)
+                saved = time.monotonic()
+            yield state
+
+    def _save(self, state: RefinementState) -> None:
+        tensors = {name: value.contiguous() for name, value in self.objective.split(state.point.cpu()).items()}
+        told = {"iterations": str(self.iterations + state.iteration), "begun_from": self.begun_from}
+        with atomic_path(self.path) as temporary:
+            safetensors.torch.save_file(tensors, temporary, metadata=told)
+
+    def table(self, *, force: bool = False) -> TheoryTable:
+        """The theory table where the descent is."""
+        return table_of(self.objective, force=force)
