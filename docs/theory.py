@@ -1,4 +1,4 @@
-"""Figures and tables of docs/theory.md: python docs/theory.py NAME=RUN...; the runs as `neurocollapse verify` takes them."""
+"""Figures and tables of docs/theory.md: python docs/theory.py NAME=RUN..., where runs of one name share their look."""
 
 import sys
 from collections.abc import Iterator
@@ -63,9 +63,9 @@ def descent_against_the_flow() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def rows_of(runs: dict[str, Path]) -> Iterator[dict[str, object]]:
+def rows_of(runs: list[tuple[str, Path]]) -> Iterator[dict[str, object]]:
     """Predicted and measured ‖W^c‖², class by class."""
-    for name, path in runs.items():
+    for name, path in runs:
         evidence = gather_evidence(objective_of_run(RunFolder(path)))
         C, gap = evidence.num_classes, evidence.measurement["sqi_gap"]
         predicted = (gap - C / (C - 1) * gap**2) / (C * evidence.weight_decay)
@@ -87,7 +87,7 @@ def minority() -> tuple[pd.DataFrame, float]:
     return pd.DataFrame(rows), threshold
 
 
-def main(runs: dict[str, Path]) -> None:
+def main(runs: list[tuple[str, Path]]) -> None:
     frame, threshold = minority()
     save_figure(minority_figure(frame, threshold), HERE, "minority")
     print(frame.to_string(index=False), f"\nthreshold {threshold:.4f}\n")
@@ -95,9 +95,7 @@ def main(runs: dict[str, Path]) -> None:
     flow = along_the_flow()
     note = f"Right: three layers on 200 digits of 8×8 pixels, λ = {DECAY:g}, gradient flow in float64."
     save_figure(theory_figure(pd.DataFrame(rows_of(runs)), flow, DECAY, note), HERE, "theory")
-    for name, path in runs.items():
-        print(f"\n{name}\n{nc.verify(path)}")
 
 
 if __name__ == "__main__":
-    main({name: Path(path) for name, _, path in (word.partition("=") for word in sys.argv[1:])})
+    main([(name, Path(path)) for name, _, path in (word.partition("=") for word in sys.argv[1:])])

@@ -14,8 +14,7 @@ from neurocollapse.full_batch import FullBatch
 from neurocollapse.networks import build_network
 
 GAUSSIAN = load_dataset("gaussian").train
-#: few, since every switch of a ReLU on a sample costs the solver some steps
-IMAGES, LABELS = GAUSSIAN.images[::20], GAUSSIAN.labels[::20]
+IMAGES, LABELS = GAUSSIAN.images, GAUSSIAN.labels
 
 
 def drawn(*shape, seed=0):
@@ -28,9 +27,7 @@ def mlp(depth, weight_decay):
     with torch.no_grad():  # layers of different norms, so that there is something to balance
         for factor, p in enumerate(model.parameters(), start=2):
             p.mul_(factor / 2)
-    return FullBatch(
-        model, GAUSSIAN.images, GAUSSIAN.labels, {name: weight_decay for name, _ in model.named_parameters()}
-    )
+    return FullBatch(model, IMAGES, LABELS, {name: weight_decay for name, _ in model.named_parameters()})
 
 
 def convolutional(weight_decay):
@@ -43,7 +40,7 @@ def convolutional(weight_decay):
         nn.Flatten(),
         nn.Linear(6, 3, bias=False),
     )
-    images, labels = drawn(6, 1, 6, 6), torch.arange(6) % 3
+    images, labels = drawn(30, 1, 6, 6), torch.arange(30) % 3
     return FullBatch(model, images, labels, {name: weight_decay for name, _ in model.named_parameters()})
 
 
@@ -60,7 +57,7 @@ def linear(samples=12, decay=0.3):
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_differences_between_layer_norms_decay_at_twice_lambda(network, weight_decay):
-    first, *later = gradient_flow(NETWORKS[network](weight_decay), [0.0, 0.2, 1.0])
+    first, *later = gradient_flow(NETWORKS[network](weight_decay), [0.0, 0.1, 0.2])
     for state in later:
         left = math.exp(-2 * weight_decay * state.time)
         for (a, b), (a0, b0) in zip(
@@ -73,13 +70,13 @@ def test_differences_between_layer_norms_decay_at_twice_lambda(network, weight_d
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_loss_falls_at_the_rate_of_the_squared_gradient(network):
-    moments, step = (0.1, 0.4, 1.0), 1e-4
+    moments, step = (0.05, 0.1), 1e-4
     times = [time for moment in moments for time in (moment - step, moment, moment + step)]
-    states = list(gradient_flow(NETWORKS[network](0.01), times, rtol=1e-8, atol=1e-10))
+    states = list(gradient_flow(NETWORKS[network](0.01), times))
     losses = [state.loss for state in states]
     assert losses == sorted(losses, reverse=True)
     for before, now, after in zip(states[::3], states[1::3], states[2::3], strict=True):
-        assert (after.loss - before.loss) / (2 * step) == pytest.approx(-(now.gradient_norm**2), rel=1e-4)
+        assert (after.loss - before.loss) / (2 * step) == pytest.approx(-(now.gradient_norm**2), rel=2e-3)
 
 
 def closed_form(objective, time):
@@ -128,8 +125,8 @@ def descend(objective, learning_rate, time):
 
 def test_gradient_descent_comes_nearer_in_proportion_to_its_learning_rate():
     objective = mlp(3, 0.01)
-    coarse, fine, finer = (descend(objective, learning_rate, 2.0) for learning_rate in (4e-3, 2e-3, 1e-3))
-    (state,) = gradient_flow(objective, [2.0])
+    coarse, fine, finer = (descend(objective, learning_rate, 1.0) for learning_rate in (4e-3, 2e-3, 1e-3))
+    (state,) = gradient_flow(objective, [1.0])
     errors = [(point - state.point).norm().item() for point in (coarse, fine, finer)]
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.1)
@@ -137,33 +134,33 @@ def test_gradient_descent_comes_nearer_in_proportion_to_its_learning_rate():
 
 
 def test_more_times_change_neither_the_end_nor_much_of_the_cost():
-    (once,) = gradient_flow(mlp(3, 0.01), [4.0])
-    *_, often = gradient_flow(mlp(3, 0.01), torch.linspace(0.2, 4, 20).tolist())
-    assert (once.point - often.point).norm() < 1e-6
+    (once,) = gradient_flow(mlp(3, 0.01), [1.0])
+    *_, often = gradient_flow(mlp(3, 0.01), torch.linspace(0.1, 1, 10).tolist())
+    assert (once.point - often.point).norm() < 1e-3  # the steps around the kinks differ
     assert often.evaluations < 2 * once.evaluations
 
 
 def test_a_flow_goes_on_from_a_point_that_was_kept():
-    kept, whole = gradient_flow(mlp(3, 0.01), [1.0, 2.0])
+    kept, whole = gradient_flow(mlp(3, 0.01), [0.5, 1.0])
     objective = mlp(3, 0.01)
     objective.move_to(kept.point)
-    again, end = gradient_flow(objective, [1.0, 2.0], start=1.0)
+    again, end = gradient_flow(objective, [0.5, 1.0], start=0.5)
     assert torch.equal(again.point, kept.point)
-    assert end.time == 2.0
-    assert (end.point - whole.point).norm() < 1e-7
+    assert end.time == 1.0
+    assert (end.point - whole.point).norm() < 1e-3 < 0.1 < (end.point - kept.point).norm()
 
 
 def test_the_objective_is_where_the_state_is_and_may_be_used_in_between():
     objective = mlp(2, 0.01)
     points = []
-    for state in gradient_flow(objective, [0.0, 0.5, 1.0]):
+    for state in gradient_flow(objective, [0.0, 0.1, 0.2]):
         assert torch.equal(objective.point, state.point)
         value, gradient = objective(state.point)
         assert (value, gradient.norm().item()) == (state.loss, state.gradient_norm)
         points.append(state.point.clone())
         state.point.zero_()
         objective.move_to(torch.zeros_like(objective.point))
-    undisturbed = [state.point for state in gradient_flow(mlp(2, 0.01), [0.0, 0.5, 1.0])]
+    undisturbed = [state.point for state in gradient_flow(mlp(2, 0.01), [0.0, 0.1, 0.2])]
     assert all(torch.equal(a, b) for a, b in zip(points, undisturbed, strict=True))
 
 
@@ -202,7 +199,7 @@ def test_a_flow_onto_a_kink_is_said_to_stall():
 
     objective = FullBatch(Corner(), torch.ones(2, 1), torch.tensor([1, 1]), {})
     with pytest.raises(FlowError, match=r"stalls at time 0\.40\d+: \d+ steps since the last time asked for"):
-        list(gradient_flow(objective, [10.0], max_steps=2000))
+        list(gradient_flow(objective, [10.0], max_steps=500))
 
 
 def test_a_flow_that_needs_more_steps_than_allowed_says_so():

@@ -64,16 +64,16 @@ def gradient_flow(
     >>> from torch import nn
     >>> line = FullBatch(nn.Linear(1, 2, bias=False), torch.zeros(3, 1), torch.tensor([0, 1, 1]), {"weight": 0.5})
     >>> line.move_to(torch.tensor([3.0, 4.0], dtype=torch.float64))
-    >>> [f"{state.weight_norms[0]:.6f}" for state in gradient_flow(line, [0.0, 1.0])]  # 25, and 25/e
-    ['25.000000', '9.196986']
+    >>> [f"{state.weight_norms[0]:.4f}" for state in gradient_flow(line, [0.0, 1.0])]  # 25, and 25/e
+    ['25.0000', '9.1970']
     """
     times = [float(time) for time in times]
     if not all(math.isfinite(time) for time in (start, *times)):
         raise ValueError(
             f"the times of a flow must be finite, got {times} from {start:g}; leave out those that are not"
         )
-    for before, after in itertools.pairwise((start, *times)):
-        if before > after or (before == after and after != start):
+    for index, (before, after) in enumerate(itertools.pairwise((start, *times))):
+        if before > after or (before == after and index > 0):
             raise ValueError(
                 f"the times of a flow must increase, none before the start, got {after:g} after {before:g}; sort them"
             )

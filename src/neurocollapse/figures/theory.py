@@ -31,9 +31,12 @@ def _draw_rows(axes: Axes, rows: pd.DataFrame) -> None:
     for index, (network, group) in enumerate(rows.groupby("network", sort=False)):
         look: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "color": COLOURS[index % len(COLOURS)]}
         axes.plot(group["predicted"], group["measured"], linestyle="none", markersize=5, label=str(network), **look)
-    low, high = rows[["predicted", "measured"]].min().min(), rows[["predicted", "measured"]].max().max()
-    margin = 0.08 * (high - low)
-    axes.plot([low - margin, high + margin], [low - margin, high + margin], label="predicted = measured", **REFERENCE)
+    ends = np.array(
+        [rows[["predicted", "measured"]].min().min() / 1.2, rows[["predicted", "measured"]].max().max() * 1.2]
+    )
+    axes.plot(ends, ends, label="predicted = measured", **REFERENCE)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
     axes.set_xlabel(r"predicted $\Vert W^c\Vert^2$")
     axes.set_ylabel(r"measured $\Vert W^c\Vert^2$")
     axes.legend(loc="best")

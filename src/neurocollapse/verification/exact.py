@@ -58,7 +58,7 @@ def balance() -> Iterator[Comparison]:
     model, decay = nn.Sequential(*layers), 0.05
     objective = FullBatch(model, data.images, data.labels, dict.fromkeys(dict(model.named_parameters()), decay))
     times = [0.0, 1.0, 3.0, 10.0]
-    norms = [state.weight_norms for state in gradient_flow(objective, times)]
+    norms = [state.weight_norms for state in gradient_flow(objective, times, rtol=1e-10, atol=1e-12)]
     yield from balance_along_flow(times, norms, decay)
 
 
