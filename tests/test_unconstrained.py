@@ -1,4 +1,4 @@
-"""The unconstrained features model: closed forms against a solver that does not know them, and against the sheet."""
+"""The unconstrained features model: closed forms against a solver that does not know them, and against known digits."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from neurocollapse.theory.unconstrained.reduced import ReducedObjective
 
 
 def model_of(num_classes: int, **changes: object) -> UnconstrainedModel:
-    """The sheet's decays, three samples of each class, and a little more room than is needed."""
+    """Three samples of each class, and a little more room than is needed."""
     settings = {"per_class": 3, "num_features": num_classes + 2, "weight_decay": 5e-3, "feature_decay": 2e-3}
     return UnconstrainedModel(num_classes=num_classes, **settings | changes)
 
@@ -101,7 +101,7 @@ def test_with_a_free_bias_the_paper_holds(features: str) -> None:
     assert solution.class_outputs.sum(dim=1).tolist() == pytest.approx([1.0] * C, rel=1e-9)
 
 
-def test_the_sheets_digits() -> None:
+def test_known_digits() -> None:
     """ε = √(C(C−1)nλ_Wλ_H) = 0.05196152 for C = 10, n = 3, λ_W = 5e-3, λ_H = 2e-3 with H ≥ 0 and a free bias."""
     solution = solve_unconstrained(model_of(10, bias="free", features="relu"))
     assert named(solution, "gap ε") == pytest.approx(0.05196152, abs=5e-9)
@@ -121,7 +121,7 @@ def test_closed_forms_are_those_of_the_exact_problems(problem: object, changes: 
     assert optimum.nc2_cosine_weight == pytest.approx(expected["nc2_cosine_weight"], abs=1e-15)
 
 
-def test_the_sheets_cross_entropy() -> None:
+def test_known_cross_entropy() -> None:
     """‖W‖² = ((C−1)/r) log((r − (C−1)λ_W)/λ_W), r = √(λ_W/(nλ_H)), L = log(1 + (C−1)e^{−rρ/(C−1)}) + λ_W ρ."""
     C, n, weight, features = 7, 4, 3e-3, 1e-3
     r = math.sqrt(weight / (n * features))

@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import math
+import signal
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 from torch import nn
 
 import neurocollapse as nc
+from neurocollapse.cli import main
 from neurocollapse.execution import execute
 from neurocollapse.store import RunFolder
 from neurocollapse.theory import STATEMENTS, theory_table
@@ -25,6 +29,7 @@ from neurocollapse.verification import (
     verify_runs,
 )
 from neurocollapse.verification.exact import EXACT, EXACT_TOLERANCE
+from neurocollapse.verification.refined import Refinement
 from neurocollapse.verification.two_clusters import two_clusters
 
 COMMAND = str(Path(sys.executable).with_name("neurocollapse"))
@@ -48,6 +53,22 @@ def command(*args, status=0, cwd=None):
     assert finished.returncode == status, finished.stderr
     assert "Traceback" not in finished.stderr
     return finished
+
+
+@pytest.fixture
+def in_process(capsys, monkeypatch, tmp_path):
+    """The command in this process, in an empty folder: what it prints and says."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words, status=0):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(word) for word in words])
+        printed, said = capsys.readouterr()
+        assert stopped.value.code == status, said
+        return printed, said
+
+    return call
 
 
 # Models
@@ -245,17 +266,17 @@ def test_the_objective_of_a_run_is_at_its_last_weights(tmp_path):
 # The command
 
 
-def test_the_command_prints_the_table_of_a_run_and_compares_those_of_a_folder(tmp_path):
+def test_the_command_prints_the_table_of_a_run_and_compares_those_of_a_folder(tmp_path, in_process):
     one, _ = run(tmp_path / "runs"), run(tmp_path / "runs", weight_decay=0.0)
-    table = command("verify", one.path).stdout
+    table = in_process("verify", one.path)[0]
     assert "identities, at every point" in table
     assert "distance from a critical point" in table
-    assert json.loads(command("verify", one.path, "--json").stdout)["facts"]["λ"] == SMALL.weight_decay
+    assert json.loads(in_process("verify", one.path, "--json")[0])["facts"]["λ"] == SMALL.weight_decay
     compared = command("verify", tmp_path / "runs").stdout
     assert "λ=0 " in compared
     kept = json.loads((tmp_path / "runs" / "theory.json").read_text())
     assert set(kept) == {folder.name for folder in (tmp_path / "runs").iterdir() if folder.is_dir()}
-    assert json.loads(command("verify", tmp_path / "runs", "--json").stdout).keys() == kept.keys()
+    assert json.loads(in_process("verify", tmp_path / "runs", "--json")[0]).keys() == kept.keys()
 
 
 @pytest.mark.parametrize(
@@ -266,32 +287,109 @@ def test_the_command_prints_the_table_of_a_run_and_compares_those_of_a_folder(tm
         (["verify", "."], "there are no runs in ."),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(tmp_path, words, message):
-    told = command(*words, status=2, cwd=tmp_path).stderr
+def test_bad_input_is_one_line_and_status_2(words, message, in_process):
+    _, told = in_process(*words, status=2)
     assert message in told
     assert len(told.splitlines()) == 1
 
 
-def test_a_folder_with_a_run_that_failed_ends_with_status_2_and_verifies_the_rest(tmp_path):
+def test_a_folder_with_a_run_that_failed_ends_with_status_2_and_verifies_the_rest(tmp_path, in_process):
     run(tmp_path, learning_rate=1e6)
     run(tmp_path)
-    finished = command("verify", tmp_path, status=2)
-    assert "not verified: " in finished.stderr
-    assert "residuals" in finished.stdout
+    printed, told = in_process("verify", tmp_path, status=2)
+    assert "not verified: " in told
+    assert "residuals" in printed
 
 
-def test_a_user_network_that_is_not_homogeneous_needs_force(tmp_path):
+def test_a_user_network_that_is_not_homogeneous_needs_force(tmp_path, in_process, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path[:])
     (tmp_path / "mine.py").write_text(
         "import torch\nfrom torch import nn\n"
         "def net(shape, classes):\n"
         "    return nn.Sequential(nn.Linear(16, 8, bias=False), nn.Tanh(), nn.Linear(8, classes, bias=False))\n"
     )
     options = ["--dataset", "gaussian", "--network", "mine:net", "--epochs", "1", "--learning-rate", "0.01"]
-    command("train", *options, "--out", "runs", cwd=tmp_path)
+    in_process("train", *options, "--out", "runs")
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if RunFolder(path).begun)
-    told = command("verify", folder, status=2, cwd=tmp_path).stderr
+    _, told = in_process("verify", folder, status=2)
     assert "the network is not homogeneous" in told
-    assert "not claimed" in command("verify", folder, "--force", cwd=tmp_path).stdout
+    assert "not claimed" in in_process("verify", folder, "--force")[0]
+
+
+# Refinement of a run
+
+
+def test_a_descent_is_kept_beside_the_run_and_gone_on_with(tmp_path):
+    folder = run(tmp_path)
+    begun = Refinement(folder)
+    assert begun.iterations == 0
+    *_, first = begun.descend(40)
+    assert (first.iteration, first.status) == (40, "limit")
+    again = Refinement(folder)
+    assert again.iterations == 40
+    assert torch.equal(again.objective.point, first.point)
+    assert begun.table().facts["L"] == pytest.approx(first.loss, rel=1e-12)
+    *_, second = again.descend(40)
+    assert second.loss < first.loss
+    assert Refinement(folder).iterations == 80
+    assert folder.damage is None
+    assert nc.verify(folder.path).facts["L"] > first.loss  # the run itself is as it was
+
+
+def test_a_descent_from_other_weights_is_begun_anew(tmp_path):
+    folder, other = run(tmp_path), run(tmp_path, seed=1)
+    list(Refinement(folder).descend(20))
+    (other.path / "refined.safetensors").write_bytes((folder.path / "refined.safetensors").read_bytes())
+    assert Refinement(other).iterations == 0
+
+
+def test_a_damaged_point_is_named(tmp_path):
+    folder = run(tmp_path)
+    (folder.path / "refined.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"refined\.safetensors is damaged .* delete it to refine anew"):
+        Refinement(folder)
+
+
+def test_a_descent_that_is_stopped_keeps_its_point(tmp_path):
+    folder = run(tmp_path)
+    descent = Refinement(folder).descend(10**6)
+    states = [next(descent) for _ in range(3)]
+    descent.close()
+    assert Refinement(folder).iterations == states[-1].iteration
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+@pytest.mark.slow
+def test_a_refining_command_that_is_stopped_goes_on(tmp_path, number):
+    folder = run(tmp_path, depth=5, width=64)
+    words = [COMMAND, "verify", str(folder.path), "--refine", "1000000"]
+    begun = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
+    kept = folder.path / "refined.safetensors"
+    if number == signal.SIGKILL:  # only what was saved on the way is there
+        while not kept.exists():
+            assert begun.poll() is None
+            time.sleep(0.2)
+    else:
+        time.sleep(15)
+    begun.send_signal(number)
+    said = begun.communicate()[1]
+    if number == signal.SIGINT:
+        assert begun.returncode == 130
+        assert "the point is kept in" in said
+    finished = command("verify", folder.path, "--refine", "20")
+    assert "going on after" in finished.stderr
+
+
+def interruptible():
+    """Where the tests run in the background, Ctrl-C is ignored in what they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.parametrize("words", [["--refine", "0", "RUN"], ["--refine", "5", "."]])
+def test_refine_wants_a_number_and_one_run(tmp_path, words, in_process):
+    folder = run(tmp_path)
+    _, told = in_process("verify", *(str(folder.path) if word == "RUN" else word for word in words), status=2)
+    assert "--refine takes a number of iterations and a single run" in told
 
 
 # Exact problems
@@ -334,11 +432,11 @@ def test_two_clusters_need_a_small_decay():
         two_clusters(4, 0.11)
 
 
-def test_the_command_prints_digits_of_agreement():
-    printed = command("verify", "--exact").stdout
+def test_the_command_prints_digits_of_agreement(in_process):
+    printed, _ = in_process("verify", "--exact")
     assert "least agreement" in printed
     assert "Tr Σ_W/Tr Σ_B: NC1 does not follow" in printed
-    told = command("verify", "--exact", ".", status=2).stderr
+    _, told = in_process("verify", "--exact", ".", status=2)
     assert "or --exact without one" in told
 
 
@@ -352,9 +450,9 @@ def test_the_command_prints_digits_of_agreement():
         (["--convex", "--num-classes", "30"], "certificate"),
     ],
 )
-def test_solve_prints_both_side_by_side(words, shown):
-    assert shown in command("solve", *words).stdout
-    json.loads(command("solve", *words, "--json").stdout)
+def test_solve_prints_both_side_by_side(words, shown, in_process):
+    assert shown in in_process("solve", *words)[0]
+    json.loads(in_process("solve", *words, "--json")[0])
 
 
 @pytest.mark.parametrize(
@@ -367,7 +465,7 @@ def test_solve_prints_both_side_by_side(words, shown):
         (["--bias-decay", "0.1"], "bias_decay"),
     ],
 )
-def test_a_problem_without_meaning_is_one_line(words, message):
-    told = command("solve", *words, status=2).stderr
+def test_a_problem_without_meaning_is_one_line(words, message, in_process):
+    _, told = in_process("solve", *words, status=2)
     assert message in told
     assert len(told.splitlines()) == 1

@@ -73,9 +73,12 @@ def _refined(run: RunFolder, iterations: int, data_dir: Path | None, force: bool
         messages.print(f"going on after {refinement.iterations} iterations, from {refinement.path}")
     with Progress(*Progress.get_default_columns()[:3], TextColumn("{task.fields[told]}"), console=messages) as bar:
         task = bar.add_task("refining", total=iterations, told="")
-        for state in refinement.descend(iterations):
-            told = f"L {state.loss:.8g}  ‖∇L‖ {state.gradient_norm:.1e}  with slopes {state.subgradient_norm:.1e}"
-            bar.update(task, completed=state.iteration, told=told)
+        try:
+            for state in refinement.descend(iterations):
+                told = f"L {state.loss:.8g}  ‖∇L‖ {state.gradient_norm:.1e}  with slopes {state.subgradient_norm:.1e}"
+                bar.update(task, completed=state.iteration, told=told)
+        except KeyboardInterrupt as stop:  # or a kind of it
+            raise type(stop)(f"the point is kept in {refinement.path}, and --refine goes on from there") from None
     messages.print(
         f"{state.status} after {refinement.iterations + state.iteration} iterations: L = {state.loss:.10g}, "
         f"‖∇L‖ = {state.gradient_norm:.2e} with ReLU'(0) = 0, {state.subgradient_norm:.2e} with the slopes found for "

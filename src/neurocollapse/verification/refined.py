@@ -50,13 +50,18 @@ class Refinement:
         return int(metadata["iterations"])
 
     def descend(self, iterations: int) -> Iterator[RefinementState]:
-        """So many iterations more, the state after each round; it is on disk when the last one is yielded."""
-        saved = time.monotonic()
-        for state in refine(self.objective, max_iterations=iterations):
-            if state.status != "going" or time.monotonic() - saved > _SAVE_SECONDS:
-                self._save(state)
-                saved = time.monotonic()
-            yield state
+        """So many iterations more, the state after each round; stopped in between, the last one is saved."""
+        saved, unsaved = time.monotonic(), None
+        try:
+            for state in refine(self.objective, max_iterations=iterations):
+                unsaved = state
+                if time.monotonic() - saved > _SAVE_SECONDS:
+                    self._save(state)
+                    saved, unsaved = time.monotonic(), None
+                yield state
+        finally:
+            if unsaved is not None:
+                self._save(unsaved)
 
     def _save(self, state: RefinementState) -> None:
         tensors = {name: value.contiguous() for name, value in self.objective.split(state.point.cpu()).items()}
