@@ -35,7 +35,10 @@ _SCALE = 1e12
 #: μ over the root mean square of a unit's pre-activations: at first, and at least.
 _WIDTH, _SMALLEST_WIDTH = 0.1, 1e-6
 
-#: Rounds without a new low after which μ is halved.
+#: What the pairs of L-BFGS may take.
+_HISTORY_BYTES = 400_000_000
+
+#: Rounds without a new low after which μ is halved, or doubled where the gradient lags behind the slopes.
 _SLOW_ROUNDS = 10
 
 _RELUS = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu_}
@@ -72,7 +75,7 @@ def refine(
     tolerance: float = 1e-8,
     max_iterations: int = 20_000,
     round_iterations: int = 20,
-    history: int = 100,
+    history: int | None = None,
     patience: int = 100,
 ) -> Iterator[RefinementState]:
     """Descend to a critical point of L in full batch and float64, and yield the state after every round of L-BFGS.
@@ -90,7 +93,8 @@ def refine(
         tolerance: of the critical point.
         max_iterations: of L-BFGS, each about 1.4 gradients.
         round_iterations: between two updates of the slopes.
-        history: of L-BFGS; more of it makes fewer iterations, each costlier where a gradient is cheap.
+        history: of L-BFGS, by default as many pairs as take 400 MB, from 10 to 300; more of it makes fewer
+            iterations, each costlier where a gradient is cheap.
         patience: rounds.
 
     Raises `ValueError` where an argument is not positive, and `FloatingPointError` where L is not finite.
@@ -101,6 +105,8 @@ def refine(
     >>> last.status, last.point  # half of the mean target, (1/2, 1/2)
     ('converged', tensor([0.2500, 0.2500], dtype=torch.float64))
     """
+    if history is None:
+        history = min(300, max(10, _HISTORY_BYTES // (16 * len(objective.decay_vector))))
     numbers = {"tolerance": tolerance, "max_iterations": max_iterations, "round_iterations": round_iterations}
     for name, value in {**numbers, "history": history, "patience": patience}.items():
         if not (math.isfinite(value) and value > 0):
@@ -160,9 +166,11 @@ def _rounds(objective: FullBatch, limits: _Limits, round_iterations: int, histor
         if state.status != "going":
             return
         ahead = subgradient_norm > 2 * descent.gradient_norm  # the slopes, of where the weights are
-        behind = subgradient_norm <= limits.enough(weight_norm) or limits.rounds % _SLOW_ROUNDS == _SLOW_ROUNDS - 1
-        if ahead or behind:
+        slow = limits.rounds % _SLOW_ROUNDS == _SLOW_ROUNDS - 1
+        if ahead or subgradient_norm <= limits.enough(weight_norm) or (slow and units.gap >= subgradient_norm):
             units.tighten()
+        elif slow:
+            units.loosen()
         descent.descend()
 
 
@@ -245,8 +253,12 @@ class _RelaxedReLUs(TorchFunctionMode):
         self.slopes = self._found
 
     def tighten(self) -> None:
-        """Halve μ."""
+        """Halve μ: the slopes settle sooner, and L becomes stiffer."""
         self.width = max(self.width / 2, _SMALLEST_WIDTH)
+
+    def loosen(self) -> None:
+        """Double μ."""
+        self.width = min(2 * self.width, _WIDTH)
 
     def with_slopes(
         self, objective: FullBatch, point: Float[Tensor, " parameters"]

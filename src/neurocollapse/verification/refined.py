@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors
@@ -33,6 +34,8 @@ class Refinement:
         self.objective = objective_of_run(folder, data_dir=data_dir)
         self.begun_from = folder.weights_digest
         self.iterations = self._load()
+        #: the last of the descent
+        self.state: RefinementState | None = None
 
     def _load(self) -> int:
         """Move to the kept point; its iterations, 0 where there is none or it began from other weights."""
@@ -52,9 +55,10 @@ class Refinement:
     def descend(self, iterations: int) -> Iterator[RefinementState]:
         """So many iterations more, the state after each round; stopped in between, the last one is saved."""
         saved, unsaved = time.monotonic(), None
+        self.state = None
         try:
             for state in refine(self.objective, max_iterations=iterations):
-                unsaved = state
+                self.state = unsaved = state
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     self._save(state)
                     saved, unsaved = time.monotonic(), None
@@ -70,5 +74,17 @@ class Refinement:
             safetensors.torch.save_file(tensors, temporary, metadata=told)
 
     def table(self, *, force: bool = False) -> TheoryTable:
-        """The theory table where the descent is."""
-        return table_of(self.objective, force=force)
+        """The theory table where the descent is, with what it says of the kinks.
+
+        λ‖W_l‖² and the last layer's laws hold for every choice of slopes at the kinks, so at a critical point they do
+        although ‖∇L‖, which takes ReLU'(0) = 0, stays away from zero.
+        """
+        table = table_of(self.objective, force=force)
+        if self.state is None:
+            return table
+        slopes = {"‖∇L‖ with slopes": self.state.subgradient_norm, "kinks": float(self.state.kinks)}
+        note = (
+            f"{self.state.status}: with slopes between 0 and 1 for {self.state.kinks} ReLUs at their kink the gradient "
+            f"is {self.state.subgradient_norm:.1e}; ‖∇L‖ takes 0 for all of them"
+        )
+        return replace(table, facts={**table.facts, **slopes}, notes=(note, *table.notes))
