@@ -25,6 +25,7 @@ EXAMPLES = {
         "--samples 48 --epochs 2 --every 1",
         rf"history:\nepoch +1  nc/nc1 .*\nepoch +2  nc/nc1 +{NUMBER} ",
     ),
+    "07_theory_along_training": ("--epochs 4 --every 2", rf"  2 +{NUMBER}  .*\n +4 +{NUMBER}  .*\n$"),
 }
 SLOW = {"04_torchmetrics", "05_lightning", "06_transformers"}  # to import these libraries takes seconds
 

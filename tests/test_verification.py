@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import neurocollapse as nc
 from neurocollapse.cli import main
@@ -138,9 +139,7 @@ class Normalised(nn.Module):
 
 def test_a_network_that_is_not_homogeneous_is_named_with_its_deviation():
     torch.manual_seed(0)
-    with pytest.raises(
-        VerificationError, match=r"not homogeneous: with (the inputs|layer hidden.weight) scaled .* 0\.\d"
-    ):
+    with pytest.raises(VerificationError, match=r"not homogeneous in (its inputs|layer hidden.weight): .* by 0\.\d"):
         nc.verify(Normalised(), DATA, weight_decay=1e-3)
     forced = nc.verify(Normalised(), DATA, weight_decay=1e-3, force=True)
     assert all("not claimed" in row.tells for row in forced)
@@ -149,8 +148,8 @@ def test_a_network_that_is_not_homogeneous_is_named_with_its_deviation():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((network(),), "with its loader and weight_decay="),
-        ((network(), DATA), "with its loader and weight_decay="),
+        ((network(),), "got no loader"),
+        ((network(), DATA), "got no weight_decay"),
         (("somewhere", DATA), "a run knows its data"),
         (("no-such-run",), "is not a run"),
     ],
@@ -158,6 +157,64 @@ def test_a_network_that_is_not_homogeneous_is_named_with_its_deviation():
 def test_what_does_not_go_together_is_told(arguments, message):
     with pytest.raises(ValueError, match=message):
         nc.verify(*arguments)
+
+
+def test_what_is_neither_a_model_nor_a_run_is_told():
+    with pytest.raises(TypeError, match="or the folder of a run, got function"):
+        nc.verify.__wrapped__(lambda x: x, DATA, weight_decay=1e-3)
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    with pytest.raises(VerificationError, match="the optimizer has none of the model's parameters"):
+        nc.verify(network(), DATA, weight_decay=torch.optim.SGD(network().parameters(), 0.1, weight_decay=0.1))
+
+
+@pytest.mark.parametrize(("shift", "message"), [(1, "labels go from 1 to 4"), (-1, "labels go from -1 to 2")])
+def test_labels_must_be_classes_of_the_network(shift, message):
+    with pytest.raises(VerificationError, match=message):
+        nc.verify(network(), [(DATA[0][0], DATA[0][1] + shift)], weight_decay=1e-3)
+
+
+def test_what_is_not_finite_is_told():
+    model = network()
+    with torch.no_grad():
+        model.classifier.weight[0, 0] = math.nan
+    with pytest.raises(VerificationError, match="the network's weights are not finite"):
+        nc.verify(model, DATA, weight_decay=1e-3)
+    with pytest.raises(VerificationError, match="the network's inputs are not finite"):
+        nc.verify(network(), [(DATA[0][0] / 0, DATA[0][1])], weight_decay=1e-3)
+
+
+def test_frozen_layers_are_told_and_a_frozen_classifier_is_refused():
+    model = network()
+    model.features[1].weight.requires_grad_(False)
+    assert any(
+        "1 parameters are frozen (features.1.weight)" in note
+        for note in nc.verify(model, DATA, weight_decay=1e-3).notes
+    )
+    model.classifier.weight.requires_grad_(False)
+    with pytest.raises(VerificationError, match="is frozen, and the theory is about one that trains"):
+        nc.verify(model, DATA, weight_decay=1e-3)
+
+
+def test_a_network_must_return_the_classifiers_outputs_alone():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classifier = nn.Linear(16, 4, bias=False)
+
+        def forward(self, inputs):
+            return self.classifier(inputs), inputs
+
+    with pytest.raises(ValueError, match="the network returns a tuple; return the classifier's output alone"):
+        nc.verify(Two(), DATA, weight_decay=1e-3)
+
+
+def test_a_loader_that_leaves_samples_out_is_warned_of():
+    shuffled = torch.randperm(len(DATA[0][1]), generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(TensorDataset(*(part[shuffled] for part in DATA[0])), batch_size=150, drop_last=True)
+    with pytest.warns(nc.CaptureWarning, match="drop_last"):
+        nc.verify(network(), loader, weight_decay=1e-3)
 
 
 @pytest.mark.parametrize("decay", [-1e-3, math.nan, math.inf])
@@ -223,6 +280,17 @@ def test_a_run_of_another_version_is_told(tmp_path):
     described["config"]["flavour"] = "sour"
     (folder.path / "config.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match=r"made by another version of neurocollapse .*flavour"):
+        verify_run(folder)
+
+
+def test_an_edited_configuration_is_told(tmp_path):
+    folder = run(tmp_path)
+    config = folder.path / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"weight_decay": 0.0005', '"weight_decay": 0.05'))
+    assert any("renamed, or its config.json was edited" in note for note in verify_run(folder).notes)
+    config.write_text(text.replace('"width": 12', '"width": 24'))
+    with pytest.raises(ValueError, match=r"is damaged: its model\.safetensors is of another network"):
         verify_run(folder)
 
 

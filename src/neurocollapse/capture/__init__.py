@@ -1,6 +1,6 @@
 """What a classifier's head sees, captured while the model runs: any model, any loader, one forward pass."""
 
-from .cautions import CaptureWarning
+from .cautions import CaptureWarning, warn_of
 from .forward import MEMORY_BUDGET, Captured, CaptureOptions, capture
 from .heads import Head, evaluation, find_head, unwrap
 from .loaders import LABEL_KEYS, Batch, batches
@@ -28,4 +28,5 @@ __all__ = [
     "stratified_subset",
     "tensors_of",
     "unwrap",
+    "warn_of",
 ]

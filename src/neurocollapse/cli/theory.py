@@ -14,6 +14,7 @@ from ..theory import STATEMENTS, Comparison, TheoryTable
 from ..theory.unconstrained import UnconstrainedModel, solve_convex, solve_unconstrained
 from ..verification import ALONG, TheoryFile, VerificationError, verify_run, verify_runs
 from ..verification.exact import EXACT, EXACT_TOLERANCE
+from ..verification.refined import FILE as REFINED
 from ..verification.refined import Refinement
 from .printing import messages, out_console, print_frame, shown
 
@@ -56,6 +57,8 @@ def verify(
     if refine is not None and (found[0].path != run or refine < 1):
         raise VerificationError(f"--refine takes a number of iterations and a single run, got {refine} and {run}")
     if found[0].path == run:
+        if refine is None and (run / REFINED).exists():
+            messages.print(f"at the run's last weights; a refined point is in {run / REFINED}, and --refine shows it")
         table = (
             verify_run(found[0], data_dir=data_dir, force=force)
             if refine is None

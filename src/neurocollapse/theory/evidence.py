@@ -49,6 +49,8 @@ class Evidence:
     classifier: Classifier
     #: λ_b of the classifier's bias, 0 where it is free
     bias_decay: float = 0.0
+    #: names of the network's parameters that do not train
+    frozen: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

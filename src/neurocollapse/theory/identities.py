@@ -105,10 +105,12 @@ def path_decomposition(evidence: Evidence) -> Iterator[Comparison]:
 
 
 def gradient(evidence: Evidence) -> Iterator[Comparison]:
-    """∇L = 0; the residual is ‖∇L‖ / (‖∇L_data‖ + λ‖W‖), between 0 and 1."""
+    """∇L = 0; the residual is ‖∇L‖ / (‖∇L_data‖ + λ‖W‖), between 0 and 1, and at λ = 0 ‖∇L‖ / (1 + ‖W‖)."""
     parameters = evidence.layers + evidence.others
     data = math.sqrt(sum(p.data_gradient.square().sum().item() for p in parameters))
     scale = data + math.sqrt(sum(p.decay**2 * p.squared_norm for p in parameters))
+    if not evidence.weight_decay:
+        scale = 1 + evidence.weight_norm
     yield compare(
         "‖∇L‖", 0.0, evidence.gradient_norm, tells=STATIONARITY, reference="definition", scale=scale or math.nan
     )

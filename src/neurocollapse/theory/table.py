@@ -42,9 +42,9 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     ),
     "at a critical point": (
         Statement(identities.gradient),
-        Statement(identities.critical_norms),
+        Statement(identities.critical_norms, needs_decay=True),
         Statement(identities.equal_norms, needs_decay=True),
-        Statement(identities.last_layer),
+        Statement(identities.last_layer, needs_decay=True),
         Statement(identities.sum_of_outputs, bias=_NONE, needs_decay=True),
         Statement(identities.free_bias, bias=_FREE, needs_decay=True),
         Statement(identities.decayed_bias, bias=_DECAYED),
@@ -200,12 +200,18 @@ def _notes(evidence: Evidence) -> Iterator[str]:
         yield f"p = {num_features} features hold no simplex of {num_classes} classes: neither frame can be reached"
     elif num_features < num_classes and evidence.bias_kind == "none":
         yield f"p = {num_features} features hold no orthogonal frame of {num_classes} classes"
-    if evidence.outputs.abs().max() < 1e-6:
+    if evidence.frozen:
+        yield (
+            f"{len(evidence.frozen)} parameters are frozen ({', '.join(evidence.frozen[:3])}), so L, ‖W‖, ‖∇L‖ and the "
+            f"laws of layers are of the others"
+        )
+    zero = bool(evidence.outputs.abs().max() < 1e-6)
+    if zero:
         yield (
             f"all outputs are zero: at λ = {evidence.weight_decay:g} everything has collapsed to zero and ε is 1, so "
             f"that the predictions compare nothing with nothing"
         )
-    if evidence.bias_kind == "none" and evidence.weight_decay:
+    if evidence.bias_kind == "none" and evidence.weight_decay and not zero:
         yield (
             "without a bias SQI and the theorem's equations cannot hold exactly at a critical point with λ > 0; "
             "compare the readings"

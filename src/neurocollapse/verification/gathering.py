@@ -24,13 +24,10 @@ def gather_evidence(objective: FullBatch) -> Evidence:
     """The evidence where the objective's network is.
 
     Layers are the trainable tensors of two or more dimensions, which must share one decay λ. Raises
-    `VerificationError` where they do not, and `NetworkError` where the network does not return what its last linear
-    layer gives.
+    `VerificationError` where they do not.
     """
     classifier = find_classifier(objective.model)
     with captured_features(classifier) as captured:
-        check_head(objective.model(objective.inputs[:_TRIED]), captured, classifier)
-        captured.clear()
         _, gradient = objective.data_gradient()
     gradients = objective.split(gradient)
     parameters = [
@@ -47,6 +44,7 @@ def gather_evidence(objective: FullBatch) -> Evidence:
         labels=objective.labels.cpu(),
         classifier=Classifier(classifier.weight.cpu(), None if classifier.bias is None else classifier.bias.cpu()),
         bias_decay=bias_decay,
+        frozen=tuple(name for name, p in objective.model.named_parameters() if not p.requires_grad),
     )
 
 
@@ -58,6 +56,31 @@ def _common_decay(layers: tuple[Parameter, ...]) -> float:
             f"the layers decay differently ({each or 'none is trained'}), and the theory has one λ for all of them"
         )
     return next(iter(decays))
+
+
+def check_evaluates(objective: FullBatch) -> None:
+    """That the network gives finite outputs of its last linear layer, which trains, for labels that it has classes for.
+
+    Raises `VerificationError`, `NetworkError`.
+    """
+    classifier = find_classifier(objective.model)
+    if not classifier.weight.requires_grad:
+        raise VerificationError(
+            f"the last linear layer, {classifier}, is frozen, and the theory is about one that trains; let it train"
+        )
+    low, high = int(objective.labels.min()), int(objective.labels.max())
+    if low < 0 or high >= classifier.out_features:
+        raise VerificationError(
+            f"labels go from {low} to {high}, but the network has {classifier.out_features} outputs; number the "
+            f"classes from 0"
+        )
+    with torch.no_grad(), captured_features(classifier) as captured:
+        outputs = objective.model(objective.inputs[:_TRIED])
+    check_head(outputs, captured, classifier)
+    points = [objective.point, objective.inputs, outputs]
+    for what, values in zip(("weights", "inputs", "outputs"), points, strict=True):
+        if not values.isfinite().all():
+            raise VerificationError(f"the network's {what} are not finite; it has diverged, or was given such data")
 
 
 def check_theory_applies(objective: FullBatch, *, force: bool) -> str | None:
@@ -87,10 +110,10 @@ def homogeneity_without_bias(model: nn.Module, inputs: Float[Tensor, "samples *s
 def _fault(found: Homogeneity) -> str | None:
     """The largest deviation in words; none where outputs are all zero, which tell nothing."""
     deviations: Mapping[str, float] = {
-        "the inputs": found.by_input,
-        **{f"layer {name}": deviation for name, deviation in found.by_layer.items()},
+        "in its inputs": found.by_input,
+        **{f"in layer {name}": deviation for name, deviation in found.by_layer.items()},
     }
     where, deviation = max(deviations.items(), key=lambda item: -1.0 if math.isnan(item[1]) else item[1])
     if math.isnan(deviation) or deviation <= _TOLERANCE:
         return None
-    return f"the network is not homogeneous: with {where} scaled by α its outputs miss α f by {deviation:.2g} of ‖α f‖"
+    return f"the network is not homogeneous {where}: that scaled by α, its outputs miss α f by {deviation:.2g} of ‖α f‖"

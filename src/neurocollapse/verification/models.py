@@ -6,16 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..capture import batches, unwrap
+from ..capture import batches, unwrap, warn_of
 from ..full_batch import FullBatch
 from ..theory import TheoryTable, theory_table
-from .gathering import VerificationError, check_theory_applies, gather_evidence
+from .gathering import VerificationError, check_evaluates, check_theory_applies, gather_evidence
 
 
 def verify_model(
     model: nn.Module, loader: Iterable[Any], weight_decay: float | torch.optim.Optimizer, *, force: bool = False
 ) -> TheoryTable:
     """See `verify`."""
+    warn_of(loader, stacklevel=3)
     model = unwrap(model)
     decays, doubt = decays_of(model, weight_decay, force=force)
     inputs, labels = _all_of(loader, model)
@@ -24,6 +25,7 @@ def verify_model(
 
 def table_of(objective: FullBatch, *, force: bool, doubt: str | None = None) -> TheoryTable:
     """The table where the objective's network is; with a `doubt`, or one found under `force`, every row is marked."""
+    check_evaluates(objective)
     doubt = doubt or check_theory_applies(objective, force=force)
     return theory_table(gather_evidence(objective), doubt=doubt)
 
@@ -34,8 +36,10 @@ def decays_of(
     """λ of every parameter that trains, by name, and what speaks against the theory where `force` lets that pass."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not isinstance(weight_decay, torch.optim.Optimizer):
-        if not 0 <= weight_decay < float("inf"):
-            raise VerificationError(f"weight_decay is λ of Eq. 1, a finite number from 0; got {weight_decay}")
+        if not isinstance(weight_decay, int | float) or not 0 <= weight_decay < float("inf"):
+            raise VerificationError(
+                f"weight_decay is λ of Eq. 1, a finite number from 0, or the optimizer; got {weight_decay!r}"
+            )
         return dict.fromkeys(trained, float(weight_decay)), None
     doubt = None
     if _is_decoupled(weight_decay):
@@ -50,6 +54,11 @@ def decays_of(
     by_parameter = {
         id(p): float(group.get("weight_decay", 0.0)) for group in weight_decay.param_groups for p in group["params"]
     }
+    if trained and not any(id(p) in by_parameter for p in trained.values()):
+        raise VerificationError(
+            "the optimizer has none of the model's parameters: it was made for another model, or before this one was "
+            "copied or loaded; pass λ as a number"
+        )
     return {name: by_parameter.get(id(p), 0.0) for name, p in trained.items()}, doubt
 
 

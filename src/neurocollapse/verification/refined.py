@@ -18,8 +18,11 @@ from .runs import objective_of_run
 
 FILE = "refined.safetensors"
 
+#: Iterations of L-BFGS between two updates of the slopes.
+_ROUND = 20
+
 #: Not more is lost to a kill.
-_SAVE_SECONDS = 20.0
+_SAVE_SECONDS = 5.0
 
 
 class Refinement:
@@ -57,7 +60,7 @@ class Refinement:
         saved, unsaved = time.monotonic(), None
         self.state = None
         try:
-            for state in refine(self.objective, max_iterations=iterations):
+            for state in refine(self.objective, max_iterations=iterations, round_iterations=min(_ROUND, iterations)):
                 self.state = unsaved = state
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     self._save(state)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..datasets import load_dataset
+from ..datasets import Dataset, load_dataset
 from ..full_batch import FullBatch
 from ..networks import decays, find_classifier
 from ..probing import fingerprint
-from ..store import RunFolder, to_json, write_text
+from ..store import RunFolder, StoreError, run_id, to_json, write_text
 from ..theory import Comparison, TheoryTable, balance_along_flow
 from ..training import flow_time, network_of
 from .gathering import VerificationError
@@ -25,10 +25,15 @@ ALONG = "along training, read as gradient flow"
 
 def verify_run(folder: RunFolder, *, data_dir: Path | None = None, force: bool = False) -> TheoryTable:
     """The theory table of a finished run's last weights. Raises `StoreError`, `VerificationError`."""
-    objective = objective_of_run(folder, data_dir=data_dir)
+    dataset = load_dataset(folder.config.dataset, data_dir=data_dir, per_class=folder.config.per_class)
+    objective = _objective(folder, dataset)
     table = table_of(objective, force=force)
-    along = _balance_along(folder, len(objective.labels))
-    return replace(table, sections={**table.sections, ALONG: along}) if along else table
+    if along := _balance_along(folder, len(objective.labels)):
+        table = replace(table, sections={**table.sections, ALONG: along})
+    if folder.path.resolve().name != run_id(folder.config, dataset):
+        renamed = "the folder's name is not the run's own: it was renamed, or its config.json was edited since"
+        table = replace(table, notes=(renamed, *table.notes))
+    return table
 
 
 def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None) -> FullBatch:
@@ -36,16 +41,25 @@ def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None) -> Full
 
     Raises `StoreError` for a damaged run, other data or an edited network, `VerificationError` for one without weights.
     """
+    config = folder.config
+    return _objective(folder, load_dataset(config.dataset, data_dir=data_dir, per_class=config.per_class))
+
+
+def _objective(folder: RunFolder, dataset: Dataset) -> FullBatch:
     folder.check_whole()
     config = folder.config
     if folder.status != "finished":
-        raise VerificationError(
-            f"{folder.path} has no weights to verify: the run is {folder.status}; finish it, or name another"
-        )
-    dataset = load_dataset(config.dataset, data_dir=data_dir, per_class=config.per_class)
+        remedy = "name another" if folder.status == "diverged" else "finish it, or name another"
+        raise VerificationError(f"{folder.path} has no weights to verify: the run is {folder.status}; {remedy}")
     folder.check_same(dataset, fingerprint(config, dataset))
     model = network_of(config, dataset)
-    model.load_state_dict(folder.weights())
+    try:
+        model.load_state_dict(folder.weights())
+    except RuntimeError as error:
+        raise StoreError(
+            f"{folder.path} is damaged: its model.safetensors is of another network than its config.json says "
+            f"({str(error).splitlines()[-1].strip()}); delete it to run it again"
+        ) from error
     each = decays(model, find_classifier(model), config.weight_decay, config.bias)
     return FullBatch(model, dataset.train.images, dataset.train.labels, each)
 

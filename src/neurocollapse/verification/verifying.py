@@ -50,8 +50,13 @@ def verify(
     """
     if isinstance(subject, nn.Module):
         if loader is None or weight_decay is None:
-            raise VerificationError("verify takes a model with its loader and weight_decay=, λ or the optimizer")
+            lacking = "loader" if loader is None else "weight_decay"
+            raise VerificationError(
+                f"verify takes a model with its loader and weight_decay=, λ or the optimizer; got no {lacking}"
+            )
         return verify_model(subject, loader, weight_decay, force=force)
+    if not isinstance(subject, str | Path):
+        raise TypeError(f"verify takes a torch.nn.Module or the folder of a run, got {type(subject).__name__}")
     if loader is not None or weight_decay is not None:
         raise VerificationError("a run knows its data and its weight decay; leave out loader and weight_decay")
     folder = RunFolder(Path(subject))

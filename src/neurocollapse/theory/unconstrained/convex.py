@@ -96,7 +96,8 @@ class ConvexSolution:
                 f"convex form: {len(self.targets)} classes, {self.num_samples} samples, √(λ_Wλ_H) = {self.tau:g}",
                 f"least value {self.value:.15g}, dual value {self.dual_value:.15g}, gap {self.duality_gap:.1e}",
                 f"certificate ‖Y − Z‖_op / N√(λ_Wλ_H) = {self.certificate:.15g}, at most 1 at the optimum",
-                f"rank {self.rank}; output of a class on itself {spread}",
+                f"rank {self.rank}; output of a class on itself {spread}"
+                + ("" if self.rank else ": the decay is so strong that everything collapses to zero"),
             ]
         )
 

@@ -67,6 +67,9 @@ class UnconstrainedModel:
             )
 
     def _check_counts(self) -> None:
+        sizes = self.per_class if isinstance(self.per_class, tuple) else (self.per_class,)
+        if not all(isinstance(size, int) for size in sizes):
+            raise ValueError(f"per_class must be an integer, or a tuple of one for each class, got {self.per_class!r}")
         if len(self.counts) != self.num_classes:
             raise ValueError(
                 f"per_class has {len(self.counts)} sizes for {self.num_classes} classes; "

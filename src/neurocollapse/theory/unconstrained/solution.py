@@ -103,6 +103,19 @@ class Solution:
             "measurement": self.measurement.to_dict(),
         }
 
+    def _by_size(self) -> list[str]:
+        """What was found, for the first class of each size."""
+        outputs, rows = self.class_outputs, self.weight.square().sum(dim=1)
+        means = self.means.square().sum(dim=1)
+        lines = [f"{'class of':>10}{'own output':>16}{'largest other':>16}{'‖W^c‖²':>16}{'‖μ_c‖²':>16}"]
+        for size in sorted(set(self.model.counts), reverse=True):
+            c = self.model.counts.index(size)
+            others = torch.cat([outputs[c, :c], outputs[c, c + 1 :]]).max()
+            numbers = "".join(f"{value.item():>16.9g}" for value in (outputs[c, c], others, rows[c], means[c]))
+            lines.append(f"{size:>10}{numbers}")
+        keys = ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc3_centered")
+        return [*lines, "  ".join(f"{key} {self.measurement[key]:.4g}" for key in keys)]
+
     def __str__(self) -> str:
         model = self.model
         counts = sorted(set(model.counts))
@@ -124,7 +137,8 @@ class Solution:
                 f"{c.name:<22}{c.predicted:>16.9g}{c.measured:>16.9g}{c.residual:>12.1e}" for c in self.comparisons
             ]
         else:
-            lines.append("no closed form is known for this problem: these numbers are the solver's alone")
+            lines += ["no closed form is known for this problem: these numbers are the solver's alone", ""]
+            lines += self._by_size()
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
