@@ -170,18 +170,18 @@ def solve(
     Example: neurocollapse solve --num-classes 100 --per-class 50 --num-features 128 --bias free
 
     Args:
-        num_classes: C.
+        num_classes: C, at least two.
         per_class: Samples of every class, or one number for each class.
-        num_features: p; by default C.
-        weight_decay: λ_W.
-        feature_decay: λ_H.
-        loss: square, or cross_entropy.
-        bias: none, free of decay, or decayed.
+        num_features: p, the length of the features; by default C.
+        weight_decay: λ_W, the λ of Eq. 1.
+        feature_decay: λ_H, of all samples together.
+        loss: Of the data, square or cross_entropy.
+        bias: Of the classifier: none, free of decay, or decayed.
         bias_decay: λ_b of a decayed bias; by default λ_W.
-        features: free, or relu for H ≥ 0.
-        layers: Linear layers above the features.
-        seed: Of the random starts.
-        starts: How many; by default one where every minimum is global, else eight.
+        features: Of either sign, free, or relu for H ≥ 0.
+        layers: How many linear layers stand above the features.
+        seed: Of the random starts, the same for the same numbers.
+        starts: How many; by default one where every minimum is global, else eight, or sixteen for several layers.
         convex: Solve the convex form instead, (1/2N) ‖Z − Y‖² + √(λ_Wλ_H) ‖Z‖_*, with its dual certificate.
         json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
             none of.
