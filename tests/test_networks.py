@@ -350,7 +350,7 @@ def test_a_users_function_may_take_no_arguments(module_folder):
         ("users_module:value", "module 'users_module' has no function 'value'"),
         ("users_module:", "module 'users_module' has no function ''"),
         ("users_module:number", r"users_module:number returned int; it must return a torch\.nn\.Module"),
-        ("users_module:no_linear", r"ReLU has no nn\.Linear layer, so it has no classifier to measure"),
+        ("users_module:no_linear", r"ReLU has no nn\.Linear layer, so it has no classifier; end it with one"),
         ("users_module:one_more", "last linear layer of Linear has 3 outputs, but the data has 2 classes"),
         ("users_module:raises", r"raised KeyError: 'no such layer'; it is called as function\(\(4,\), 2\)"),
     ],

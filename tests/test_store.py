@@ -700,3 +700,12 @@ def test_killed_at_random_moments_the_command_ends_with_the_records_of_an_undist
     assert contents(survivor) == contents(whole)
     assert survivor.status == "finished"
     assert files(survivor) == files(whole)
+
+
+def test_the_table_of_runs_shows_what_their_names_do_not(tmp_path):
+    for bias in ("none", "free"):
+        execute(dataclasses.replace(SMALL, bias=bias), FEW, tmp_path)
+    table = runs_table(folders(tmp_path))
+    assert list(table)[:3] == ["run_id", "bias", "status"]
+    assert set(table["bias"]) == {"none", "free"}
+    assert "bias" not in runs_table(folders(tmp_path)[:1])

@@ -137,7 +137,7 @@ def find_classifier(model: nn.Module, num_classes: int | None = None) -> nn.Line
     """The last `nn.Linear` in the order of definition; it must have `num_classes` outputs, where they are given."""
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linears:
-        raise NetworkError(f"{type(model).__name__} has no nn.Linear layer, so it has no classifier to measure")
+        raise NetworkError(f"{type(model).__name__} has no nn.Linear layer, so it has no classifier; end it with one")
     if num_classes is not None and linears[-1].out_features != num_classes:
         raise NetworkError(
             f"the last linear layer of {type(model).__name__} has {linears[-1].out_features} outputs, "

@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from .store import RunFolder, StoreError
-from .training import Record
+from .training import Record, RunConfig
+
+#: Fields of a configuration that the name of a run's folder shows.
+_IN_THE_ID = ("dataset", "network", "weight_decay", "seed")
 
 
 def folders(path: Path) -> list[RunFolder]:
@@ -49,8 +53,18 @@ def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
 
 
 def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
-    """One row per run: its id, status, how far it is, and its last numbers; of a damaged run only that it is one."""
-    return pd.DataFrame([_row(folder) for folder in run_folders])
+    """One row per run: its id, status, how far it is, and its last numbers; of a damaged run only that it is one.
+
+    What runs differ in beyond what their ids say has a column after the id.
+    """
+    folders = list(run_folders)
+    table = pd.DataFrame([_row(folder) for folder in folders])
+    configs = [folder.description["config"] if folder.damage is None else {} for folder in folders]
+    for name in [field.name for field in fields(RunConfig) if field.name not in (*_IN_THE_ID, *table)][::-1]:
+        values = [config.get(name) for config in configs]
+        if len({repr(value) for value, config in zip(values, configs, strict=True) if config}) > 1:
+            table.insert(1, name, values)
+    return table
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
