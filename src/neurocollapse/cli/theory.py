@@ -59,11 +59,11 @@ def verify(
     if found[0].path == run:
         if refine is None and (run / REFINED).exists():
             messages.print(f"at the run's last weights; a refined point is in {run / REFINED}, and --refine shows it")
-        table = (
-            verify_run(found[0], data_dir=data_dir, force=force)
-            if refine is None
-            else _refined(found[0], refine, data_dir, force)
-        )
+        if refine is None:
+            with messages.status("one full gradient in float64"):
+                table = verify_run(found[0], data_dir=data_dir, force=force)
+        else:
+            table = _refined(found[0], refine, data_dir, force)
         out_console.print(to_json(table.to_dict(), indent=2) if json else str(table))
         return 0
     return _print_side_by_side(found, run / "theory.json", data_dir, force, json)
