@@ -297,7 +297,9 @@ def test_train_varies_fields_and_tells_of_failures_each_time(tmp_path, run, monk
     assert status == 1
     assert "None" not in printed
     assert "failed: λ=0.0005 seed 3 learning_rate=1000000000.0: the objective became" in said
-    assert [line.split()[1] for line in printed.splitlines()[2:]] == ["finished", "diverged"]
+    assert printed.splitlines()[1].split()[:3] == ["run_id", "learning_rate", "status"]
+    shown = [line.split()[1:3] for line in printed.splitlines()[2:]]
+    assert shown == [["0.01", "finished"], ["1e+09", "diverged"]]
     frame = nc.runs(tmp_path / "[out]")
     assert set(frame["seed"]) == {3}
     assert set(frame.groupby("run_id")["status"].first()) == {"diverged", "finished"}
