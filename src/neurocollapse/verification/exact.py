@@ -74,12 +74,14 @@ UNCONSTRAINED: dict[str, UnconstrainedModel] = {
     "square loss, free bias": _problem(bias="free"),
     "square loss, free bias, H ≥ 0": _problem(bias="free", features="relu"),
     "square loss, decayed bias": _problem(bias="decayed", bias_decay=0.02),
+    "square loss, strongly decayed bias": _problem(bias="decayed", bias_decay=0.5),
+    "square loss, decayed bias, H ≥ 0": _problem(bias="decayed", bias_decay=0.02, features="relu"),
     "cross-entropy": _problem(loss="cross_entropy"),
     "cross-entropy, H ≥ 0": _problem(loss="cross_entropy", features="relu"),
     "two linear layers": _problem(layers=2, num_classes=4, num_features=5),
     "three linear layers": _problem(layers=3, num_classes=4, num_features=5, weight_decay=1e-3, feature_decay=1e-3),
     "unequal classes, one of them collapsed": _problem(
-        num_classes=4, num_features=5, per_class=(20, 10, 5, 1), **{"weight_decay": 3e-2, "feature_decay": 5e-2}
+        num_classes=4, num_features=5, per_class=(20, 10, 5, 1), weight_decay=3e-2, feature_decay=5e-2
     ),
 }
 
