@@ -381,6 +381,7 @@ def test_a_user_network_that_is_not_homogeneous_needs_force(tmp_path, in_process
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if RunFolder(path).begun)
     _, told = in_process("verify", folder, status=2)
     assert "the network is not homogeneous" in told
+    assert told == in_process("verify", folder, "--refine", "1000000", status=2)[1]  # and not after a long descent
     assert "not claimed" in in_process("verify", folder, "--force")[0]
 
 

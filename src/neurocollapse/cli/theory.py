@@ -71,7 +71,7 @@ def verify(
 
 def _refined(run: RunFolder, iterations: int, data_dir: Path | None, force: bool) -> TheoryTable:
     """The table where the descent ends, which is told with how it ended."""
-    refinement = Refinement(run, data_dir=data_dir)
+    refinement = Refinement(run, data_dir=data_dir, force=force)
     if refinement.iterations:
         messages.print(f"going on after {refinement.iterations} iterations, from {refinement.path}")
     with Progress(*Progress.get_default_columns()[:3], TextColumn("{task.fields[told]}"), console=messages) as bar:
@@ -87,7 +87,7 @@ def _refined(run: RunFolder, iterations: int, data_dir: Path | None, force: bool
         f"‖∇L‖ = {state.gradient_norm:.2e} with ReLU'(0) = 0, {state.subgradient_norm:.2e} with the slopes found for "
         f"{state.kinks} pre-activations at the kink (aim: {1e-8 * (1 + state.weight_norm):.1e})"
     )
-    return refinement.table(force=force)
+    return refinement.table()
 
 
 def _print_side_by_side(

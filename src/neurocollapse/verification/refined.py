@@ -13,6 +13,7 @@ from ..atomic import atomic_path
 from ..refinement import RefinementState, refine
 from ..store import RunFolder, StoreError
 from ..theory import TheoryTable
+from .gathering import check_evaluates, check_theory_applies
 from .models import table_of
 from .runs import objective_of_run
 
@@ -29,12 +30,15 @@ class Refinement:
     """The descent of one run's network, from its last weights or from where an earlier descent was left.
 
     The point is kept in the run's folder as refined.safetensors: the network's parameters in float64, and with them the
-    iterations so far and the digest of the weights that it began from.
+    iterations so far and the digest of the weights that it began from. A network that the theory does not speak of is
+    refused at once, unless `force` is set.
     """
 
-    def __init__(self, folder: RunFolder, *, data_dir: Path | None = None):
-        self.path = folder.path / FILE
+    def __init__(self, folder: RunFolder, *, data_dir: Path | None = None, force: bool = False):
+        self.path, self.force = folder.path / FILE, force
         self.objective = objective_of_run(folder, data_dir=data_dir)
+        check_evaluates(self.objective)
+        check_theory_applies(self.objective, force=force)
         self.begun_from = folder.weights_digest
         self.iterations = self._load()
         #: the last of the descent
@@ -76,13 +80,13 @@ class Refinement:
         with atomic_path(self.path) as temporary:
             safetensors.torch.save_file(tensors, temporary, metadata=told)
 
-    def table(self, *, force: bool = False) -> TheoryTable:
+    def table(self) -> TheoryTable:
         """The theory table where the descent is, with what it says of the kinks.
 
         λ‖W_l‖² and the last layer's laws hold for every choice of slopes at the kinks, so at a critical point they do
         although ‖∇L‖, which takes ReLU'(0) = 0, stays away from zero.
         """
-        table = table_of(self.objective, force=force)
+        table = table_of(self.objective, force=self.force)
         if self.state is None:
             return table
         slopes = {"‖∇L‖ with slopes": self.state.subgradient_norm, "kinks": float(self.state.kinks)}
