@@ -26,11 +26,11 @@ from typing import Any, Literal
 import torch
 
 from .atomic import WriteError
-from .datasets import Dataset, load_dataset
+from .datasets import Dataset
 from .execution import execute
 from .probing import few_of_each_class
 from .store import StoreError
-from .training import RunConfig, State, recorded_epochs, train
+from .training import RunConfig, State, recorded_epochs, train, training_data
 
 Axes = dict[str, Sequence[Any]]
 
@@ -190,7 +190,7 @@ def _work(
     torch.set_num_threads(threads)
     try:
         with warnings.catch_warnings(action="ignore"):  # the parent has loaded the same data, and shown them
-            dataset = load_dataset(config.dataset, data_dir=data_dir, per_class=config.per_class)
+            dataset = training_data(config, data_dir)
         tell_waiting = partial(sender.send, Event(index, "waiting"))
         folder = execute(
             config, dataset, out, device=device, on_state=partial(_tell, sender, index), on_wait=tell_waiting
