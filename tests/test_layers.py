@@ -24,7 +24,7 @@ FLOORS = [
     {"execution", "shelf", "replay", "verification"},
     {"sweep"},
     {"tables", "progress", "figures", "options"},
-    {"experiment"},
+    {"experiment", "claims"},
     {"cli"},
 ]
 FLOOR = {module: height for height, modules in enumerate(FLOORS) for module in modules}
