@@ -22,7 +22,7 @@ def engine_named(name: str, address: str | None = None) -> Engine:
     if name not in ENGINES:
         raise ValueError(f"there is no engine {name!r}; choose from {', '.join(ENGINES)}")
     if name == "ray":
-        check_ray()
+        check_ray(address)
         return partial(train_on_ray, address=address)
     if address is not None:
         raise ValueError(f"--address {address} is that of a Ray cluster, and the engine is {name}; add --engine ray")

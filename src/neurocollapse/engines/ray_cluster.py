@@ -5,6 +5,8 @@ worker or machine dies is started again, perhaps elsewhere, and goes on from the
 """
 
 import os
+import socket
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +21,7 @@ from .events import Event
 from .interrupts import without_interrupts
 from .work import check_workers, default_workers, thread_variables, train_and_tell
 
-if TYPE_CHECKING:  # to import it takes a second, and it is an extra
+if TYPE_CHECKING:
     from ray.util.queue import Queue
 
 #: How often a run is started again whose worker died.
@@ -31,11 +33,21 @@ _LOOK, _END = 0.2, 10.0
 #: Nothing of size is passed through Ray, so its smallest store will do.
 _STORE_BYTES = 80 * 2**20
 
+#: Ray would send usage statistics, and print to the standard output, where JSON goes, that a worker died.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 
-def check_ray() -> None:
-    """`ValueError` where Ray is not installed."""
+
+def check_ray(address: str | None) -> None:
+    """`ValueError` where Ray is not installed, or nothing answers at the address."""
     if find_spec("ray") is None:
         raise ValueError("--engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'")
+    if address in (None, "auto"):
+        return
+    host, _, port = str(address).rpartition(":")
+    try:  # Ray itself would try for two minutes
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ValueError(_no_cluster(address, error)) from error
 
 
 def train_on_ray(
@@ -58,7 +70,7 @@ def train_on_ray(
     `StoreError` where the folder of a run is damaged or cannot be written, which stops the others too, and
     `ValueError` where there is no such cluster, or no machine in it that could train a run.
     """
-    import ray
+    ray = _ray()
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -68,26 +80,28 @@ def train_on_ray(
     with _connection(address, (workers or 1) * threads):
         needed = {"CPU": threads, "GPU": 1} if device.startswith("cuda") else {"CPU": threads}
         _check_room(needed)
-        task = ray.remote(_task).options(
+        remote = ray.remote(
             num_cpus=threads,
             num_gpus=needed.get("GPU", 0),
             max_retries=RETRIES,
             max_calls=1,  # a process serves one run, so that none can leave anything behind for the next
             runtime_env={"env_vars": thread_variables(threads)},
         )
+        task = remote(_task)
         # The queue must not die with another machine. It needs no core: it only passes on.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         news = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         # Ray chooses the GPU, and shows the task no other.
         common = (out.absolute(), data_dir and data_dir.absolute(), threads, device.partition(":")[0], Path.cwd())
         waiting = list(enumerate(configs))
-        running: dict[ray.ObjectRef, int] = {}
+        running: dict[Any, int] = {}
         try:
             while waiting or running:
                 while waiting and (workers is None or len(running) < workers):
                     index, config = waiting.pop(0)
                     running[task.remote(news, index, config, *common)] = index
-                ended, _ = ray.wait(list(running), timeout=_LOOK)
+                time.sleep(_LOOK)  # not in `wait`, which makes a bare KeyboardInterrupt of SIGTERM's kind of it
+                ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
                 yield from _told(news)  # after the wait: all that an ended run had to tell is there
                 for reference in ended:
                     event = _end(running.pop(reference), reference)
@@ -101,6 +115,14 @@ def train_on_ray(
                 if running:
                     ray.wait(list(running), num_returns=len(running), timeout=_END)
                 news.shutdown(force=True)
+
+
+def _ray() -> Any:
+    """The library. To import it takes a second, and it is an extra, so it is not done above."""
+    os.environ |= _QUIET  # read when it is imported
+    import ray
+
+    return ray
 
 
 def _task(
@@ -128,7 +150,7 @@ def _told(news: "Queue") -> Iterator[Event]:
 
 
 def _end(index: int, reference: Any) -> Event:
-    import ray
+    ray = _ray()
 
     try:
         event: Event = ray.get(reference)
@@ -144,12 +166,11 @@ def _end(index: int, reference: Any) -> Event:
 @contextmanager
 def _connection(address: str | None, cores: int) -> Iterator[None]:
     """Ray, begun and ended here unless this process has begun it already."""
-    import ray
+    ray = _ray()
 
     if ray.is_initialized():
         yield
         return
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would send them
     # "local" and not None, which would obey RAY_ADDRESS.
     place = {"num_cpus": cores, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     try:
@@ -161,18 +182,23 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
                 **(place if address is None else {}),
             )
     except ConnectionError as error:
-        raise ValueError(
-            f"--address {address}: no Ray cluster answers there; start one with `ray start --head`"
-        ) from error
+        raise ValueError(_no_cluster(address, error)) from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
+def _no_cluster(address: str | None, error: Exception) -> str:
+    return (
+        f"--address {address}: no Ray cluster answers there ({error}); give auto, or HOST:PORT of one that "
+        f"`ray start --head` began"
+    )
+
+
 def _check_room(needed: dict[str, int]) -> None:
     """A task that fits on no machine would wait for ever."""
-    import ray
+    ray = _ray()
 
     machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
     if not any(all(machine.get(name, 0) >= count for name, count in needed.items()) for machine in machines):
