@@ -22,7 +22,7 @@ FLOORS = [
     {"probing"},
     {"store"},
     {"execution", "shelf", "replay", "verification"},
-    {"sweep"},
+    {"sweep", "engines"},
     {"tables", "progress", "figures", "options"},
     {"experiment", "claims"},
     {"cli"},

@@ -11,10 +11,11 @@ import torch
 from rich.console import Console
 
 from .datasets import Dataset
+from .engines import Engine, default_workers, engine_named
 from .probing import Fingerprint, fingerprint, probe, run_notes
 from .progress import duration, follow, names
 from .store import RunFolder, run_id
-from .sweep import default_workers, estimate_seconds
+from .sweep import estimate_seconds
 from .training import RunConfig, data_part, network_of, training_data
 
 
@@ -36,8 +37,10 @@ class Plan:
 
     runs: list[Planned]
     out: Path
+    engine: Engine
     data_dir: Path | None
-    workers: int
+    workers: int | None
+    """Runs at a time, or None for as many as a cluster has room for."""
     device: str
 
     @property
@@ -51,11 +54,11 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """How long it should take, or None where that is not known."""
+        """How long it should take, or None where that is not known; on a cluster, one run after the other."""
         each = [run.seconds for run in self.todo if not isinstance(run.seconds, str)]
         if len(each) < len(self.todo):
             return None
-        return max(sum(each) / self.workers, max(each, default=0.0))
+        return max(sum(each) / (self.workers or 1), max(each, default=0.0))
 
 
 @dataclass(frozen=True)
@@ -74,24 +77,30 @@ def prepare(
     workers: int | None,
     device: str,
     console: Console,
+    engine: str = "processes",
+    address: str | None = None,
 ) -> Plan:
     """Check everything, and say on the console how long it would take.
 
-    Whatever can be wrong with the data, the network, the device or the folder is found here, before anything is
-    trained. Raises `ValueError`.
+    Whatever can be wrong with the engine, the data, the network, the device or the folder is found here, before
+    anything is trained. Raises `ValueError`.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be at least 1, got {workers}")
-    _check_device(device)
+    train = engine_named(engine, address)
+    if address is None:  # else it is the cluster's devices that count, and it is asked for them when the runs begin
+        _check_device(device)
     _check_writable(out)
     runs = _check_runs(configs, out, data_dir)
     unfinished = sum(not run.ended for run in runs)
-    workers = min(workers or (default_workers() if device == "cpu" else 1), max(unfinished, 1))
-    plan = Plan(runs, out, data_dir, workers, device)
+    if address is None:
+        workers = workers or (default_workers() if device == "cpu" else 1)
+    plan = Plan(runs, out, train, data_dir, workers and min(workers, max(unfinished, 1)), device)
     for note in plan.notes:
         console.print(f"note: {note}")
     if unfinished:
-        console.print(f"{unfinished} run(s), {workers} at a time: {_expected_time(plan)}")
+        at_a_time = plan.workers or "as many as the cluster has room for"
+        console.print(f"{unfinished} run(s), {at_a_time} at a time: {_expected_time(plan)}")
     if unfinished < len(runs):
         console.print(f"{len(runs) - unfinished} run(s) have ended already, in {out}")
     return plan
@@ -103,7 +112,13 @@ def carry_out(plan: Plan, console: Console) -> Outcome:
     configs = [run.config for run in plan.todo]
     try:
         failures = follow(
-            configs, plan.out, data_dir=plan.data_dir, workers=plan.workers, device=plan.device, console=console
+            configs,
+            plan.out,
+            engine=plan.engine,
+            data_dir=plan.data_dir,
+            workers=plan.workers,
+            device=plan.device,
+            console=console,
         )
     except KeyboardInterrupt as stop:  # or a kind of it
         raise type(stop)("what was saved stays, and the same command goes on from there") from None
@@ -195,4 +210,5 @@ def _check_writable(out: Path) -> None:
 def _expected_time(plan: Plan) -> str:
     if plan.seconds is None:
         return f"no estimate of the time ({next(run.seconds for run in plan.todo if isinstance(run.seconds, str))})"
-    return f"about {duration(plan.seconds)} on this machine"
+    one_by_one = "" if plan.workers else " one by one"
+    return f"about {duration(plan.seconds)}{one_by_one} on this machine"

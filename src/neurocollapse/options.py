@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from .engines import ENGINES
 from .training import RunConfig
 
 
@@ -45,6 +46,8 @@ Folder = Annotated[
         str_from_instance=lambda path: [str(path)],
     ),
 ]
+
+EngineName = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(ENGINES)}}}")]
 
 
 def distinct(option: str, values: Sequence[Any]) -> Sequence[Any]:

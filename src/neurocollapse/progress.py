@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from .sweep import Event, train_side_by_side
+from .engines import Engine, Event
 from .training import RunConfig
 
 
@@ -37,14 +37,21 @@ def names(configs: Sequence[RunConfig]) -> list[str]:
 
 
 def follow(
-    configs: Sequence[RunConfig], out: Path, *, data_dir: Path | None, workers: int, device: str, console: Console
+    configs: Sequence[RunConfig],
+    out: Path,
+    *,
+    engine: Engine,
+    data_dir: Path | None,
+    workers: int | None,
+    device: str,
+    console: Console,
 ) -> list[dict[str, str]]:
     """Train the configurations with progress on the console; the runs that failed, each with its message."""
     if not configs:
         return []
     labels = names(configs)
     failures: list[dict[str, str]] = []
-    events = train_side_by_side(configs, out, data_dir=data_dir, workers=workers, device=device)
+    events = engine(configs, out, data_dir=data_dir, workers=workers, device=device)
     with closing(events), _bars(console) as progress:
         watch = _Watch(progress, configs, labels)
         for event in events:

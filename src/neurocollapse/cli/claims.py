@@ -8,7 +8,7 @@ from ..atomic import atomic_path
 from ..claims import FULL, QUICK, Judged, Setting, claims_page, claims_values, judge_claims, results_of
 from ..config import RunConfig
 from ..experiment import carry_out, prepare
-from ..options import Folder
+from ..options import EngineName, Folder
 from ..store import RunFolder, to_json
 from .printing import messages, out_console, print_frame
 from .theory import keep_tables
@@ -21,6 +21,8 @@ def claims(
     out: Folder = Path("results/claims"),
     workers: int | None = None,
     device: str = "cpu",
+    engine: EngineName = "processes",
+    address: str | None = None,
     read: bool = False,
     dry_run: bool = False,
     json: bool = False,
@@ -37,8 +39,10 @@ def claims(
         full: These, and those about weight decay on all of MNIST and CIFAR-10: hours, or a GPU.
         data_dir: Where mnist and cifar10 lie, or are downloaded to.
         out: Folder for the runs, the page and the verdicts.
-        workers: Runs at a time; by default one per core.
+        workers: Runs at a time; by default one per core, and on a cluster all that it has room for.
         device: cpu, or cuda for an NVIDIA GPU.
+        engine: How the runs are trained: see train.
+        address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
         read: Train nothing: judge by the runs that have finished in the folder.
         dry_run: Print how long it would take, and stop.
         json: Print the verdicts as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
@@ -48,7 +52,16 @@ def claims(
         raise ValueError("claims takes either --quick or --full")
     settings = FULL if full else QUICK
     configs = [config for setting in settings for config in setting]
-    plan = prepare(configs, out, data_dir=data_dir, workers=workers, device=device, console=messages)
+    plan = prepare(
+        configs,
+        out,
+        data_dir=data_dir,
+        workers=workers,
+        device=device,
+        console=messages,
+        engine=engine,
+        address=address,
+    )
     if dry_run:
         return 0
     failures = [] if read else carry_out(plan, messages).failures

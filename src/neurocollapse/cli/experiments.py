@@ -11,7 +11,7 @@ import tyro
 from ..atomic import atomic_path
 from ..experiment import Plan, carry_out, prepare
 from ..figures import collapse_figure, save_figure
-from ..options import ComparedOptions, Folder, RunOptions, axis, distinct
+from ..options import ComparedOptions, EngineName, Folder, RunOptions, axis, distinct
 from ..shelf import folders, records_frame, runs_table
 from ..store import to_json
 from ..sweep import Sweep
@@ -32,6 +32,8 @@ def reproduce(
     out: Folder = Path("results/reproduce"),
     workers: int | None = None,
     device: str = "cpu",
+    engine: EngineName = "processes",
+    address: str | None = None,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
@@ -47,8 +49,10 @@ def reproduce(
         seeds: Seeds 0, 1, ... for each λ; several give bands in the figure.
         data_dir: Where mnist or cifar10 lie, or are downloaded to.
         out: Folder for the runs, the figure and the summary.
-        workers: Runs at a time; by default one per core.
+        workers: Runs at a time; by default one per core, and on a cluster all that it has room for.
         device: cpu, or cuda for an NVIDIA GPU.
+        engine: How the runs are trained: in processes side by side, or as tasks of Ray.
+        address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
         dry_run: Print how long it would take, and stop.
         json: Print the summary as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
             there is none of.
@@ -57,7 +61,16 @@ def reproduce(
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
     base = RunConfig(**dataclasses.asdict(config))
     sweep = Sweep(base, {"weight_decay": distinct("--weight-decay", weight_decay), "seed": range(seeds)})
-    plan = prepare(list(sweep), out, data_dir=data_dir, workers=workers, device=device, console=messages)
+    plan = prepare(
+        list(sweep),
+        out,
+        data_dir=data_dir,
+        workers=workers,
+        device=device,
+        console=messages,
+        engine=engine,
+        address=address,
+    )
     if dry_run:
         return _print_plan(plan, json)
     done = carry_out(plan, messages)
@@ -92,6 +105,8 @@ def train(
     out: Folder = Path("results/runs"),
     workers: int | None = None,
     device: str = "cpu",
+    engine: EngineName = "processes",
+    address: str | None = None,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
@@ -104,8 +119,10 @@ def train(
         vary: Fields to vary, each as field=value,value,...; every combination is a run.
         data_dir: Where mnist or cifar10 lie, or are downloaded to.
         out: Folder for the runs.
-        workers: Runs at a time; by default one per core.
+        workers: Runs at a time; by default one per core, and on a cluster all that it has room for.
         device: cpu, or cuda for an NVIDIA GPU.
+        engine: How the runs are trained: in processes side by side, or as tasks of Ray.
+        address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
         dry_run: Print how long it would take, and stop.
         json: Print the last records as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null
             is what there is none of.
@@ -115,7 +132,16 @@ def train(
         raise ValueError(f"--vary names a field twice: {' '.join(vary)}")
     base = RunConfig(**dataclasses.asdict(config))
     configs = list(Sweep(base, axes))
-    plan = prepare(configs, out, data_dir=data_dir, workers=workers, device=device, console=messages)
+    plan = prepare(
+        configs,
+        out,
+        data_dir=data_dir,
+        workers=workers,
+        device=device,
+        console=messages,
+        engine=engine,
+        address=address,
+    )
     if dry_run:
         return _print_plan(plan, json)
     done = carry_out(plan, messages)

@@ -1,0 +1,29 @@
+"""Engines: ways to train the runs of a sweep. Each is a generator function with one signature, and yields events."""
+
+from collections.abc import Callable, Generator
+from functools import partial
+
+from .events import Event as Event
+from .processes import train_side_by_side
+from .ray_cluster import check_ray, train_on_ray
+from .work import default_workers as default_workers
+
+#: Called as `train_side_by_side` is.
+Engine = Callable[..., Generator[Event, None, None]]
+
+ENGINES: dict[str, Engine] = {
+    "processes": train_side_by_side,
+    "ray": train_on_ray,
+}
+
+
+def engine_named(name: str, address: str | None = None) -> Engine:
+    """The engine of that name; `ray` may join the cluster at `address`. Raises `ValueError` where it is not there."""
+    if name not in ENGINES:
+        raise ValueError(f"there is no engine {name!r}; choose from {', '.join(ENGINES)}")
+    if name == "ray":
+        check_ray(address)
+        return partial(train_on_ray, address=address)
+    if address is not None:
+        raise ValueError(f"--address {address} is that of a Ray cluster, and the engine is {name}; add --engine ray")
+    return ENGINES[name]
