@@ -59,8 +59,10 @@ def train_and_tell(
         if result.get("status") == "finished":
             return Event(index, "done", epoch=result["epoch"])
         return Event(index, "failed", message=result.get("message", ""))
-    except (StoreError, WriteError) as error:
+    except WriteError as error:
         return Event(index, "stuck", message=str(error))
+    except StoreError as error:
+        return Event(index, "failed", message=str(error))
     except Exception as error:  # the user's network or data may raise anything; the other runs go on
         return Event(index, "failed", message=_in_one_line(error))
 
