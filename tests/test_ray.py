@@ -318,9 +318,11 @@ def end_node(process):
 
 @slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
-def test_on_a_cluster_a_run_outlives_its_machine(tmp_path, user_module):
+def test_on_a_cluster_a_run_outlives_its_machine(tmp_path, user_module, monkeypatch):
     if find_spec("ray") is None:
         pytest.skip("needs Ray")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
