@@ -13,7 +13,7 @@ import neurocollapse as nc
 from neurocollapse.engines.ray_cluster import train_on_ray
 
 #: Runs of about a quarter of a minute, so that what is timed is training, and not the two seconds of importing PyTorch.
-BASE = nc.RunConfig(network="mlp", depth=5, width=512, per_class=200, epochs=20)
+BASE = nc.RunConfig(network="mlp", depth=5, width=512, per_class=200, epochs=30)
 RUNS, REPETITIONS = 8, 3
 
 

@@ -16,7 +16,7 @@ from neurocollapse.datasets import load_dataset
 from neurocollapse.engines import batched
 from neurocollapse.engines.batched import train_batched as train_with_all_cores
 from neurocollapse.execution import execute
-from neurocollapse.store import RunFolder, StoreError, run_id
+from neurocollapse.store import RunFolder, run_id
 from neurocollapse.sweep import Sweep
 from neurocollapse.training import RunConfig, stack_key
 
@@ -116,11 +116,14 @@ def test_a_network_that_cannot_be_stacked_fails_its_program_alone(tmp_path):
     assert "train its runs in processes of their own" in ends[0].message
 
 
-def test_a_damaged_folder_stops_it(tmp_path):
-    list(train_batched([SMALL], tmp_path))
-    (folder(tmp_path, SMALL).path / "result.json").write_text("{")
-    with pytest.raises(StoreError, match=r"result\.json is damaged"):
-        list(train_batched([SMALL], tmp_path))
+def test_a_damaged_folder_fails_its_run_alone(tmp_path):
+    list(train_batched(SWEEP[:2], tmp_path))
+    (folder(tmp_path, SWEEP[0]).path / "result.json").write_text("{")
+    damaged, _, *others = list(train_batched(SWEEP[:3], tmp_path))
+    assert (damaged.index, damaged.kind) == (0, "failed")
+    assert "result.json is damaged" in damaged.message
+    assert {event.index for event in others} == {2}
+    assert others[-1].kind == "done"
 
 
 def test_a_run_that_another_process_trains_is_not_waited_for(tmp_path):
@@ -141,7 +144,7 @@ def test_threads_are_put_back(tmp_path):
 KILLED = """
     import json, sys
     from pathlib import Path
-    from neurocollapse.engines.batched import train_batched as train_with_all_cores
+    from neurocollapse.engines.batched import train_batched
     from neurocollapse.training import RunConfig
 
     configs = [RunConfig(**values) for values in json.loads(sys.argv[1])]

@@ -204,11 +204,14 @@ def test_a_damaged_run_is_no_run_that_was_never_asked_for(reproduced, tmp_path, 
     shutil.copytree(reproduced[0], out)
     damaged = sorted(path for path in out.iterdir() if path.is_dir())[2]
     damage(damaged / name)
-    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
-    result = run(*REPRODUCE, "--out", out)
-    assert_one_line(result, str(damaged / name))
-    assert f"delete {damaged} to run it again" in result[2]
-    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == before
+    before = {path: path.read_bytes() for path in out.glob("*/*.*")}
+    status, printed, said = run(*REPRODUCE, "--out", out)  # the others are drawn without it
+    assert status == 1
+    assert f"damaged: λ=0.005 seed 0: {damaged / name} is " in said
+    assert f"delete {damaged} to run it again" in said
+    assert {path: path.read_bytes() for path in out.glob("*/*.*")} == before
+    assert set(pd.read_csv(out / "summary.csv").groupby("weight_decay")["runs"].max()) == {1, 2}
+    assert strict_json(run(*REPRODUCE, "--out", out, "--json", "--dry-run")[1])["damaged"] == [damaged.name]
 
     status, printed, said = run("runs", out)
     rows = {line.split()[0]: line.split()[1] for line in printed.splitlines()[2:]}

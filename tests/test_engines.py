@@ -118,8 +118,12 @@ def test_runs_fail_alone_and_say_how(tmp_path, user_module, monkeypatch):
     assert (alone.path / "model.safetensors").read_bytes() == (healthy.path / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("error", [StoreError("no room"), WriteError(Path("f"), OSError("no room"))], ids=repr)
-def test_a_worker_tells_apart_what_its_folder_does_to_it(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(StoreError("f is damaged"), "failed"), (WriteError(Path("f"), OSError("no room")), "stuck")],
+    ids=["folder", "disk"],
+)
+def test_a_worker_tells_apart_its_folder_and_the_disk(tmp_path, monkeypatch, error, kind):
     def fail(*_args, **_options):
         raise error
 
@@ -129,7 +133,7 @@ def test_a_worker_tells_apart_what_its_folder_does_to_it(tmp_path, monkeypatch, 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     sender = SimpleNamespace(send=told.append)
     inspect.unwrap(processes._work)(sender, 7, SMALL, tmp_path, None, 1, "cpu")
-    assert told == [Event(7, "stuck", message=str(error))]
+    assert told == [Event(7, kind, message=str(error))]
 
 
 def test_a_process_that_ends_without_a_word_is_a_failure():

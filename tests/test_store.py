@@ -1,6 +1,7 @@
 """Runs on disk: ids, whole files whatever happens, resumption bit for bit, damage told, many runs as one table."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -500,7 +501,7 @@ def test_a_finished_run_that_is_damaged_is_an_error_too(undisturbed, tmp_path, n
 
 
 def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
-    def full(*_args):
+    def full(*_args, **_options):
         raise safetensors.SafetensorError("No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
@@ -509,6 +510,16 @@ def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "a_file").write_text("")
     with pytest.raises(StoreError, match=r"a_file.* cannot be written to \(Not a directory\); name another folder"):
         execute(SMALL, FEW, tmp_path / "a_file")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ENOLCK], ids=errno.errorcode.get)
+def test_what_is_wrong_with_the_disk_is_told_from_what_is_wrong_with_the_folder(tmp_path, monkeypatch, number):
+    def fail(*_args, **_options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(WriteError, match=rf"gaussian-mlp.* cannot be written \({os.strerror(number)}\); make room"):
+        execute(SMALL, FEW, tmp_path)
 
 
 # The user's own network

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .datasets import Dataset
 from .probing import fingerprint, run_notes
-from .store import RunFolder, run_id
+from .store import RunFolder, StoreError, run_id
 from .training import DivergedError, RunConfig, State, train, train_together
 
 #: A long epoch is not lost for want of a record: a checkpoint is written at least this often.
@@ -50,20 +50,23 @@ def execute_together(
     *,
     device: str = "cpu",
     on_wait: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[int, RunFolder, State | None]]:
+) -> Iterator[tuple[int, State | RunFolder | StoreError]]:
     """Train configurations of one `stack_key` as one program, each into its folder as `execute` does.
 
-    Yields the place in `configs` and the folder with each state after it is safe on disk, and with None once the run
-    has ended. Raises what `execute` raises, and `NetworkError` for a network that cannot be stacked.
+    Yields the place in `configs` with each state after it is safe on disk, with the folder once the run has ended, or
+    with what `execute` would raise of a folder that is damaged or another's; the others go on. Raises `WriteError`, and
+    `NetworkError` for a network that cannot be stacked.
     """
     with ExitStack() as stack:
         folders = {}
         # In the order of their names: two that lock the same runs in another order would wait for each other.
         for index in sorted(range(len(configs)), key=lambda index: run_id(configs[index], dataset)):
-            opened = _opened(configs[index], dataset, out, device, on_wait)
-            folders[index] = stack.enter_context(opened)
+            try:
+                folders[index] = stack.enter_context(_opened(configs[index], dataset, out, device, on_wait))
+            except StoreError as error:
+                yield index, error
         todo = [index for index, folder in folders.items() if folder.result is None]
-        yield from ((index, folder, None) for index, folder in folders.items() if index not in todo)
+        yield from ((index, folder) for index, folder in folders.items() if index not in todo)
         keepers = [_Keeper(folders[index]) for index in todo]
         arrivals = train_together(
             [configs[index] for index in todo],
@@ -74,9 +77,9 @@ def execute_together(
         for place, arrived in arrivals:
             keepers[place].keep(arrived)
             if isinstance(arrived, State):
-                yield todo[place], folders[todo[place]], arrived
+                yield todo[place], arrived
             if isinstance(arrived, DivergedError) or arrived.finished:
-                yield todo[place], folders[todo[place]], None
+                yield todo[place], folders[todo[place]]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from .datasets import Dataset
 from .engines import Engine, default_workers, engine_named
 from .probing import Fingerprint, fingerprint, probe, run_notes
 from .progress import duration, follow, names
-from .store import RunFolder, run_id
+from .store import RunFolder, StoreError, run_id
 from .sweep import estimate_seconds
 from .training import RunConfig, data_part, network_of, training_data
 
@@ -32,6 +32,12 @@ class Planned:
     notes: tuple[str, ...]
     seconds: float | str
     """How long it should still take, or why that is not known."""
+    damage: str | None = None
+    """Why its folder can neither be gone on with nor be taken for done."""
+
+    @property
+    def due(self) -> bool:
+        return not (self.ended or self.damage)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Plan:
 
     @property
     def todo(self) -> list[Planned]:
-        return [run for run in self.runs if not run.ended]
+        return [run for run in self.runs if run.due]
 
     @property
     def notes(self) -> list[str]:
@@ -66,10 +72,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Every run that was begun, and those that failed with their message."""
+    """Every run that was begun, and those that failed or are damaged with their message."""
 
     folders: list[RunFolder]
     failures: list[dict[str, str]]
+
+    @property
+    def whole(self) -> list[RunFolder]:
+        return [folder for folder in self.folders if folder.damage is None]
 
 
 def prepare(
@@ -86,7 +96,8 @@ def prepare(
     """Check everything, and say on the console how long it would take.
 
     Whatever can be wrong with the engine, the data, the network, the device or the folder is found here, before
-    anything is trained. Raises `ValueError`.
+    anything is trained. Raises `ValueError`. A run whose own folder is damaged does not stop the others; where that
+    is true of all, this raises too.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be at least 1, got {workers}")
@@ -95,7 +106,9 @@ def prepare(
         _check_device(device)
     _check_writable(out)
     runs = _check_runs(configs, out, data_dir)
-    unfinished = sum(not run.ended for run in runs)
+    if runs and all(run.damage for run in runs):
+        raise StoreError(runs[0].damage)
+    unfinished = sum(run.due for run in runs)
     if address is None and engine != "batched":  # which stacks all that it can
         workers = workers or (default_workers() if device == "cpu" else 1)
     plan = Plan(runs, out, train, data_dir, workers and min(workers, max(unfinished, 1)), device)
@@ -104,18 +117,23 @@ def prepare(
     if unfinished:
         at_a_time = _SHARED.get(engine, "") if plan.workers is None else f"{plan.workers} at a time"
         console.print(f"{unfinished} run(s), {at_a_time}: {_expected_time(plan)}")
-    if unfinished < len(runs):
-        console.print(f"{len(runs) - unfinished} run(s) have ended already, in {out}")
+    if ended := sum(run.ended for run in runs):
+        console.print(f"{ended} run(s) have ended already, in {out}")
+    for run in runs:
+        if run.damage:
+            console.print(f"left alone: {run.damage}")
     return plan
 
 
 def carry_out(plan: Plan, console: Console) -> Outcome:
-    """Train what has not ended yet, with progress on the console. Raises `StoreError` where the folder fails it."""
+    """Train what has not ended yet, with progress on the console. Raises `StoreError` where the disk fails it."""
     plan.out.mkdir(parents=True, exist_ok=True)
-    configs = [run.config for run in plan.todo]
+    labels = names([run.config for run in plan.runs])
+    due = [place for place, run in enumerate(plan.runs) if run.due]
     try:
-        failures = follow(
-            configs,
+        failed = follow(
+            [plan.runs[place].config for place in due],
+            [labels[place] for place in due],
             plan.out,
             engine=plan.engine,
             data_dir=plan.data_dir,
@@ -125,8 +143,15 @@ def carry_out(plan: Plan, console: Console) -> Outcome:
         )
     except KeyboardInterrupt as stop:  # or a kind of it
         raise type(stop)("what was saved stays, and the same command goes on from there") from None
-    for label, run in zip(names([run.config for run in plan.runs]), plan.runs, strict=True):
-        if run.ended and (result := run.folder.result) and result["status"] == "diverged":
+    failures = [{"run": labels[due[place]], "message": message} for place, message in failed.items()]
+    told = {due[place] for place in failed}
+    for place, (label, run) in enumerate(zip(labels, plan.runs, strict=True)):
+        if place in told:
+            continue
+        if damage := run.damage or run.folder.damage:
+            failures.append({"run": label, "message": damage})
+            console.print(f"damaged: {label}: {damage}")
+        elif run.ended and (result := run.folder.result) and result["status"] == "diverged":
             failures.append({"run": label, "message": result["message"]})
             console.print(f"failed earlier: {label}: {result['message']} (in {run.folder.path})")
     return Outcome([run.folder for run in plan.runs if run.folder.begun], failures)
@@ -163,7 +188,8 @@ class _Check:
             self.networks[kind] = fingerprint(config, self.dataset), run_notes(config, self.dataset)
         network, notes = self.networks[kind]
         folder = RunFolder(self.out / run_id(config, self.dataset))
-        folder.check_whole()
+        if damage := folder.damage:
+            return Planned(config, folder, False, self.dataset.notes + notes, 0.0, damage)
         folder.check_same(self.dataset, network)
         ended = folder.result is not None
         seconds = 0.0 if ended else self.estimate(config, folder)

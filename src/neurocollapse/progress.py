@@ -38,6 +38,7 @@ def names(configs: Sequence[RunConfig]) -> list[str]:
 
 def follow(
     configs: Sequence[RunConfig],
+    labels: Sequence[str],
     out: Path,
     *,
     engine: Engine,
@@ -45,12 +46,11 @@ def follow(
     workers: int | None,
     device: str,
     console: Console,
-) -> list[dict[str, str]]:
-    """Train the configurations with progress on the console; the runs that failed, each with its message."""
+) -> dict[int, str]:
+    """Train the configurations with progress on the console; the places of those that failed, with the message."""
     if not configs:
-        return []
-    labels = names(configs)
-    failures: list[dict[str, str]] = []
+        return {}
+    failures: dict[int, str] = {}
     events = engine(configs, out, data_dir=data_dir, workers=workers, device=device)
     with closing(events), _bars(console) as progress:
         watch = _Watch(progress, configs, labels)
@@ -59,7 +59,7 @@ def follow(
             if event.kind == "waiting":
                 progress.console.print(f"waiting: another process is training {labels[event.index]}")
             if event.kind == "failed":
-                failures.append({"run": labels[event.index], "message": event.message})
+                failures[event.index] = event.message
                 progress.console.print(f"failed: {labels[event.index]}: {event.message}", markup=False, emoji=False)
     return failures
 

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from . import __version__
-from .atomic import atomic_path
+from .atomic import WriteError, atomic_path
 from .datasets import Dataset
 from .metrics import DEFINITIONS_VERSION
 from .probing import Fingerprint
@@ -37,6 +37,9 @@ from .training import Record, RunConfig, recorded_epochs
 #: Changes when the same configuration would give another run: new defaults, another order of random numbers.
 SCHEMA_VERSION = 2
 
+
+#: Of a .safetensors file's metadata: the checksum of its tensors.
+_CHECKSUM = "sha256"
 
 #: Files that only a run has, or its first one.
 _TRACES = ("config.json", "records.jsonl", "checkpoint.safetensors", "result.json")
@@ -91,7 +94,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Held by the process that works on the run; another calls `on_wait` and waits. It falls with its process."""
+        """Held by the process that works on the run; another calls `on_wait` and waits. It falls with its process.
+
+        Raises `StoreError` where this folder cannot be written to, and `WriteError` where the disk cannot.
+        """
         lock = FileLock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -99,8 +105,10 @@ class RunFolder:
         except Timeout:
             on_wait()
             lock.acquire()
-        except OSError as error:
+        except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise StoreError(f"{self.path} cannot be written to ({error.strerror}); name another folder") from error
+        except OSError as error:  # of the disk, which other runs share
+            raise WriteError(self.path, error) from error
         try:
             yield
         finally:
@@ -158,10 +166,16 @@ class RunFolder:
         return None if epoch is None else int(epoch)
 
     def check_whole(self) -> None:
-        """`StoreError` where a run that was begun lacks a file or a record, or one cannot be read."""
+        """`StoreError` where a run that was begun lacks a file or a record, or one cannot be read.
+
+        Or not by this version: of a newer one, fields it does not know may say what its numbers mean. What is read in
+        full, the weights and the checkpoint, is compared with its checksum then, and not here.
+        """
         if not self.begun:
             return
-        epochs = self.description["config"]["epochs"]
+        described = self.description
+        self._check_version(described)
+        epochs = described["config"]["epochs"]
         # Another process may be at work, so each file is read before those that it writes first.
         result = self.result
         if result is None:
@@ -177,6 +191,19 @@ class RunFolder:
         due = {epoch for epoch in recorded_epochs(epochs) if last is not None and epoch <= last}
         if lacking := due - {record["epoch"] for record in self.records()}:
             raise _damaged(self.path / "records.jsonl", f"it lacks epoch {min(lacking)}")
+
+    def _check_version(self, described: dict[str, Any]) -> None:
+        unknown = sorted(described["config"].keys() - {field.name for field in dataclasses.fields(RunConfig)})
+        schema = described.get("schema", SCHEMA_VERSION)
+        if unknown:
+            reason = f"its config.json has the unknown field {unknown[0]!r}"
+        elif schema != SCHEMA_VERSION:
+            reason = f"its schema is {schema}, and that of this version {SCHEMA_VERSION}"
+        else:
+            return
+        raise StoreError(
+            f"{self.path} was made by another version of neurocollapse ({reason}); use that, or name another folder"
+        )
 
     @property
     def damage(self) -> str | None:
@@ -275,7 +302,7 @@ class RunFolder:
             # Copies, since safetensors refuses tensors that share memory, as tied weights do.
             copies = {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
             try:
-                safetensors.torch.save_file(copies, temporary)
+                safetensors.torch.save_file(copies, temporary, metadata={_CHECKSUM: _checksum(copies)})
             except safetensors.SafetensorError as error:  # what it makes of a full disk
                 raise OSError(str(error)) from error
 
@@ -289,14 +316,30 @@ def _missing(path: Path) -> StoreError:
 
 
 def _tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of these names, or all, in a .safetensors file that must be whole; none where there is no file."""
+    """The tensors of these names, or all, in a .safetensors file that must be whole; none where there is no file.
+
+    All of them must have the checksum that was written with them, where there is one.
+    """
     if not path.exists():
         return {}
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+            written = (file.metadata() or {}).get(_CHECKSUM)
     except (safetensors.SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
+    if names is None and written is not None and written != _checksum(tensors):
+        raise _damaged(path, "its checksum is another")
+    return tensors
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, kinds, shapes and bytes: safetensors sees that a file was cut, not that a bit has changed."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

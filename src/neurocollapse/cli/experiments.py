@@ -74,7 +74,7 @@ def reproduce(
     if dry_run:
         return _print_plan(plan, json)
     done = carry_out(plan, messages)
-    frame = records_frame(done.folders)
+    frame = records_frame(done.whole)
     if not len(frame):
         messages.print("nothing was recorded, so there is nothing to draw")
         return 1
@@ -84,7 +84,7 @@ def reproduce(
     table = summary(frame)
     with atomic_path(out / "summary.csv") as temporary:
         table.to_csv(temporary, index=False)
-    keep_tables([run for run in done.folders if run.status == "finished"], out / "theory.json", data_dir=data_dir)
+    keep_tables([run for run in done.whole if run.status == "finished"], out / "theory.json", data_dir=data_dir)
     ordering, missing = paper_ordering(frame), missing_decays(frame, weight_decay)
     if json:
         answer = {"summary": rows(table), "ordering": ordering, "missing": missing, "failed": done.failures}
@@ -170,12 +170,11 @@ def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:
 def _print_plan(plan: Plan, json: bool) -> int:
     """What a dry run has to say beyond the estimate that `prepare` prints for people."""
     if json:
-        ids = {ended: [run.folder.path.name for run in plan.runs if run.ended is ended] for ended in (False, True)}
-        print(
-            to_json(
-                {"seconds": plan.seconds, "workers": plan.workers, "runs": ids[False], "ended": ids[True]}, indent=2
-            )
-        )
+        answer: dict[str, Any] = {"seconds": plan.seconds, "workers": plan.workers}
+        answer["runs"] = [run.folder.path.name for run in plan.todo]
+        answer["ended"] = [run.folder.path.name for run in plan.runs if run.ended]
+        answer["damaged"] = [run.folder.path.name for run in plan.runs if run.damage]
+        print(to_json(answer, indent=2))
     return 0
 
 

@@ -13,7 +13,7 @@ import torch
 from ..atomic import WriteError
 from ..execution import execute_together
 from ..store import StoreError
-from ..training import RunConfig, stack_key, training_data
+from ..training import RunConfig, State, stack_key, training_data
 from .events import Event
 from .work import check_workers, default_workers, end_event, epoch_event, in_one_line
 
@@ -30,10 +30,10 @@ def train_batched(
     """Train the configurations into `out`, those of one `stack_key` as one program, and tell of it.
 
     Programs are trained one after the other, of at most `workers` runs, by default of all that can be stacked, with
-    all cores unless `threads` says otherwise. What fails a program fails its runs alone.
+    all cores unless `threads` says otherwise. What fails a program fails its runs alone, and a damaged folder its run.
 
     Closing the iterator ends the training; what was saved stays, and the same call goes on from there. Raises
-    `StoreError` where the folder of a run is damaged or cannot be written, which stops the others too.
+    `StoreError` where nothing can be written, which stops the others too.
     """
     check_workers(workers)
     programs: dict[RunConfig, list[int]] = {}
@@ -55,15 +55,18 @@ def _train_program(
         program = execute_together(
             [configs[index] for index in indices], dataset, out, device=device, on_wait=_refuse_to_wait
         )
-        for place, folder, state in program:
+        for place, arrived in program:
             index = indices[place]
-            if state is None:
-                waiting.remove(index)
-            yield end_event(index, folder) if state is None else epoch_event(index, state)
+            if isinstance(arrived, State):
+                yield epoch_event(index, arrived)
+                continue
+            waiting.remove(index)
+            if isinstance(arrived, StoreError):
+                yield Event(index, "failed", message=str(arrived))
+            else:
+                yield end_event(index, arrived)
     except WriteError as error:
         raise StoreError(str(error)) from error
-    except StoreError:
-        raise
     except Exception as error:  # the user's network or data may raise anything; the other programs go on
         yield from (Event(index, "failed", message=in_one_line(error)) for index in waiting)
 

@@ -34,8 +34,7 @@ def train_side_by_side(
     """Train the configurations into `out`, `workers` at a time (by default one per `threads` cores), and tell of it.
 
     Closing the iterator stops the processes; what they have saved stays, and the same call goes on from there.
-    Raises `StoreError` where the folder of a run is damaged or cannot be written, which stops the others too: they
-    share the disk.
+    Raises `StoreError` where the disk is full or cannot be written to, which stops the others too: they share it.
     """
     check_workers(workers)
     workers = workers or default_workers(threads)

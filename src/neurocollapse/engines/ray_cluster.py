@@ -67,7 +67,7 @@ def train_on_ray(
     current folder, `out` and `data_dir` must be there under the same names on every machine.
 
     Closing the iterator cancels the tasks; what they have saved stays, and the same call goes on from there. Raises
-    `StoreError` where the folder of a run is damaged or cannot be written, which stops the others too, and
+    `StoreError` where the disk is full or cannot be written to, which stops the others too: they share it. And
     `ValueError` where there is no such cluster, or no machine in it that could train a run.
     """
     ray = _ray()

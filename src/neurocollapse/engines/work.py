@@ -55,8 +55,10 @@ def train_and_tell(
             on_wait=lambda: tell(Event(index, "waiting")),
         )
         return end_event(index, folder)
-    except (StoreError, WriteError) as error:
+    except WriteError as error:
         return Event(index, "stuck", message=str(error))
+    except StoreError as error:
+        return Event(index, "failed", message=str(error))
     except Exception as error:  # the user's network or data may raise anything; the other runs go on
         return Event(index, "failed", message=in_one_line(error))
 
