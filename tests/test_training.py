@@ -538,7 +538,7 @@ def test_a_configuration_that_makes_no_sense_is_refused(field, value, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("optimizer", "rmsprop", "optimizer must be sgd or adam or adamw, got 'rmsprop'"),
+        ("optimizer", "rmsprop", "optimizer must be sgd or muon or adam or adamw, got 'rmsprop'"),
         ("schedule", "cosin", "schedule must be constant or steps or cosine or linear, got 'cosin'"),
         ("initialization", "xavier", "initialization must be default or kaiming or norm, got 'xavier'"),
     ],

@@ -48,18 +48,22 @@ class RunConfig:
     """PyTorch's, Kaiming's, or PyTorch's directions with a fixed Frobenius norm in every layer."""
     initial_norm: float = 4.0
     """That Frobenius norm."""
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """sgd and adam with coupled decay, so that their end points are critical points of Eq. 1. Adam divides the decay of
-    a channel that is momentarily dead by its own size, so that it stays dead: watch the objective. The decoupled decay
-    of adamw ends elsewhere, where the theory does not speak."""
+    optimizer: Literal["sgd", "muon", "adam", "adamw"] = "sgd"
+    """sgd, muon and adam with coupled decay, so that their end points are critical points of Eq. 1. muon takes steps of
+    one length for every layer, orthogonalised: the fastest way down. Adam divides the decay of a channel that is
+    momentarily dead by its own size, so that it stays dead: watch the objective. The decoupled decay of adamw ends
+    elsewhere, where the theory does not speak."""
     learning_rate: float = 0.1
     """At the start. The default suits the convnet and the mlp of the default size; where it diverges, take less."""
     momentum: float = 0.9
-    """Of sgd; the first moment of adam and adamw uses it too."""
+    """Of sgd and muon; the first moment of adam and adamw uses it too."""
     schedule: Literal["constant", "steps", "cosine", "linear"] = "linear"
     """Of the learning rate: steps is ×0.1 at one and two thirds, cosine and linear anneal to zero."""
     batch_size: int = 32
     """Samples in a step."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Of the products in a step; tf32 is of GPUs, bfloat16 of processors that have it. Measuring is in float32, and its
+    sums in float64."""
     epochs: int = 80
     """Passes over the training data; the run is measured at two epochs to an octave."""
     gradient_tolerance: float = 0.0

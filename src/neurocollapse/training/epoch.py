@@ -8,6 +8,7 @@ from torch.func import functional_call, vmap
 
 from ..networks import NetworkError
 from .augmentation import stacked
+from .precision import products_in
 from .run import DivergedError, Draw, Run, seeded
 from .step import Loss, Moments, Pace, Weights, step
 
@@ -16,7 +17,7 @@ def run_epoch(run: Run, epoch: int) -> float:
     """Train a run for an epoch; the mean objective along it. Raises `DivergedError`."""
 
     def loss(_: Weights, images: Tensor, labels: Tensor) -> Tensor:
-        return run.loss(run.model(images), labels) / len(labels)
+        return run.loss(run.model(images).to(run.dtype), labels) / len(labels)
 
     decays = {name: run.tensor(decay) for name, decay in run.decays.items()}
     run.model.train()
@@ -48,7 +49,7 @@ def run_epochs_together(runs: Sequence[Run], epochs: Sequence[int]) -> list[floa
     first.model.train()
 
     def loss(of_one: Weights, images: Tensor, labels: Tensor) -> Tensor:
-        return first.loss(functional_call(first.model, of_one, (images,)), labels) / len(labels)
+        return first.loss(functional_call(first.model, of_one, (images,)).to(first.dtype), labels) / len(labels)
 
     try:
         data_terms = _pass(first, vmap(loss), weights, moments, draw, pace, decays)
@@ -95,17 +96,18 @@ def _pass(
     total = torch.zeros_like(pace.rate[..., 0])
     for index, places in enumerate(run.batches()):
         images, labels = run.batch(draw, places)
-        values = step(
-            loss,
-            weights,
-            moments,
-            images,
-            labels,
-            pace=pace.at(index),
-            decays=decays,
-            optimizer=run.config.optimizer,
-            momentum=run.config.momentum,
-        )
+        with products_in(run.config.precision, run.device):
+            values = step(
+                loss,
+                weights,
+                moments,
+                images,
+                labels,
+                pace=pace.at(index),
+                decays=decays,
+                optimizer=run.config.optimizer,
+                momentum=run.config.momentum,
+            )
         total += values * labels.shape[-1]
     return total / len(run.train_split.labels)
 

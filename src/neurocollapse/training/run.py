@@ -18,6 +18,7 @@ from ..metrics import Measurement
 from ..networks import NetworkError, build_network, captured_features, check_head, decays, find_classifier, initialize
 from ..statistics import FULL_COVARIANCE_LIMIT
 from .augmentation import Augmentation, draw_augmentation
+from .precision import products_in
 from .schedule import learning_rate
 from .step import Pace, Weights, fresh_moments
 
@@ -91,6 +92,7 @@ class Run:
             )
         self.decays = decays(self.model, self.classifier, config.weight_decay, config.bias)
         self.free = frozenset(name for name, decay in self.decays.items() if decay != config.weight_decay)
+        self.dtype = next(iter(self.weights.values())).dtype
         self.moments = fresh_moments(config.optimizer, self.weights)
         self.loss = LOSSES[config.loss]
         self.train_split = _to(dataset.train, device)
@@ -103,8 +105,7 @@ class Run:
 
     def tensor(self, values: float | list[float]) -> Tensor:
         """Numbers beside the weights, in their type and on their device."""
-        like = next(iter(self.weights.values()))
-        return torch.tensor(values, dtype=like.dtype, device=like.device)
+        return torch.tensor(values, dtype=self.dtype, device=self.device)
 
     def draw(self) -> Draw:
         """The random part of an epoch, from torch's global generator."""
@@ -147,6 +148,10 @@ class Run:
 
     def measure(self, epoch: int) -> Record:
         """All metrics on train and test data, and the norm of the full gradient, from one pass over each."""
+        with products_in("float32", self.device):
+            return self._measure(epoch)
+
+    def _measure(self, epoch: int) -> Record:
         was_training = self.model.training
         self.model.eval()
         train_values = self._measure_split(self.train_split, with_gradient=True)

@@ -92,6 +92,46 @@ def _sgd(
     weight.addcmul_(velocity, rate, value=-1)
 
 
+def _muon(
+    weight: Tensor, gradient: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor, _: Tensor, momentum: float
+) -> None:
+    """v ← μ v + g + λ W,  W ← W − η O/‖O‖_F with O the orthogonal factor of g + λ W + μ v.
+
+    Nesterov's momentum, orthogonalised as by Jordan et al. (2024, Muon). Unlike theirs the decay is part of what is
+    orthogonalised, which is a direction of descent of L wherever ∇L ≠ 0, so that annealed it ends where ∇L = 0; and
+    the step has length η in every layer, since critical points have layers of one norm.
+    """
+    (velocity,) = moments
+    descent = torch.addcmul(gradient, weight, decay)
+    velocity.mul_(momentum).add_(descent)
+    descent.add_(velocity, alpha=momentum)
+    runs = weight.shape[: rate.ndim and 1]
+    matrix = orthogonalized(descent.reshape(*runs, weight.shape[len(runs)], -1))
+    length = torch.linalg.matrix_norm(matrix, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    weight.addcmul_((matrix / length).view_as(weight), rate, value=-1)
+
+
+#: Of an odd polynomial that takes singular values from (0, 1] towards 1: Jordan et al. (2024).
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_QUINTIC_STEPS = 3
+
+
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """About U Vᵀ of the singular value decomposition U S Vᵀ, of one or of many matrices (..., rows, columns).
+
+    By a Newton–Schulz iteration, after which singular values that were not tiny lie around 1. Products alone, which
+    bfloat16 does not spoil.
+    """
+    wide = matrix.shape[-2] <= matrix.shape[-1]
+    X = matrix if wide else matrix.mT
+    X = X / torch.linalg.matrix_norm(X, keepdim=True).clamp_min(torch.finfo(X.dtype).tiny)
+    a, b, c = _QUINTIC
+    for _ in range(_QUINTIC_STEPS):
+        A = X @ X.mT
+        X = a * X + (b * A + c * (A @ A)) @ X
+    return (X if wide else X.mT).to(matrix.dtype)
+
+
 def _adam(
     weight: Tensor, gradient: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor, count: Tensor, momentum: float
 ) -> None:
@@ -125,6 +165,7 @@ def _adapted(
 #: The kinds of moments that an optimiser keeps of every weight, and its step.
 OPTIMIZERS: dict[str, tuple[tuple[str, ...], Update]] = {
     "sgd": (("velocity",), _sgd),
+    "muon": (("velocity",), _muon),
     "adam": (("first", "second"), _adam),
     "adamw": (("first", "second"), _adamw),
 }
