@@ -20,9 +20,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurocollapse.datasets import Dataset, DatasetError, digits, formats, gaussian_mixture, load_dataset, published
-from neurocollapse.datasets.dataset import BLOCK, Samples, Source, Standardisation, assemble, digest, rank_within_class
+from neurocollapse.datasets import (
+    Dataset,
+    DatasetError,
+    dataset,
+    digits,
+    formats,
+    gaussian_mixture,
+    load_dataset,
+    published,
+)
+from neurocollapse.datasets.dataset import BLOCK, Samples, Source, Standardisation, digest, rank_within_class
 from neurocollapse.datasets.published import Content
+from neurocollapse.datasets.selection import Selection, select
 from neurocollapse.geometry import simplex_etf
 
 REAL_DATA = os.environ.get("NEUROCOLLAPSE_TEST_DATA")
@@ -60,6 +70,10 @@ def error_of(call, *args, **kwargs) -> str:
     assert message
     assert "\n" not in message
     return message
+
+
+def assemble(source: Source, per_class: int | None = None, **selection) -> Dataset:
+    return dataset.assemble(select(source, Selection(per_class, **selection)))
 
 
 def loaded(*args, **kwargs) -> Dataset:

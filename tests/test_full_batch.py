@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from neurocollapse import full_batch
-from neurocollapse.full_batch import FullBatch, square_loss
+from neurocollapse.full_batch import FullBatch
+from neurocollapse.losses import square_loss
 from neurocollapse.networks import build_network
 
 

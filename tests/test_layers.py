@@ -11,7 +11,7 @@ PACKAGE = Path(neurocollapse.__file__).parent
 
 # From the ground up. Modules of one floor stand side by side and do not import one another.
 FLOORS = [
-    {"geometry", "atomic"},
+    {"geometry", "atomic", "losses", "config"},
     {"statistics"},
     {"metrics"},
     {"theory"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"execution", "shelf", "replay", "verification"},
     {"sweep", "engines"},
     {"tables", "progress", "figures", "options"},
-    {"experiment"},
+    {"experiment", "claims"},
     {"cli"},
 ]
 FLOOR = {module: height for height, modules in enumerate(FLOORS) for module in modules}

@@ -10,7 +10,7 @@ from torch import nn
 
 from neurocollapse.datasets import load_dataset
 from neurocollapse.networks import NetworkError
-from neurocollapse.probing import NOT_HOMOGENEOUS, Fingerprint, few_of_each_class, fingerprint, network_notes, probe
+from neurocollapse.probing import NOT_HOMOGENEOUS, Fingerprint, few_of_each_class, fingerprint, probe, run_notes
 from neurocollapse.training import RunConfig
 
 GAUSSIAN = load_dataset("gaussian")
@@ -98,7 +98,7 @@ def test_the_packages_own_networks_are_left_alone(monkeypatch):
     monkeypatch.setattr("neurocollapse.probing.network_of", lambda *_: pytest.fail("it is built"))
     probe(OWN, GAUSSIAN)
     assert fingerprint(OWN, GAUSSIAN) is None
-    assert network_notes(OWN, GAUSSIAN) == ()
+    assert run_notes(OWN, GAUSSIAN) == ()
 
 
 # The fingerprint
@@ -204,7 +204,7 @@ def zero_bias(shape, classes):
 )
 def test_a_network_that_is_not_homogeneous_is_noted(users, build, notes):
     users(build)
-    assert network_notes(USERS, GAUSSIAN) == notes
+    assert run_notes(USERS, GAUSSIAN) == notes
 
 
 def test_a_few_samples_of_each_class():

@@ -279,11 +279,11 @@ def test_every_step_is_taken_at_the_rate_of_the_schedule(schedule, factor):
 def test_the_terminal_phase_starts_where_the_error_stays_zero(monkeypatch):
     accuracies = [0.5, 1.0, 1.0, 0.99, 1.0, 1.0, 1.0]
     monkeypatch.setattr(
-        training._Run,
+        training.run.Run,
         "measure",
         lambda self, epoch: {"epoch": epoch, "train.accuracy": accuracies[epoch], "gradient_norm": 1.0},
     )
-    monkeypatch.setattr(training, "recorded_epochs", lambda epochs: tuple(range(epochs + 1)))
+    monkeypatch.setattr(training.loop, "recorded_epochs", lambda epochs: tuple(range(epochs + 1)))
     states = history(SMALL)
     assert [record["terminal_phase_start"] for record in records(states)] == [None, 1, 1, None, 4, 4, 4]
     resumed = history(SMALL, resume=(states[4].tensors, states[4].record))
@@ -538,7 +538,7 @@ def test_a_configuration_that_makes_no_sense_is_refused(field, value, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("optimizer", "rmsprop", "optimizer must be sgd or adam, got 'rmsprop'"),
+        ("optimizer", "rmsprop", "optimizer must be sgd or adam or adamw, got 'rmsprop'"),
         ("schedule", "cosin", "schedule must be constant or steps or cosine or linear, got 'cosin'"),
         ("initialization", "xavier", "initialization must be default or kaiming or norm, got 'xavier'"),
     ],
@@ -641,7 +641,7 @@ class Rescaled(torch.nn.Module):
 
 def test_a_network_that_changes_what_its_classifier_says_is_refused(monkeypatch):
     monkeypatch.setattr(
-        "neurocollapse.training.build_network", lambda name, shape, classes, **_: Rescaled(shape, classes)
+        "neurocollapse.training.run.build_network", lambda name, shape, classes, **_: Rescaled(shape, classes)
     )
     with pytest.raises(NetworkError, match="output is not that of its last linear layer"):
         history(dataclasses.replace(SMALL, epochs=1), toy([4, 4, 4]))
@@ -651,7 +651,7 @@ def test_the_layers_norms_are_apart_from_decayed_biases(monkeypatch):
     def biased(name, shape, classes, **_):
         return torch.nn.Sequential(torch.nn.Linear(shape[0], 5), torch.nn.ReLU(), torch.nn.Linear(5, classes))
 
-    monkeypatch.setattr("neurocollapse.training.build_network", biased)
+    monkeypatch.setattr("neurocollapse.training.run.build_network", biased)
     config = dataclasses.replace(SMALL, epochs=1, weight_decay=0.5)
     state = history(config, toy([4, 4, 4]))[-1]
     record, weights = state.record, {k: v for k, v in state.tensors.items() if k.startswith("model.")}

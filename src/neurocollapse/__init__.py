@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors, which do not run __getattr__
     from neurocollapse.capture import CaptureWarning as CaptureWarning
+    from neurocollapse.config import RunConfig as RunConfig
     from neurocollapse.datasets import Dataset as Dataset
     from neurocollapse.datasets import load_dataset as load_dataset
     from neurocollapse.geometry import simplex_etf as simplex_etf
@@ -28,7 +29,6 @@ if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors, 
     from neurocollapse.sweep import Sweep as Sweep
     from neurocollapse.theory.unconstrained import UnconstrainedModel as UnconstrainedModel
     from neurocollapse.theory.unconstrained import solve_unconstrained as solve_unconstrained
-    from neurocollapse.training import RunConfig as RunConfig
     from neurocollapse.training import train as train
     from neurocollapse.verification import verify as verify
 
@@ -43,7 +43,7 @@ _HOME = {
     "Dataset": "datasets",
     "Measurement": "metrics",
     "Projections": "statistics",
-    "RunConfig": "training",
+    "RunConfig": "config",
     "Statistics": "statistics",
     "Sweep": "sweep",
     "build_network": "networks",

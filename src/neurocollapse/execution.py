@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .datasets import Dataset
-from .probing import fingerprint, network_notes
+from .probing import fingerprint, run_notes
 from .store import RunFolder, run_id
 from .training import DivergedError, RunConfig, State, train
 
@@ -38,7 +38,7 @@ def execute(
         if folder.result is not None:
             return folder
         folder.clear_leftovers()
-        folder.describe(config, dataset, device, network, network_notes(config, dataset))
+        folder.describe(config, dataset, device, network, run_notes(config, dataset))
         try:
             _train_into(folder, train(config, dataset, resume=folder.resume_point(), device=device), on_state)
         except DivergedError as error:

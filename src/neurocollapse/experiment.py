@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from .datasets import Dataset, load_dataset
+from .datasets import Dataset
 from .engines import Engine, default_workers, engine_named
-from .probing import Fingerprint, fingerprint, network_notes, probe
+from .probing import Fingerprint, fingerprint, probe, run_notes
 from .progress import duration, follow, names
 from .store import RunFolder, StoreError, run_id
 from .sweep import estimate_seconds
-from .training import RunConfig, network_of
+from .training import RunConfig, data_part, network_of, training_data
 
 
 @dataclass(frozen=True)
@@ -157,15 +157,15 @@ def carry_out(plan: Plan, console: Console) -> Outcome:
 def _check_runs(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> list[Planned]:
     """Check every run against its data. The data are not kept: every worker loads its own."""
     runs: dict[int, Planned] = {}
-    sources = dict.fromkeys((config.dataset, config.per_class) for config in configs)
-    for source in sources:
+    by_data: dict[RunConfig, list[int]] = {}
+    for index, config in enumerate(configs):
+        by_data.setdefault(data_part(config), []).append(index)
+    for part, indices in by_data.items():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* is not the published one")  # a note says the same
-            dataset = load_dataset(source[0], data_dir=data_dir, per_class=source[1])
+            dataset = training_data(part, data_dir)
         check = _Check(dataset, out)
-        for index, config in enumerate(configs):
-            if (config.dataset, config.per_class) == source:
-                runs[index] = check(config)
+        runs |= {index: check(configs[index]) for index in indices}
     return [runs[index] for index in range(len(configs))]
 
 
@@ -174,15 +174,15 @@ class _Check:
 
     def __init__(self, dataset: Dataset, out: Path):
         self.dataset, self.out = dataset, out
-        self.networks: dict[tuple[str, str], tuple[Fingerprint | None, tuple[str, ...]]] = {}
+        self.networks: dict[tuple[str, ...], tuple[Fingerprint | None, tuple[str, ...]]] = {}
         self.seconds: dict[RunConfig, float | str] = {}
 
     def __call__(self, config: RunConfig) -> Planned:
         network_of(config, self.dataset)
-        kind = config.network, config.bias
+        kind = config.network, config.bias, config.normalization, config.optimizer
         if kind not in self.networks:
             probe(config, self.dataset)
-            self.networks[kind] = fingerprint(config, self.dataset), network_notes(config, self.dataset)
+            self.networks[kind] = fingerprint(config, self.dataset), run_notes(config, self.dataset)
         network, notes = self.networks[kind]
         folder = RunFolder(self.out / run_id(config, self.dataset))
         if damage := folder.damage:

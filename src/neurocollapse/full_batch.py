@@ -7,14 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .losses import square_loss
+
 #: Samples in one pass through the network.
 _CHUNK = 500
-
-
-def square_loss(outputs: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> Float[Tensor, ""]:
-    """Σ_i ‖f_i − y_i‖² / 2 over the samples given; divide by their number for the data term of Eq. 1."""
-    targets = nn.functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
-    return (outputs - targets).square().sum() / 2
 
 
 class FullBatch:

@@ -25,7 +25,15 @@ class ConvNet(nn.Module):
     Input (samples, channels, height, width); 28×28 and 32×32 images both give p = 1024 features.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, bias: bool = False):
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        bias: bool = False,
+        hidden_bias: bool = False,
+        batch_norm: bool = False,
+    ):
         super().__init__()
         if len(input_shape) != 3:
             raise NetworkError(f"convnet needs images (channels, height, width), got samples of shape {input_shape}")
@@ -33,7 +41,8 @@ class ConvNet(nn.Module):
         widths = (channels, 32, 64, 128, 256)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=False), nn.ReLU()]
+            layers.append(nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=hidden_bias))
+            layers += [*_normalization(nn.BatchNorm2d, after, batch_norm), nn.ReLU()]
         self.features = nn.Sequential(*layers, nn.Flatten())
         num_features = widths[-1] * math.ceil(height / 16) * math.ceil(width / 16)
         self.classifier = nn.Linear(num_features, num_classes, bias=bias)
@@ -45,7 +54,17 @@ class ConvNet(nn.Module):
 class MLP(nn.Module):
     """`depth` linear layers, the classifier included, with ReLU between; hidden layers of `width` units."""
 
-    def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, depth: int, width: int, bias: bool = False):
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        depth: int,
+        width: int,
+        bias: bool = False,
+        hidden_bias: bool = False,
+        batch_norm: bool = False,
+    ):
         super().__init__()
         if depth < 2:
             raise NetworkError(f"depth counts the classifier too, so it is at least 2; got {depth}")
@@ -53,12 +72,13 @@ class MLP(nn.Module):
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in itertools.pairwise(widths):
             try:
-                layers += [nn.Linear(before, after, bias=False), nn.ReLU()]
+                layers.append(nn.Linear(before, after, bias=hidden_bias))
             except RuntimeError as error:  # what PyTorch raises for want of memory
                 raise NetworkError(
                     f"a layer of {after}×{before} weights ({4e-9 * after * before:.3g} GB) does not fit in memory "
                     f"beside those before it; choose a smaller width"
                 ) from error
+            layers += [*_normalization(nn.BatchNorm1d, after, batch_norm), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(width, num_classes, bias=bias)
 
@@ -66,18 +86,35 @@ class MLP(nn.Module):
         return self.classifier(self.features(inputs))
 
 
+def _normalization(kind: type[nn.Module], width: int, wanted: bool) -> list[nn.Module]:
+    return [kind(width)] if wanted else []
+
+
 def build_network(
-    name: str, input_shape: tuple[int, ...], num_classes: int, *, depth: int = 5, width: int = 512, bias: bool = False
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    depth: int = 5,
+    width: int = 512,
+    bias: bool = False,
+    hidden_bias: bool = False,
+    batch_norm: bool = False,
 ) -> nn.Module:
     """`convnet`, `mlp` (of `depth` and `width`), or the user's own as `module:function`.
 
-    `bias` gives the classifier of the first two one. The user's function returns a module whose last linear layer has
-    `num_classes` outputs: see `call_builder`. Raises `NetworkError`.
+    Of the first two, `bias` gives the classifier a bias, `hidden_bias` the other layers, and `batch_norm` puts batch
+    normalisation before every ReLU; the last two break homogeneity. The user's function returns a module whose last
+    linear layer has `num_classes` outputs: see `call_builder`. Raises `NetworkError`.
     """
     if name == "convnet":
-        return ConvNet(input_shape, num_classes, bias=bias)
+        return ConvNet(input_shape, num_classes, bias=bias, hidden_bias=hidden_bias, batch_norm=batch_norm)
     if name == "mlp":
-        return MLP(input_shape, num_classes, depth=depth, width=width, bias=bias)
+        layers = {"depth": depth, "width": width}
+        return MLP(input_shape, num_classes, **layers, bias=bias, hidden_bias=hidden_bias, batch_norm=batch_norm)
+    if hidden_bias or batch_norm:
+        asked = "biases in every layer" if hidden_bias else "batch normalisation"
+        raise NetworkError(f"{asked} can be asked of convnet and mlp; build {name} with what it is to have")
     network = call_builder(name, input_shape, num_classes)
     find_classifier(network, num_classes)
     return network
@@ -149,18 +186,16 @@ def find_classifier(model: nn.Module, num_classes: int | None = None) -> nn.Line
 def decays(model: nn.Module, classifier: nn.Linear, weight_decay: float, bias: str) -> dict[str, float]:
     """The decay of every parameter that trains: λ, but 0 for the classifier's bias where `bias` is "free".
 
-    Raises `NetworkError` where the classifier has no bias to be free.
+    Raises `NetworkError` where the classifier has no bias to be "free" or "decayed".
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    free = None
-    if bias == "free":
-        free = next((name for name, p in trained.items() if p is classifier.bias), None)
-        if free is None:
-            raise NetworkError(
-                f"the last linear layer of {type(model).__name__}, {classifier}, has no bias that trains, so none can "
-                f"be free of decay; give it one, or ask for no bias"
-            )
-    return {name: 0.0 if name == free else weight_decay for name in trained}
+    own = next((name for name, p in trained.items() if p is classifier.bias), None)
+    if own is None and bias in ("free", "decayed"):
+        raise NetworkError(
+            f"the last linear layer of {type(model).__name__}, {classifier}, has no bias that trains, so none can "
+            f"be {'free of decay' if bias == 'free' else 'decayed'}; give it one, or ask for no bias"
+        )
+    return {name: 0.0 if bias == "free" and name == own else weight_decay for name in trained}
 
 
 @contextmanager

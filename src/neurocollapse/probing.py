@@ -25,6 +25,8 @@ _IMAGES, _OUTPUTS = 4, 16
 
 NOT_HOMOGENEOUS = "the network is not homogeneous: the theory's identities do not hold for it"
 
+DECOUPLED = "adamw decouples its decay from the gradient: it does not end at critical points of the objective shown"
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -84,23 +86,27 @@ def fingerprint(config: RunConfig, dataset: Dataset) -> Fingerprint | None:
     return Fingerprint(hashlib.sha256(text.encode()).hexdigest(), tuple(kept))
 
 
-def network_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
-    """What to say of a user's network beside any result. Raises `NetworkError`."""
+def run_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
+    """What to say of a run beside any result. Raises `NetworkError`."""
+    notes = () if _is_homogeneous(config, dataset) else (NOT_HOMOGENEOUS,)
+    return notes + ((DECOUPLED,) if config.optimizer == "adamw" and config.weight_decay else ())
+
+
+def _is_homogeneous(config: RunConfig, dataset: Dataset) -> bool:
     if not is_users_own(config):
-        return ()
+        return config.bias != "all" and config.normalization == "none"
     images = dataset.train.images[:_IMAGES]
     with _named(config.network, images):
         # Dropout and batch normalisation show only in training.
         model = _fresh(config, dataset).train()
         _fill_zero_biases(model)
         classifier = find_classifier(model, dataset.num_classes)
-        if config.bias == "free" and classifier.bias is not None:  # the theory has a place for that one
+        if config.bias in ("free", "decayed") and classifier.bias is not None:  # the theory has a place for that one
             nn.init.zeros_(classifier.bias)
         with seeded(0, 1):
             found = check_homogeneous(model, images, scales=(3.0,))  # a pass for each layer is enough to wait for
     # Not `holds`: a deviation that is nan tells nothing.
-    broken = any(deviation > 1e-4 for deviation in (found.by_input, *found.by_layer.values()))
-    return (NOT_HOMOGENEOUS,) if broken else ()
+    return not any(deviation > 1e-4 for deviation in (found.by_input, *found.by_layer.values()))
 
 
 def few_of_each_class(dataset: Dataset, samples: int) -> Dataset:

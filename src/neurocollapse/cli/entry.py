@@ -11,6 +11,7 @@ from types import FrameType
 import tyro
 
 from .. import __version__
+from .claims import claims
 from .experiments import reproduce, runs, train
 from .measurements import measure
 from .printing import messages
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "measure": measure,
     "verify": verify,
     "solve": solve,
+    "claims": claims,
     "runs": runs,
 }
 

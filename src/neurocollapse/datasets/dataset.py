@@ -71,20 +71,17 @@ class Source(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def assemble(source: Source, per_class: int | None) -> Dataset:
-    """The balanced subset, if one is asked for, standardised, with its digest and notes."""
-    train, test = source.train, source.test
-    _check_every_class_is_there(source)
-    if per_class is not None:
-        train = _first_of_each_class(source, per_class)
+def assemble(source: Source) -> Dataset:
+    """The samples of a source as `select` gives it, standardised by those for training."""
+    name, train, test, num_classes, notes = source
     standardise = Standardisation(train.images)
     return Dataset(
-        name=source.name,
+        name=name,
         train=Split(standardise(train.images), torch.from_numpy(train.labels)),
         test=test and Split(standardise(test.images), torch.from_numpy(test.labels)),
-        num_classes=source.num_classes,
+        num_classes=num_classes,
         sha256=digest(*train, *(test or ())),
-        notes=source.notes + _notes(train, test, source.num_classes),
+        notes=notes,
     )
 
 
@@ -131,42 +128,3 @@ def rank_within_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 def _blocks(images: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
     for start in range(0, len(images), BLOCK):
         yield images[start : start + BLOCK].astype(np.float64)
-
-
-def _check_every_class_is_there(source: Source) -> None:
-    # Not bincount: a stray label of 10^12 would ask for terabytes.
-    present = np.unique(source.train.labels)
-    if source.num_classes < 2:
-        raise DatasetError(f"{source.name}: all training labels are 0; classification needs at least two classes")
-    if len(present) < source.num_classes:
-        gaps = np.flatnonzero(present != np.arange(len(present)))
-        missing = gaps[0] if len(gaps) else len(present)
-        raise DatasetError(
-            f"{source.name}: class {missing} has no training samples ({len(present)} of the {source.num_classes} "
-            f"classes 0 to {source.num_classes - 1} have some); add some, or number the classes without gaps"
-        )
-
-
-def _first_of_each_class(source: Source, per_class: int) -> Samples:
-    images, labels = source.train
-    counts = np.bincount(labels)
-    if per_class > counts.min():
-        raise DatasetError(
-            f"{source.name}: class {counts.argmin()} has {counts.min()} training samples, "
-            f"fewer than per_class={per_class}; ask for at most {counts.min()}"
-        )
-    chosen = rank_within_class(labels) < per_class
-    return Samples(images[chosen], labels[chosen])
-
-
-def _notes(train: Samples, test: Samples | None, num_classes: int) -> tuple[str, ...]:
-    notes = []
-    counts = np.bincount(train.labels)
-    if counts.min() < counts.max():
-        notes.append(
-            f"classes are not balanced (train counts {counts.min()} to {counts.max()}), and the theory is for balanced "
-            f"classes; per_class={counts.min()} takes a balanced subset"
-        )
-    if test is not None and (absent := np.setdiff1d(np.arange(num_classes), test.labels)).size:
-        notes.append(f"the test split lacks samples of {absent.size} of the classes, such as class {absent[0]}")
-    return tuple(notes)

@@ -9,11 +9,21 @@ from .dataset import Dataset, DatasetError, Source, assemble
 from .digits import read_digits
 from .formats import read_cifar10, read_mnist
 from .mixture import sample_mixture
+from .selection import Selection, select
 
 NAMES = ("mnist5k", "mnist", "cifar10", "gaussian")
 
 
-def load_dataset(name: str | Path, *, data_dir: Path | None = None, per_class: int | None = None) -> Dataset:
+def load_dataset(
+    name: str | Path,
+    *,
+    data_dir: Path | None = None,
+    per_class: int | None = None,
+    imbalance: str = "none",
+    imbalance_ratio: float = 10.0,
+    label_noise: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
     """A data set by name, or the user's own from an .npz file.
 
     Args:
@@ -30,6 +40,13 @@ def load_dataset(name: str | Path, *, data_dir: Path | None = None, per_class: i
             (torchvision's too). What is not there is downloaded into it; without `data_dir`, into the user's cache
             folder, which the environment variable NEUROCOLLAPSE_CACHE replaces. The other data sets read nothing there.
         per_class: take only the first so many training samples of each class, in file order. The test split stays.
+        imbalance: "step" leaves the last half of the classes 1/ratio of the samples of the smallest class, or of
+            `per_class` where it is given (as in Buda, Maki and Mazurowski 2018), "exponential" takes the share
+            ratio^(−c/(C−1)) of them for class c (as in Cui et al. 2019); "none" leaves the classes as they are.
+        imbalance_ratio: that ratio, at least 1. Every class keeps at least one sample.
+        label_noise: share of each class's training samples, of those taken, whose labels are shuffled among all those
+            chosen, so that the classes keep their sizes and about label_noise·(1 − 1/C) of the labels become wrong.
+        seed: of the choice and the shuffle.
 
     Returns:
         A `Dataset`. Pixels are standardised by each channel's mean and population deviation over the training samples
@@ -50,8 +67,7 @@ def load_dataset(name: str | Path, *, data_dir: Path | None = None, per_class: i
     >>> data.input_shape, data.class_counts
     ((16,), (50, 50, 50, 50))
     """
-    if per_class is not None and per_class < 1:
-        raise DatasetError(f"per_class must be at least 1, got {per_class}")
+    selection = Selection(per_class, imbalance, imbalance_ratio, label_noise, seed)
     if data_dir is not None:
         data_dir = Path(data_dir).expanduser()
         # Not created: a mistyped folder would silently become a download of 170 MB.
@@ -61,7 +77,7 @@ def load_dataset(name: str | Path, *, data_dir: Path | None = None, per_class: i
     source = _read(str(name), data_dir)
     for note in source.notes:
         warnings.warn(note, stacklevel=2)
-    return assemble(source, per_class)
+    return assemble(select(source, selection))
 
 
 def _read(name: str, data_dir: Path | None) -> Source:

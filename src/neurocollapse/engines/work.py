@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 
 from ..atomic import WriteError
-from ..datasets import load_dataset
 from ..execution import execute
 from ..store import StoreError
-from ..training import RunConfig, State
+from ..training import RunConfig, State, training_data
 from .events import Event
 
 
@@ -46,7 +45,7 @@ def train_and_tell(
     torch.set_num_threads(threads)
     try:
         with warnings.catch_warnings(action="ignore"):  # who asked for the runs has loaded the same data, and seen them
-            dataset = load_dataset(config.dataset, data_dir=data_dir, per_class=config.per_class)
+            dataset = training_data(config, data_dir)
         folder = execute(
             config,
             dataset,

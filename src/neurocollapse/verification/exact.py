@@ -24,11 +24,13 @@ EXACT_TOLERANCE = 1e-6
 _DECAYS = {"weight_decay": 5e-3, "feature_decay": 2e-3}
 
 
-def _at_random_weights(network: str, dataset: str, bias: str, **size: int) -> FullBatch:
+def _at_random_weights(network: str, dataset: str, bias: str, *, depth: int, width: int) -> FullBatch:
     data = load_dataset(dataset, per_class=10)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_network(network, data.input_shape, data.num_classes, bias=bias != "none", **size)
+        model = build_network(
+            network, data.input_shape, data.num_classes, depth=depth, width=width, bias=bias != "none"
+        )
         if bias != "none":
             nn.init.normal_(find_classifier(model).bias)
     each = decays(model, find_classifier(model), 3e-3, bias)
@@ -37,14 +39,12 @@ def _at_random_weights(network: str, dataset: str, bias: str, **size: int) -> Fu
 
 def identities() -> Iterator[Comparison]:
     """Euler, Lemma 2.2, balance and the central path at random weights: the worst layer of each network."""
-    networks = [("mlp", "gaussian", {"depth": depth, "width": 32}) for depth in (2, 5, 10)] + [
-        ("convnet", "mnist5k", {})
-    ]
-    for name, dataset, size in networks:
+    networks = [("mlp", "gaussian", depth) for depth in (2, 5, 10)] + [("convnet", "mnist5k", 5)]
+    for name, dataset, depth in networks:
         for bias in ("none", "free"):
-            table = theory_table(gather_evidence(_at_random_weights(name, dataset, bias, **size)))
+            table = theory_table(gather_evidence(_at_random_weights(name, dataset, bias, depth=depth, width=32)))
             worst = max(table.sections[IDENTITIES], key=lambda comparison: comparison.residual)
-            label = f"{name}, {size.get('depth', 5)} layers, bias {bias}"
+            label = f"{name}, {depth} layers, bias {bias}"
             yield _named(worst, f"{label}: {worst.name}")
 
 

@@ -43,14 +43,7 @@ def decays_of(
         return dict.fromkeys(trained, float(weight_decay)), None
     doubt = None
     if _is_decoupled(weight_decay):
-        doubt = (
-            f"{type(weight_decay).__name__} decouples its decay from the gradient, so that it does not end where ∇L = 0"
-        )
-        if not force:
-            raise VerificationError(
-                f"{doubt}, and the theory does not speak of it; train with coupled decay, SGD's or Adam's "
-                f"weight_decay (to see the numbers anyway, force it)"
-            )
+        doubt = doubt_of_decoupled(type(weight_decay).__name__, force=force)
     by_parameter = {
         id(p): float(group.get("weight_decay", 0.0)) for group in weight_decay.param_groups for p in group["params"]
     }
@@ -60,6 +53,17 @@ def decays_of(
             "copied or loaded; pass λ as a number"
         )
     return {name: by_parameter.get(id(p), 0.0) for name, p in trained.items()}, doubt
+
+
+def doubt_of_decoupled(name: str, *, force: bool) -> str:
+    """What speaks against the theory of networks trained so. Raises `VerificationError` unless `force` is set."""
+    doubt = f"{name} decouples its decay from the gradient, so that it does not end where ∇L = 0"
+    if not force:
+        raise VerificationError(
+            f"{doubt}, and the theory does not speak of it; train with coupled decay, SGD's or Adam's weight_decay "
+            f"(to see the numbers anyway, force it)"
+        )
+    return doubt
 
 
 def _is_decoupled(optimizer: torch.optim.Optimizer) -> bool:

@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..datasets import Dataset, load_dataset
+from ..datasets import Dataset
 from ..full_batch import FullBatch
 from ..networks import decays, find_classifier
 from ..probing import fingerprint
 from ..store import RunFolder, StoreError, run_id, to_json, write_text
 from ..theory import Comparison, TheoryTable, balance_along_flow
-from ..training import flow_time, network_of
+from ..training import RunConfig, flow_time, network_of, training_data
 from .gathering import VerificationError
-from .models import table_of
+from .models import doubt_of_decoupled, table_of
 
 #: Version of what theory.json holds: it changes with the statements, so that a kept table is not taken for a new one.
 THEORY_VERSION = 1
@@ -25,9 +25,9 @@ ALONG = "along training, read as gradient flow"
 
 def verify_run(folder: RunFolder, *, data_dir: Path | None = None, force: bool = False) -> TheoryTable:
     """The theory table of a finished run's last weights. Raises `StoreError`, `VerificationError`."""
-    dataset = load_dataset(folder.config.dataset, data_dir=data_dir, per_class=folder.config.per_class)
+    dataset = training_data(folder.config, data_dir)
     objective = _objective(folder, dataset)
-    table = table_of(objective, force=force)
+    table = table_of(objective, force=force, doubt=_doubt(folder.config, force=force))
     if along := _balance_along(folder, len(objective.labels)):
         table = replace(table, sections={**table.sections, ALONG: along})
     if folder.path.resolve().name != run_id(folder.config, dataset):
@@ -41,13 +41,14 @@ def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None) -> Full
 
     Raises `StoreError` for a damaged run, other data or an edited network, `VerificationError` for one without weights.
     """
-    config = folder.config
-    return _objective(folder, load_dataset(config.dataset, data_dir=data_dir, per_class=config.per_class))
+    return _objective(folder, training_data(folder.config, data_dir))
 
 
 def _objective(folder: RunFolder, dataset: Dataset) -> FullBatch:
     folder.check_whole()
     config = folder.config
+    if config.loss != "square":
+        raise VerificationError(f"the loss of {folder.path} is {config.loss}, and the theory is about the square loss")
     if folder.status != "finished":
         remedy = "name another" if folder.status == "diverged" else "finish it, or name another"
         raise VerificationError(f"{folder.path} has no weights to verify: the run is {folder.status}; {remedy}")
@@ -62,6 +63,13 @@ def _objective(folder: RunFolder, dataset: Dataset) -> FullBatch:
         ) from error
     each = decays(model, find_classifier(model), config.weight_decay, config.bias)
     return FullBatch(model, dataset.train.images, dataset.train.labels, each)
+
+
+def _doubt(config: RunConfig, *, force: bool) -> str | None:
+    """What speaks against the theory of a run, where `force` lets that pass. Raises `VerificationError` else."""
+    if config.optimizer != "adamw" or not config.weight_decay:
+        return None
+    return doubt_of_decoupled("adamw", force=force)
 
 
 def _balance_along(folder: RunFolder, samples: int) -> tuple[Comparison, ...]:

@@ -1,0 +1,25 @@
+"""The paper's claims and open questions: experiments, rules that were fixed before them, and verdicts in numbers."""
+
+from .experiments import FULL, QUICK, Setting
+from .page import claims_page, claims_values
+from .results import Result, results_of
+from .statements import CLAIMS, Claim, Judged, judge_claims
+from .verdicts import Finding, Interval, Part, Verdict
+
+__all__ = [
+    "CLAIMS",
+    "FULL",
+    "QUICK",
+    "Claim",
+    "Finding",
+    "Interval",
+    "Judged",
+    "Part",
+    "Result",
+    "Setting",
+    "Verdict",
+    "claims_page",
+    "claims_values",
+    "judge_claims",
+    "results_of",
+]

@@ -1,0 +1,67 @@
+"""Numbers of runs, by λ and seed, into findings: seed by seed, an interval at every λ."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from .results import Result
+from .verdicts import Finding, Interval, mean_interval, ratio_interval
+
+#: λ -> seed -> a number.
+Numbers = dict[float, dict[int, float]]
+
+Contrast = Callable[[Sequence[float], Sequence[float], int], Interval]
+
+
+def numbers(results: Sequence[Result], key: str, **fields: object) -> Numbers:
+    """Of the runs whose configurations have these fields; nan where a run lacks the key."""
+    found: Numbers = {}
+    for result in results:
+        if all(getattr(result.config, name) == value for name, value in fields.items()):
+            found.setdefault(result.config.weight_decay, {})[result.config.seed] = result.values.get(key, math.nan)
+    return found
+
+
+def decayed(values: Numbers) -> Numbers:
+    """Those at λ > 0."""
+    return {decay: values[decay] for decay in sorted(values) if decay > 0}
+
+
+def undecayed(values: Numbers) -> Numbers:
+    """Those at λ = 0, set beside every λ > 0."""
+    return dict.fromkeys(decayed(values), values.get(0.0, {}))
+
+
+def negated(values: Numbers) -> Numbers:
+    return {decay: {seed: -value for seed, value in of_seeds.items()} for decay, of_seeds in values.items()}
+
+
+def difference_interval(first: Sequence[float], second: Sequence[float], comparisons: int) -> Interval:
+    """Of the mean of first − second, seed by seed."""
+    return mean_interval([a - b for a, b in zip(first, second, strict=True)], comparisons)
+
+
+def compared(top: Numbers, bottom: Numbers, contrast: Contrast = ratio_interval) -> tuple[Finding, ...]:
+    """At every λ of `top`, over the seeds that both have; by default the ratio."""
+    found = []
+    for decay, values in top.items():
+        seeds = sorted(values.keys() & bottom.get(decay, {}).keys())
+        pairs = [values[seed] for seed in seeds], [bottom[decay][seed] for seed in seeds]
+        found.append(Finding(f"λ = {decay:g}", contrast(*pairs, len(top))))
+    return tuple(found)
+
+
+def alone(values: Numbers) -> tuple[Finding, ...]:
+    """The mean at every λ."""
+    return tuple(
+        Finding(f"λ = {decay:g}", mean_interval(list(of_seeds.values()), len(values)))
+        for decay, of_seeds in values.items()
+    )
+
+
+def rank_correlation(first: Numbers, second: Numbers) -> Finding:
+    """Spearman's ρ over the values of λ within each seed; the mean over seeds."""
+    a, b = pd.DataFrame(first), pd.DataFrame(second)  # a row for each seed, a column for each λ
+    each = [float(a.loc[seed].corr(b.loc[seed], method="spearman")) for seed in a.index]
+    return Finding("over seeds", mean_interval(each))

@@ -1,0 +1,69 @@
+"""Finished runs as claims see them: numbers by name."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import RunConfig
+from ..geometry import Gram, pairs
+from ..store import RunFolder
+from ..theory import TheoryTable
+
+#: How a comparison of the theory table begins that there is one of for each layer.
+LAYERS = "λ‖W‖² of"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run's numbers at its end.
+
+    `values` are the last record's (`train.nc1`, ...) with the training error, the residuals of the theory table
+    (`if SQI holds: Theorem 2.3: W, Eq. 2`, ...; of the worst layer where each has one), and what `_of_classifier` and
+    the layers' norms give.
+    """
+
+    config: RunConfig
+    values: Mapping[str, float]
+
+
+def results_of(folders: Iterable[RunFolder], tables: Mapping[RunFolder, TheoryTable]) -> list[Result]:
+    """The finished ones of these runs. Raises `StoreError` where one is damaged."""
+    return [_result(folder, tables.get(folder)) for folder in folders if folder.status == "finished"]
+
+
+def _result(folder: RunFolder, table: TheoryTable | None) -> Result:
+    last = folder.records()[-1]
+    values = {key: float(value) for key, value in last.items() if isinstance(value, int | float)}
+    values["train.error"] = 1 - values["train.accuracy"]
+    norms = last["train.weight_norms"]
+    values["weight_norms_product"] = math.exp(math.fsum(map(math.log, norms)) / 2) if all(norms) else 0.0
+    values["normalized_margin"] = _divided(values["train.margin_min"], values["weight_norms_product"])
+    values |= _of_classifier(folder.weights()["classifier.weight"].double())
+    return Result(folder.config, values | _residuals(table))
+
+
+def _of_classifier(weight: Tensor) -> dict[str, float]:
+    """The classifier's norm, and its rows of the last half of the classes, those that imbalance makes small."""
+    large = (len(weight) + 1) // 2
+    norms = torch.linalg.norm(weight, dim=1)
+    return {
+        "classifier_norm": torch.linalg.norm(weight).item(),
+        "minority_cosine": pairs(Gram(weight[large:]).cosines()).mean().item(),
+        "minority_norm": _divided(norms[large:].mean().item(), norms[:large].mean().item()),
+    }
+
+
+def _divided(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else math.nan
+
+
+def _residuals(table: TheoryTable | None) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for reading, comparisons in table.sections.items() if table else ():
+        for comparison in comparisons:
+            key = f"{reading}: {LAYERS if comparison.name.startswith(LAYERS) else comparison.name}"
+            found[key] = max(comparison.residual, found.get(key, 0.0))
+    return found

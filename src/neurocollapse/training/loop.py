@@ -1,0 +1,150 @@
+"""Runs epoch by epoch, measured as they go: one alone, or several side by side. Knows nothing of disks."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..config import RunConfig
+from ..datasets import Dataset, load_dataset
+from .epoch import run_epoch, run_epochs_together
+from .run import DivergedError, Record, Run
+from .schedule import recorded_epochs
+
+#: The tensors of an earlier state, and the last record before or at it.
+Resume = tuple[Mapping[str, Tensor], Record]
+
+
+@dataclass(frozen=True)
+class State:
+    """The run after `epoch` epochs; `record` is None at epochs that are not measured."""
+
+    epoch: int
+    objective: float
+    """Data term, averaged over the mini-batches, each at the weights of its step, plus the decay term at the weights of
+    the epoch's end; nan at epoch 0."""
+    record: Record | None
+    seconds: dict[str, float]
+    tensors: dict[str, Tensor]
+    """Weights (`model.*`) and optimiser state (`optimizer.*`), the live ones: copy what is to be kept."""
+    finished: bool
+
+
+def data_part(config: RunConfig) -> RunConfig:
+    """The configuration with what does not bear on its data at the defaults: equal for runs that share a data set."""
+    seed = config.seed if config.label_noise else 0
+    return RunConfig(**{name: getattr(config, name) for name in _DATA_FIELDS}, seed=seed)
+
+
+_DATA_FIELDS = ("dataset", "per_class", "imbalance", "imbalance_ratio", "label_noise")
+
+
+def training_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
+    """The data that a configuration trains on: see `load_dataset`."""
+    return load_dataset(
+        config.dataset,
+        data_dir=data_dir,
+        per_class=config.per_class,
+        imbalance=config.imbalance,
+        imbalance_ratio=config.imbalance_ratio,
+        label_noise=config.label_noise,
+        seed=config.seed,
+    )
+
+
+def train(
+    config: RunConfig, dataset: Dataset | None = None, *, resume: Resume | None = None, device: str = "cpu"
+) -> Iterator[State]:
+    """Train by `config` and yield the `State` after every epoch, epoch 0 (before training) included.
+
+    `resume` is the tensors of an earlier state and the last record before or at it; the run goes on as if it had
+    never stopped. Random numbers are a function of (seed, epoch) alone.
+
+    Raises `DivergedError` when the objective is no longer finite, and `NetworkError`, `DatasetError`; all of it, as
+    the training itself, when the first state is asked for.
+
+    >>> config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=10, learning_rate=0.01)
+    >>> [round(state.record["train.accuracy"], 1) for state in train(config) if state.record][-1]
+    1.0
+    """
+    if not isinstance(config, RunConfig):
+        raise TypeError(f"train takes a RunConfig, got {config!r} of type {type(config).__name__}")
+    course = _Course(config, training_data(config) if dataset is None else dataset, resume, device)
+    while not course.finished:
+        start = time.perf_counter()
+        objective = run_epoch(course.run, course.next) if course.next else math.nan
+        yield course.arrive(objective, time.perf_counter() - start)
+
+
+def train_together(
+    configs: Sequence[RunConfig],
+    dataset: Dataset,
+    *,
+    resumes: Sequence[Resume | None] | None = None,
+    device: str = "cpu",
+) -> Iterator[tuple[int, State | DivergedError]]:
+    """Train several configurations as one program; the place in `configs` and what `train` yields or raises of each.
+
+    The configurations differ in seed, weight decay, learning rate and initial norm at most: see `stacks_with`. Ten
+    steps in float64 equal those of `train`; later the paths part by rounding, as those of any two machines do.
+
+    Raises `NetworkError` for a network that `torch.func` cannot stack.
+    """
+    courses = {
+        index: _Course(config, dataset, resume, device)
+        for index, (config, resume) in enumerate(zip(configs, resumes or [None] * len(configs), strict=True))
+    }
+    courses = {index: course for index, course in courses.items() if not course.finished}
+    while courses:
+        start = time.perf_counter()
+        moving = {index: course for index, course in courses.items() if course.next}
+        runs, epochs = [course.run for course in moving.values()], [course.next for course in moving.values()]
+        ends = dict(zip(moving, run_epochs_together(runs, epochs) if runs else [], strict=True))
+        share = (time.perf_counter() - start) / max(len(runs), 1)
+        for index, course in list(courses.items()):
+            try:
+                arrived: State | DivergedError = course.arrive(ends.get(index, math.nan), share)
+            except DivergedError as error:
+                arrived = error
+            if course.finished or isinstance(arrived, DivergedError):
+                del courses[index]
+            yield index, arrived
+
+
+class _Course:
+    """A run on its way: what epoch is next, and since when the training error has been zero."""
+
+    def __init__(self, config: RunConfig, dataset: Dataset, resume: Resume | None, device: str):
+        self.run = Run(config, dataset, device)
+        self.recorded = recorded_epochs(config.epochs)
+        self.next = 0
+        self.phase_start: int | None = None
+        if resume is not None:
+            tensors, last = resume
+            self.next, self.phase_start = self.run.load(tensors) + 1, last["terminal_phase_start"]
+        self.finished = self.next > config.epochs
+
+    def arrive(self, objective: float | DivergedError, trained: float) -> State:
+        """The state at the end of the next epoch, measured where it is to be. Raises `DivergedError`."""
+        if isinstance(objective, DivergedError):
+            raise objective
+        epoch, start = self.next, time.perf_counter()
+        record: Record | None = None
+        self.finished = epoch == self.run.config.epochs
+        if epoch in self.recorded:
+            record = self.run.measure(epoch)
+            self.phase_start = _terminal_phase_start(record, self.phase_start)
+            record["terminal_phase_start"] = self.phase_start
+            self.finished |= record["gradient_norm"] < self.run.config.gradient_tolerance
+        self.next += 1
+        seconds = {"train": trained, "measure": time.perf_counter() - start}
+        return State(epoch, objective, record, seconds, self.run.tensors(epoch), self.finished)
+
+
+def _terminal_phase_start(record: Record, before: int | None) -> int | None:
+    if record["train.accuracy"] < 1:
+        return None
+    return record["epoch"] if before is None else before

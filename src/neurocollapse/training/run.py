@@ -1,0 +1,214 @@
+"""A network, what its optimiser keeps and its data on one device: an epoch of training, a measurement."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from ..config import EPOCHS, RunConfig
+from ..datasets import Dataset, Split
+from ..losses import LOSSES
+from ..measuring import gather, objective_of
+from ..metrics import Measurement
+from ..networks import NetworkError, build_network, captured_features, check_head, decays, find_classifier, initialize
+from ..statistics import FULL_COVARIANCE_LIMIT
+from .augmentation import Augmentation, draw_augmentation
+from .schedule import learning_rate
+from .step import Pace, Weights, fresh_moments
+
+#: Samples in one forward pass while measuring.
+_CHUNK = 1000
+
+Record = dict[str, Any]
+
+
+class DivergedError(RuntimeError):
+    """The objective became infinite or NaN."""
+
+
+def network_of(config: RunConfig, dataset: Dataset) -> nn.Module:
+    """The network that a configuration trains, as PyTorch starts it. Raises `NetworkError`."""
+    return build_network(
+        config.network,
+        dataset.input_shape,
+        dataset.num_classes,
+        depth=config.depth,
+        width=config.width,
+        bias=config.bias != "none",
+        hidden_bias=config.bias == "all",
+        batch_norm=config.normalization == "batch",
+    )
+
+
+@contextmanager
+def seeded(seed: int, epoch: int, device: str = "cpu") -> Iterator[None]:
+    """Random numbers that depend on (seed, epoch) alone; the caller's generators are left as they were."""
+    with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
+        torch.manual_seed(seed * EPOCHS + epoch)
+        yield
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is random in one epoch: the order of the samples, and how their images are changed.
+
+    Of R runs side by side the order is (R, samples), and so is the augmentation.
+    """
+
+    order: Int[Tensor, "*runs samples"]
+    augmentation: Augmentation | None
+
+
+class Run:
+    """One configuration's network on its way. Raises `NetworkError` where it cannot be trained."""
+
+    def __init__(self, config: RunConfig, dataset: Dataset, device: str):
+        self.config, self.device = config, device
+        with seeded(config.seed, 0, device):
+            self.model = network_of(config, dataset)
+            initialize(self.model, config.initialization, config.initial_norm)
+        self.model.to(device)
+        self.classifier = find_classifier(self.model, dataset.num_classes)
+        self.weights: Weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not self.weights:
+            raise NetworkError(
+                f"all parameters of {type(self.model).__name__} are frozen, so there is nothing to train; leave some "
+                f"with requires_grad"
+            )
+        self.decays = decays(self.model, self.classifier, config.weight_decay, config.bias)
+        self.free = frozenset(name for name, decay in self.decays.items() if decay != config.weight_decay)
+        self.moments = fresh_moments(config.optimizer, self.weights)
+        self.loss = LOSSES[config.loss]
+        self.train_split = self._to_device(dataset.train)
+        self.test_split = None
+        # A class without test samples has no test mean, so there is nothing to measure there (`notes` says so).
+        if dataset.test is not None and len(dataset.test.labels.unique()) == dataset.num_classes:
+            self.test_split = self._to_device(dataset.test)
+
+    def _to_device(self, split: Split) -> Split:
+        return Split(split.images.to(self.device), split.labels.to(self.device))
+
+    # What an epoch of training needs
+
+    def tensor(self, values: float | list[float]) -> Tensor:
+        """Numbers beside the weights, in their type and on their device."""
+        like = next(iter(self.weights.values()))
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+    def draw(self) -> Draw:
+        """The random part of an epoch, from torch's global generator."""
+        images = self.train_split.images
+        order = torch.randperm(len(images)).to(images.device)
+        return Draw(order, draw_augmentation(self.config.augmentation, images))
+
+    def batches(self) -> list[slice]:
+        """The places in an epoch's order of each step's samples."""
+        samples, size = len(self.train_split.labels), self.config.batch_size
+        return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+    def batch(self, draw: Draw, places: slice) -> tuple[Tensor, Tensor]:
+        """Images and labels of one step."""
+        chosen = draw.order[..., places]
+        images = self.train_split.images[chosen]
+        if draw.augmentation is not None:
+            images = draw.augmentation(images, places)
+        return images, self.train_split.labels[chosen]
+
+    def pace(self, epoch: int) -> Pace:
+        """Of every step of an epoch, made at once: a device is not to wait for each."""
+        steps = len(self.batches())
+        done = range((epoch - 1) * steps, epoch * steps)
+        rates = [learning_rate(self.config, before / (steps * self.config.epochs)) for before in done]
+        counts = torch.tensor([before + 1 for before in done], dtype=torch.float64, device=self.device)
+        return Pace(self.tensor(rates), counts)
+
+    def objective(self, epoch: int, data_term: float) -> float:
+        """The objective at the end of an epoch. Raises `DivergedError` where it is not finite."""
+        decay = objective_of(self.model, self.config.weight_decay, self.free).penalty
+        if not math.isfinite(data_term + decay):
+            raise DivergedError(
+                f"the objective became {data_term + decay} in epoch {epoch} (λ = {self.config.weight_decay:g}, "
+                f"learning rate {self.config.learning_rate:g}); try a smaller learning rate"
+            )
+        return data_term + decay
+
+    # A measurement
+
+    def measure(self, epoch: int) -> Record:
+        """All metrics on train and test data, and the norm of the full gradient, from one pass over each."""
+        was_training = self.model.training
+        self.model.eval()
+        train_values = self._measure_split(self.train_split, with_gradient=True)
+        gradient_norm = self._gradient_norm()
+        record: Record = {
+            "epoch": epoch,
+            "learning_rate": learning_rate(self.config, epoch / max(self.config.epochs, 1)),
+            "gradient_norm": gradient_norm,
+            **{f"train.{key}": value for key, value in train_values.items()},
+        }
+        if self.test_split is not None:
+            test_values = self._measure_split(self.test_split, with_gradient=False)
+            record |= {f"test.{key}": value for key, value in test_values.items()}
+        self.model.train(was_training)
+        return record
+
+    def _measure_split(self, split: Split, *, with_gradient: bool) -> dict[str, Any]:
+        self.model.zero_grad()
+        data_term = self.tensor(0.0)
+        with captured_features(self.classifier) as captured, torch.set_grad_enabled(with_gradient):
+            for images, labels in zip(split.images.split(_CHUNK), split.labels.split(_CHUNK), strict=True):
+                outputs = self.model(images)
+                check_head(outputs, captured, self.classifier)
+                loss = self.loss(outputs, labels) / len(split.labels)
+                data_term += loss.detach()
+                if with_gradient:
+                    loss.backward()
+        features = torch.cat(captured)
+        if not features.isfinite().all():
+            raise DivergedError("the network's features are no longer finite; try a smaller learning rate")
+        objective = objective_of(self.model, self.config.weight_decay, self.free)
+        vci = features.shape[1] <= FULL_COVARIANCE_LIMIT  # a run records every key, at whatever number of samples
+        head = self.classifier
+        statistics, _ = gather(features, split.labels, head.weight, head.bias, vci=vci, objective=objective)
+        values = Measurement(statistics).to_dict()
+        if self.config.loss != "square":
+            del values["loss"]  # of the square loss, which is not what is minimised here
+            values[self.config.loss] = data_term.item()
+            values["objective"] = data_term.item() + objective.penalty
+        return values
+
+    def _gradient_norm(self) -> float:
+        squares = 0.0
+        for name, p in self.weights.items():
+            if p.grad is None:
+                raise NetworkError(
+                    f"{name} of {type(self.model).__name__} does not enter the loss; remove it, or freeze it with "
+                    f"requires_grad_(False)"
+                )
+            gradient = p.grad.double() + self.decays[name] * p.detach().double()
+            squares += gradient.square().sum().item()
+        self.model.zero_grad()
+        return math.sqrt(squares)
+
+    # What it is made of, to be kept and to go on from
+
+    def tensors(self, epoch: int) -> dict[str, Tensor]:
+        """Everything that the rest of the run depends on: `model.*`, `optimizer.*`, the epoch."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for kind, of_kind in self.moments.items():
+            tensors |= {f"optimizer.{kind}.{name}": value for name, value in of_kind.items()}
+        return tensors | {"epoch": torch.tensor(epoch)}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> int:
+        """Go on from `tensors`; the epoch they were taken at."""
+        model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        self.model.load_state_dict(model)
+        for kind, of_kind in self.moments.items():
+            for name, value in of_kind.items():
+                value.copy_(tensors[f"optimizer.{kind}.{name}"])
+        return int(tensors["epoch"])

@@ -1,0 +1,36 @@
+"""When a run is measured, and the learning rate of each step."""
+
+import math
+
+from ..config import RunConfig
+
+
+def recorded_epochs(epochs: int) -> tuple[int, ...]:
+    """The epochs at which a run is measured: 0, then two to an octave, and the last.
+
+    >>> recorded_epochs(20)
+    (0, 1, 2, 3, 4, 6, 8, 11, 16, 20)
+    """
+    octaves = range(2 * max(epochs, 1).bit_length())
+    return tuple(sorted({0, epochs} | {round(2 ** (k / 2)) for k in octaves if 2 ** (k / 2) <= epochs}))
+
+
+def learning_rate(config: RunConfig, progress: float) -> float:
+    """The learning rate after the share `progress` of all steps."""
+    match config.schedule:
+        case "steps":
+            factor = 0.1 ** min(int(3 * progress), 2)
+        case "cosine":
+            factor = (1 + math.cos(math.pi * progress)) / 2
+        case "linear":
+            factor = 1 - progress
+        case _:
+            factor = 1.0
+    return config.learning_rate * factor
+
+
+def flow_time(config: RunConfig, epoch: int, samples: int) -> float:
+    """The time that gradient flow takes for what SGD does until `epoch`: Σ η/(1 − momentum) over the steps."""
+    steps = -(-samples // config.batch_size)
+    rates = (learning_rate(config, step / (steps * config.epochs)) for step in range(steps * epoch))
+    return math.fsum(rates) / (1 - config.momentum)

@@ -1,0 +1,130 @@
+"""One step of training: the same function for a run alone and for many stacked along a first dimension.
+
+What a step depends on comes in as tensors, the learning rate and λ too, so that a device is never waited for.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Tensors by the names of the network's parameters; of R runs side by side each is (R, *shape).
+Weights = dict[str, Tensor]
+
+#: What a run keeps of each weight from step to step, by kind.
+Moments = dict[str, Weights]
+
+Loss = Callable[[Weights, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The numbers of a step: scalars, or (R,) for R runs side by side; of a whole epoch, (steps,), (R, steps)."""
+
+    rate: Tensor
+    """Learning rate η."""
+    count: Tensor
+    """Steps taken, this one included, in float64."""
+
+    def at(self, index: int) -> "Pace":
+        """That of one step of those of an epoch."""
+        return Pace(self.rate[..., index], self.count[..., index])
+
+
+def along(values: Tensor, weight: Tensor) -> Tensor:
+    """One value for each run, (R,), as (R, 1, ..., 1) beside a weight (R, *shape); a scalar as it is."""
+    return values.view(-1, *[1] * (weight.ndim - 1)) if values.ndim else values
+
+
+Update = Callable[[Tensor, Tensor, list[Tensor], Tensor, Tensor, Tensor, float], None]
+
+
+def step(
+    loss: Loss,
+    weights: Weights,
+    moments: Moments,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    pace: Pace,
+    decays: Mapping[str, Tensor],
+    optimizer: str,
+    momentum: float,
+) -> Tensor:
+    """Move `weights` and `moments`, in place, one step down L = loss(weights, images, labels) + Σ_k (λ_k/2) ‖W_k‖².
+
+    Args:
+        loss: the data term of these samples: a scalar, or (R,), one of each run's own samples.
+        weights: leaves that require gradients.
+        images, labels: (samples, ...) and (samples,), or (R, samples, ...) and (R, samples).
+        decays: λ_k of each weight, a scalar or (R,).
+        optimizer: a key of `OPTIMIZERS`.
+        momentum: of sgd, and of the first moment of the others.
+
+    Returns:
+        The data term before the step, detached.
+    """
+    values = loss(weights, images, labels)
+    # The runs do not touch one another, so the gradient of the sum is the gradient of each.
+    gradients = torch.autograd.grad(values.sum(), list(weights.values()))
+    _, update = OPTIMIZERS[optimizer]
+    with torch.no_grad():
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            rate, count, decay = (along(values, weight) for values in (pace.rate, pace.count, decays[name]))
+            kept = [of_kind[name] for of_kind in moments.values()]
+            update(weight, gradient, kept, rate, decay, count, momentum)
+    return values.detach()
+
+
+def fresh_moments(optimizer: str, weights: Mapping[str, Tensor]) -> Moments:
+    """What the optimiser keeps, before the first step."""
+    kinds, _ = OPTIMIZERS[optimizer]
+    return {kind: {name: torch.zeros_like(weight) for name, weight in weights.items()} for kind in kinds}
+
+
+def _sgd(
+    weight: Tensor, gradient: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor, _: Tensor, momentum: float
+) -> None:
+    """v ← μ v + g + λ W,  W ← W − η v."""
+    (velocity,) = moments
+    velocity.mul_(momentum).add_(torch.addcmul(gradient, weight, decay))
+    weight.addcmul_(velocity, rate, value=-1)
+
+
+def _adam(
+    weight: Tensor, gradient: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor, count: Tensor, momentum: float
+) -> None:
+    """Kingma and Ba (2015), of g + λ W."""
+    _adapted(weight, torch.addcmul(gradient, weight, decay), moments, rate, count, momentum)
+
+
+def _adamw(
+    weight: Tensor, gradient: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor, count: Tensor, momentum: float
+) -> None:
+    """Loshchilov and Hutter (2019): W ← (1 − η λ) W beside Adam's step of g alone."""
+    weight.mul_(1 - rate * decay)
+    _adapted(weight, gradient, moments, rate, count, momentum)
+
+
+_SECOND_MOMENTUM, _EPSILON = 0.999, 1e-8
+
+
+def _adapted(
+    weight: Tensor, gradient: Tensor, moments: list[Tensor], rate: Tensor, count: Tensor, momentum: float
+) -> None:
+    """m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,  W ← W − η m̂ / (√v̂ + ε), each ^ divided by 1 − βᵗ."""
+    first, second = moments
+    first.lerp_(gradient, 1 - momentum)
+    second.mul_(_SECOND_MOMENTUM).addcmul_(gradient, gradient, value=1 - _SECOND_MOMENTUM)
+    # Taken in the float64 of the count: in float32 the first 1 − β₂ᵗ would have four digits.
+    first_share, second_share = ((1 - beta**count).to(weight.dtype) for beta in (momentum, _SECOND_MOMENTUM))
+    weight.sub_(rate / first_share * first / (second / second_share).sqrt_().add_(_EPSILON))
+
+
+#: The kinds of moments that an optimiser keeps of every weight, and its step.
+OPTIMIZERS: dict[str, tuple[tuple[str, ...], Update]] = {
+    "sgd": (("velocity",), _sgd),
+    "adam": (("first", "second"), _adam),
+    "adamw": (("first", "second"), _adamw),
+}
