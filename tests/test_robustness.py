@@ -74,11 +74,9 @@ def test_a_sweep_killed_twenty_times_ends_with_the_records_of_an_undisturbed_one
         assert process.poll() is None, f"it ended before kill {kill}"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    ended = sum(RunFolder(path).result is not None for path in out.iterdir())
-    assert 0 < ended < len(sweep)
+    assert sum(RunFolder(path).result is not None for path in out.iterdir()) < len(sweep)
     status, _, said = train(sweep, out)
     assert status == 0, said
-    assert f"{ended} run(s) have ended already" in said
 
     assert train(sweep, tmp_path / "whole")[0] == 0
     assert len(results(tmp_path / "whole")) == 2 * 24
