@@ -18,6 +18,7 @@ from neurocollapse.networks import (
     build_network,
     captured_features,
     check_homogeneous,
+    decays,
     find_classifier,
     initialize,
     layer_weights,
@@ -361,3 +362,104 @@ def test_what_is_wrong_with_a_users_network_is_said(module_folder, name, message
     (module_folder / "raises_on_import.py").write_text("1 / 0\n")
     with pytest.raises(NetworkError, match=message):
         build_network(name, (4,), 2)
+
+
+# Biases and batch normalisation in every layer
+
+
+KINDS = {
+    "convnet": (lambda **options: ConvNet((2, 16, 16), 3, **options), (2, 16, 16), (32, 64, 128, 256)),
+    "mlp": (lambda **options: MLP((9,), 3, depth=4, width=7, **options), (9,), (7, 7, 7)),
+}
+
+
+@pytest.mark.parametrize(("build", "shape", "widths"), KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    "options", list(itertools.product([False, True], repeat=3)), ids=lambda flags: "".join("01"[flag] for flag in flags)
+)
+def test_biases_and_normalisation_stand_where_they_are_asked_for(build, shape, widths, options):
+    bias, hidden_bias, batch_norm = options
+    plain, model = build(), build(bias=bias, hidden_bias=hidden_bias, batch_norm=batch_norm)
+    assert (model.classifier.bias is not None) is bias
+    modules = [module for module in model.features if list(module.parameters()) or isinstance(module, nn.ReLU)]
+    layers, norms, activations = (
+        [module for module in modules if isinstance(module, kinds)]
+        for kinds in ((nn.Linear, nn.Conv2d), (nn.BatchNorm1d, nn.BatchNorm2d), nn.ReLU)
+    )
+    assert [layer.bias is not None for layer in layers] == [hidden_bias] * len(widths)
+    assert [norm.num_features for norm in norms] == list(widths) * batch_norm
+    in_turns = zip(layers, norms, activations, strict=True) if batch_norm else zip(layers, activations, strict=True)
+    assert modules == [module for of_layer in in_turns for module in of_layer]
+    count, plain_count = (sum(p.numel() for p in network.parameters()) for network in (model, plain))
+    assert count - plain_count == 3 * bias + sum(widths) * (hidden_bias + 2 * batch_norm)
+    assert list(layer_weights(model)) == [name for name, p in model.named_parameters() if p.ndim >= 2]
+    assert len(layer_weights(model)) == len(widths) + 1
+    outputs = model(inputs_of(shape))
+    assert outputs.shape == (6, 3)
+    assert outputs.isfinite().all()
+
+
+@pytest.mark.parametrize(("build", "shape", "_widths"), KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    ("options", "homogeneous"), [({}, True), ({"hidden_bias": True}, False), ({"batch_norm": True}, False)]
+)
+def test_biases_and_normalisation_break_homogeneity(build, shape, _widths, options, homogeneous):
+    measured = check_homogeneous(seeded(0, lambda: build(**options)), inputs_of(shape))
+    assert measured.holds() is homogeneous
+    assert (measured.by_input > 1e-2) is not homogeneous
+    *hidden, classifier = measured.by_layer.values()
+    assert (max(hidden) > 1e-2) is not homogeneous
+    assert classifier < 1e-5
+
+
+@pytest.mark.parametrize("name", ["convnet", "mlp"])
+def test_options_reach_the_packages_networks(name):
+    shape = (1, 16, 16)
+    model = build_network(name, shape, 3, depth=3, width=7, bias=True, hidden_bias=True, batch_norm=True)
+    assert all(m.bias is not None for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    assert any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in model.modules())
+    model = build_network(name, shape, 3, depth=3, width=7)
+    assert all(p.ndim >= 2 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [({"hidden_bias": True}, "biases in every layer"), ({"batch_norm": True}, "batch normalisation")],
+)
+def test_a_users_network_is_built_as_it_is(module_folder, options, asked):
+    (module_folder / "users_module.py").write_text(MODULE)
+    message = f"^{asked} can be asked of convnet and mlp; build users_module:no_arguments with what it is to have$"
+    with pytest.raises(NetworkError, match=message):
+        build_network("users_module:no_arguments", (4,), 2, **options)
+
+
+# What decays
+
+
+@pytest.mark.parametrize(
+    ("bias", "undecayed"), [("none", []), ("free", ["classifier.bias"]), ("decayed", []), ("all", [])]
+)
+def test_all_that_trains_decays_but_a_free_bias(bias, undecayed):
+    model = MLP((9,), 3, depth=3, width=7, bias=bias != "none", hidden_bias=bias == "all", batch_norm=bias == "all")
+    found = decays(model, model.classifier, 0.25, bias)
+    assert list(found) == [name for name, _ in model.named_parameters()]
+    assert {name: decay for name, decay in found.items() if decay != 0.25} == dict.fromkeys(undecayed, 0.0)
+
+
+def test_the_free_bias_is_the_classifiers_own_and_frozen_parameters_do_not_decay():
+    model = MLP((9,), 3, depth=3, width=7, bias=True, hidden_bias=True)
+    model.features[1].weight.requires_grad_(False)
+    found = decays(model, model.classifier, 0.25, "free")
+    assert found == {"features.1.bias": 0.25, "features.3.weight": 0.25, "features.3.bias": 0.25,
+                     "classifier.weight": 0.25, "classifier.bias": 0.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(("bias", "told"), [("free", "none can be free of decay"), ("decayed", "none can be decayed")])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_bias_that_is_not_there_or_does_not_train_cannot_be_asked_for(bias, told, frozen):
+    model = MLP((9,), 3, depth=2, width=7, bias=frozen)
+    if frozen:
+        model.classifier.bias.requires_grad_(False)
+    with pytest.raises(NetworkError, match=rf"Linear\(.*\), has no bias that trains, so {told}; give it one, or ask"):
+        decays(model, model.classifier, 0.25, bias)
+    assert set(decays(model, model.classifier, 0.25, "none").values()) == {0.25}

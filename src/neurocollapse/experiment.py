@@ -18,6 +18,9 @@ from .store import RunFolder, StoreError, run_id
 from .sweep import estimate_seconds
 from .training import RunConfig, data_part, network_of, training_data
 
+#: How an engine that is given no number of runs at a time shares out its machines.
+_SHARED = {"batched": "those alike stacked into one program", "ray": "as many as the cluster has room for at a time"}
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -46,7 +49,7 @@ class Plan:
     engine: Engine
     data_dir: Path | None
     workers: int | None
-    """Runs at a time, or None for as many as a cluster has room for."""
+    """Runs at a time, or None for as many as a cluster has room for, or as can be stacked."""
     device: str
 
     @property
@@ -106,14 +109,14 @@ def prepare(
     if runs and all(run.damage for run in runs):
         raise StoreError(runs[0].damage)
     unfinished = sum(run.due for run in runs)
-    if address is None:
+    if address is None and engine != "batched":  # which stacks all that it can
         workers = workers or (default_workers() if device == "cpu" else 1)
     plan = Plan(runs, out, train, data_dir, workers and min(workers, max(unfinished, 1)), device)
     for note in plan.notes:
         console.print(f"note: {note}")
     if unfinished:
-        at_a_time = plan.workers or "as many as the cluster has room for"
-        console.print(f"{unfinished} run(s), {at_a_time} at a time: {_expected_time(plan)}")
+        at_a_time = _SHARED.get(engine, "") if plan.workers is None else f"{plan.workers} at a time"
+        console.print(f"{unfinished} run(s), {at_a_time}: {_expected_time(plan)}")
     if ended := sum(run.ended for run in runs):
         console.print(f"{ended} run(s) have ended already, in {out}")
     for run in runs:

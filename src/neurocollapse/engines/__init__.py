@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 from functools import partial
 
+from .batched import train_batched
 from .events import Event as Event
 from .processes import train_side_by_side
 from .ray_cluster import check_ray, train_on_ray
@@ -13,6 +14,7 @@ Engine = Callable[..., Generator[Event, None, None]]
 
 ENGINES: dict[str, Engine] = {
     "processes": train_side_by_side,
+    "batched": train_batched,
     "ray": train_on_ray,
 }
 

@@ -10,7 +10,7 @@ import torch
 
 from ..atomic import WriteError
 from ..execution import execute
-from ..store import StoreError
+from ..store import RunFolder, StoreError
 from ..training import RunConfig, State, training_data
 from .events import Event
 
@@ -51,27 +51,32 @@ def train_and_tell(
             dataset,
             out,
             device=device,
-            on_state=lambda state: tell(_epoch(index, state)),
+            on_state=lambda state: tell(epoch_event(index, state)),
             on_wait=lambda: tell(Event(index, "waiting")),
         )
-        result = folder.result or {}
-        if result.get("status") == "finished":
-            return Event(index, "done", epoch=result["epoch"])
-        return Event(index, "failed", message=result.get("message", ""))
+        return end_event(index, folder)
     except WriteError as error:
         return Event(index, "stuck", message=str(error))
     except StoreError as error:
         return Event(index, "failed", message=str(error))
     except Exception as error:  # the user's network or data may raise anything; the other runs go on
-        return Event(index, "failed", message=_in_one_line(error))
+        return Event(index, "failed", message=in_one_line(error))
 
 
-def _epoch(index: int, state: State) -> Event:
+def end_event(index: int, folder: RunFolder) -> Event:
+    """How a run ended, by its folder."""
+    result = folder.result or {}
+    if result.get("status") == "finished":
+        return Event(index, "done", epoch=result["epoch"])
+    return Event(index, "failed", message=result.get("message", ""))
+
+
+def epoch_event(index: int, state: State) -> Event:
     record = state.record or {}
     return Event(index, "epoch", state.epoch, state.objective, record.get("train.accuracy"), record.get("train.nc1"))
 
 
-def _in_one_line(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
     """The error, and for one that is not the package's own the place where it was raised."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, ValueError) or error.__traceback__ is None:

@@ -6,7 +6,7 @@
 """
 
 from ..config import RunConfig
-from .loop import State, data_part, train, train_together, training_data
+from .loop import State, data_part, stack_key, train, train_together, training_data
 from .run import DivergedError, Record, network_of, seeded
 from .schedule import flow_time, learning_rate, recorded_epochs
 
@@ -21,6 +21,7 @@ __all__ = [
     "network_of",
     "recorded_epochs",
     "seeded",
+    "stack_key",
     "train",
     "train_together",
     "training_data",

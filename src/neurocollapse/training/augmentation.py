@@ -54,7 +54,10 @@ def draw_augmentation(kind: str, images: Tensor) -> Augmentation | None:
     if kind == "none":
         return None
     if images.ndim != 4:
-        raise ValueError(f"augmentation {kind} shifts images, got samples of shape {tuple(images.shape[1:])}")
+        raise ValueError(
+            f"augmentation {kind} shifts images, got samples of shape {tuple(images.shape[1:])}; choose augmentation "
+            f"none"
+        )
     samples, _, height, width = images.shape
     margins = height // _SHARE, width // _SHARE
     corners = torch.stack([torch.randint(2 * margin + 1, (samples,)) for margin in margins], dim=1)

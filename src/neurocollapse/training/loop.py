@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config import RunConfig
 from ..datasets import Dataset, load_dataset
 from .epoch import run_epoch, run_epochs_together
-from .run import DivergedError, Record, Run
+from .run import DivergedError, Record, Run, on_device
 from .schedule import recorded_epochs
 
 #: The tensors of an earlier state, and the last record before or at it.
@@ -79,6 +79,12 @@ def train(
         yield course.arrive(objective, time.perf_counter() - start)
 
 
+def stack_key(config: RunConfig) -> RunConfig:
+    """Equal for configurations that can be trained as one program: what may differ is at one value."""
+    seed = config.seed if config.label_noise else 0  # the data are shared
+    return replace(config, seed=seed, weight_decay=0.0, learning_rate=1.0, initial_norm=1.0)
+
+
 def train_together(
     configs: Sequence[RunConfig],
     dataset: Dataset,
@@ -88,13 +94,16 @@ def train_together(
 ) -> Iterator[tuple[int, State | DivergedError]]:
     """Train several configurations as one program; the place in `configs` and what `train` yields or raises of each.
 
-    The configurations differ in seed, weight decay, learning rate and initial norm at most: see `stacks_with`. Ten
-    steps in float64 equal those of `train`; later the paths part by rounding, as those of any two machines do.
+    Ten steps in float64 equal those of `train`; later the paths part by rounding, as those of any two machines do.
 
-    Raises `NetworkError` for a network that `torch.func` cannot stack.
+    Raises `ValueError` where the configurations are not of one `stack_key`, and `NetworkError` for a network that
+    `torch.func` cannot stack.
     """
+    if len({stack_key(config) for config in configs}) > 1:
+        raise ValueError("runs of one program differ in seed, weight decay, learning rate and initial norm alone")
+    shared = on_device(dataset, device)  # once, and not by every run
     courses = {
-        index: _Course(config, dataset, resume, device)
+        index: _Course(config, shared, resume, device)
         for index, (config, resume) in enumerate(zip(configs, resumes or [None] * len(configs), strict=True))
     }
     courses = {index: course for index, course in courses.items() if not course.finished}

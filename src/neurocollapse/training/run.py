@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -64,6 +64,15 @@ class Draw:
     augmentation: Augmentation | None
 
 
+def on_device(dataset: Dataset, device: str) -> Dataset:
+    """The data set with its samples on a device."""
+    return replace(dataset, train=_to(dataset.train, device), test=dataset.test and _to(dataset.test, device))
+
+
+def _to(split: Split, device: str) -> Split:
+    return Split(split.images.to(device), split.labels.to(device))
+
+
 class Run:
     """One configuration's network on its way. Raises `NetworkError` where it cannot be trained."""
 
@@ -84,14 +93,11 @@ class Run:
         self.free = frozenset(name for name, decay in self.decays.items() if decay != config.weight_decay)
         self.moments = fresh_moments(config.optimizer, self.weights)
         self.loss = LOSSES[config.loss]
-        self.train_split = self._to_device(dataset.train)
+        self.train_split = _to(dataset.train, device)
         self.test_split = None
         # A class without test samples has no test mean, so there is nothing to measure there (`notes` says so).
         if dataset.test is not None and len(dataset.test.labels.unique()) == dataset.num_classes:
-            self.test_split = self._to_device(dataset.test)
-
-    def _to_device(self, split: Split) -> Split:
-        return Split(split.images.to(self.device), split.labels.to(self.device))
+            self.test_split = _to(dataset.test, device)
 
     # What an epoch of training needs
 
