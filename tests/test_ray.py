@@ -19,7 +19,7 @@ import pytest
 
 from neurocollapse import cli
 from neurocollapse.datasets import load_dataset
-from neurocollapse.engines import ray_cluster
+from neurocollapse.engines import ENGINES, ray_cluster
 from neurocollapse.engines.processes import train_side_by_side
 from neurocollapse.engines.ray_cluster import RETRIES, train_on_ray
 from neurocollapse.store import RunFolder, run_id
@@ -251,7 +251,7 @@ def run(capsys, monkeypatch):
             ["--address", "auto"],
             "error: --address auto is that of a Ray cluster, and the engine is processes; add --engine ray\n",
         ),
-        (["--engine", "threads"], "error: there is no engine 'threads'; choose from processes, ray\n"),
+        (["--engine", "threads"], f"error: there is no engine 'threads'; choose from {', '.join(ENGINES)}\n"),
         (
             ["--engine", "ray"],
             "error: --engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'\n",

@@ -502,6 +502,29 @@ def test_a_finished_run_that_is_damaged_is_an_error_too(undisturbed, tmp_path, n
     assert (row["run_id"], row["status"]) == (folder.path.name, "damaged")
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"schema": 99}, "its schema is 99, and that of this version 2"),
+        ({}, "config.json has the unknown field 'mixup'"),
+    ],
+    ids=["schema", "field"],
+)
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_run_of_another_version_is_left_alone(tmp_path, change, reason, ended):
+    folder = execute(SMALL, FEW, tmp_path) if ended else stopped_after(3, SMALL, tmp_path)
+    described = folder.description | change
+    if not change:
+        described["config"]["mixup"] = 0.1
+    (folder.path / "config.json").write_text(to_json(described))
+    before = contents(folder)
+    with pytest.raises(
+        StoreError, match=f"was made by another version of neurocollapse .*{reason}.*; use that, or name"
+    ):
+        execute(SMALL, FEW, tmp_path)
+    assert contents(folder) == before
+
+
 def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
     def full(*_args, **_options):
         raise safetensors.SafetensorError("No space left on device")

@@ -68,33 +68,18 @@ def train_on_ray(
 
     Closing the iterator cancels the tasks; what they have saved stays, and the same call goes on from there. Raises
     `StoreError` where the disk is full or cannot be written to, which stops the others too: they share it. And
-    `ValueError` where there is no such cluster, or no machine in it that could train a run.
+    `ValueError` where there is no such cluster, no machine in it that could train a run, or Ray itself fails.
     """
     ray = _ray()
-    from ray.util.queue import Queue
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     check_workers(workers)
     if address is None:
         workers = workers or default_workers(threads)
-    with _connection(address, (workers or 1) * threads):
-        needed = {"CPU": threads, "GPU": 1} if device.startswith("cuda") else {"CPU": threads}
-        _check_room(needed)
-        remote = ray.remote(
-            num_cpus=threads,
-            num_gpus=needed.get("GPU", 0),
-            max_retries=RETRIES,
-            max_calls=1,  # a process serves one run, so that none can leave anything behind for the next
-            runtime_env={"env_vars": thread_variables(threads)},
-        )
-        task = remote(_task)
-        # The queue must not die with another machine. It needs no core: it only passes on.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        news = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    waiting = list(enumerate(configs))
+    running: dict[Any, int] = {}
+    with _connection(address, (workers or 1) * threads), _queue() as news:
+        task = _remote_task(threads, device)
         # Ray chooses the GPU, and shows the task no other.
         common = (out.absolute(), data_dir and data_dir.absolute(), threads, device.partition(":")[0], Path.cwd())
-        waiting = list(enumerate(configs))
-        running: dict[Any, int] = {}
         try:
             while waiting or running:
                 while waiting and (workers is None or len(running) < workers):
@@ -114,7 +99,6 @@ def train_on_ray(
                     ray.cancel(reference, force=True)
                 if running:
                     ray.wait(list(running), num_returns=len(running), timeout=_END)
-                news.shutdown(force=True)
 
 
 def _ray() -> Any:
@@ -123,6 +107,24 @@ def _ray() -> Any:
     import ray
 
     return ray
+
+
+def _remote_task(threads: int, device: str) -> Any:
+    """`_task` for Ray. `ValueError` where it fits on no machine: it would wait for ever."""
+    ray = _ray()
+    needed = {"CPU": threads, "GPU": 1} if device.startswith("cuda") else {"CPU": threads}
+    machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+    if not any(all(machine.get(name, 0) >= count for name, count in needed.items()) for machine in machines):
+        wanted = " and ".join(f"{count} {name}(s)" for name, count in needed.items())
+        raise ValueError(f"a run needs {wanted}, and no machine of the Ray cluster has as many")
+    remote = ray.remote(
+        num_cpus=threads,
+        num_gpus=needed.get("GPU", 0),
+        max_retries=RETRIES,
+        max_calls=1,  # a process serves one run, so that none can leave anything behind for the next
+        runtime_env={"env_vars": thread_variables(threads)},
+    )
+    return remote(_task)
 
 
 def _task(
@@ -140,6 +142,20 @@ def _task(
     return train_and_tell(index, config, out, tell, data_dir=data_dir, threads=threads, device=device)
 
 
+@contextmanager
+def _queue() -> Iterator["Queue"]:
+    """What the runs tell. On this machine, for it must not die with another; it takes no core from them."""
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(_ray().get_runtime_context().get_node_id(), soft=False)
+    news = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    try:
+        yield news
+    finally:
+        news.shutdown(force=True)
+
+
 def _tell(news: "Queue", event: Event) -> None:
     news.put(asdict(event))  # plain values: for an Event, the queue's process would import PyTorch
 
@@ -151,23 +167,26 @@ def _told(news: "Queue") -> Iterator[Event]:
 
 def _end(index: int, reference: Any) -> Event:
     ray = _ray()
-
     try:
         event: Event = ray.get(reference)
     except ray.exceptions.WorkerCrashedError:
         reason = f"its worker died {RETRIES + 1} times (out of memory?)"
     except ray.exceptions.RayError as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+        reason = _last_line(error)
     else:
         return event
     return Event(index, "failed", message=f"{reason}; the same command goes on from there")
+
+
+def _last_line(error: Exception) -> str:
+    """What Ray has to say comes after the stack of the other process."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
 
 
 @contextmanager
 def _connection(address: str | None, cores: int) -> Iterator[None]:
     """Ray, begun and ended here unless this process has begun it already."""
     ray = _ray()
-
     if ray.is_initialized():
         yield
         return
@@ -185,6 +204,8 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
         raise ValueError(_no_cluster(address, error)) from error
     try:
         yield
+    except ray.exceptions.RayError as error:
+        raise ValueError(f"Ray has failed ({_last_line(error)}); the same command goes on from there") from error
     finally:
         ray.shutdown()
 
@@ -194,13 +215,3 @@ def _no_cluster(address: str | None, error: Exception) -> str:
         f"--address {address}: no Ray cluster answers there ({error}); give auto, or HOST:PORT of one that "
         f"`ray start --head` began"
     )
-
-
-def _check_room(needed: dict[str, int]) -> None:
-    """A task that fits on no machine would wait for ever."""
-    ray = _ray()
-
-    machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
-    if not any(all(machine.get(name, 0) >= count for name, count in needed.items()) for machine in machines):
-        wanted = " and ".join(f"{count} {name}(s)" for name, count in needed.items())
-        raise ValueError(f"a run needs {wanted}, and no machine of the Ray cluster has as many")
