@@ -63,5 +63,11 @@ def alone(values: Numbers) -> tuple[Finding, ...]:
 def rank_correlation(first: Numbers, second: Numbers) -> Finding:
     """Spearman's ρ over the values of λ within each seed; the mean over seeds."""
     a, b = pd.DataFrame(first), pd.DataFrame(second)  # a row for each seed, a column for each λ
-    each = [float(a.loc[seed].corr(b.loc[seed], method="spearman")) for seed in a.index]
-    return Finding("over seeds", mean_interval(each))
+    return Finding("over seeds", mean_interval([_spearman(a.loc[seed], b.loc[seed]) for seed in a.index]))
+
+
+def _spearman(first: pd.Series, second: pd.Series) -> float:
+    """nan where there is no order to compare: a value is missing, or all are the same."""
+    if any(each.isna().any() or each.nunique() < 2 for each in (first, second)):
+        return math.nan
+    return float(first.corr(second, method="spearman"))

@@ -46,9 +46,10 @@ def mean_interval(values: Sequence[float], comparisons: int = 1) -> Interval:
     """
     seeds = len(values)
     mean = float(np.mean(values)) if seeds and np.isfinite(values).all() else math.nan
-    if seeds < 2:
+    if seeds < 2 or math.isnan(mean):
         return Interval(mean, math.nan, math.nan, seeds)
-    half = stats.t.ppf(1 - ERROR / comparisons / 2, seeds - 1) * float(np.std(values, ddof=1)) / math.sqrt(seeds)
+    quantile = float(stats.t.ppf(1 - ERROR / comparisons / 2, seeds - 1))
+    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(seeds)
     return Interval(mean, mean - half, mean + half, seeds)
 
 
@@ -57,7 +58,9 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float], c
     pairs = list(zip(numerators, denominators, strict=True))
     logs = [math.log(n) - math.log(d) if n > 0 and d > 0 else math.nan for n, d in pairs]
     found = mean_interval(logs, comparisons)
-    return Interval(math.exp(found.estimate), math.exp(found.low), math.exp(found.high), found.seeds)
+    with np.errstate(over="ignore"):  # two seeds that disagree say nothing: up to infinity
+        estimate, low, high = (float(np.exp(log)) for log in (found.estimate, found.low, found.high))
+    return Interval(estimate, low, high, found.seeds)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ def claims(
     """
     if quick == full:
         raise ValueError("claims takes either --quick or --full")
+    if read and not out.is_dir():
+        raise ValueError(f"there are no runs to read in {out}: name their folder with --out, or leave out --read")
     settings = FULL if full else QUICK
     configs = [config for setting in settings for config in setting]
     plan = prepare(

@@ -41,7 +41,7 @@ def select(source: Source, selection: Selection) -> Source:
     images, labels = source.train
     taken = rank_within_class(labels) < counts[labels]
     train = source.train if taken.all() else Samples(images[taken], labels[taken])
-    notes = source.notes + _notes(train, source)
+    notes = source.notes + _notes(train, source, selection)
     if selection.label_noise:
         train, changed = _with_noise(train, selection)
         notes += (f"{changed} of the {len(train.labels)} training labels were changed by label noise",)
@@ -95,13 +95,14 @@ def _check_every_class_is_there(source: Source) -> None:
         )
 
 
-def _notes(train: Samples, source: Source) -> tuple[str, ...]:
+def _notes(train: Samples, source: Source, selection: Selection) -> tuple[str, ...]:
     notes = []
     counts = np.bincount(train.labels)
     if counts.min() < counts.max():
+        remedy = f"; per_class={counts.min()} takes a balanced subset" if selection.imbalance == "none" else ""
         notes.append(
             f"classes are not balanced (train counts {counts.min()} to {counts.max()}), and the theory is for balanced "
-            f"classes; per_class={counts.min()} takes a balanced subset"
+            f"classes{remedy}"
         )
     test = source.test
     if test is not None and (absent := np.setdiff1d(np.arange(source.num_classes), test.labels)).size:
