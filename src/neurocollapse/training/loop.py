@@ -82,7 +82,9 @@ def train(
 def stack_key(config: RunConfig) -> RunConfig:
     """Equal for configurations that can be trained as one program: what may differ is at one value."""
     seed = config.seed if config.label_noise else 0  # the data are shared
-    return replace(config, seed=seed, weight_decay=0.0, learning_rate=1.0, initial_norm=1.0)
+    return replace(
+        config, seed=seed, weight_decay=0.0, learning_rate=1.0, initial_norm=1.0, epochs=0, gradient_tolerance=0.0
+    )
 
 
 def train_together(
@@ -100,7 +102,7 @@ def train_together(
     `torch.func` cannot stack.
     """
     if len({stack_key(config) for config in configs}) > 1:
-        raise ValueError("runs of one program differ in seed, weight decay, learning rate and initial norm alone")
+        raise ValueError("runs of one program differ in seed, λ, learning rate, initial norm and length alone")
     shared = on_device(dataset, device)  # once, and not by every run
     courses = {
         index: _Course(config, shared, resume, device)
