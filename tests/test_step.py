@@ -82,7 +82,8 @@ def by_hand(problem, optimizer, momentum=0.9):
     moments = fresh_moments(optimizer, {name: weight.detach() for name, weight in weights.items()})
     decays = {name: torch.tensor(decay, dtype=problem.dtype) for name, decay in problem.decays.items()}
     counts = torch.arange(1 + problem.before, STEPS + 1 + problem.before, dtype=torch.float64)
-    pace = Pace(torch.tensor(problem.rates, dtype=problem.dtype), counts)
+    rates = torch.tensor(problem.rates, dtype=problem.dtype)
+    pace = Pace(rates, torch.ones_like(rates), counts)
     path = []
     for index in range(STEPS):
         value = step(
@@ -172,7 +173,8 @@ def test_runs_stacked_are_each_alone(optimizer):
     moments = fresh_moments(optimizer, {name: weight.detach() for name, weight in weights.items()})
     decays = {name: torch.tensor([p.decays[name] for p in problems], dtype=torch.float64) for name in SHAPES}
     counts = torch.stack([torch.arange(1 + p.before, STEPS + 1 + p.before, dtype=torch.float64) for p in problems])
-    pace = Pace(torch.tensor([p.rates for p in problems], dtype=torch.float64), counts)
+    rates = torch.tensor([p.rates for p in problems], dtype=torch.float64)
+    pace = Pace(rates, torch.ones_like(rates), counts)
     for index in range(STEPS):
         batches = [problem.batch(index) for problem in problems]
         images, labels = (torch.stack(parts) for parts in zip(*batches, strict=True))
@@ -203,7 +205,8 @@ def test_every_step_of_muon_has_the_length_of_its_rate_and_goes_down():
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     moments = fresh_moments("muon", before)
     decays = dict.fromkeys(SHAPES, torch.tensor(0.0, dtype=torch.float64))
-    pace = Pace(torch.tensor(1e-3, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
+    one = torch.tensor(1.0, dtype=torch.float64)
+    pace = Pace(1e-3 * one, one, one)
     step(loss, weights, moments, *problem.batch(0), pace=pace, decays=decays, optimizer="muon", momentum=0.9)
     for name in SHAPES:
         assert torch.linalg.norm(weights[name].detach() - before[name]).item() == pytest.approx(1e-3, rel=1e-9)
@@ -212,7 +215,7 @@ def test_every_step_of_muon_has_the_length_of_its_rate_and_goes_down():
 
 def test_a_step_from_nowhere_to_go_stays():
     weights = leaves({"first": torch.zeros(2, 3)})
-    pace = Pace(torch.tensor(1.0), torch.tensor(1.0))
+    pace = Pace(*[torch.tensor(1.0)] * 3)
     for optimizer in OPTIMIZERS:
         moments = fresh_moments(optimizer, {"first": weights["first"].detach()})
         step(

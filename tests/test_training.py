@@ -19,6 +19,7 @@ from neurocollapse.datasets import Dataset, Split, load_dataset
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import NetworkError, build_network, initialize
 from neurocollapse.training import DivergedError, RunConfig, State, learning_rate, network_of, recorded_epochs, train
+from neurocollapse.training.schedule import decay_factor
 
 SMALL = RunConfig(
     dataset="gaussian",
@@ -250,6 +251,24 @@ def test_schedules(schedule, factors):
     config = dataclasses.replace(SMALL, schedule=schedule, learning_rate=0.3)
     rates = [learning_rate(config, quarter / 4) for quarter in range(len(factors))]
     assert rates == pytest.approx([0.3 * factor for factor in factors], abs=1e-9)
+
+
+def test_a_decay_that_starts_high_comes_down_geometrically_to_its_own():
+    config = dataclasses.replace(SMALL, decay_start=100.0)
+    factors = [decay_factor(config, share) for share in (0.0, 0.3, 0.6, 1.0)]
+    assert factors == pytest.approx([100, 10, 1, 1])
+    assert decay_factor(SMALL, 0.0) == 1
+
+
+def test_the_first_steps_decay_by_the_higher_one_and_records_are_of_its_own():
+    config = dataclasses.replace(FULL_BATCH, decay_start=50.0, learning_rate=0.1, epochs=100)
+    before, after = history(dataclasses.replace(config, epochs=1))
+    (_, as_is) = history(dataclasses.replace(config, epochs=1, decay_start=1.0))
+    for name, W in weights(before).items():
+        further = weights(as_is)[name] - weights(after)[name]
+        torch.testing.assert_close(further, 0.1 * 49 * config.weight_decay * W, rtol=1e-3, atol=1e-6)
+    decay = config.weight_decay / 2 * sum(after.record["train.weight_norms"])
+    assert after.record["train.loss"] == pytest.approx(after.record["train.loss_data"] + decay, rel=1e-6)
 
 
 @pytest.mark.parametrize(

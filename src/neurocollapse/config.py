@@ -44,6 +44,9 @@ class RunConfig:
     """The data term. The theory is about the square loss."""
     weight_decay: float = 5e-4
     """λ of Eq. 1. With nn.MSELoss, a weight_decay of w is λ = w·C/2."""
+    decay_start: float = 1.0
+    """λ begins at so many times its value and comes down to it geometrically over the first 60% of the steps: once the
+    data are fitted, the layers' norms relax sooner."""
     initialization: Literal["default", "kaiming", "norm"] = "norm"
     """PyTorch's, Kaiming's, or PyTorch's directions with a fixed Frobenius norm in every layer."""
     initial_norm: float = 4.0
@@ -130,7 +133,7 @@ _LOWEST = {
     "gradient_tolerance": 0,
     "seed": 0,
 }
-_POSITIVE = ("initial_norm", "learning_rate")
+_POSITIVE = ("initial_norm", "learning_rate", "decay_start")
 
 #: Epochs that a seed has random numbers for, and seeds that fit beside them in 64 bits.
 EPOCHS = 2**20

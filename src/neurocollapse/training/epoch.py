@@ -45,7 +45,7 @@ def run_epochs_together(runs: Sequence[Run], epochs: Sequence[int]) -> list[floa
     draws = [_draw(run, epoch) for run, epoch in zip(runs, epochs, strict=True)]
     draw = Draw(torch.stack([one.order for one in draws]), stacked([one.augmentation for one in draws]))
     each = [run.pace(epoch) for run, epoch in zip(runs, epochs, strict=True)]
-    pace = Pace(torch.stack([one.rate for one in each]), torch.stack([one.count for one in each]))
+    pace = Pace(*(torch.stack([getattr(one, name) for one in each]) for name in ("rate", "decay", "count")))
     first.model.train()
 
     def loss(of_one: Weights, images: Tensor, labels: Tensor) -> Tensor:

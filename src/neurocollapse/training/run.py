@@ -19,7 +19,7 @@ from ..networks import NetworkError, build_network, captured_features, check_hea
 from ..statistics import FULL_COVARIANCE_LIMIT
 from .augmentation import Augmentation, draw_augmentation
 from .precision import products_in
-from .schedule import learning_rate
+from .schedule import decay_factor, learning_rate
 from .step import Pace, Weights, fresh_moments
 
 #: Samples in one forward pass while measuring.
@@ -130,9 +130,10 @@ class Run:
         """Of every step of an epoch, made at once: a device is not to wait for each."""
         steps = len(self.batches())
         done = range((epoch - 1) * steps, epoch * steps)
-        rates = [learning_rate(self.config, before / (steps * self.config.epochs)) for before in done]
+        progress = [before / (steps * self.config.epochs) for before in done]
+        rates, factors = ([of(self.config, share) for share in progress] for of in (learning_rate, decay_factor))
         counts = torch.tensor([before + 1 for before in done], dtype=torch.float64, device=self.device)
-        return Pace(self.tensor(rates), counts)
+        return Pace(self.tensor(rates), self.tensor(factors), counts)
 
     def objective(self, epoch: int, data_term: float) -> float:
         """The objective at the end of an epoch. Raises `DivergedError` where it is not finite."""

@@ -29,6 +29,15 @@ def learning_rate(config: RunConfig, progress: float) -> float:
     return config.learning_rate * factor
 
 
+#: Share of the steps after which λ is what the configuration says.
+_RELAXED = 0.6
+
+
+def decay_factor(config: RunConfig, progress: float) -> float:
+    """By what λ is multiplied after the share `progress` of all steps."""
+    return config.decay_start ** max(0.0, 1 - progress / _RELAXED)
+
+
 def flow_time(config: RunConfig, epoch: int, samples: int) -> float:
     """The time that gradient flow takes for what SGD does until `epoch`: Σ η/(1 − momentum) over the steps."""
     steps = -(-samples // config.batch_size)

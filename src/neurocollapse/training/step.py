@@ -24,12 +24,14 @@ class Pace:
 
     rate: Tensor
     """Learning rate η."""
+    decay: Tensor
+    """By what every λ is multiplied."""
     count: Tensor
     """Steps taken, this one included, in float64."""
 
     def at(self, index: int) -> "Pace":
         """That of one step of those of an epoch."""
-        return Pace(self.rate[..., index], self.count[..., index])
+        return Pace(self.rate[..., index], self.decay[..., index], self.count[..., index])
 
 
 def along(values: Tensor, weight: Tensor) -> Tensor:
@@ -71,7 +73,8 @@ def step(
     _, update = OPTIMIZERS[optimizer]
     with torch.no_grad():
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-            rate, count, decay = (along(values, weight) for values in (pace.rate, pace.count, decays[name]))
+            each = (pace.rate, pace.count, pace.decay * decays[name])
+            rate, count, decay = (along(values, weight) for values in each)
             kept = [of_kind[name] for of_kind in moments.values()]
             update(weight, gradient, kept, rate, decay, count, momentum)
     return values.detach()
