@@ -257,5 +257,3 @@ def test_long_runs_together_end_as_those_alone_in_distribution():
     for one, its, of_other in zip(separate, stacked, other, strict=True):
         assert stats.ks_2samp(one, its).pvalue > 1e-3
         assert stats.ks_2samp(one, of_other).pvalue < 1e-3
-        # Seed by seed: the same first weights and the same order of samples.
-        assert stats.pearsonr(one, its).statistic > 0.5
