@@ -177,12 +177,12 @@ class _Check:
 
     def __init__(self, dataset: Dataset, out: Path):
         self.dataset, self.out = dataset, out
-        self.networks: dict[tuple[str, ...], tuple[Fingerprint | None, tuple[str, ...]]] = {}
+        self.networks: dict[RunConfig, tuple[Fingerprint | None, tuple[str, ...]]] = {}
         self.seconds: dict[RunConfig, float | str] = {}
 
     def __call__(self, config: RunConfig) -> Planned:
         network_of(config, self.dataset)
-        kind = config.network, config.bias, config.normalization, config.optimizer
+        kind = dataclasses.replace(config, weight_decay=float(bool(config.weight_decay)), seed=0)
         if kind not in self.networks:
             probe(config, self.dataset)
             self.networks[kind] = fingerprint(config, self.dataset), run_notes(config, self.dataset)
