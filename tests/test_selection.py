@@ -51,7 +51,7 @@ def test_label_noise_shuffles_a_share_of_each_class_and_leaves_all_else(counts, 
     changed = noisy.train.labels != clean.train.labels
     of_class = Counter(clean.train.labels[changed].tolist())
     assert all(of_class[c] <= round(noise * count) for c, count in enumerate(counts_of(clean)))
-    said = (f"{changed.sum()} of the {len(changed)} training labels were changed by label noise",) if noise else ()
+    said = (f"the labels of {noise:.4g} of each class's training samples are shuffled",) if noise else ()
     assert noisy.notes == clean.notes + said
 
 

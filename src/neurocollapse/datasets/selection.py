@@ -43,8 +43,8 @@ def select(source: Source, selection: Selection) -> Source:
     train = source.train if taken.all() else Samples(images[taken], labels[taken])
     notes = source.notes + _notes(train, source, selection)
     if selection.label_noise:
-        train, changed = _with_noise(train, selection)
-        notes += (f"{changed} of the {len(train.labels)} training labels were changed by label noise",)
+        train = _with_noise(train, selection)
+        notes += (f"the labels of {selection.label_noise:.4g} of each class's training samples are shuffled",)
     return source._replace(train=train, notes=notes)
 
 
@@ -68,8 +68,8 @@ def _counts(source: Source, selection: Selection) -> NDArray[np.int64]:
     return np.maximum(1, np.rint(largest * shares)).astype(np.int64)
 
 
-def _with_noise(train: Samples, selection: Selection) -> tuple[Samples, int]:
-    """The samples with the labels of some shuffled among them, and how many labels that changed."""
+def _with_noise(train: Samples, selection: Selection) -> Samples:
+    """The samples with the labels of some shuffled among them."""
     generator = np.random.default_rng(selection.seed)
     order = generator.permutation(len(train.labels))
     ranks = np.empty_like(order)
@@ -78,7 +78,7 @@ def _with_noise(train: Samples, selection: Selection) -> tuple[Samples, int]:
     chosen = np.flatnonzero(ranks < wanted[train.labels])
     labels = train.labels.copy()
     labels[chosen] = labels[generator.permutation(chosen)]
-    return Samples(train.images, labels), int((labels != train.labels).sum())
+    return Samples(train.images, labels)
 
 
 def _check_every_class_is_there(source: Source) -> None:
