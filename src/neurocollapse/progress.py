@@ -27,13 +27,16 @@ def duration(seconds: float) -> str:
 
 
 def names(configs: Sequence[RunConfig]) -> list[str]:
-    """Short names that tell the runs of a sweep apart: λ, the seed, and whatever else differs between them."""
-    fields = [name for name in vars(RunConfig()) if len({getattr(config, name) for config in configs}) > 1]
-    fields = [name for name in fields if name not in ("weight_decay", "seed")]
-    return [
-        " ".join([f"λ={config.weight_decay:g}", f"seed {config.seed}", *(f"{n}={getattr(config, n)}" for n in fields)])
-        for config in configs
-    ]
+    """Short names that tell the runs of a sweep apart: λ, the seed, and what else they differ in and is no default."""
+    defaults = {name: value for name, value in vars(RunConfig()).items() if name not in ("weight_decay", "seed")}
+    different = [name for name in defaults if len({getattr(config, name) for config in configs}) > 1]
+
+    def named(config: RunConfig) -> str:
+        own = ((name, getattr(config, name)) for name in different)
+        told = [f"{name}={value}" for name, value in own if value != defaults[name]]
+        return " ".join([f"λ={config.weight_decay:g}", f"seed {config.seed}", *told])
+
+    return [named(config) for config in configs]
 
 
 def follow(
