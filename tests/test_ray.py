@@ -13,7 +13,6 @@ import time
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -272,17 +271,29 @@ def test_a_cluster_that_does_not_answer_is_one_line(tmp_path, run, monkeypatch, 
     status, said = run("train", "--engine", "ray", "--address", address, "--out", str(tmp_path / "out"))
     assert (status, said.count("\n")) == (2, 1)
     assert said.startswith(f"error: --address {address}: no Ray cluster answers there (")
-    assert "give auto, or HOST:PORT of one that `ray start --head` began" in said
+    assert "give HOST:PORT of one that `ray start --head` began, or auto on one of its machines" in said
 
 
-def test_where_auto_finds_none_is_one_line(tmp_path, monkeypatch):
-    def refuse(**_options):
-        raise ConnectionError("Could not find any running Ray instance.")
+@pytest.mark.parametrize("recorded", ["in the environment", "in Ray's own file"])
+def test_where_the_cluster_that_auto_finds_is_gone_is_one_line(tmp_path, run, monkeypatch, recorded):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if recorded == "in the environment":
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    else:
+        monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+        monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: "127.0.0.1:1")
+    status, said = run("train", "--engine", "ray", "--address", "auto", "--out", str(tmp_path / "out"))
+    assert (status, said.count("\n")) == (2, 1)
+    assert said.startswith("error: --address auto: no Ray cluster answers there ([Errno 111]")
 
-    ray = SimpleNamespace(is_initialized=lambda: False, init=refuse)
-    monkeypatch.setattr(ray_cluster, "_ray", lambda: ray)
-    with pytest.raises(ValueError, match=r"--address auto: no Ray cluster answers there \(Could not find any"):
-        ray_cluster._connection("auto", 1).__enter__()
+
+def test_where_auto_finds_none_is_one_line(tmp_path, run, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+    status, said = run("train", "--engine", "ray", "--address", "auto", "--out", str(tmp_path / "out"))
+    assert (status, said.count("\n")) == (2, 1)
+    assert said.startswith("error: --address auto: no Ray cluster answers there (Could not find any running Ray")
 
 
 # A cluster

@@ -41,13 +41,21 @@ def check_ray(address: str | None) -> None:
     """`ValueError` where Ray is not installed, or nothing answers at the address."""
     if find_spec("ray") is None:
         raise ValueError("--engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'")
-    if address in (None, "auto"):
+    if address is None:
         return
-    host, _, port = str(address).rpartition(":")
     try:  # Ray itself would try for two minutes
+        host, _, port = (_found_by_ray() if address == "auto" else address).rpartition(":")
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError, OverflowError) as error:
         raise ValueError(_no_cluster(address, error)) from error
+
+
+def _found_by_ray() -> str:
+    """What "auto" stands for: RAY_ADDRESS, a cluster of this machine, or the last one it was part of. `OSError`."""
+    _ray()
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    return str(canonicalize_bootstrap_address_or_die("auto"))
 
 
 def train_on_ray(
@@ -212,6 +220,6 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
 
 def _no_cluster(address: str | None, error: Exception) -> str:
     return (
-        f"--address {address}: no Ray cluster answers there ({error}); give auto, or HOST:PORT of one that "
-        f"`ray start --head` began"
+        f"--address {address}: no Ray cluster answers there ({error}); give HOST:PORT of one that `ray start --head` "
+        f"began, or auto on one of its machines"
     )
