@@ -10,6 +10,8 @@ from neurocollapse.datasets import load_dataset
 from neurocollapse.execution import execute
 from neurocollapse.metrics import METRICS
 from neurocollapse.probing import DECOUPLED, NOT_HOMOGENEOUS, run_notes
+from neurocollapse.shelf import records_frame, runs_table
+from neurocollapse.tables import summary
 from neurocollapse.training import RunConfig, network_of, train
 from neurocollapse.verification import VerificationError
 from neurocollapse.verification.runs import objective_of_run, verify_run
@@ -143,6 +145,25 @@ def test_neural_collapse_appears_with_decay(seed):
         assert decayed[key] < 0.005 < 0.01 < undecayed[key], key
 
 
+# On disk
+
+
+def test_tables_show_the_cross_entropy_and_its_objective(tmp_path):
+    folder = execute(dataclasses.replace(SMALL, epochs=1), GAUSSIAN, tmp_path)
+    last = folder.records()[-1]
+    (row,) = runs_table([folder]).to_dict("records")
+    assert row["train.objective"] == last["train.objective"]
+    assert "train.loss" not in row
+    of_square = execute(dataclasses.replace(SMALL, epochs=1, loss="square"), GAUSSIAN, tmp_path)
+    assert "train.objective" not in runs_table([of_square])
+    both = runs_table([folder, of_square])
+    assert both[["train.loss", "train.objective"]].notna().to_numpy().tolist() == [[False, True], [True, False]]
+    means = summary(records_frame([folder])).set_index("key")["mean"]
+    for key in ("train.cross_entropy", "train.objective", "train.loss_data"):
+        assert means[key] == last[key]
+    assert "train.loss" not in means
+
+
 # What the theory does not speak of
 
 
@@ -158,7 +179,9 @@ def test_a_run_on_the_cross_entropy_is_not_verified(tmp_path):
 def test_a_run_of_adamw_is_verified_where_it_is_forced_and_every_row_says_so(tmp_path):
     config = dataclasses.replace(SMALL, loss="square", optimizer="adamw", learning_rate=1e-3, epochs=1)
     folder = execute(config, GAUSSIAN, tmp_path)
-    with pytest.raises(VerificationError, match=r"adamw decouples its decay .*train with coupled decay, .*force it"):
+    with pytest.raises(
+        VerificationError, match=r"adamw decouples its decay .*train with coupled decay, .*--force, or force=True"
+    ):
         verify_run(folder)
     rows = [row for rows in verify_run(folder, force=True).sections.values() for row in rows]
     assert rows

@@ -87,7 +87,7 @@ def test_every_panel_shows_the_medians_of_its_column(split):
     frame = records()
     figure = collapse_figure(frame, split=split)
     assert len(figure.axes) == 8
-    for axes, key in zip(figure.axes, PANELS, strict=False):
+    for axes, key in zip(figure.axes, [key for key in PANELS if key != "cross_entropy"], strict=False):
         assert axes.get_title(loc="left") == PANELS[key][0]
         for weight_decay, label in ((0.0, "0"), (5e-4, r"$5\cdot10^{-4}$"), (1e-3, "$10^{-3}$")):
             expected = frame[frame["weight_decay"] == weight_decay].groupby("epoch")[f"{split}.{key}"]
@@ -219,6 +219,29 @@ def test_nc3_has_its_reference_where_the_number_of_classes_is_known():
     assert heights(frame) == pytest.approx([0.3203645], abs=1e-7)
     assert heights(frame.assign(num_classes=4)) == pytest.approx([0.5176381], abs=1e-7)
     assert heights(frame.drop(columns="num_classes")) == []
+
+
+@pytest.mark.parametrize("of_another_model", [{"loss": "cross_entropy"}, {"bias": "free"}], ids=str)
+def test_nc3_has_no_reference_that_is_of_another_model(of_another_model):
+    frame = records(seeds=1, last_epoch=2)
+    same = collapse_figure(frame.assign(loss="square", bias="none"))
+    other = collapse_figure(frame.assign(**{"train.cross_entropy": frame["train.loss_data"]} | of_another_model))
+    for figure, lines in ((same, 1), (other, 0)):
+        assert sum(line.get_linewidth() < 1 for line in panel(figure, "NC3").lines) == lines
+        assert sum("bias-free" in text for text in legend_texts(figure)) == lines
+
+
+def test_runs_on_the_cross_entropy_show_it_in_place_of_the_square_loss():
+    frame = records().assign(loss="cross_entropy")
+    frame["train.cross_entropy"] = 3 * frame["train.loss_data"]
+    shown = panel(collapse_figure(frame), "Cross-entropy")
+    expected = frame[frame["weight_decay"] == 0].groupby("epoch")["train.cross_entropy"].median()
+    np.testing.assert_allclose(line(shown, "0").get_ydata(), expected)
+    figure = trade_off_figure(frame)
+    draw(figure)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert "Cross-entropy" in titles
+    assert "Square loss" not in titles
 
 
 @pytest.mark.parametrize("weight_decays", [[5e-4], [0, 1e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3]])

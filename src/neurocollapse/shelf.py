@@ -14,6 +14,18 @@ from .training import Record, RunConfig
 #: Fields of a configuration that the name of a run's folder shows.
 _IN_THE_ID = ("dataset", "network", "weight_decay", "seed")
 
+#: Last numbers of a run. The objective is `train.loss` with the square loss, and `train.objective` with another.
+_LAST = (
+    "terminal_phase_start",
+    "train.accuracy",
+    "test.accuracy",
+    "train.loss",
+    "train.objective",
+    "train.nc1",
+    "train.nc3",
+    "train.nc4",
+)
+
 
 def folders(path: Path) -> list[RunFolder]:
     """The runs in a folder, or the folder itself where it is one; sorted by name. Raises `StoreError`."""
@@ -59,6 +71,8 @@ def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
     """
     folders = list(run_folders)
     table = pd.DataFrame([_row(folder) for folder in folders])
+    unused = [name for name in ("train.loss", "train.objective") if name in table and table[name].isna().all()]
+    table = table.drop(columns=unused[-1:])  # where nothing is recorded yet, the square loss's stays
     configs = [folder.description["config"] if folder.damage is None else {} for folder in folders]
     for name in [field.name for field in fields(RunConfig) if field.name not in (*_IN_THE_ID, *table)][::-1]:
         values = [config.get(name) for config in configs]
@@ -68,9 +82,8 @@ def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
-    shown = ("train.accuracy", "test.accuracy", "train.loss", "train.nc1", "train.nc3", "train.nc4")
     row = {"run_id": folder.path.name, "status": "damaged", "epoch": math.nan, "epochs": math.nan}
-    row |= dict.fromkeys(("terminal_phase_start", *shown), math.nan)
+    row |= dict.fromkeys(_LAST, math.nan)
     if folder.damage is None:
         records = folder.records()
         last = records[-1] if records else {}

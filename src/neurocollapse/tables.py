@@ -10,6 +10,8 @@ SUMMARY_KEYS = (
     "test.accuracy",
     "train.loss_data",
     "train.loss",
+    "train.cross_entropy",
+    "train.objective",
     "train.nc1",
     "train.nc1_trace_ratio",
     "train.nc2_norm_variance",

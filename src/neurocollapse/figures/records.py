@@ -31,9 +31,10 @@ from .drawing import (
     write_around,
 )
 
-#: Each panel's name and formula.
+#: Each panel's name and formula. Of the first two, the data terms, a figure shows that of its runs' loss.
 PANELS = {
     "loss_data": ("Square loss", r"$(1/2N)\ \Sigma_i\,\Vert f_i-y_i\Vert^2$"),
+    "cross_entropy": ("Cross-entropy", r"$-(1/N)\ \Sigma_i\,\log\,\mathrm{softmax}(f_i)_{y_i}$"),
     "nc1": ("NC1  within-class variability", r"$\mathrm{Tr}(\Sigma_W\,\Sigma_B^{+})$"),
     "nc2_norm_variance": ("NC2  norms of the means, variance", r"$\mathrm{Var}_c\,\Vert\mu_c-\mu_G\Vert$"),
     "nc2_equinorm": (
@@ -47,7 +48,8 @@ PANELS = {
     ),
     "nc4": ("NC4  nearest class mean disagrees", "share of samples"),
 }
-TRADE_OFF_PANELS = ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4", "loss_data")
+COLLAPSE_PANELS = ("nc1", "nc2_norm_variance", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
+TRADE_OFF_PANELS = ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
 
 START: dict[str, Any] = {
     "marker": "o",
@@ -82,19 +84,22 @@ def collapse_figure(
     note: str | None = None,
     weight_decays: Sequence[float] = (),
 ) -> Figure:
-    """The paper's panels against epochs: square loss, NC1, NC2 (three readings), NC3, NC4, a line for each λ.
+    """The paper's panels against epochs: data term, NC1, NC2 (three readings), NC3, NC4, a line for each λ.
+
+    The data term is the square loss, or the cross-entropy where a column `loss` says that of every run.
 
     A line is the median over seeds, the band around it goes from the least to the greatest. Between its records a run
     is interpolated, so that runs recorded at different epochs have a median. `note` is printed below the panels.
     The `weight_decays` that were asked for keep each λ its colour where runs of another are missing.
     With a column `num_classes`, NC3 has a thin line at √(2 − 2√(1 − 1/C)), the optimum of the unconstrained features
-    model without a bias, where W is an orthogonal frame.
+    model without a bias, where W is an orthogonal frame; not where columns `loss` or `bias` tell of other runs.
 
     Raises `ValueError` for an empty frame, a missing column, an epoch recorded twice, two runs of one λ and seed.
 
     Rangamani and Banburski-Fahey (2022), Figures 1 and 2.
     """
-    columns = [f"{split}.{key}" for key in PANELS]
+    panels = (_data_term(frame), *COLLAPSE_PANELS)
+    columns = [f"{split}.{key}" for key in panels]
     frame = _checked(frame, ["terminal_phase_start", *columns], one_run_per=["weight_decay", "seed"])
     there = set(frame["weight_decay"])
     looks = {decay: look for decay, look in _looks({*weight_decays, *there}).items() if decay in there}
@@ -102,7 +107,7 @@ def collapse_figure(
         figure, cells = grid(2, 4, size=(10.8, 5.9))
         write_around(figure, title, note)
         reference = _nc3_reference(frame)
-        for axes, key, column in zip(cells[:7], PANELS, columns, strict=True):
+        for axes, key, column in zip(cells[:7], panels, columns, strict=True):
             _draw_trajectories(axes, frame, column, looks)
             _dress(axes, key, frame[column], reference)
             _set_epoch_axis(axes, int(frame["epoch"].max()))
@@ -115,20 +120,21 @@ def collapse_figure(
 
 
 def trade_off_figure(frame: pd.DataFrame) -> Figure:
-    """Each run's last record on the training set against λ: NC1 to NC4 and the square loss, a line for each network.
+    """Each run's last record on the training set against λ: NC1 to NC4 and the data term, a line for each network.
 
     A line is the mean over seeds, a bar one sample standard deviation to either side, a dot a seed. λ = 0 stands left
     of a gap in the axis. A last value that is not finite is left out, and the note counts the runs that had one.
 
     Raises `ValueError` for an empty frame, a missing column, an epoch recorded twice, two runs of one network, λ, seed.
     """
-    columns = [f"train.{key}" for key in TRADE_OFF_PANELS]
+    panels = (*TRADE_OFF_PANELS, _data_term(frame))
+    columns = [f"train.{key}" for key in panels]
     frame = _checked(frame, ["network", *columns], one_run_per=["network", "weight_decay", "seed"])
     last = frame.groupby("run_id").tail(1)
     with house_style():
         figure, cells = grid(2, 3, size=(10.0, 6.0))
         reference = _nc3_reference(last)
-        for axes, key, column in zip(cells, TRADE_OFF_PANELS, columns, strict=True):
+        for axes, key, column in zip(cells, panels, columns, strict=True):
             _draw_final_values(axes, last, column)
             _dress(axes, key, last[column], reference)
             _set_weight_decay_axis(axes, sorted(set(last["weight_decay"])))
@@ -234,9 +240,19 @@ def _draw_final_values(axes: Axes, last: pd.DataFrame, column: str) -> None:
             axes.errorbar(mean.index, mean, deviation, capsize=2, elinewidth=0.8, label=name, **look)
 
 
+def _data_term(frame: pd.DataFrame) -> str:
+    return "cross_entropy" if _values(frame, "loss") == {"cross_entropy"} else "loss_data"
+
+
+def _values(frame: pd.DataFrame, column: str) -> set[Any]:
+    return set(frame[column].dropna()) if column in frame else set()
+
+
 def _nc3_reference(frame: pd.DataFrame) -> float:
-    """√(2 − 2√(1 − 1/C)); nan unless the frame tells one number of classes."""
-    classes = set(frame["num_classes"].dropna()) if "num_classes" in frame else set()
+    """√(2 − 2√(1 − 1/C)); nan unless the frame tells one number of classes, and of no other loss and no bias."""
+    classes = _values(frame, "num_classes")
+    if _values(frame, "loss") - {"square"} or _values(frame, "bias") - {"none"}:
+        return math.nan
     return math.sqrt(2 - 2 * math.sqrt(1 - 1 / classes.pop())) if len(classes) == 1 else math.nan
 
 
