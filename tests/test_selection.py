@@ -233,6 +233,7 @@ def test_a_selection_that_makes_no_sense_is_refused(options, message):
         ("label_noise", 1.5, "label_noise must be at most 1, got 1.5"),
         ("label_noise", -0.5, "label_noise must be at least 0, got -0.5"),
         ("augmentation", "rotate", "augmentation must be none or shift or shift_flip, got 'rotate'"),
+        ("decay_start", 2e6, "decay_start must be at most 1000000, got 2000000.0"),
         ("normalization", "layer", "normalization must be none or batch, got 'layer'"),
     ],
 )
@@ -240,3 +241,8 @@ def test_a_configuration_of_it_is_refused(field, value, message):
     values = {**dataclasses.asdict(RunConfig()), field: value}
     with pytest.raises(ValueError, match=message):
         RunConfig.__post_init__(SimpleNamespace(**values))  # without the tests' own checking of types
+
+
+def test_batch_normalisation_of_single_samples_is_refused():
+    with pytest.raises(ValueError, match="normalization batch needs a batch_size of at least 2, got 1"):
+        RunConfig(normalization="batch", batch_size=1)

@@ -19,6 +19,7 @@ from neurocollapse.datasets import Dataset, Split, load_dataset
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import NetworkError, build_network, initialize
 from neurocollapse.training import DivergedError, RunConfig, State, learning_rate, network_of, recorded_epochs, train
+from neurocollapse.training.run import Run
 from neurocollapse.training.schedule import decay_factor
 
 SMALL = RunConfig(
@@ -477,6 +478,27 @@ def test_a_convnet_resumes_too():
     dataset = toy([4, 3], shape=(1, 16, 16))
     whole = history(config, dataset)
     assert same_run(history(config, dataset, resume=(whole[1].tensors, whole[1].record)), whole[2:])
+
+
+@given(
+    size=st.integers(2, 9),
+    batches=st.integers(0, 4),
+    rest=st.integers(0, 8),
+    normalization=st.sampled_from(["none", "batch"]),
+)
+def test_every_sample_is_in_one_step_and_none_is_normalised_alone(size, batches, rest, normalization):
+    samples = max(1, batches * size + rest)
+    split = Split(torch.randn(samples, 3), torch.zeros(samples, dtype=torch.long))
+    data = Dataset("few", split, None, 2, "", ())
+    config = dataclasses.replace(SMALL, depth=2, width=2, batch_size=size, normalization=normalization)
+    steps = Run(config, data, "cpu").batches()
+    assert [place for step in steps for place in range(samples)[step]] == list(range(samples))
+    sizes = [step.stop - step.start for step in steps]
+    assert set(sizes[:-1]) <= {size}
+    if normalization == "none":
+        assert sizes[-1] <= size
+    elif samples > 1:
+        assert 2 <= sizes[-1] <= size + 1
 
 
 # What cannot be trained

@@ -85,6 +85,8 @@ class RunConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        if self.normalization == "batch" and self.batch_size == 1:
+            raise ValueError("normalization batch needs a batch_size of at least 2, got 1")
         for name, bound in _BELOW.items():
             if getattr(self, name) >= bound:
                 raise ValueError(f"{name} must be below {bound}, got {getattr(self, name)}")
@@ -140,4 +142,4 @@ EPOCHS = 2**20
 _BELOW = {"epochs": EPOCHS, "seed": 2**43}
 
 #: Far beyond what is of use, and before what Python and PyTorch cannot count.
-_HIGHEST = {"label_noise": 1, "depth": 1000, "width": 1_000_000, "batch_size": 1_000_000_000}
+_HIGHEST = {"label_noise": 1, "decay_start": 1_000_000, "depth": 1000, "width": 1_000_000, "batch_size": 1_000_000_000}

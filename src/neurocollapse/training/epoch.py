@@ -73,8 +73,8 @@ def check_stackable(run: Run) -> None:
     frozen = [name for name, p in run.model.named_parameters() if not p.requires_grad]
     if others := frozen + [name for name, _ in run.model.named_buffers()]:
         raise NetworkError(
-            f"{run.config.network} has buffers or frozen parameters ({', '.join(others[:3])}) and cannot be trained "
-            f"stacked; train its runs in processes of their own"
+            f"{run.config.network} has frozen parameters, or buffers as those of batch normalisation "
+            f"({', '.join(others[:3])}), and cannot be trained stacked; train its runs in processes of their own"
         )
 
 

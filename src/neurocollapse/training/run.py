@@ -116,7 +116,10 @@ class Run:
     def batches(self) -> list[slice]:
         """The places in an epoch's order of each step's samples."""
         samples, size = len(self.train_split.labels), self.config.batch_size
-        return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
+        starts = list(range(0, samples, size))
+        if self.config.normalization == "batch" and samples % size == 1 < samples:
+            starts.pop()  # a sample alone has no variance to be divided by: it joins the step before
+        return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
 
     def batch(self, draw: Draw, places: slice) -> tuple[Tensor, Tensor]:
         """Images and labels of one step."""
