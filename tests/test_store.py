@@ -480,6 +480,7 @@ def test_damage_is_told_with_the_file_and_what_to_do(tmp_path, name, damage):
         ("config.json", lambda path: path.unlink()),
         ("config.json", lambda path: (path.unlink(), path.mkdir())),
         ("result.json", lambda path: (path.unlink(), path.mkdir())),
+        ("result.json", lambda path: path.unlink()),
         ("records.jsonl", lambda path: path.unlink()),
         ("records.jsonl", lambda path: (path.unlink(), path.mkdir())),
         ("records.jsonl", lambda path: path.write_text("")),

@@ -181,6 +181,9 @@ class RunFolder:
         if result is None:
             last = self.checkpoint_epoch()
             _read_lines(self.path / "timings.jsonl")
+            # Written before the last checkpoint. Looked for again: the run may have ended in between.
+            if last == epochs and self.result is None:
+                raise _missing(self.path / "result.json")
         else:
             last = result.get("epoch")  # none for a run that diverged
         model = self.path / "model.safetensors"
