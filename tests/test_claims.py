@@ -150,7 +150,8 @@ AB = Interval(0.5, 0.3, 0.8, 5)  # across strong
 BC = Interval(0.9, 0.7, 1.2, 5)  # across weak, and wholly above strong
 ALL = Interval(0.7, 0.2, 1.5, 5)  # across both
 UNKNOWN = Interval(0.3, NAN, NAN, 1)
-HOLDS, PART, NOT, UNDECIDED = Verdict
+NOTHING = Interval(NAN, NAN, NAN, 0)
+HOLDS, PART, NOT, UNDECIDED, NO_RUNS = Verdict
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,9 @@ HOLDS, PART, NOT, UNDECIDED = Verdict
         ([BC, C], NOT, NOT),
         ([ALL], UNDECIDED, UNDECIDED),
         ([ALL, C], UNDECIDED, UNDECIDED),
-        ([], UNDECIDED, UNDECIDED),
+        ([], NO_RUNS, NO_RUNS),
+        ([NOTHING, NOTHING], NO_RUNS, NO_RUNS),
+        ([A, NOTHING], UNDECIDED, UNDECIDED),
         ([UNKNOWN], UNDECIDED, UNDECIDED),
         ([A, UNKNOWN], UNDECIDED, UNDECIDED),  # a λ whose runs are not there must not be passed over
         ([C, UNKNOWN], UNDECIDED, UNDECIDED),
@@ -230,7 +233,7 @@ def test_a_claim_is_what_its_parts_agree_in(verdicts):
 
 
 def test_of_no_parts_nothing_is_decided():
-    assert combined([]) is UNDECIDED
+    assert combined([]) is NO_RUNS
 
 
 # Contrasts
@@ -445,20 +448,20 @@ def test_a_quantity_moves_the_claims_that_are_judged_by_it_and_no_other(key):
 
 
 @pytest.mark.parametrize("of_a_claim", range(len(CLAIMS)), ids=KEYS)
-def test_without_the_runs_of_its_experiments_a_claim_is_undecided(of_a_claim):
+def test_without_the_runs_of_its_experiments_a_claim_has_no_verdict(of_a_claim):
     claim = CLAIMS[of_a_claim]
     runs = {config for name in claim.experiments for config in MNIST5K.experiments[name]}
     results = [result for result in results_with(holding) if result.config not in runs]
-    assert verdicts_of(results)[claim.statement] is UNDECIDED
+    assert verdicts_of(results)[claim.statement] is NO_RUNS
 
 
-@pytest.mark.parametrize("seeds", [0, 1])
-def test_a_single_seed_decides_nothing(seeds):
+@pytest.mark.parametrize(("seeds", "verdict"), [(0, NO_RUNS), (1, UNDECIDED)])
+def test_a_single_seed_decides_nothing(seeds, verdict):
     results = [result for result in results_with(holding) if result.config.seed < 100 + seeds]
-    assert set(verdicts_of(results).values()) == {UNDECIDED}
+    assert set(verdicts_of(results).values()) == {verdict}
 
 
-def test_without_the_runs_at_no_decay_what_is_compared_with_them_is_undecided():
+def test_without_the_runs_at_no_decay_what_is_compared_with_them_has_no_verdict():
     results = [result for result in results_with(holding) if result.config.weight_decay]
     verdicts = verdicts_of(results)
     compared_with_none = [
@@ -467,7 +470,7 @@ def test_without_the_runs_at_no_decay_what_is_compared_with_them_is_undecided():
     ]  # fmt: skip
     # The training error of random labels is known, so that claim holds in part.
     found = {verdicts[statement] for statement in compared_with_none if "random labels" not in statement}
-    assert found == {UNDECIDED}
+    assert found <= {NO_RUNS, UNDECIDED}
     assert verdicts[CLAIMS[6].statement] is HOLDS
 
 
@@ -478,7 +481,7 @@ def test_missing_runs_are_never_an_error(seed, share):
     results = [result for result in results_with(holding) if generator.random() < share]
     judged = judge_claims(MNIST5K, results)
     assert [each.claim for each in judged] == list(CLAIMS)
-    assert {part.verdict for each in judged for part in each.parts} <= {HOLDS, UNDECIDED}
+    assert {part.verdict for each in judged for part in each.parts} <= {HOLDS, UNDECIDED, NO_RUNS}
     claims_page(judged, "command")
     json.loads(to_json(claims_values(judged)), parse_constant=pytest.fail)
 
@@ -556,7 +559,7 @@ def test_the_page_has_every_claim_with_its_verdict_in_tables_that_are_whole(of, 
 
 def test_intervals_and_bounds_are_told():
     assert told(Interval(0.31, 0.22, 0.4412, 5)) == "0.31 (0.22 to 0.441; 5 seeds)"
-    assert told(UNKNOWN) == "0.3 (1 seeds)"
+    assert told(UNKNOWN) == "0.3 (1 seed)"
     page = claims_page(judge_claims(MNIST5K, results_with(holding)), "command")
     assert "| 0.5, 1 |" in page
     assert "| 0.001, 0.01 (possible) |" in page
@@ -683,13 +686,27 @@ def test_to_read_is_to_judge_by_what_has_finished_and_to_train_nothing(claims, m
     monkeypatch.setattr("neurocollapse.engines.processes.SpawnProcess.start", lambda self: pytest.fail("it trains"))
     for config in [*TINY_SETTING.experiments["decay"]][:3]:  # one seed is missing where there is decay
         execute(config, GAUSSIAN, tmp_path)
-    status, printed, _ = claims("--read", "--json", "--out", tmp_path)
+    status, printed, said = claims("--read", "--json", "--out", tmp_path)
     assert status == 0
     values = json.loads(printed, parse_constant=pytest.fail)
-    assert {each["verdict"] for each in values} == {"undecided"}
+    assert {each["verdict"] for each in values} == {"undecided", "no runs"}
+    assert "seed)" in (tmp_path / "claims.md").read_text()
+    assert f"reading the 3 of {len(list(TINY_SETTING))} runs that have ended, in {tmp_path}\n" in said
+    assert "about" not in said
     assert [found["seeds"] for found in values[0]["parts"][0]["findings"]] == [1]
     assert json.loads((tmp_path / "claims.json").read_text()) == values
     assert "| Weight decay is needed for NC1" in (tmp_path / "claims.md").read_text()
+
+
+def test_a_damaged_run_is_left_out_and_named(claims, tmp_path):
+    for config in TINY_SETTING.experiments["decay"]:
+        execute(config, GAUSSIAN, tmp_path)
+    damaged = execute(TINY, GAUSSIAN, tmp_path)
+    (damaged.path / "result.json").write_text("{")
+    status, printed, said = claims("--read", "--json", "--out", tmp_path)
+    assert status == 1
+    assert f"left out: {damaged.path / 'result.json'} is damaged" in said
+    assert [found["seeds"] for found in json.loads(printed)[0]["parts"][0]["findings"]] == [1]
 
 
 @pytest.mark.slow

@@ -216,7 +216,7 @@ def test_a_damaged_run_is_no_run_that_was_never_asked_for(reproduced, tmp_path, 
     status, printed, said = run("runs", out)
     rows = {line.split()[0]: line.split()[1] for line in printed.splitlines()[2:]}
     assert rows == {path.name: "damaged" if path == damaged else "finished" for path in out.iterdir() if path.is_dir()}
-    assert (status, said.startswith(f"damaged: {damaged / name} is ")) == (2, True)
+    assert (status, said.startswith(f"damaged: {damaged / name} is ")) == (1, True)
 
 
 def test_epochs_are_shown_whole_beside_those_of_a_damaged_run():
@@ -414,6 +414,20 @@ def test_a_network_that_does_not_work_is_one_line(users, run, function, message)
 
 
 @pytest.mark.usefixtures("no_processes")
+def test_what_cannot_be_stacked_is_one_line_before_anything_is_trained(tmp_path, run):
+    words = [*TRAIN, "--normalization", "batch", "--engine", "batched", "--out", tmp_path / "out"]
+    status, printed, said = run(*words)
+    assert (status, printed) == (2, "")
+    assert said.startswith("error: --engine batched: mlp has frozen parameters, or buffers as those of batch normalis")
+    assert said.endswith("; train its runs in processes of their own\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_note_on_some_runs_says_on_how_many(tmp_path, run):
+    said = run(*TRAIN, "--vary", "normalization=none,batch", "--dry-run", "--out", tmp_path / "out")[2]
+    assert "note, of 1 of the 2 runs: the network is not homogeneous" in said
+
+
 def test_a_network_that_is_not_homogeneous_is_noted(users, run):
     note = "note: the network is not homogeneous: the theory's identities do not hold for it\n"
     assert note in run(*users, "--network", "networks_typed:biased", "--dry-run")[2]
@@ -733,7 +747,7 @@ COMMANDS = [
     ([*TRAIN, "--vary", "sead=1,2"], "--vary 'sead=1,2' is not field=value,value"),
     ([*TRAIN, "--vary", "seed=one,two"], "--vary 'seed=one,two': 'one,two' is not a list of values for seed"),
     ([*TRAIN, "--vary", "seed="], "is not a list of values for seed"),
-    ([*TRAIN, "--vary", "schedule=cosin"], "'cosin' is not a list of values for schedule"),
+    ([*TRAIN, "--vary", "schedule=cosin"], "'cosin' is not a list of values for schedule, which are constant, "),
     ([*TRAIN, "--vary", "weight-decay=0,-1"], "weight_decay must be at least 0, got -1.0"),
     ([*TRAIN, "--vary", "seed=1,1"], "--vary seed has a value twice: 1 1"),
     ([*TRAIN, "--vary", "seed=1", "seed=2"], "--vary names a field twice: seed=1 seed=2"),

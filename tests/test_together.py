@@ -218,8 +218,11 @@ def test_random_numbers_of_the_caller_are_untouched():
 @pytest.mark.parametrize(
     ("network", "told"),
     [
-        ("batch_norm", r"buffers or frozen parameters \(network\.1\.running_mean, network\.1\.running_var, network"),
-        ("frozen", r"buffers or frozen parameters \(network\.0\.weight\)"),
+        (
+            "batch_norm",
+            r"buffers as those of batch normalisation \(network\.1\.running_mean, network\.1\.running_var, network",
+        ),
+        ("frozen", r"frozen parameters, or buffers.*\(network\.0\.weight\)"),
         ("dropout", r"cannot be trained stacked \(.*random"),
     ],
 )
@@ -231,7 +234,9 @@ def test_a_network_that_cannot_be_stacked_is_told_with_the_remedy(network, told)
 
 def test_the_packages_network_with_batch_normalisation_cannot_be_stacked():
     config = dataclasses.replace(SMALL, network="mlp", depth=2, width=8, normalization="batch")
-    with pytest.raises(NetworkError, match=r"mlp has buffers.*train its runs in processes of their own"):
+    with pytest.raises(
+        NetworkError, match=r"mlp has frozen parameters, or buffers.*train its runs in processes of their own"
+    ):
         together([config, dataclasses.replace(config, seed=1)], FEW)
 
 

@@ -266,7 +266,7 @@ def test_norms_along_small_steps_without_momentum_are_those_of_the_flow(tmp_path
 def test_a_run_without_weights_is_told(tmp_path):
     folder = run(tmp_path, learning_rate=1e6)
     assert folder.status == "diverged"
-    with pytest.raises(VerificationError, match="has no weights to verify: the run is diverged"):
+    with pytest.raises(VerificationError, match="there are no weights to verify: the run is diverged"):
         verify_run(folder)
     finished = run(tmp_path)
     (finished.path / "model.safetensors").unlink()
@@ -361,11 +361,20 @@ def test_bad_input_is_one_line_and_status_2(words, message, in_process):
     assert len(told.splitlines()) == 1
 
 
-def test_a_folder_with_a_run_that_failed_ends_with_status_2_and_verifies_the_rest(tmp_path, in_process):
-    run(tmp_path, learning_rate=1e6)
+def test_weights_of_which_a_bit_has_changed_are_not_verified(tmp_path, in_process):
+    weights = run(tmp_path).path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    _, told = in_process("verify", weights.parent, status=2)
+    assert told.startswith(f"error: {weights} is damaged (its checksum is another); delete {weights.parent} to run it")
+
+
+def test_a_folder_with_a_run_that_failed_ends_with_status_1_and_verifies_the_rest(tmp_path, in_process):
+    diverged = run(tmp_path, learning_rate=1e6)
     run(tmp_path)
-    printed, told = in_process("verify", tmp_path, status=2)
-    assert "not verified: " in told
+    printed, told = in_process("verify", tmp_path, status=1)
+    assert f"not verified, {diverged.path.name}: there are no weights to verify: the run is diverged" in told
     assert "residuals" in printed
 
 

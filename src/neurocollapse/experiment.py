@@ -3,7 +3,8 @@
 import dataclasses
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from rich.console import Console
 
 from .datasets import Dataset
 from .engines import Engine, default_workers, engine_named
-from .probing import Fingerprint, fingerprint, probe, run_notes
+from .networks import NetworkError
+from .probing import Fingerprint, fingerprint, probe, probe_stacked, run_notes
 from .progress import duration, follow, names
 from .store import RunFolder, StoreError, run_id
 from .sweep import estimate_seconds
@@ -30,7 +32,7 @@ class Planned:
     folder: RunFolder
     ended: bool
     notes: tuple[str, ...]
-    seconds: float | str
+    seconds: float | str = 0.0
     """How long it should still take, or why that is not known."""
     damage: str | None = None
     """Why its folder can neither be gone on with nor be taken for done."""
@@ -59,7 +61,7 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """What to say beside any result."""
-        return list(dict.fromkeys(note for run in self.runs for note in run.notes))
+        return list(_notes(self.runs))
 
     @property
     def seconds(self) -> float | None:
@@ -105,23 +107,21 @@ def prepare(
     if address is None:  # else it is the cluster's devices that count, and it is asked for them when the runs begin
         _check_device(device)
     _check_writable(out)
-    runs = _check_runs(configs, out, data_dir)
+    runs = check_runs(configs, out, data_dir, stacked=engine == "batched")
     if runs and all(run.damage for run in runs):
         raise StoreError(runs[0].damage)
     unfinished = sum(run.due for run in runs)
     if address is None and engine != "batched":  # which stacks all that it can
         workers = workers or (default_workers() if device == "cpu" else 1)
     plan = Plan(runs, out, train, data_dir, workers and min(workers, max(unfinished, 1)), device)
-    for note in plan.notes:
-        console.print(f"note: {note}")
+    print_notes(runs, console)
     if unfinished:
         at_a_time = _SHARED.get(engine, "") if plan.workers is None else f"{plan.workers} at a time"
         console.print(f"{unfinished} run(s), {at_a_time}: {_expected_time(plan)}")
     if ended := sum(run.ended for run in runs):
         console.print(f"{ended} run(s) have ended already, in {out}")
-    for run in runs:
-        if run.damage:
-            console.print(f"left alone: {run.damage}")
+    if damaged := sum(run.damage is not None for run in runs):
+        console.print(f"{damaged} run(s) are damaged and left alone")
     return plan
 
 
@@ -157,8 +157,24 @@ def carry_out(plan: Plan, console: Console) -> Outcome:
     return Outcome([run.folder for run in plan.runs if run.folder.begun], failures)
 
 
-def _check_runs(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> list[Planned]:
-    """Check every run against its data. The data are not kept: every worker loads its own."""
+def _notes(runs: Iterable[Planned]) -> Counter[str]:
+    return Counter(note for run in runs for note in run.notes)
+
+
+def print_notes(runs: Sequence[Planned], console: Console) -> None:
+    """What there is to say of the runs, and of how many of them."""
+    for note, count in _notes(runs).items():
+        of = "" if count == len(runs) else f", of {count} of the {len(runs)} runs"
+        console.print(f"note{of}: {note}")
+
+
+def check_runs(
+    configs: Sequence[RunConfig], out: Path, data_dir: Path | None, *, timed: bool = True, stacked: bool = False
+) -> list[Planned]:
+    """Every run checked against its data and its folder and, where it is to be trained, `timed`. Raises `ValueError`.
+
+    `stacked` runs are tried as one program too. The data are not kept: every worker loads its own.
+    """
     runs: dict[int, Planned] = {}
     by_data: dict[RunConfig, list[int]] = {}
     for index, config in enumerate(configs):
@@ -167,7 +183,7 @@ def _check_runs(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* is not the published one")  # a note says the same
             dataset = training_data(part, data_dir)
-        check = _Check(dataset, out)
+        check = _Check(dataset, out, timed, stacked)
         runs |= {index: check(configs[index]) for index in indices}
     return [runs[index] for index in range(len(configs))]
 
@@ -175,8 +191,8 @@ def _check_runs(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) 
 class _Check:
     """Checks the runs on one data set, and what several of them share only once."""
 
-    def __init__(self, dataset: Dataset, out: Path):
-        self.dataset, self.out = dataset, out
+    def __init__(self, dataset: Dataset, out: Path, timed: bool, stacked: bool):
+        self.dataset, self.out, self.timed, self.stacked = dataset, out, timed, stacked
         self.networks: dict[RunConfig, tuple[Fingerprint | None, tuple[str, ...]]] = {}
         self.seconds: dict[RunConfig, float | str] = {}
 
@@ -185,14 +201,16 @@ class _Check:
         kind = dataclasses.replace(config, weight_decay=float(bool(config.weight_decay)), seed=0)
         if kind not in self.networks:
             probe(config, self.dataset)
+            if self.stacked:
+                _check_stackable(config, self.dataset)
             self.networks[kind] = fingerprint(config, self.dataset), run_notes(config, self.dataset)
         network, notes = self.networks[kind]
         folder = RunFolder(self.out / run_id(config, self.dataset))
         if damage := folder.damage:
-            return Planned(config, folder, False, self.dataset.notes + notes, 0.0, damage)
+            return Planned(config, folder, False, self.dataset.notes + notes, damage=damage)
         folder.check_same(self.dataset, network)
         ended = folder.result is not None
-        seconds = 0.0 if ended else self.estimate(config, folder)
+        seconds = self.estimate(config, folder) if self.timed and not ended else 0.0
         return Planned(config, folder, ended, self.dataset.notes + notes, seconds)
 
     def estimate(self, config: RunConfig, folder: RunFolder) -> float | str:
@@ -205,10 +223,17 @@ class _Check:
         return whole * (1 - (folder.checkpoint_epoch() or 0) / max(config.epochs, 1))
 
 
+def _check_stackable(config: RunConfig, dataset: Dataset) -> None:
+    try:
+        probe_stacked(config, dataset)
+    except NetworkError as error:
+        raise NetworkError(f"--engine batched: {error}") from error
+
+
 def _estimate(config: RunConfig, dataset: Dataset) -> float | str:
     try:
         return estimate_seconds(config, dataset)
-    except ValueError:
+    except NetworkError:
         raise
     except Exception as error:  # the user's network may raise anything; its run will tell
         return f"{type(error).__name__}: {error}"

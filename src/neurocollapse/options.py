@@ -6,7 +6,7 @@ import io
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -65,9 +65,11 @@ def axis(text: str) -> tuple[str, Sequence[Any]]:
     types = typing.get_type_hints(RunConfig)
     if not equals or name not in types:
         raise ValueError(f"--vary {text!r} is not field=value,value,...; the fields are {', '.join(types)}")
+    hint = types[name]
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # what tyro says would be about another command line
-            parsed = [tyro.cli(types[name], args=[value], console_outputs=False) for value in values.split(",")]
+            parsed = [tyro.cli(hint, args=[value], console_outputs=False) for value in values.split(",")]
     except SystemExit:
-        raise ValueError(f"--vary {text!r}: {values!r} is not a list of values for {name}") from None
+        choices = f", which are {', '.join(typing.get_args(hint))}" if typing.get_origin(hint) is Literal else ""
+        raise ValueError(f"--vary {text!r}: {values!r} is not a list of values for {name}{choices}") from None
     return name, distinct(f"--vary {name}", parsed)

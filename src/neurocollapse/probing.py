@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .datasets import Dataset, Split
 from .networks import NetworkError, check_homogeneous, find_classifier
-from .training import DivergedError, RunConfig, network_of, seeded, train
+from .training import DivergedError, RunConfig, network_of, seeded, train, train_together
 
 #: Images that a network is shown, and numbers of its output that are kept to know it by.
 _IMAGES, _OUTPUTS = 4, 16
@@ -67,6 +67,15 @@ def probe(config: RunConfig, dataset: Dataset) -> None:
         if isinstance(outputs, Tensor) and not outputs.isfinite().all():
             raise DivergedError
         for _ in train(step, few):
+            pass
+
+
+def probe_stacked(config: RunConfig, dataset: Dataset) -> None:
+    """Train two runs of a network as one program for a step. Raises `NetworkError` where they cannot be stacked."""
+    few = few_of_each_class(dataset, 2 * dataset.num_classes)
+    run = replace(config, epochs=1, learning_rate=1e-9, batch_size=max(2, len(few.train.labels)))
+    with _named(config.network, few.train.images):
+        for _ in train_together([run, run], few):
             pass
 
 

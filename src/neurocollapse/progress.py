@@ -102,7 +102,7 @@ class _Watch:
                         f"{label}: epoch {event.epoch}/{epochs}  {objective}{self.measured[event.index]}"
                     )
             self.progress.update(bar, completed=event.epoch, news=objective + self.measured[event.index])
-        elif event.kind == "done":
+        elif event.kind in ("done", "failed"):
             self.progress.update(bar, completed=epochs, visible=False)
         done = sum(self.progress.tasks[task].completed for task in self.bars.values())
         self.progress.update(self.total, completed=done)

@@ -16,12 +16,13 @@ values of λ were fixed in `src/neurocollapse/claims` before any of these runs w
 
 Every quantity is made so that it is small where the claim holds: a ratio to λ = 0 seed by seed, a difference, a
 relative residual. Intervals are Student's t over seeds, of the mean or, for ratios, of the geometric mean; within a row
-they share an error of {ERROR:.0%} (Bonferroni). One rule makes them a verdict, with two bounds for each quantity:
+they share an error of {ERROR:.0%} (Bonferroni). A run that has not finished is in no interval, and the number of seeds
+says so. One rule makes them a verdict, with two bounds for each quantity:
 
 - **holds**: an interval is wholly below the first bound, and none is wholly above the second;
 - **holds in part**: an interval is wholly below the second bound;
 - **does not hold here**: all are wholly above the first bound, and none is wholly below the second;
-- **undecided**: anything else.
+- **undecided**: anything else; **no runs**: none of those needed has finished.
 
 Where the claim is that something is possible, (possible), an interval above the second bound does not speak against it.
 A claim is what its rows agree in; otherwise it holds in part if any row does, and else is undecided.
@@ -61,7 +62,7 @@ def _table(of_claim: Iterable[Judged]) -> list[str]:
 def told(interval: Interval) -> str:
     """`0.31 (0.22 to 0.44; 5 seeds)`."""
     bounds = "" if math.isnan(interval.low) else f"{interval.low:.3g} to {interval.high:.3g}; "
-    return f"{interval.estimate:.3g} ({bounds}{interval.seeds} seeds)"
+    return f"{interval.estimate:.3g} ({bounds}{interval.seeds} seed{'' if interval.seeds == 1 else 's'})"
 
 
 def claims_values(judged: Iterable[Judged]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ class Verdict(StrEnum):
     IN_PART = "holds in part"
     NOT = "does not hold here"
     UNDECIDED = "undecided"
+    NO_RUNS = "no runs"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ class Rule:
 
     def __call__(self, intervals: Iterable[Interval]) -> Verdict:
         known = list(intervals)
-        if not known or any(math.isnan(each.low) for each in known):
+        if not any(each.seeds for each in known):
+            return Verdict.NO_RUNS
+        if any(math.isnan(each.low) for each in known):
             return Verdict.UNDECIDED
         against = self.contradicted and any(each.low > self.weak for each in known)
         if any(each.high < self.strong for each in known) and not against:
@@ -111,6 +114,6 @@ class Part:
 def combined(verdicts: Iterable[Verdict]) -> Verdict:
     """Of a claim from those of its parts: what they agree in, and otherwise in part if any of it holds."""
     known = set(verdicts)
-    if len(known) == 1:
-        return known.pop()
+    if len(known) < 2:
+        return known.pop() if known else Verdict.NO_RUNS
     return Verdict.IN_PART if known & {Verdict.HOLDS, Verdict.IN_PART} else Verdict.UNDECIDED

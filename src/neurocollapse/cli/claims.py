@@ -1,5 +1,6 @@
 """`claims`: every claim of the paper with its verdict."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pandas as pd
 from ..atomic import atomic_path
 from ..claims import FULL, QUICK, Judged, Setting, claims_page, claims_values, judge_claims, results_of
 from ..config import RunConfig
-from ..experiment import carry_out, prepare
+from ..experiment import Planned, carry_out, check_runs, prepare, print_notes
 from ..options import EngineName, Folder
 from ..store import RunFolder, to_json
 from .printing import messages, out_console, print_frame
@@ -54,21 +55,24 @@ def claims(
         raise ValueError(f"there are no runs to read in {out}: name their folder with --out, or leave out --read")
     settings = FULL if full else QUICK
     configs = [config for setting in settings for config in setting]
-    plan = prepare(
-        configs,
-        out,
-        data_dir=data_dir,
-        workers=workers,
-        device=device,
-        console=messages,
-        engine=engine,
-        address=address,
-    )
-    if dry_run:
-        return 0
-    failures = [] if read else carry_out(plan, messages).failures
-    folders = dict(zip(configs, (run.folder for run in plan.runs), strict=True))
-    judged = [each for setting in settings for each in _judge(setting, folders, out, data_dir)]
+    if read:
+        runs, failed = _read(configs, out, data_dir)
+    else:
+        plan = prepare(
+            configs,
+            out,
+            data_dir=data_dir,
+            workers=workers,
+            device=device,
+            console=messages,
+            engine=engine,
+            address=address,
+        )
+        if dry_run:
+            return 0
+        runs, failed = plan.runs, bool(carry_out(plan, messages).failures)
+    finished = {run.config: run.folder for run in runs if run.folder.damage is None and run.folder.status == "finished"}
+    judged = [each for setting in settings for each in _judge(setting, finished, out, data_dir)]
     page = claims_page(judged, f"neurocollapse claims --{'full' if full else 'quick'}")
     for name, text in (("claims.md", page), ("claims.json", to_json(claims_values(judged), indent=1) + "\n")):
         with atomic_path(out / name) as temporary:
@@ -79,16 +83,27 @@ def claims(
         rows = [{"claim": one.claim.statement, "on": one.setting.name, "verdict": str(one.verdict)} for one in judged]
         print_frame(pd.DataFrame(rows), "claims")
         out_console.print(f"every number is in {out / 'claims.md'}")
-    return 1 if failures else 0
+    return 1 if failed else 0
 
 
-def _judge(setting: Setting, folders: dict[RunConfig, RunFolder], out: Path, data_dir: Path | None) -> list[Judged]:
-    """With the theory tables of the runs that claims about the theory need."""
-    finished = [folders[config] for config in setting if folders[config].status == "finished"]
+def _read(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> tuple[list[Planned], bool]:
+    """What is there of these runs, and whether any of it is damaged."""
+    runs = check_runs(configs, out, data_dir, timed=False)
+    print_notes(runs, messages)
+    damages = [run.damage for run in runs if run.damage]
+    messages.print(f"reading the {sum(run.ended for run in runs)} of {len(runs)} runs that have ended, in {out}")
+    for damage in damages:
+        messages.print(f"left out: {damage}")
+    return runs, bool(damages)
+
+
+def _judge(setting: Setting, finished: dict[RunConfig, RunFolder], out: Path, data_dir: Path | None) -> list[Judged]:
+    """By the runs that have finished, with the theory tables of those that claims about the theory need."""
     theory = [
-        folders[config]
+        finished[config]
         for name in ("decay", "bias")
         for config in setting.experiments.get(name, ())
-        if config.weight_decay and config.bias in ("none", "free") and folders[config] in finished
+        if config.weight_decay and config.bias in ("none", "free") and config in finished
     ]
-    return judge_claims(setting, results_of(finished, keep_tables(theory, out / "theory.json", data_dir=data_dir)))
+    tables = keep_tables(theory, out / "theory.json", data_dir=data_dir)
+    return judge_claims(setting, results_of([finished[config] for config in setting if config in finished], tables))

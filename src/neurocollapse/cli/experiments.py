@@ -51,7 +51,8 @@ def reproduce(
         out: Folder for the runs, the figure and the summary.
         workers: Runs at a time; by default one per core, and on a cluster all that it has room for.
         device: cpu, or cuda for an NVIDIA GPU.
-        engine: How the runs are trained: in processes side by side, or as tasks of Ray.
+        engine: How the runs are trained: in processes side by side; batched, those alike stacked into one program, for
+            a GPU; or as tasks of Ray.
         address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
         dry_run: Print how long it would take, and stop.
         json: Print the summary as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
@@ -121,7 +122,8 @@ def train(
         out: Folder for the runs.
         workers: Runs at a time; by default one per core, and on a cluster all that it has room for.
         device: cpu, or cuda for an NVIDIA GPU.
-        engine: How the runs are trained: in processes side by side, or as tasks of Ray.
+        engine: How the runs are trained: in processes side by side; batched, those alike stacked into one program, for
+            a GPU; or as tasks of Ray.
         address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
         dry_run: Print how long it would take, and stop.
         json: Print the last records as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null
@@ -164,7 +166,7 @@ def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:
     damages = [damage for run in found if (damage := run.damage)]
     for damage in damages:
         messages.print(f"damaged: {damage}")
-    return 2 if damages else 0
+    return 1 if damages else 0
 
 
 def _print_plan(plan: Plan, json: bool) -> int:

@@ -100,22 +100,26 @@ def _print_side_by_side(
         labels = names([folder.config for folder in tables])
         _print_residuals(dict(zip(labels, tables.values(), strict=True)))
         out_console.print(f"every number is in {theory_file}; `neurocollapse verify RUN` prints the table of one")
-    return 0 if len(tables) == len(found) else 2
+    return 0 if len(tables) == len(found) else 1 if tables else 2
 
 
 def keep_tables(
     found: list[RunFolder], theory_file: Path, *, data_dir: Path | None, force: bool = False
 ) -> dict[RunFolder, TheoryTable]:
-    """The tables of these runs, kept in `theory_file`, with progress; what has none is told on the console."""
+    """The tables of these runs, kept in `theory_file`, with progress; which have none, and why, is told."""
     tables = {}
+    reasons: dict[str, list[str]] = {}
     kept = TheoryFile(theory_file, force=force)
     known = all(kept.get(folder) for folder in found)
     verified = verify_runs(found, kept, data_dir=data_dir)
     for folder, table in track(verified, "verifying", len(found), console=messages, disable=known):
         if isinstance(table, str):
-            messages.print(f"not verified: {table}")
+            reasons.setdefault(table, []).append(folder.path.name)
         else:
             tables[folder] = table
+    for reason, runs in reasons.items():
+        which = f"all {len(runs)} runs" if len(runs) == len(found) > 1 else ", ".join(runs)
+        messages.print(f"not verified, {which}: {reason}")
     return tables
 
 

@@ -48,10 +48,10 @@ def _objective(folder: RunFolder, dataset: Dataset) -> FullBatch:
     folder.check_whole()
     config = folder.config
     if config.loss != "square":
-        raise VerificationError(f"the loss of {folder.path} is {config.loss}, and the theory is about the square loss")
+        raise VerificationError(f"the run's loss is {config.loss}, and the theory is about the square loss")
     if folder.status != "finished":
         remedy = "name another" if folder.status == "diverged" else "finish it, or name another"
-        raise VerificationError(f"{folder.path} has no weights to verify: the run is {folder.status}; {remedy}")
+        raise VerificationError(f"there are no weights to verify: the run is {folder.status}; {remedy}")
     folder.check_same(dataset, fingerprint(config, dataset))
     model = network_of(config, dataset)
     try:
