@@ -198,7 +198,7 @@ values = st.none() | st.booleans() | numbers | st.lists(numbers, max_size=3)
 def test_records_are_strict_json_and_come_back_as_they_were(tmp_path_factory, record, epoch):
     folder = RunFolder(tmp_path_factory.mktemp("records"))
     record = {**record, "epoch": epoch}
-    folder.append(record, {"train": 0.5})
+    folder.append(record, {"train": 0.5}, {})
 
     def no_constants(name):
         raise AssertionError(f"{name} is not JSON")
@@ -222,6 +222,7 @@ def test_a_finished_run_has_the_files_of_the_design(undisturbed):
         "config.json",
         "records.jsonl",
         "timings.jsonl",
+        "snapshots.safetensors",
         "checkpoint.safetensors",
         "model.safetensors",
         "result.json",
@@ -232,6 +233,7 @@ def test_a_finished_run_has_the_files_of_the_design(undisturbed):
     assert [record["epoch"] for record in undisturbed.records()] == [0, 1, 2, 3, 4, 6]
     timings = [json.loads(line) for line in (undisturbed.path / "timings.jsonl").read_text().splitlines()]
     assert [timing["epoch"] for timing in timings] == [0, 1, 2, 3, 4, 6]
+    assert list(undisturbed.snapshots()) == [0, 1, 2, 3, 4, 6]
     assert all(timing.keys() == {"epoch", "train", "measure"} and timing["measure"] > 0 for timing in timings)
 
 
@@ -400,6 +402,7 @@ def test_records_past_the_checkpoint_are_cut(undisturbed, tmp_path):
     for name in ("records.jsonl", "timings.jsonl"):
         with (folder.path / name).open("a") as file:
             file.write('{"epoch": 4, "train.accuracy": 0.1}\n')
+    folder.append({"epoch": 4}, {"train": 0.5}, {"samples": torch.zeros(2)})
     execute(SMALL, FEW, tmp_path)
     assert contents(folder) == contents(undisturbed)
 
@@ -457,6 +460,7 @@ def test_another_place_that_goes_on_with_a_run_is_added_to_its_provenance(tmp_pa
         ("records.jsonl", lambda path: path.write_text("")),
         ("records.jsonl", lambda path: path.unlink()),
         ("timings.jsonl", lambda path: path.write_text("{")),
+        ("snapshots.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-4])),
         ("config.json", lambda path: path.write_text("{'single': quotes}")),
         ("config.json", lambda path: path.write_text("[]")),
         ("config.json", lambda path: path.write_bytes(b"\xff\xfe\x00")),
@@ -533,7 +537,7 @@ def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
         raise safetensors.SafetensorError("No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(WriteError, match=r"checkpoint\.safetensors cannot be written \(No space left.*\); make room"):
+    with pytest.raises(WriteError, match=r"snapshots\.safetensors cannot be written \(No space left.*\); make room"):
         execute(SMALL, FEW, tmp_path)
     (tmp_path / "a_file").write_text("")
     with pytest.raises(StoreError, match=r"a_file.* cannot be written to \(Not a directory\); name another folder"):

@@ -112,7 +112,7 @@ class _Keeper:
             return
         self.seconds = {name: self.seconds.get(name, 0.0) + value for name, value in state.seconds.items()}
         if state.record is not None:
-            self.folder.append(state.record, self.seconds)
+            self.folder.append(state.record, self.seconds, state.snapshot or {})
             self.seconds = {}
         if state.finished:  # before the checkpoint: killed between the two, a run would find nothing left to do
             self.folder.finish(state.tensors, {"status": "finished", "epoch": state.epoch})

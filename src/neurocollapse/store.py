@@ -3,6 +3,7 @@
     OUT/<run-id>/config.json             the configuration and where it ran (`provenance`)
                  records.jsonl           a line per measured epoch
                  timings.jsonl           its seconds, apart so that records compare bit for bit
+                 snapshots.safetensors   of each of them a few samples and Gram matrices, for a report
                  checkpoint.safetensors  weights and optimiser state at the last saved epoch
                  model.safetensors       the weights, once the run has ended well
                  result.json             how it ended; a run that has one is not run again
@@ -160,6 +161,16 @@ class RunFolder:
     def records(self) -> list[Record]:
         return _read_lines(self.path / "records.jsonl")
 
+    def snapshots(self) -> dict[int, dict[str, np.ndarray]]:
+        """What is kept to be looked at, by epoch: see `training.snapshot`. Empty for a run of before they were kept."""
+        found: dict[int, dict[str, np.ndarray]] = {}
+        for name, tensor in sorted(self._snapshots().items(), key=lambda item: _epoch_of(item[0])):
+            found.setdefault(_epoch_of(name), {})[name.partition(".")[2]] = tensor.numpy()
+        return found
+
+    def _snapshots(self) -> dict[str, Tensor]:
+        return _tensors(self.path / "snapshots.safetensors")
+
     def checkpoint_epoch(self) -> int | None:
         """The epoch that the run would go on from, or None where it would begin again."""
         epoch = _tensors(self.path / "checkpoint.safetensors", names=("epoch",)).get("epoch")
@@ -181,6 +192,7 @@ class RunFolder:
         if result is None:
             last = self.checkpoint_epoch()
             _read_lines(self.path / "timings.jsonl")
+            _tensors(self.path / "snapshots.safetensors", names=())
             # Written before the last checkpoint. Looked for again: the run may have ended in between.
             if last == epochs and self.result is None:
                 raise _missing(self.path / "result.json")
@@ -280,12 +292,16 @@ class RunFolder:
         for name in ("timings.jsonl", "records.jsonl"):
             kept = [line for line in _read_lines(self.path / name) if line["epoch"] <= epoch]
             self._write_lines(name, kept)
+        if shown := self._snapshots():
+            self._save("snapshots.safetensors", {name: t for name, t in shown.items() if _epoch_of(name) <= epoch})
         return (tensors, kept[-1]) if tensors else None
 
     def _write_lines(self, name: str, lines: Iterable[dict[str, Any]]) -> None:
         write_text(self.path / name, "".join(to_json(line) + "\n" for line in lines))
 
-    def append(self, record: Record, seconds: dict[str, float]) -> None:
+    def append(self, record: Record, seconds: dict[str, float], snapshot: dict[str, Tensor]) -> None:
+        named = {f"{record['epoch']}.{name}": tensor for name, tensor in snapshot.items()}
+        self._save("snapshots.safetensors", {**self._snapshots(), **named})
         self._write_lines("records.jsonl", [*self.records(), record])
         timings = _read_lines(self.path / "timings.jsonl")
         self._write_lines("timings.jsonl", [*timings, {"epoch": record["epoch"], **seconds}])
@@ -308,6 +324,11 @@ class RunFolder:
                 safetensors.torch.save_file(copies, temporary, metadata={_CHECKSUM: _checksum(copies)})
             except safetensors.SafetensorError as error:  # what it makes of a full disk
                 raise OSError(str(error)) from error
+
+
+def _epoch_of(name: str) -> int:
+    """Of a tensor in snapshots.safetensors, `12.samples` for one."""
+    return int(name.partition(".")[0])
 
 
 def _damaged(path: Path, reason: object) -> StoreError:

@@ -31,6 +31,8 @@ class State:
     tensors: dict[str, Tensor]
     """Weights (`model.*`) and optimiser state (`optimizer.*`), the live ones: copy what is to be kept."""
     finished: bool
+    snapshot: dict[str, Tensor] | None = None
+    """What a record has to be looked at: see `training.snapshot`."""
 
 
 def data_part(config: RunConfig) -> RunConfig:
@@ -144,15 +146,16 @@ class _Course:
             raise objective
         epoch, start = self.next, time.perf_counter()
         record: Record | None = None
+        shown: dict[str, Tensor] | None = None
         self.finished = epoch == self.run.config.epochs
         if epoch in self.recorded:
-            record = self.run.measure(epoch)
+            record, shown = self.run.measure(epoch)
             self.phase_start = _terminal_phase_start(record, self.phase_start)
             record["terminal_phase_start"] = self.phase_start
             self.finished |= record["gradient_norm"] < self.run.config.gradient_tolerance
         self.next += 1
         seconds = {"train": trained, "measure": time.perf_counter() - start}
-        return State(epoch, objective, record, seconds, self.run.tensors(epoch), self.finished)
+        return State(epoch, objective, record, seconds, self.run.tensors(epoch), self.finished, shown)
 
 
 def _terminal_phase_start(record: Record, before: int | None) -> int | None:

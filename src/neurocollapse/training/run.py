@@ -16,10 +16,11 @@ from ..losses import LOSSES
 from ..measuring import gather, objective_of
 from ..metrics import Measurement
 from ..networks import NetworkError, build_network, captured_features, check_head, decays, find_classifier, initialize
-from ..statistics import FULL_COVARIANCE_LIMIT
+from ..statistics import FULL_COVARIANCE_LIMIT, Statistics
 from .augmentation import Augmentation, draw_augmentation
 from .precision import products_in
 from .schedule import decay_factor, learning_rate
+from .snapshot import shown_samples, snapshot
 from .step import Pace, Weights, fresh_moments
 
 #: Samples in one forward pass while measuring.
@@ -96,6 +97,7 @@ class Run:
         self.moments = fresh_moments(config.optimizer, self.weights)
         self.loss = LOSSES[config.loss]
         self.train_split = _to(dataset.train, device)
+        self.shown = shown_samples(self.train_split.labels)
         self.test_split = None
         # A class without test samples has no test mean, so there is nothing to measure there (`notes` says so).
         if dataset.test is not None and len(dataset.test.labels.unique()) == dataset.num_classes:
@@ -150,15 +152,15 @@ class Run:
 
     # A measurement
 
-    def measure(self, epoch: int) -> Record:
-        """All metrics on train and test data, and the norm of the full gradient, from one pass over each."""
+    def measure(self, epoch: int) -> tuple[Record, dict[str, Tensor]]:
+        """All metrics on train and test data, and the norm of the full gradient, from one pass over each; a `snapshot`."""
         with products_in("float32", self.device):
             return self._measure(epoch)
 
-    def _measure(self, epoch: int) -> Record:
+    def _measure(self, epoch: int) -> tuple[Record, dict[str, Tensor]]:
         was_training = self.model.training
         self.model.eval()
-        train_values = self._measure_split(self.train_split, with_gradient=True)
+        train_values, statistics, features = self._measure_split(self.train_split, with_gradient=True)
         gradient_norm = self._gradient_norm()
         record: Record = {
             "epoch": epoch,
@@ -167,12 +169,12 @@ class Run:
             **{f"train.{key}": value for key, value in train_values.items()},
         }
         if self.test_split is not None:
-            test_values = self._measure_split(self.test_split, with_gradient=False)
+            test_values, *_ = self._measure_split(self.test_split, with_gradient=False)
             record |= {f"test.{key}": value for key, value in test_values.items()}
         self.model.train(was_training)
-        return record
+        return record, snapshot(statistics, features[self.shown], self.train_split.labels[self.shown])
 
-    def _measure_split(self, split: Split, *, with_gradient: bool) -> dict[str, Any]:
+    def _measure_split(self, split: Split, *, with_gradient: bool) -> tuple[dict[str, Any], Statistics, Tensor]:
         self.model.zero_grad()
         data_term = self.tensor(0.0)
         with captured_features(self.classifier) as captured, torch.set_grad_enabled(with_gradient):
@@ -195,7 +197,7 @@ class Run:
             del values["loss"]  # of the square loss, which is not what is minimised here
             values[self.config.loss] = data_term.item()
             values["objective"] = data_term.item() + objective.penalty
-        return values
+        return values, statistics, features
 
     def _gradient_norm(self) -> float:
         squares = 0.0
