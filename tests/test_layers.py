@@ -23,7 +23,7 @@ FLOORS = [
     {"store"},
     {"execution", "shelf", "replay", "verification"},
     {"sweep", "engines"},
-    {"tables", "progress", "figures", "options"},
+    {"tables", "progress", "figures", "report", "options"},
     {"experiment", "claims"},
     {"cli"},
 ]

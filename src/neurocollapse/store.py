@@ -161,6 +161,15 @@ class RunFolder:
     def records(self) -> list[Record]:
         return _read_lines(self.path / "records.jsonl")
 
+    def seconds(self) -> float:
+        """How long all epochs and measurements that are recorded took."""
+        return math.fsum(
+            seconds
+            for line in _read_lines(self.path / "timings.jsonl")
+            for name, seconds in line.items()
+            if name != "epoch"
+        )
+
     def snapshots(self) -> dict[int, dict[str, np.ndarray]]:
         """What is kept to be looked at, by epoch: see `training.snapshot`. Empty for a run of before they were kept."""
         found: dict[int, dict[str, np.ndarray]] = {}

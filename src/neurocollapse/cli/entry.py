@@ -15,6 +15,7 @@ from .claims import claims
 from .experiments import reproduce, runs, train
 from .measurements import measure
 from .printing import messages
+from .report import report
 from .theory import solve, verify
 
 #: Errors that a user can mend: one line and exit status 2. `ValueError` is the base of the package's own.
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "verify": verify,
     "solve": solve,
     "claims": claims,
+    "report": report,
     "runs": runs,
 }
 

@@ -18,10 +18,8 @@ from ..sweep import Sweep
 from ..tables import describe_ordering, missing_decays, paper_ordering, summary, wide
 from ..training import RunConfig
 from .printing import messages, out_console, print_frame, rows, shown
+from .report import titled, write_report
 from .theory import keep_tables
-
-#: What figures call the data sets.
-TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 
 
 def reproduce(
@@ -79,13 +77,14 @@ def reproduce(
     if not len(frame):
         messages.print("nothing was recorded, so there is nothing to draw")
         return 1
-    title = f"Neural collapse of the {base.network} on {TITLES.get(base.dataset, Path(base.dataset).name)}"
+    title = titled([base])
     note = "; ".join(plan.notes) or None
     paths = save_figure(collapse_figure(frame, title=title, note=note, weight_decays=weight_decay), out)
     table = summary(frame)
     with atomic_path(out / "summary.csv") as temporary:
         table.to_csv(temporary, index=False)
     keep_tables([run for run in done.whole if run.status == "finished"], out / "theory.json", data_dir=data_dir)
+    page = write_report(out)
     ordering, missing = paper_ordering(frame), missing_decays(frame, weight_decay)
     if json:
         answer = {"summary": rows(table), "ordering": ordering, "missing": missing, "failed": done.failures}
@@ -94,7 +93,8 @@ def reproduce(
         print_frame(wide(table).reset_index(), "last epoch of the finished runs, mean ± deviation over seeds")
         out_console.print(describe_ordering(ordering, weight_decay, missing))
         out_console.print(
-            f"figure: {paths[0]}   numbers: {out / 'summary.csv'}   theory beside them: neurocollapse verify {out}"
+            f"report: {page}   figure: {paths[0]}   numbers: {out / 'summary.csv'}   theory beside them: neurocollapse "
+            f"verify {out}"
         )
     return 1 if done.failures else 0
 

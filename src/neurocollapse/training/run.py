@@ -153,7 +153,7 @@ class Run:
     # A measurement
 
     def measure(self, epoch: int) -> tuple[Record, dict[str, Tensor]]:
-        """All metrics on train and test data, and the norm of the full gradient, from one pass over each; a `snapshot`."""
+        """All metrics on train and test data and the full gradient's norm, from one pass over each; a `snapshot`."""
         with products_in("float32", self.device):
             return self._measure(epoch)
 

@@ -1,0 +1,115 @@
+"""`report`: a folder of runs as one HTML file."""
+
+import json as json_format
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from ..report import ReportRun, report_content, report_page
+from ..shelf import folders
+from ..store import RunFolder, StoreError, write_text
+from ..training import RunConfig
+from ..verification import TheoryFile
+from .printing import messages, out_console
+
+#: What people call the data sets.
+_TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+
+#: Seconds between two looks at runs that go on, and after which a page of theirs loads itself again.
+_LOOK, _RELOAD = 3.0, 10.0
+
+
+def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
+    """Write everything that was found in a folder of runs into one HTML file, which opens anywhere and offline.
+
+    Curves, the samples in motion, Gram matrices, norms of the layers, and the theory tables and claims that were made.
+
+    Example: neurocollapse report results/reproduce
+
+    Args:
+        folder: The folder that a command wrote with --out.
+        follow: Keep the page current while runs write, until Ctrl-C; it loads itself again.
+    """
+    path = write_report(folder, reload_seconds=_RELOAD if follow else None)
+    out_console.print(f"report: {path}")
+    if not follow:
+        return 0
+    try:
+        seen = _changed(folder)
+        while True:
+            time.sleep(_LOOK)
+            if (now := _changed(folder)) != seen:
+                seen = now
+                write_report(folder, reload_seconds=_RELOAD)
+                messages.print(f"{time.strftime('%H:%M:%S')}: written anew")
+    except KeyboardInterrupt as stop:  # or a kind of it
+        write_report(folder)
+        raise type(stop)(f"{path} is as the runs are now, and loads itself no more") from None
+
+
+def write_report(folder: Path, *, reload_seconds: float | None = None) -> Path:
+    """The report on the runs in a folder, written there. Raises `StoreError` where there are none."""
+    found = folders(folder)
+    if not found:
+        raise StoreError(f"there are no runs in {folder}; name a folder that --out made")
+    runs = [_as_found(run) for run in found]
+    kept = TheoryFile(folder / "theory.json")
+    content = report_content(
+        runs,
+        title=titled([run.config for run in found if run.damage is None]),
+        theory={run.path.name: table.to_dict() for run in found if (table := kept.get(run)) is not None},
+        claims=_claims(folder / "claims.json"),
+        reload_seconds=reload_seconds,
+    )
+    path = folder / "report.html"
+    write_text(path, report_page(content))
+    return path
+
+
+def titled(configs: Iterable[RunConfig]) -> str:
+    """`Neural collapse of the convnet on MNIST`, of all networks and data that the configurations name."""
+    kept = list(configs)
+    networks = sorted({f"the {config.network}" for config in kept})
+    datasets = sorted({_TITLES.get(config.dataset, Path(config.dataset).name) for config in kept})
+    told = [f" {word} {' and '.join(names)}" for word, names in (("of", networks), ("on", datasets)) if names]
+    return "Neural collapse" + "".join(told)
+
+
+def _as_found(folder: RunFolder) -> ReportRun:
+    try:
+        folder.check_whole()
+        described, result = folder.description, folder.result or {"status": "unfinished"}
+        return ReportRun(
+            name=folder.path.name,
+            status=result["status"],
+            config=described["config"],
+            message=result.get("message", ""),
+            num_classes=described["num_classes"],
+            records=folder.records(),
+            snapshots=folder.snapshots(),
+            seconds=folder.seconds(),
+            provenance=described.get("provenance", []),
+            notes=described.get("notes", []),
+        )
+    except StoreError as error:
+        return ReportRun(folder.path.name, "damaged", message=str(error))
+
+
+def _claims(path: Path) -> list[Any]:
+    """Verdicts, where `claims` has written them."""
+    try:
+        found = json_format.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); delete it, or run claims again") from error
+    return list(found)
+
+
+def _changed(folder: Path) -> list[tuple[str, int]]:
+    """What a page is made from, with when it was last written."""
+    named: Iterable[Path] = [*folder.glob("**/*.json"), *folder.glob("**/records.jsonl")]
+    return sorted((str(path), path.stat().st_mtime_ns) for path in named if path.exists())

@@ -1,0 +1,111 @@
+// The page: what it is about, its switches, and when it is drawn.
+
+function makeSwitches() {
+  const form = document.getElementById("switches");
+  form.addEventListener("submit", (event) => event.preventDefault());
+  const changed = () => {
+    keep();
+    redraw();
+  };
+  for (const field of varied) {
+    const group = element("fieldset", { className: field.values.length > 12 ? "many" : "", "data-field": field.name });
+    group.append(element("legend", { textContent: LABELS[field.name] || field.name.replaceAll("_", " ") }));
+    const hidden = () => state.hidden[field.name] || [];
+    const boxes = field.values.map((value) => {
+      const box = element("input", { type: "checkbox", checked: !hidden().includes(value), value: String(value) });
+      box.addEventListener("change", () => {
+        state.hidden[field.name] = box.checked ? hidden().filter((other) => other !== value) : [...hidden(), value];
+        changed();
+      });
+      group.append(element("label", {}, box, ...swatch(field, value), String(value ?? "none")));
+      return box;
+    });
+    if (field.values.length > 3) {
+      const all = element("button", { type: "button", textContent: "all" });
+      all.addEventListener("click", () => {
+        state.hidden[field.name] = hidden().length ? [] : [...field.values];
+        for (const box of boxes) box.checked = !state.hidden[field.name].length;
+        changed();
+      });
+      group.append(all);
+    }
+    form.append(group);
+  }
+  const splits = element("fieldset", {}, element("legend", { textContent: "samples" }));
+  for (const split of ["train", "test", "both"]) {
+    const radio = element("input", { type: "radio", name: "split", value: split, checked: state.split === split });
+    radio.addEventListener("change", () => {
+      state.split = split;
+      changed();
+    });
+    splits.append(element("label", {}, radio, split));
+  }
+  const log = element("input", { type: "checkbox", id: "log-epochs", checked: state.logEpochs });
+  log.addEventListener("change", () => {
+    state.logEpochs = log.checked;
+    changed();
+  });
+  form.append(splits, element("label", {}, log, "log epochs"));
+}
+
+// The look of a value's lines, where it has one: where λ, or one other field, is all that tells settings apart.
+function swatch(field, value) {
+  const telling = varied.filter((other) => other.name !== "seed");
+  if (telling.length !== 1 || telling[0] !== field) return [];
+  const run = runs.find((other) => other.values[field.name] === value);
+  const made = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  made.setAttribute("width", 22);
+  made.setAttribute("height", 10);
+  made.setAttribute("aria-hidden", "true");
+  const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  line.setAttribute("d", "M0 5 H22");
+  line.setAttribute("stroke", lookOf(run).colour);
+  line.setAttribute("stroke-width", 4);
+  made.append(line);
+  return [made];
+}
+
+function showHead() {
+  document.getElementById("title").textContent = content.title;
+  const ended = runs.filter((run) => run.status === "finished").length;
+  const seconds = runs.reduce((sum, run) => sum + (run.seconds || 0), 0);
+  const values = (name) => content.fields.find((field) => field.name === name).values;
+  document.getElementById("summary").textContent = runs.length
+    ? `${runs.length} run${runs.length === 1 ? "" : "s"}, ${ended} finished; λ = ${values("weight_decay").join(", ")}; `
+      + `${values("seed").length} seed${values("seed").length === 1 ? "" : "s"}; ${duration(seconds)} of training and measuring.`
+    : "There are no runs here yet.";
+}
+
+// A page of runs that go on loads itself again, unless the reader is in the middle of something.
+function reloadLater() {
+  if (!content.reload) return;
+  const live = document.getElementById("live");
+  live.hidden = false;
+  const box = element("input", { type: "checkbox", checked: true, id: "reload" });
+  live.append(element("label", {}, box, `runs go on: this page loads itself again every ${content.reload} s`));
+  let busy = false;
+  addEventListener("pointerdown", () => { busy = true; });
+  addEventListener("pointerup", () => { busy = false; });
+  setInterval(() => {
+    if (!box.checked || busy || motion.playing) return;
+    keep();
+    location.reload();
+  }, content.reload * 1000);
+}
+
+restore();
+showHead();
+showFailures();
+makeSwitches();
+if (runs.length) {
+  makePanels();
+  makeMotion();
+}
+showTheory();
+showClaims();
+showAbout();
+reloadLater();
+addEventListener("pagehide", keep);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+if (state.scroll) scrollTo(0, state.scroll);
+document.documentElement.dataset.ready = "yes";
