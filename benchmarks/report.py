@@ -1,0 +1,102 @@
+"""The report of a large sweep: its size, how long a browser takes to open it, and what recording it costs a training.
+
+Needs Debian's chromium and chromium-driver, and the package's test extra.
+"""
+
+import statistics
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+import neurocollapse as nc
+from neurocollapse.execution import execute
+from neurocollapse.report import ReportRun, report_content, report_page
+from neurocollapse.training import run as training_run
+
+DECAYS, SEEDS, RECORDS, CLASSES, SHOWN = (0.0, 5e-4, 1e-3), 3, 60, 10, 60
+KEYS = ("loss_data", "nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4", "accuracy", "loss")
+REPETITIONS = 5
+
+
+def made_up(weight_decay: float, seed: int) -> ReportRun:
+    """A run whose numbers are random: their size is that of real ones."""
+    generator = np.random.default_rng(seed)
+    shot = {"samples": (CLASSES * SHOWN, CLASSES)} | dict.fromkeys(
+        ("means", "weight_gram", "means_gram"), (CLASSES,) * 2
+    )
+    return ReportRun(
+        name=f"run-{weight_decay:g}-{seed}",
+        status="finished",
+        config=asdict(nc.RunConfig(weight_decay=weight_decay, seed=seed)),
+        num_classes=CLASSES,
+        records=[
+            {"epoch": epoch, "train.weight_norms": generator.random(5).tolist()}
+            | {f"{split}.{key}": generator.random() for split in ("train", "test") for key in KEYS}
+            for epoch in range(RECORDS)
+        ],
+        snapshots={
+            epoch: {"labels": np.repeat(np.arange(CLASSES), SHOWN)}
+            | {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shot.items()}
+            for epoch in range(RECORDS)
+        },
+    )
+
+
+def opening(page: Path) -> float:
+    """Seconds until the page is ready, the plots in sight drawn, in a browser of its own."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,900"):
+        options.add_argument(f"--{argument}")
+    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    try:
+        driver.get("about:blank")
+        driver.get(page.as_uri())
+        drawn = "return document.querySelector('#plot-nc1 .plot').data ? performance.now() : 0"
+        while not (milliseconds := driver.execute_script(drawn)):
+            time.sleep(0.01)
+        return milliseconds / 1000
+    finally:
+        driver.quit()
+
+
+def training(config: nc.RunConfig, folder: Path) -> float:
+    start = time.perf_counter()
+    execute(config, nc.load_dataset(config.dataset, per_class=config.per_class), folder)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    runs = [made_up(decay, seed) for decay in DECAYS for seed in range(SEEDS)]
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "report.html"
+        start = time.perf_counter()
+        page.write_text(report_page(report_content(runs, title="A large sweep")), encoding="utf-8")
+        written = time.perf_counter() - start
+        times = [opening(page) for _ in range(REPETITIONS)]
+        print(f"{len(runs)} runs of {RECORDS} records, {CLASSES} classes")
+        print(f"{'written in':<28}{written:>8.2f} s")
+        print(f"{'size':<28}{page.stat().st_size / 1e6:>8.2f} MB   (the target is 10)")
+        print(f"{'opened in':<28}{statistics.median(times):>8.2f} s    (the target is 2)")
+
+        config = nc.RunConfig(per_class=100, epochs=12)
+        without, within = [], []
+        snapshot = training_run.snapshot
+        for repetition in range(REPETITIONS):
+            within.append(training(config, Path(folder) / f"with {repetition}"))
+            training_run.snapshot = lambda *_: {}
+            without.append(training(config, Path(folder) / f"without {repetition}"))
+            training_run.snapshot = snapshot
+        ratio = statistics.median(a / b for a, b in zip(within, without, strict=True))
+        print(f"{'training with, over without':<28}{ratio:>8.3f}      (the target is 1.03)")
+
+
+if __name__ == "__main__":
+    main()
