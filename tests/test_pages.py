@@ -216,7 +216,8 @@ class Page(HTMLParser):
 def site(tmp_path_factory):
     pytest.importorskip("mkdocs", reason="make docs installs what builds the site")
     folder = tmp_path_factory.mktemp("site")
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    # not --quiet, under which --strict does not hear of warnings
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, encoding="utf-8", env={**os.environ, "NO_COLOR": "1"})
     assert done.returncode == 0, done.stderr
     return folder
