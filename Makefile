@@ -8,9 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A stamp is written last, so an interrupted installation is taken up again.
 TEST_STAMP := .venv/.installed-test
 LINT_STAMP := .venv/.installed-lint
+DOCS_STAMP := .venv/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-slow lint bench wheel clean
+.PHONY: help reproduce test test-slow lint docs bench wheel clean
 
 help: ## show this list
 	@echo "make TARGET [ARGS='options for the command behind it'] [PYTHON=python3.12]"
@@ -30,6 +31,9 @@ lint: $(LINT_STAMP) ## check style, formatting and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy src
 
+docs: $(DOCS_STAMP) ## build the documentation site into site/, where index.html opens from the disk
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
 bench: $(TEST_STAMP) ## run every script in benchmarks/
 	@for script in $(sort $(wildcard benchmarks/*.py)); do \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
@@ -40,8 +44,8 @@ wheel: $(TEST_STAMP) ## build the wheel into dist/
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
-clean: ## remove .venv, dist and caches (never results/)
-	rm -rf .venv dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache
+clean: ## remove .venv, dist, site and caches (never results/)
+	rm -rf .venv dist site build .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(TEST_STAMP): pyproject.toml constraints.txt
@@ -57,4 +61,9 @@ $(TEST_STAMP): pyproject.toml constraints.txt
 # After the tests' packages, not beside them: under make -j two installations would write into one environment.
 $(LINT_STAMP): $(TEST_STAMP)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@
+
+# After the others, for the same reason, where they are asked for too.
+$(DOCS_STAMP): $(TEST_STAMP) $(if $(filter lint,$(MAKECMDGOALS)),$(LINT_STAMP))
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	@touch $@

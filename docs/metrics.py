@@ -1,0 +1,80 @@
+"""The table and the boxes of docs/metrics.md, from the table of metrics itself: python docs/metrics.py.
+
+The page has a pair of comments for each key of `METRICS` and one for the table; what stands between them is written
+here, and all around it by hand. A key without a place on the page, or a place without a key, is an error.
+"""
+
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import neurocollapse as nc
+
+PAGE = Path(__file__).with_suffix(".md")
+OPEN, CLOSE = "<!-- {}: written by docs/metrics.py -->", "<!-- end -->"
+_PLACE = re.compile(OPEN.format(r"(\w+)") + "\n.*?" + CLOSE, flags=re.DOTALL)
+
+#: The size of which the table gives values.
+CLASSES, PER_CLASS, FEATURES = 10, 100, 64
+#: What a metric needs beside features and labels, by the first field of `Statistics` that it names.
+_NEEDS = {
+    "classifier": "`weight`",
+    "outputs": "`weight`",
+    "within_class_covariance": "`vci=True`, or few features",
+    "ood_mean": "`ood`",
+    "objective": "`weight_decay` and a model",
+}
+
+
+def page(text: str) -> str:
+    """The page with all that is generated written anew. Raises `ValueError`: a key or a place is missing."""
+    places = _PLACE.findall(text)
+    expected = ["table", *nc.METRICS]
+    if sorted(places) != sorted(expected):
+        amiss = sorted({*places} ^ {*expected}) or sorted({key for key in places if places.count(key) > 1})
+        raise ValueError(f"{PAGE.name} needs one place for every key of METRICS; look at {', '.join(amiss)}")
+    values = reference()
+
+    def written(match: re.Match[str]) -> str:
+        key = match[1]
+        inside = table(values) if key == "table" else definition(key)
+        return f"{OPEN.format(key)}\n{inside}\n{CLOSE}"
+
+    return _PLACE.sub(written, text)
+
+
+def definition(key: str) -> str:
+    metric = nc.METRICS[key]
+    return f"\n> {metric.definition.rstrip('.')}.\n>\n> Needs {needs(key)}. Source: {metric.reference}.\n"
+
+
+def needs(key: str) -> str:
+    extra = [_NEEDS[name] for name in nc.METRICS[key].needs if name in _NEEDS]
+    return ", ".join(["features, labels", *dict.fromkeys(extra[:1])])
+
+
+def table(values: pd.DataFrame) -> str:
+    lines = ["", "| key | needs | simplex ETF | no bias | no structure |", "|---|---|---|---|---|"]
+    for key in nc.METRICS:
+        shown = [
+            "–" if key not in values.index or math.isnan(value := values.loc[key, column]) else f"{value:.3g}"
+            for column in ("simplex_etf", "no_bias", "structureless")
+        ]
+        lines.append(f"| [`{key}`](#{key}) | {needs(key)} | {' | '.join(shown)} |")
+    return "\n".join([*lines, ""])
+
+
+def reference() -> pd.DataFrame:
+    """What each key would be at collapse and without structure."""
+    labels = torch.arange(CLASSES).repeat(PER_CLASS)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(len(labels), FEATURES, generator=generator, dtype=torch.float64)
+    weight = torch.randn(CLASSES, FEATURES, generator=generator, dtype=torch.float64)
+    return nc.reference_values(nc.measure(features, labels, weight, ood=features, vci=True))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
