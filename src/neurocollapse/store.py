@@ -32,6 +32,7 @@ from .atomic import WriteError, atomic_path
 from .datasets import Dataset
 from .metrics import DEFINITIONS_VERSION
 from .probing import Fingerprint
+from .rendering import html_table
 from .training import Record, RunConfig, recorded_epochs
 
 #: Changes when the same configuration would give another run: new defaults, another order of random numbers.
@@ -40,6 +41,19 @@ SCHEMA_VERSION = 2
 
 #: Of a .safetensors file's metadata: the checksum of its tensors.
 _CHECKSUM = "sha256"
+
+#: What is shown of a run's last record. The objective is `train.loss` with the square loss, and `train.objective` with
+#: another.
+HEADLINES = (
+    "terminal_phase_start",
+    "train.accuracy",
+    "test.accuracy",
+    "train.loss",
+    "train.objective",
+    "train.nc1",
+    "train.nc3",
+    "train.nc4",
+)
 
 #: Files that only a run has, or its first one.
 _TRACES = ("config.json", "records.jsonl", "checkpoint.safetensors", "result.json")
@@ -87,10 +101,40 @@ def to_json(value: Any, **options: Any) -> str:
 
 
 class RunFolder:
-    """One run's files."""
+    """One run's files: its `config`, `status`, `records()` and `weights()`. In a notebook, a table.
 
-    def __init__(self, path: Path):
-        self.path = path
+    What is asked of it is read at that moment, so a run that is being trained is shown as far as it is. Raises
+    `StoreError`, then and not before, where a file is damaged.
+
+    >>> RunFolder("results/nothing").begun
+    False
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        try:
+            rows = list(self._rows())
+        except StoreError as error:
+            rows = [("damaged", str(error))]
+        return html_table(self.path.absolute().name, rows)
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        if not self.begun:
+            yield "status", "there is no run here"
+            return
+        self.check_whole()
+        config, result, records = self.config, self.result or {"status": "unfinished"}, self.records()
+        last = records[-1] if records else {"epoch": 0}
+        yield "status", f"{result['status']} at epoch {last['epoch']} of {config.epochs}"
+        if "message" in result:
+            yield "message", result["message"]
+        yield from ((name, str(value)) for name, value in config.changed.items())
+        yield from ((key, f"{last[key]:.6g}") for key in HEADLINES if last.get(key) is not None)
 
     @contextmanager
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
