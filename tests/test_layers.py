@@ -21,7 +21,7 @@ FLOORS = [
     {"training", "integrations"},
     {"probing"},
     {"store"},
-    {"execution", "shelf", "replay", "verification"},
+    {"execution", "shelf", "tracking", "replay", "verification"},
     {"sweep", "engines"},
     {"tables", "progress", "figures", "options"},
     {"experiment", "claims"},

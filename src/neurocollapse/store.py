@@ -204,6 +204,10 @@ class RunFolder:
     def records(self) -> list[Record]:
         return _read_lines(self.path / "records.jsonl")
 
+    def timings(self) -> list[dict[str, Any]]:
+        """Seconds since the record before, to `train` and to `measure`, for each record."""
+        return _read_lines(self.path / "timings.jsonl")
+
     def checkpoint_epoch(self) -> int | None:
         """The epoch that the run would go on from, or None where it would begin again."""
         epoch = _tensors(self.path / "checkpoint.safetensors", names=("epoch",)).get("epoch")
@@ -224,7 +228,7 @@ class RunFolder:
         result = self.result
         if result is None:
             last = self.checkpoint_epoch()
-            _read_lines(self.path / "timings.jsonl")
+            self.timings()
             # Written before the last checkpoint. Looked for again: the run may have ended in between.
             if last == epochs and self.result is None:
                 raise _missing(self.path / "result.json")
@@ -331,8 +335,7 @@ class RunFolder:
 
     def append(self, record: Record, seconds: dict[str, float]) -> None:
         self._write_lines("records.jsonl", [*self.records(), record])
-        timings = _read_lines(self.path / "timings.jsonl")
-        self._write_lines("timings.jsonl", [*timings, {"epoch": record["epoch"], **seconds}])
+        self._write_lines("timings.jsonl", [*self.timings(), {"epoch": record["epoch"], **seconds}])
 
     def save_checkpoint(self, tensors: dict[str, Tensor]) -> None:
         self._save("checkpoint.safetensors", tensors)
