@@ -1,12 +1,15 @@
 """Every example runs, on little data, and prints what it promises."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "examples"
 NUMBER = r"\d+\.\d+(e[-+]\d+)?"
@@ -49,3 +52,39 @@ def test_an_example_runs(name, tmp_path):
     assert re.search(expected, done.stdout), done.stdout
     assert "CaptureWarning" not in done.stderr
     assert not list(tmp_path.iterdir()), "an example leaves nothing behind"
+
+
+# The notebook
+
+NOTEBOOK = FOLDER / "08_notebook.ipynb"
+
+
+def test_the_notebook_is_stored_without_outputs():
+    assert list(FOLDER.glob("*.ipynb")) == [NOTEBOOK]
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert cells
+    assert all((cell["outputs"], cell["execution_count"]) == ([], None) for cell in cells)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_what_it_shows_are_tables(tmp_path, monkeypatch):
+    place = tmp_path / "here"
+    place.mkdir()
+    for variable in ("TMPDIR", "IPYTHONDIR"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(place)}})
+    client.execute()  # raises where a cell does
+
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    printed = [output for output in outputs if output.output_type == "stream"]
+    assert re.fullmatch(r"NC1 is 0\.29\d+, and on paper 0\.2916\n", "".join(output.text for output in printed))
+    shown = [output.data for output in outputs if output.output_type == "execute_result"]
+    assert sum("image/png" in data for data in shown) == 1
+    tables = [data["text/html"] for data in shown if "text/html" in data]
+    told = ("2000 samples, 10 classes", "finished at epoch", "train.nc1", "Sweep of 6 run(s)", "Theorem 2.3")
+    assert len(tables) == len(told)
+    assert all("<table" in table and expected in table for table, expected in zip(tables, told, strict=True))
+    assert not list(place.iterdir()), "an example leaves nothing behind"

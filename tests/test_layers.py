@@ -11,7 +11,7 @@ PACKAGE = Path(neurocollapse.__file__).parent
 
 # From the ground up. Modules of one floor stand side by side and do not import one another.
 FLOORS = [
-    {"geometry", "atomic", "losses", "config"},
+    {"geometry", "atomic", "losses", "config", "rendering"},
     {"statistics"},
     {"metrics"},
     {"theory"},
@@ -21,7 +21,7 @@ FLOORS = [
     {"training", "integrations"},
     {"probing"},
     {"store"},
-    {"execution", "shelf", "replay", "verification"},
+    {"execution", "shelf", "tracking", "replay", "verification"},
     {"sweep", "engines"},
     {"tables", "progress", "figures", "report", "options"},
     {"experiment", "claims"},

@@ -2,10 +2,12 @@
 
 import dataclasses
 import errno
+import html
 import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -678,6 +680,55 @@ def test_the_table_of_runs_says_how_far_each_is(shelf):
     assert table.loc["finished", ["epoch", "epochs"]].tolist() == [6, 6]
     assert table.loc["unfinished", ["epoch", "epochs"]].tolist() == [3, 6]
     assert table.loc["finished", "train.nc1"] == runs(shelf)[lambda f: f["status"] == "finished"]["train.nc1"].iloc[-1]
+
+
+# In a notebook
+
+
+def cells(table):
+    """The rows of an HTML table by their first cells, unescaped."""
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in table.split("<tr>")[1:]]
+    return {html.unescape(name): html.unescape(value) for name, value in rows}
+
+
+def test_a_run_shows_how_far_it_is_what_it_is_and_its_last_numbers(shelf):
+    whole = RunFolder(str(shelf / run_id(SMALL, FEW)))
+    assert repr(whole) == f"RunFolder({str(whole.path)!r})"
+    table = whole._repr_html_()
+    assert f"<caption>{whole.path.name}</caption>" in table
+    shown = cells(table)
+    assert shown["status"] == "finished at epoch 6 of 6"
+    assert {name: shown[name] for name in SMALL.changed} == {name: str(value) for name, value in SMALL.changed.items()}
+    assert "momentum" not in shown  # for it is at its default
+    last = whole.records()[-1]
+    for key in ("train.nc1", "train.loss", "test.accuracy"):
+        assert float(shown[key]) == pytest.approx(last[key], rel=1e-5)
+
+
+def test_a_run_without_an_end_or_with_a_bad_one_says_so(shelf, tmp_path):
+    shown = cells(RunFolder(shelf / run_id(dataclasses.replace(SMALL, seed=1, per_class=9), FEW))._repr_html_())
+    assert shown["status"] == "unfinished at epoch 3 of 6"
+    diverged = RunFolder(shelf / run_id(DIVERGING, FEW))
+    shown = cells(diverged._repr_html_())
+    assert shown["status"].startswith("diverged at epoch ")
+    assert shown["message"] == diverged.result["message"]
+    assert cells(RunFolder(tmp_path)._repr_html_()) == {"status": "there is no run here"}
+
+
+def test_a_damaged_run_is_shown_as_one(shelf, tmp_path):
+    damaged = RunFolder(shutil.copytree(shelf / run_id(SMALL, FEW), tmp_path / "run"))
+    (damaged.path / "records.jsonl").write_text("{")
+    assert cells(damaged._repr_html_()) == {"damaged": damaged.damage}
+
+
+def test_what_a_run_is_called_is_text_and_no_html(shelf, tmp_path):
+    spoilt = RunFolder(shutil.copytree(shelf / run_id(SMALL, FEW), tmp_path / "<script>"))
+    described = spoilt.description
+    described["config"]["dataset"] = "<script>alert(1)</script>.npz"
+    (spoilt.path / "config.json").write_text(to_json(described))
+    table = spoilt._repr_html_()
+    assert cells(table)["dataset"] == "<script>alert(1)</script>.npz"
+    assert "<script" not in table
 
 
 # Real processes

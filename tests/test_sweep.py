@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import time
 
 import pytest
@@ -40,6 +41,22 @@ def test_what_makes_no_sense_is_refused():
         list(Sweep(SMALL, {"no_such_field": (1,)}))
     with pytest.raises(ValueError, match="epochs must be at least 0, got -1"):
         list(Sweep(SMALL, {"epochs": (1, -1)}))
+
+
+def test_a_sweep_shows_its_axes_and_what_its_runs_share():
+    base = dataclasses.replace(SMALL, dataset="<script>.npz", width=13)
+    table = Sweep(base, {"weight_decay": (0.0, 1e-3), "width": (8, 16), "seed": range(3)})._repr_html_()
+    assert "<caption>Sweep of 12 run(s); " in table
+    rows = [re.findall(r">([^<>]+)</td>", row) for row in table.split("<tr>")[1:]]
+    assert rows[:3] == [
+        ["weight_decay", "0.0, 0.001", "2 value(s)"],
+        ["width", "8, 16", "2 value(s)"],
+        ["seed", "0, 1, 2", "3 value(s)"],
+    ]
+    shared = dict(rows[3:])
+    assert shared.keys() == base.changed.keys() - {"width"}
+    assert shared["dataset"] == "&lt;script&gt;.npz"
+    assert "<caption>Sweep of 1 run(s); " in Sweep(SMALL, {})._repr_html_()
 
 
 # The estimate

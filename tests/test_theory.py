@@ -1,6 +1,7 @@
 """Identities at every point, critical-point laws at exact optima, predictions under each reading."""
 
 import dataclasses
+import html
 import itertools
 import math
 
@@ -314,4 +315,16 @@ def test_a_table_survives_json_and_is_readable():
     for row in table:
         assert row.name in text
         assert row.tells in text
-    assert "<table" in table._repr_html_()
+
+
+def test_a_table_in_a_notebook_has_its_facts_and_escapes():
+    table = theory_table(gather_evidence(objective("mlp", GAUSSIAN, depth=2, width=24)))
+    (reading, (first, *_)), *_ = table.sections.items()
+    spoilt = dataclasses.replace(first, name="<script>", residual=1.25e-17)
+    table = TheoryTable({reading: (spoilt,)}, table.facts, ("<script>", *table.notes))
+    shown = table._repr_html_()
+    assert shown.count("&lt;script&gt;") == 2
+    assert "<script" not in shown
+    assert "1.25e-17" in shown
+    assert f"nc1 {table.facts['nc1']:.5g}," in shown
+    assert all(html.escape(note) in shown for note in table.notes)

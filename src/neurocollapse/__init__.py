@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the same names as in _HOME, for type checkers and editors, 
     from neurocollapse.statistics import ClassMeans as ClassMeans
     from neurocollapse.statistics import Projections as Projections
     from neurocollapse.statistics import Statistics as Statistics
+    from neurocollapse.store import RunFolder as RunFolder
     from neurocollapse.sweep import Sweep as Sweep
     from neurocollapse.theory.unconstrained import UnconstrainedModel as UnconstrainedModel
     from neurocollapse.theory.unconstrained import solve_unconstrained as solve_unconstrained
@@ -44,6 +45,7 @@ _HOME = {
     "Measurement": "metrics",
     "Projections": "statistics",
     "RunConfig": "config",
+    "RunFolder": "store",
     "Statistics": "statistics",
     "Sweep": "sweep",
     "build_network": "networks",

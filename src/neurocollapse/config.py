@@ -94,6 +94,16 @@ class RunConfig:
             if getattr(self, name) > highest:
                 raise ValueError(f"{name} must be at most {highest}, got {getattr(self, name)}")
 
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The fields that are not at their defaults.
+
+        >>> RunConfig(seed=1, network="mlp").changed
+        {'network': 'mlp', 'seed': 1}
+        """
+        defaults = RunConfig()
+        return {name: value for name, value in vars(self).items() if value != getattr(defaults, name)}
+
 
 def _as_hinted(name: str, value: Any, hint: Any) -> Any:
     """The value as Python's own int, float or str, which the run's id and its JSON are made of."""

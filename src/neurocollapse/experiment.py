@@ -4,7 +4,7 @@ import dataclasses
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,8 @@ class Plan:
     workers: int | None
     """Runs at a time, or None for as many as a cluster has room for, or as can be stacked."""
     device: str
+    track: Callable[[RunFolder], None]
+    """Called with the folder of a run that may have something new."""
 
     @property
     def todo(self) -> list[Planned]:
@@ -94,10 +96,11 @@ def prepare(
     console: Console,
     engine: str = "processes",
     address: str | None = None,
+    tensorboard: Path | None = None,
 ) -> Plan:
     """Check everything, and say on the console how long it would take.
 
-    Whatever can be wrong with the engine, the data, the network, the device or the folder is found here, before
+    Whatever can be wrong with the engine, the data, the network, the device or the folders is found here, before
     anything is trained. Raises `ValueError`. A run whose own folder is damaged does not stop the others; where that
     is true of all, this raises too.
     """
@@ -106,14 +109,15 @@ def prepare(
     train = engine_named(engine, address)
     if address is None:  # else it is the cluster's devices that count, and it is asked for them when the runs begin
         _check_device(device)
-    _check_writable(out)
+    _check_writable("--out", out)
+    track = _tracker(tensorboard, console)
     runs = check_runs(configs, out, data_dir, stacked=engine == "batched")
     if runs and all(run.damage for run in runs):
         raise StoreError(runs[0].damage)
     unfinished = sum(run.due for run in runs)
     if address is None and engine != "batched":  # which stacks all that it can
         workers = workers or (default_workers() if device == "cpu" else 1)
-    plan = Plan(runs, out, train, data_dir, workers and min(workers, max(unfinished, 1)), device)
+    plan = Plan(runs, out, train, data_dir, workers and min(workers, max(unfinished, 1)), device, track)
     print_notes(runs, console)
     if unfinished:
         at_a_time = _SHARED.get(engine, "") if plan.workers is None else f"{plan.workers} at a time"
@@ -130,6 +134,9 @@ def carry_out(plan: Plan, console: Console) -> Outcome:
     plan.out.mkdir(parents=True, exist_ok=True)
     labels = names([run.config for run in plan.runs])
     due = [place for place, run in enumerate(plan.runs) if run.due]
+    for run in plan.runs:
+        if not run.damage:
+            plan.track(run.folder)  # what earlier commands have recorded
     try:
         failed = follow(
             [plan.runs[place].config for place in due],
@@ -140,6 +147,7 @@ def carry_out(plan: Plan, console: Console) -> Outcome:
             workers=plan.workers,
             device=plan.device,
             console=console,
+            on_news=lambda place: plan.track(plan.runs[due[place]].folder),
         )
     except KeyboardInterrupt as stop:  # or a kind of it
         raise type(stop)("what was saved stays, and the same command goes on from there") from None
@@ -247,17 +255,36 @@ def _check_device(device: str) -> None:
         raise ValueError(f"--device {device} cannot be used here; there is: {', '.join(there)}") from None
 
 
-def _check_writable(out: Path) -> None:
+def _tracker(tensorboard: Path | None, console: Console) -> Callable[[RunFolder], None]:
+    """What brings the folder for TensorBoard up to a run's. `ValueError` where it could not."""
+    if tensorboard is None:
+        return lambda folder: None
+    try:
+        from .tracking import track  # which imports TensorBoard, an extra
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    _check_writable("--tensorboard", tensorboard)
+
+    def tracked(folder: RunFolder) -> None:
+        try:
+            track(folder, tensorboard)
+        except StoreError as error:
+            console.print(f"not in TensorBoard: {error}")
+
+    return tracked
+
+
+def _check_writable(option: str, folder: Path) -> None:
     """Tried beside its place, for nothing may be left of it where another check fails."""
-    nearest = out.absolute()
+    nearest = folder.absolute()
     try:
         while not nearest.exists():
             nearest = nearest.parent
         with tempfile.TemporaryDirectory(dir=nearest, prefix=".neurocollapse-") as trial:
-            (Path(trial) / out.absolute().relative_to(nearest)).mkdir(parents=True, exist_ok=True)
+            (Path(trial) / folder.absolute().relative_to(nearest)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"--out {out}: {nearest} is not a folder that can be written to; name another ({error.strerror})"
+            f"{option} {folder}: {nearest} is not a folder that can be written to; name another ({error.strerror})"
         ) from error
 
 

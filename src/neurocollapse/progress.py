@@ -1,7 +1,7 @@
 """Watching a sweep: a bar per run with loss, accuracy, NC1 and the time left; plain lines where there is no screen."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -49,8 +49,12 @@ def follow(
     workers: int | None,
     device: str,
     console: Console,
+    on_news: Callable[[int], None],
 ) -> dict[int, str]:
-    """Train the configurations with progress on the console; the places of those that failed, with the message."""
+    """Train the configurations with progress on the console; the places of those that failed, with the message.
+
+    `on_news` is called with the place of a run that has a new record on disk, or has ended.
+    """
     if not configs:
         return {}
     failures: dict[int, str] = {}
@@ -59,6 +63,8 @@ def follow(
         watch = _Watch(progress, configs, labels)
         for event in events:
             watch.show(event)
+            if event.nc1 is not None or event.kind in ("done", "failed"):
+                on_news(event.index)
             if event.kind == "waiting":
                 progress.console.print(f"waiting: another process is training {labels[event.index]}")
             if event.kind == "failed":

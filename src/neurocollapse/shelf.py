@@ -8,23 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from .store import RunFolder, StoreError
+from .store import HEADLINES, RunFolder, StoreError
 from .training import Record, RunConfig
 
 #: Fields of a configuration that the name of a run's folder shows.
 _IN_THE_ID = ("dataset", "network", "weight_decay", "seed")
-
-#: Last numbers of a run. The objective is `train.loss` with the square loss, and `train.objective` with another.
-_LAST = (
-    "terminal_phase_start",
-    "train.accuracy",
-    "test.accuracy",
-    "train.loss",
-    "train.objective",
-    "train.nc1",
-    "train.nc3",
-    "train.nc4",
-)
 
 
 def folders(path: Path) -> list[RunFolder]:
@@ -83,7 +71,7 @@ def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
 
 def _row(folder: RunFolder) -> dict[str, Any]:
     row = {"run_id": folder.path.name, "status": "damaged", "epoch": math.nan, "epochs": math.nan}
-    row |= dict.fromkeys(_LAST, math.nan)
+    row |= dict.fromkeys(HEADLINES, math.nan)
     if folder.damage is None:
         records = folder.records()
         last = records[-1] if records else {}

@@ -33,6 +33,7 @@ from .atomic import WriteError, atomic_path
 from .datasets import Dataset
 from .metrics import DEFINITIONS_VERSION
 from .probing import Fingerprint
+from .rendering import html_table
 from .training import Record, RunConfig, recorded_epochs
 
 #: Changes when the same configuration would give another run: new defaults, another order of random numbers.
@@ -41,6 +42,19 @@ SCHEMA_VERSION = 2
 
 #: Of a .safetensors file's metadata: the checksum of its tensors.
 _CHECKSUM = "sha256"
+
+#: What is shown of a run's last record. The objective is `train.loss` with the square loss, and `train.objective` with
+#: another.
+HEADLINES = (
+    "terminal_phase_start",
+    "train.accuracy",
+    "test.accuracy",
+    "train.loss",
+    "train.objective",
+    "train.nc1",
+    "train.nc3",
+    "train.nc4",
+)
 
 #: Files that only a run has, or its first one.
 _TRACES = ("config.json", "records.jsonl", "checkpoint.safetensors", "result.json")
@@ -88,10 +102,40 @@ def to_json(value: Any, **options: Any) -> str:
 
 
 class RunFolder:
-    """One run's files."""
+    """One run's files: its `config`, `status`, `records()` and `weights()`. In a notebook, a table.
 
-    def __init__(self, path: Path):
-        self.path = path
+    What is asked of it is read at that moment, so a run that is being trained is shown as far as it is. Raises
+    `StoreError`, then and not before, where a file is damaged.
+
+    >>> RunFolder("results/nothing").begun
+    False
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        try:
+            rows = list(self._rows())
+        except StoreError as error:
+            rows = [("damaged", str(error))]
+        return html_table(self.path.absolute().name, rows)
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        if not self.begun:
+            yield "status", "there is no run here"
+            return
+        self.check_whole()
+        config, result, records = self.config, self.result or {"status": "unfinished"}, self.records()
+        last = records[-1] if records else {"epoch": 0}
+        yield "status", f"{result['status']} at epoch {last['epoch']} of {config.epochs}"
+        if "message" in result:
+            yield "message", result["message"]
+        yield from ((name, str(value)) for name, value in config.changed.items())
+        yield from ((key, f"{last[key]:.6g}") for key in HEADLINES if last.get(key) is not None)
 
     @contextmanager
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -161,14 +205,9 @@ class RunFolder:
     def records(self) -> list[Record]:
         return _read_lines(self.path / "records.jsonl")
 
-    def seconds(self) -> float:
-        """How long all epochs and measurements that are recorded took."""
-        return math.fsum(
-            seconds
-            for line in _read_lines(self.path / "timings.jsonl")
-            for name, seconds in line.items()
-            if name != "epoch"
-        )
+    def timings(self) -> list[dict[str, Any]]:
+        """Seconds since the record before, to `train` and to `measure`, for each record."""
+        return _read_lines(self.path / "timings.jsonl")
 
     def snapshots(self) -> dict[int, dict[str, np.ndarray]]:
         """What is kept to be looked at, by epoch: see `training.snapshot`. Empty for a run of before they were kept."""
@@ -200,7 +239,7 @@ class RunFolder:
         result = self.result
         if result is None:
             last = self.checkpoint_epoch()
-            _read_lines(self.path / "timings.jsonl")
+            self.timings()
             _tensors(self.path / "snapshots.safetensors", names=())
             # Written before the last checkpoint. Looked for again: the run may have ended in between.
             if last == epochs and self.result is None:
@@ -312,8 +351,7 @@ class RunFolder:
         named = {f"{record['epoch']}.{name}": tensor for name, tensor in snapshot.items()}
         self._save("snapshots.safetensors", {**self._snapshots(), **named})
         self._write_lines("records.jsonl", [*self.records(), record])
-        timings = _read_lines(self.path / "timings.jsonl")
-        self._write_lines("timings.jsonl", [*timings, {"epoch": record["epoch"], **seconds}])
+        self._write_lines("timings.jsonl", [*self.timings(), {"epoch": record["epoch"], **seconds}])
 
     def save_checkpoint(self, tensors: dict[str, Tensor]) -> None:
         self._save("checkpoint.safetensors", tensors)

@@ -1,6 +1,7 @@
 """Many runs: the list of their configurations, and how long one should take."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from .datasets import Dataset
 from .probing import few_of_each_class
+from .rendering import html_table
 from .training import RunConfig, recorded_epochs, train
 
 Axes = dict[str, Sequence[Any]]
@@ -31,6 +33,12 @@ class Sweep:
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+    def _repr_html_(self) -> str:
+        axes = [(name, ", ".join(map(str, values)), f"{len(values)} value(s)") for name, values in self.axes.items()]
+        base = [(name, str(value), "") for name, value in self.base.changed.items() if name not in self.axes]
+        count = math.prod(len(values) for values in self.axes.values())  # not len(self): a wrong field is shown too
+        return html_table(f"Sweep of {count} run(s); what it does not name is at the default", axes + base)
 
 
 #: Training samples that the estimate is timed on.

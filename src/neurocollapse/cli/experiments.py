@@ -32,6 +32,7 @@ def reproduce(
     device: str = "cpu",
     engine: EngineName = "processes",
     address: str | None = None,
+    tensorboard: Folder | None = None,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
@@ -52,6 +53,7 @@ def reproduce(
         engine: How the runs are trained: in processes side by side; batched, those alike stacked into one program, for
             a GPU; or as tasks of Ray.
         address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
+        tensorboard: Folder for TensorBoard, which shows the records there as they come, those of earlier commands too.
         dry_run: Print how long it would take, and stop.
         json: Print the summary as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
             there is none of.
@@ -69,6 +71,7 @@ def reproduce(
         console=messages,
         engine=engine,
         address=address,
+        tensorboard=tensorboard,
     )
     if dry_run:
         return _print_plan(plan, json)
@@ -108,6 +111,7 @@ def train(
     device: str = "cpu",
     engine: EngineName = "processes",
     address: str | None = None,
+    tensorboard: Folder | None = None,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
@@ -125,6 +129,7 @@ def train(
         engine: How the runs are trained: in processes side by side; batched, those alike stacked into one program, for
             a GPU; or as tasks of Ray.
         address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
+        tensorboard: Folder for TensorBoard, which shows the records there as they come, those of earlier commands too.
         dry_run: Print how long it would take, and stop.
         json: Print the last records as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null
             is what there is none of.
@@ -143,6 +148,7 @@ def train(
         console=messages,
         engine=engine,
         address=address,
+        tensorboard=tensorboard,
     )
     if dry_run:
         return _print_plan(plan, json)

@@ -1,6 +1,7 @@
 """`report`: a folder of runs as one HTML file."""
 
 import json as json_format
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,7 +91,7 @@ def _as_found(folder: RunFolder) -> ReportRun:
             num_classes=described["num_classes"],
             records=folder.records(),
             snapshots=folder.snapshots(),
-            seconds=folder.seconds(),
+            seconds=math.fsum(line[part] for line in folder.timings() for part in line.keys() - {"epoch"}),
             provenance=described.get("provenance", []),
             notes=described.get("notes", []),
         )

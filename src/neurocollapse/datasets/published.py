@@ -4,14 +4,16 @@ import gzip
 import hashlib
 import os
 import tarfile
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import pooch
-
 from .dataset import DatasetError
+
+with warnings.catch_warnings(action="ignore"):  # tqdm's, in a notebook without widgets, where its plain bar will do
+    import pooch
 
 
 @dataclass(frozen=True)

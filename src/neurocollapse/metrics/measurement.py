@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
+from ..rendering import html_table
 from ..statistics import ClassMeans, Statistics
 from . import decisions, duality, simplex, variability
 
@@ -160,11 +160,7 @@ class Measurement(Mapping[str, Any]):
         return "\n".join([f"Measurement: {self._summary()}", *rows])
 
     def _repr_html_(self) -> str:
-        cells = (
-            f"<tr><td>{key}</td><td style='text-align:right'>{value}</td><td>{escape(definition)}</td></tr>"
-            for key, value, definition in self._rows()
-        )
-        return f"<table><caption>{self._summary()}</caption>{''.join(cells)}</table>"
+        return html_table(self._summary(), self._rows())
 
 
 def _format(value: Value) -> str:

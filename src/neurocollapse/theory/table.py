@@ -132,10 +132,8 @@ class TheoryTable:
 
     def __str__(self) -> str:
         width = max(len(comparison.name) for comparison in self)
-        lines = [
-            "  ".join(f"{key} {_number(value)}" for key, value in list(self.facts.items())[start : start + 6])
-            for start in range(0, len(self.facts), 6)
-        ]
+        facts = [f"{key} {_number(value)}" for key, value in self.facts.items()]
+        lines = ["  ".join(facts[start : start + 6]) for start in range(0, len(facts), 6)]
         lines += [f"note: {note}" for note in self.notes]
         for reading, comparisons in self.sections.items():
             lines += ["", f"{reading:<{width}} {'predicted':>12} {'measured':>12} {'residual':>10}  a residual is"]
@@ -148,8 +146,9 @@ class TheoryTable:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
-        return notes + self.to_frame().to_html(index=False)
+        facts = ", ".join(f"{key} {_number(value)}" for key, value in self.facts.items())
+        above = "".join(f"<p>{escape(text)}</p>" for text in (facts, *self.notes))
+        return above + self.to_frame().to_html(index=False, float_format=_number)
 
 
 def theory_table(evidence: Evidence, *, doubt: str | None = None) -> TheoryTable:

@@ -1,0 +1,18 @@
+"""Values as notebooks show them."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+
+def html_table(caption: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table in HTML. Of each row the first cell is a name, the second its value, and others say more; all escaped.
+
+    >>> html_table("one & all", [("nc1", "0.5")])
+    "<table><caption>one &amp; all</caption><tr><td style='text-align:left'>nc1</td>...0.5</td></tr></table>"
+    """
+    lines = "".join(f"<tr>{''.join(map(_cell, range(len(row)), row))}</tr>" for row in rows)
+    return f"<table><caption>{escape(caption)}</caption>{lines}</table>"
+
+
+def _cell(place: int, text: str) -> str:
+    return f"<td style='text-align:{'right' if place == 1 else 'left'}'>{escape(text)}</td>"
