@@ -3,11 +3,11 @@
 Seconds are medians of runs taken in turn; the last column is a ratio. Name cases to run only those.
 """
 
+import argparse
 import hashlib
 import multiprocessing
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -189,7 +189,9 @@ def run(case: str) -> None:
 
 def main() -> None:
     """Each case in a process of its own, whose peak of memory is its own."""
-    for case in sys.argv[1:] or CASES:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="by default all")
+    for case in parser.parse_args().cases:
         print(f"-- {case}: {torch.get_num_threads()} threads", flush=True)
         process = multiprocessing.get_context("spawn").Process(target=run, args=(case,))
         process.start()

@@ -4,7 +4,7 @@ The two train in turn, epoch by epoch, on one thread, so that whatever else the 
 usage: recipes.py [EPOCHS_OF_THE_DEFAULT EPOCHS_OF_THE_PAPER_LIKE]
 """
 
-import sys
+import argparse
 from dataclasses import replace
 from itertools import zip_longest
 
@@ -46,5 +46,8 @@ def main(epochs: int, paper_like_epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    counts = [int(argument) for argument in sys.argv[1:]]
-    main(*counts or [30, 30])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "epochs", type=int, nargs="*", default=[30, 30], help="of the default and the paper-like recipe"
+    )
+    main(*parser.parse_args().epochs)

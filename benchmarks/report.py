@@ -3,6 +3,7 @@
 Needs Debian's chromium and chromium-driver, and the package's test extra.
 """
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -73,6 +74,7 @@ def training(config: nc.RunConfig, folder: Path) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
     runs = [made_up(decay, seed) for decay in DECAYS for seed in range(SEEDS)]
     with tempfile.TemporaryDirectory() as folder:

@@ -3,8 +3,8 @@
 Seconds are medians of runs taken in turn; the last column is a ratio. Name cases to run only those.
 """
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -122,7 +122,9 @@ CASES: dict[str, Callable[[], None]] = {
 
 
 def main() -> None:
-    for case in sys.argv[1:] or CASES:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="by default all")
+    for case in parser.parse_args().cases:
         print(f"-- {case}: {torch.get_num_threads()} threads", flush=True)
         CASES[case]()
 

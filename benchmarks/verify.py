@@ -1,5 +1,6 @@
 """The theory table of the default run: seconds, and as a multiple of the one full gradient in float64 that it needs."""
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -13,6 +14,7 @@ from neurocollapse.verification import objective_of_run, verify_run
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     dataset = nc.load_dataset("mnist5k")
     with tempfile.TemporaryDirectory() as folder:
         run = execute(nc.RunConfig(epochs=0), dataset, Path(folder))

@@ -240,7 +240,7 @@ def test_of_no_parts_nothing_is_decided():
 
 
 def result(decay, seed, value, **fields):
-    return Result(RunConfig(weight_decay=decay, seed=seed, **fields), {"key": value} if value is not None else {})
+    return Result(RunConfig(weight_decay=decay, seed=seed, **fields), {"key": value} if value is not None else {"another": 0.0})
 
 
 def test_numbers_are_those_of_the_runs_asked_for():
@@ -250,6 +250,7 @@ def test_numbers_are_those_of_the_runs_asked_for():
     assert found[0.0] == {1: 1.0}
     assert found[0.1] == {2: 2.0, 1: 3.0, 3: pytest.approx(NAN, nan_ok=True)}
     assert numbers(results, "key", bias="free") == {0.1: {1: 9.0}}
+    assert numbers([Result(RunConfig(weight_decay=0.1), {}), *results[:1]], "key") == {0.1: {}, 0.0: {1: 1.0}}
     assert numbers(results, "key", bias="free", width=3) == {}
 
 
@@ -453,6 +454,18 @@ def test_without_the_runs_of_its_experiments_a_claim_has_no_verdict(of_a_claim):
     runs = {config for name in claim.experiments for config in MNIST5K.experiments[name]}
     results = [result for result in results_with(holding) if result.config not in runs]
     assert verdicts_of(results)[claim.statement] is NO_RUNS
+
+
+def test_a_decay_of_which_no_run_has_finished_leaves_it_undecided_and_its_share_of_the_error():
+    results = [result for result in results_with(holding) if result.config.weight_decay != 1e-3]
+    nc1 = judge_claims(MNIST5K, results)[0]
+    whole = judge_claims(MNIST5K, results_with(holding))[0]
+    assert (nc1.verdict, whole.verdict) == (UNDECIDED, HOLDS)
+    known = {found.label: found.interval for found in nc1.parts[0].findings}
+    assert known["λ = 0.001"].seeds == 0
+    for found in whole.parts[0].findings:
+        if found.label != "λ = 0.001":
+            assert known[found.label] == found.interval
 
 
 @pytest.mark.parametrize(("seeds", "verdict"), [(0, NO_RUNS), (1, UNDECIDED)])

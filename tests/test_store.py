@@ -438,7 +438,7 @@ def test_the_same_name_with_other_data_is_refused_finished_or_not(undisturbed, t
 
 def test_another_place_that_goes_on_with_a_run_is_added_to_its_provenance(tmp_path, monkeypatch):
     folder = stopped_after(3, SMALL, tmp_path)
-    monkeypatch.setattr(store, "provenance", lambda device: {"torch": "another", "device": device})
+    monkeypatch.setattr(store.folder, "provenance", lambda device: {"torch": "another", "device": device})
     execute(SMALL, FEW, tmp_path)
     first, second = folder.description["provenance"]
     assert first["torch"] == torch.__version__

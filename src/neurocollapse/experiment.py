@@ -14,7 +14,7 @@ from rich.console import Console
 from .datasets import Dataset
 from .engines import Engine, default_workers, engine_named
 from .networks import NetworkError
-from .probing import Fingerprint, fingerprint, probe, probe_stacked, run_notes
+from .probing import Fingerprint, fingerprint, is_users_own, probe, probe_stacked, run_notes
 from .progress import duration, follow, names
 from .store import RunFolder, StoreError, run_id
 from .sweep import estimate_seconds
@@ -241,9 +241,10 @@ def _check_stackable(config: RunConfig, dataset: Dataset) -> None:
 def _estimate(config: RunConfig, dataset: Dataset) -> float | str:
     try:
         return estimate_seconds(config, dataset)
-    except NetworkError:
-        raise
     except Exception as error:  # the user's network may raise anything; its run will tell
+        of_the_users = is_users_own(config) and not isinstance(error, NetworkError)
+        if isinstance(error, ValueError) and not of_the_users:
+            raise
         return f"{type(error).__name__}: {error}"
 
 

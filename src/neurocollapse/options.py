@@ -65,11 +65,14 @@ def axis(text: str) -> tuple[str, Sequence[Any]]:
     types = typing.get_type_hints(RunConfig)
     if not equals or name not in types:
         raise ValueError(f"--vary {text!r} is not field=value,value,...; the fields are {', '.join(types)}")
-    hint = types[name]
+    parsed = [_parsed(text, name, types[name], value) for value in values.split(",")]
+    return name, distinct(f"--vary {name}", parsed)
+
+
+def _parsed(text: str, name: str, hint: Any, value: str) -> Any:
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # what tyro says would be about another command line
-            parsed = [tyro.cli(hint, args=[value], console_outputs=False) for value in values.split(",")]
+            return tyro.cli(hint, args=[value], console_outputs=False)
     except SystemExit:
-        choices = f", which are {', '.join(typing.get_args(hint))}" if typing.get_origin(hint) is Literal else ""
-        raise ValueError(f"--vary {text!r}: {values!r} is not a list of values for {name}{choices}") from None
-    return name, distinct(f"--vary {name}", parsed)
+        choices = f"; there are {', '.join(typing.get_args(hint))}" if typing.get_origin(hint) is Literal else ""
+        raise ValueError(f"--vary {text!r}: {value!r} is no value for {name}{choices}") from None

@@ -15,10 +15,16 @@ Contrast = Callable[[Sequence[float], Sequence[float], int], Interval]
 
 
 def numbers(results: Sequence[Result], key: str, **fields: object) -> Numbers:
-    """Of the runs whose configurations have these fields; nan where a run lacks the key."""
+    """Of the runs whose configurations have these fields; nan where a finished run lacks the key.
+
+    A λ of which no run has finished is there, without seeds: what is not known of it must not be passed over.
+    """
     found: Numbers = {}
     for result in results:
-        if all(getattr(result.config, name) == value for name, value in fields.items()):
+        if not all(getattr(result.config, name) == value for name, value in fields.items()):
+            continue
+        found.setdefault(result.config.weight_decay, {})
+        if result.values:
             found.setdefault(result.config.weight_decay, {})[result.config.seed] = result.values.get(key, math.nan)
     return found
 

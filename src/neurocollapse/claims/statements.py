@@ -20,7 +20,7 @@ from .experiments import Setting
 from .results import LAYERS, Result
 from .verdicts import Part, Rule, Verdict, combined
 
-#: Finished runs by the experiment that they are of.
+#: Runs by the experiment that they are of; those that have not finished are without values.
 Results = Mapping[str, Sequence[Result]]
 
 #: Of a ratio: at least halved, and at all smaller.
@@ -62,7 +62,7 @@ def judge_claims(setting: Setting, results: Sequence[Result]) -> list[Judged]:
     """Every claim that the setting has the experiments for, judged by those of its runs that have finished."""
     by_config = {result.config: result for result in results}
     found: Results = {
-        name: [by_config[config] for config in sweep if config in by_config]
+        name: [by_config.get(config, Result(config, {})) for config in sweep]
         for name, sweep in setting.experiments.items()
     }
     asked = (claim for claim in CLAIMS if set(claim.experiments) <= set(setting.experiments))

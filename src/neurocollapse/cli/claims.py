@@ -45,7 +45,7 @@ def claims(
         engine: How the runs are trained: see train.
         address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
         read: Train nothing: judge by the runs that have finished in the folder.
-        dry_run: Print how long it would take, and stop.
+        dry_run: Print how long it would take, and stop; data that are not there yet are downloaded for it.
         json: Print the verdicts as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
             there is none of.
     """

@@ -54,7 +54,7 @@ def reproduce(
             a GPU; or as tasks of Ray.
         address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
         tensorboard: Folder for TensorBoard, which shows the records there as they come, those of earlier commands too.
-        dry_run: Print how long it would take, and stop.
+        dry_run: Print how long it would take, and stop; data that are not there yet are downloaded for it.
         json: Print the summary as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
             there is none of.
     """
@@ -95,10 +95,8 @@ def reproduce(
     else:
         print_frame(wide(table).reset_index(), "last epoch of the finished runs, mean ± deviation over seeds")
         out_console.print(describe_ordering(ordering, weight_decay, missing))
-        out_console.print(
-            f"report: {page}   figure: {paths[0]}   numbers: {out / 'summary.csv'}   theory beside them: neurocollapse "
-            f"verify {out}"
-        )
+        theory = f"   theory beside them: neurocollapse verify {out}" if base.loss == "square" else ""
+        out_console.print(f"report: {page}   figure: {paths[0]}   numbers: {out / 'summary.csv'}{theory}")
     return 1 if done.failures else 0
 
 
@@ -130,7 +128,7 @@ def train(
             a GPU; or as tasks of Ray.
         address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
         tensorboard: Folder for TensorBoard, which shows the records there as they come, those of earlier commands too.
-        dry_run: Print how long it would take, and stop.
+        dry_run: Print how long it would take, and stop; data that are not there yet are downloaded for it.
         json: Print the last records as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null
             is what there is none of.
     """

@@ -208,8 +208,11 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
                 logging_level="error",
                 **(place if address is None else {}),
             )
-    except ConnectionError as error:
-        raise ValueError(_no_cluster(address, error)) from error
+    except ConnectionError as error:  # of what answered when it was looked for
+        raise ValueError(
+            f"--address {address}: the Ray cluster there does not let this process in ({error}); where it asks for a "
+            f"token, set RAY_AUTH_MODE=token"
+        ) from error
     try:
         yield
     except ray.exceptions.RayError as error:

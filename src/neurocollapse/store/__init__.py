@@ -1,0 +1,18 @@
+"""A run on disk: written atomically, checked for damage, and told apart from others.
+
+    OUT/<run-id>/config.json             the configuration and where it ran (`provenance`)
+                 records.jsonl           a line per measured epoch
+                 timings.jsonl           its seconds, apart so that records compare bit for bit
+                 snapshots.safetensors   of each of them a few samples and Gram matrices, for a report
+                 checkpoint.safetensors  weights and optimiser state at the last saved epoch
+                 model.safetensors       the weights, once the run has ended well
+                 result.json             how it ended; a run that has one is not run again
+
+Every file is written beside its place and renamed, so a killed process leaves the last whole state.
+"""
+
+from .files import StoreError, to_json, write_text
+from .folder import HEADLINES, RunFolder
+from .identity import run_id
+
+__all__ = ["HEADLINES", "RunFolder", "StoreError", "run_id", "to_json", "write_text"]
