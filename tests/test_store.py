@@ -78,7 +78,7 @@ def test_the_id_is_the_same_on_every_machine_and_day():
 def test_defaults_cannot_change_unnoticed():
     # The id names what differs from the defaults, so new defaults need a new SCHEMA_VERSION, or old runs would be
     # taken for runs of the new ones.
-    assert store.SCHEMA_VERSION == 2
+    assert store.identity.SCHEMA_VERSION == 2
     assert dataclasses.asdict(RunConfig()) == {
         "dataset": "mnist5k",
         "per_class": None,

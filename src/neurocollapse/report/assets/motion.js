@@ -137,7 +137,7 @@ function motionFigure() {
   });
   const side = axis({ range: [-1.5, 1.5], showgrid: false, zeroline: false, showline: false, showticklabels: false, ticks: "", title: { text: "" } });
   const layout = { margin: { l: 4, r: 4, t: 4, b: 4 }, uirevision: `view ${classes.length}` };
-  if (solid) layout.scene = { xaxis: side, yaxis: side, zaxis: side, aspectmode: "cube", camera: { eye: { x: 0.85, y: 1.05, z: 0.6 } } };
+  if (solid) layout.scene = { xaxis: side, yaxis: side, zaxis: side, aspectmode: "cube", camera: { eye: { x: 0.7, y: 0.86, z: 0.5 } } };
   else Object.assign(layout, { xaxis: side, yaxis: { ...side, scaleanchor: "x" } });
   return { data, layout };
 }
