@@ -240,7 +240,8 @@ def test_of_no_parts_nothing_is_decided():
 
 
 def result(decay, seed, value, **fields):
-    return Result(RunConfig(weight_decay=decay, seed=seed, **fields), {"key": value} if value is not None else {"another": 0.0})
+    values = {"another": 0.0} if value is None else {"key": value}
+    return Result(RunConfig(weight_decay=decay, seed=seed, **fields), values)
 
 
 def test_numbers_are_those_of_the_runs_asked_for():
