@@ -9,7 +9,17 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 #: In the order in which they are read.
-_SCRIPTS = ("state.js", "plots.js", "panels.js", "motion.js", "tables.js", "main.js")
+_SCRIPTS = (
+    "state.js",
+    "plots.js",
+    "panels.js",
+    "projection.js",
+    "motion.js",
+    "matrices.js",
+    "player.js",
+    "tables.js",
+    "main.js",
+)
 
 
 def report_page(content: Mapping[str, Any]) -> str:

@@ -71,8 +71,8 @@ function showHead() {
   const seconds = runs.reduce((sum, run) => sum + (run.seconds || 0), 0);
   const values = (name) => content.fields.find((field) => field.name === name).values;
   document.getElementById("summary").textContent = runs.length
-    ? `${runs.length} run${runs.length === 1 ? "" : "s"}, ${ended} finished; λ = ${values("weight_decay").join(", ")}; `
-      + `${values("seed").length} seed${values("seed").length === 1 ? "" : "s"}; ${duration(seconds)} of training and measuring.`
+    ? `${runs.length} run${runs.length === 1 ? "" : "s"}, ${ended} finished; λ = ${values("weight_decay").join(", ")}; ` +
+      `${values("seed").length} seed${values("seed").length === 1 ? "" : "s"}; ${duration(seconds)} of training and measuring.`
     : "There are no runs here yet.";
 }
 
@@ -84,8 +84,12 @@ function reloadLater() {
   const box = element("input", { type: "checkbox", checked: true, id: "reload" });
   live.append(element("label", {}, box, `runs go on: this page loads itself again every ${content.reload} s`));
   let busy = false;
-  addEventListener("pointerdown", () => { busy = true; });
-  addEventListener("pointerup", () => { busy = false; });
+  addEventListener("pointerdown", () => {
+    busy = true;
+  });
+  addEventListener("pointerup", () => {
+    busy = false;
+  });
   setInterval(() => {
     if (!box.checked || busy || motion.playing) return;
     keep();
@@ -99,7 +103,7 @@ showFailures();
 makeSwitches();
 if (runs.length) {
   makePanels();
-  makeMotion();
+  makeRun();
 }
 showTheory();
 showClaims();

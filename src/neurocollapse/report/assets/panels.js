@@ -43,17 +43,34 @@ function panelFigure(panel) {
   const linear = isLinear(panel);
   const layout = {
     xaxis: epochAxis(),
-    yaxis: axis(linear ? { rangemode: "tozero" } : { type: "log", exponentformat: "power", dtick: undefined, nticks: 6 }),
+    yaxis: axis(
+      linear ? { rangemode: "tozero" } : { type: "log", exponentformat: "power", dtick: undefined, nticks: 6 },
+    ),
   };
   if (panel.key === "nc3" && ownReference() !== null) {
-    layout.shapes = [{
-      type: "line", xref: "paper", x0: 0, x1: 1, y0: ownReference(), y1: ownReference(),
-      line: { color: colour("soft"), width: 1, dash: "dash" },
-    }];
-    layout.annotations = [{
-      xref: "paper", x: 1, y: linear ? ownReference() : Math.log10(ownReference()), xanchor: "right", yanchor: "bottom",
-      text: "bias-free unconstrained features model", showarrow: false, font: { size: 10, color: colour("soft") },
-    }];
+    layout.shapes = [
+      {
+        type: "line",
+        xref: "paper",
+        x0: 0,
+        x1: 1,
+        y0: ownReference(),
+        y1: ownReference(),
+        line: { color: colour("soft"), width: 1, dash: "dash" },
+      },
+    ];
+    layout.annotations = [
+      {
+        xref: "paper",
+        x: 1,
+        y: linear ? ownReference() : Math.log10(ownReference()),
+        xanchor: "right",
+        yanchor: "bottom",
+        text: "bias-free unconstrained features model",
+        showarrow: false,
+        font: { size: 10, color: colour("soft") },
+      },
+    ];
   }
   if (!data.length) layout.annotations = [nothing("no run with such values is switched on")];
   return { data, layout };

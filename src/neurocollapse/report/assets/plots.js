@@ -17,9 +17,13 @@ class Plot {
     svg.addEventListener("click", () => this.saveImage());
     csv.addEventListener("click", () => this.saveTable());
     this.heading = element("h3", { textContent: title });
-    const header = element("header", {}, this.heading,
+    const header = element(
+      "header",
+      {},
+      this.heading,
       element("span", { className: "formula", textContent: formula }),
-      element("span", { className: "tools" }, ...tools, svg, csv));
+      element("span", { className: "tools" }, ...tools, svg, csv),
+    );
     this.card = element("article", { className: "card", id: `plot-${name}` }, header, this.target);
     parent.append(this.card);
     plots.push(this);
@@ -51,14 +55,17 @@ class Plot {
 
 const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false };
 
-const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    const plot = plots.find((each) => each.card === entry.target);
-    if (!entry.isIntersecting || plot.seen) continue;
-    plot.seen = true;
-    plot.draw();
-  }
-}, { rootMargin: "300px" });
+const watcher = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      const plot = plots.find((each) => each.card === entry.target);
+      if (!entry.isIntersecting || plot.seen) continue;
+      plot.seen = true;
+      plot.draw();
+    }
+  },
+  { rootMargin: "300px" },
+);
 
 function redraw() {
   for (const plot of plots) plot.draw();
@@ -81,7 +88,13 @@ function base() {
 }
 
 function axis(more = {}) {
-  return { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("soft"), ticks: "outside", ...more };
+  return {
+    gridcolor: colour("line"),
+    zerolinecolor: colour("line"),
+    linecolor: colour("soft"),
+    ticks: "outside",
+    ...more,
+  };
 }
 
 // Epoch 0 is before training, and stands left of the logarithmic axis' first epoch.

@@ -6,13 +6,13 @@ const varied = content.fields.filter((field) => field.values.length > 1);
 const KEPT = `neurocollapse ${location.pathname}`;
 
 const state = {
-  hidden: {},        // field -> the values that are switched off
+  hidden: {}, // field -> the values that are switched off
   split: "train",
   logEpochs: true,
-  linear: {},        // panel -> whether its values are on a linear axis
-  run: null,         // name of the one run
+  linear: {}, // panel -> whether its values are on a linear axis
+  run: null, // name of the one run
   classes: [0, 1, 2],
-  epoch: null,       // of the one run
+  epoch: null, // of the one run
   scroll: 0,
 };
 
@@ -44,11 +44,13 @@ const LABELS = { weight_decay: "λ", seed: "seed" };
 
 function labelOf(run) {
   const told = varied.length ? varied : content.fields;
-  return told.map((field) => {
-    const value = run.values[field.name];
-    const name = LABELS[field.name] || field.name.replaceAll("_", " ");
-    return field.name === "weight_decay" ? `λ = ${value}` : `${name} ${value}`;
-  }).join(", ");
+  return told
+    .map((field) => {
+      const value = run.values[field.name];
+      const name = LABELS[field.name] || field.name.replaceAll("_", " ");
+      return field.name === "weight_decay" ? `λ = ${value}` : `${name} ${value}`;
+    })
+    .join(", ");
 }
 
 // Runs that differ in the seed alone look the same. Okabe and Ito's palette, apart for the colour-blind, and a symbol for
@@ -68,8 +70,16 @@ const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "st
 
 function lookOf(run) {
   const undecayed = runs.some((other) => other.values.weight_decay === 0);
-  const colours = ["#009e73", "#e69f00", isDark() ? "#3fa0e0" : "#0072b2", "#cc79a7", "#d55e00", "#56b4e9",
-    isDark() ? "#f0e442" : "#000000", isDark() ? "#dd5588" : "#882255"];
+  const colours = [
+    "#009e73",
+    "#e69f00",
+    isDark() ? "#3fa0e0" : "#0072b2",
+    "#cc79a7",
+    "#d55e00",
+    "#56b4e9",
+    isDark() ? "#f0e442" : "#000000",
+    isDark() ? "#dd5588" : "#882255",
+  ];
   const place = settings.indexOf(settingOf(run)) + (undecayed ? 0 : 1);
   return {
     colour: colours[place % colours.length],

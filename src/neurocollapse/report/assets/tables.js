@@ -2,7 +2,9 @@
 
 function table(caption, head, rows) {
   const made = element("table", {}, element("caption", { textContent: caption }));
-  made.append(element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col", textContent: text })))));
+  made.append(
+    element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col", textContent: text })))),
+  );
   made.append(element("tbody", {}, ...rows.map((cells) => element("tr", {}, ...cells.map(cell)))));
   return element("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": caption }, made);
 }
@@ -18,7 +20,8 @@ function residualCell(value) {
   const made = element("td", { className: "number", textContent: number(value, 3) });
   if (typeof value !== "number") return made;
   const share = Math.min(1, Math.max(0, (Math.log10(Math.max(value, 1e-12)) + 8) / 8));
-  made.style.background = share < 0.5 ? `rgb(0 114 178 / ${0.55 * (1 - 2 * share)})` : `rgb(230 159 0 / ${0.75 * (2 * share - 1)})`;
+  made.style.background =
+    share < 0.5 ? `rgb(0 114 178 / ${0.55 * (1 - 2 * share)})` : `rgb(230 159 0 / ${0.75 * (2 * share - 1)})`;
   return made;
 }
 
@@ -28,14 +31,38 @@ function showTheory() {
   const found = run && content.theory[run.name];
   if (!found) {
     const any = Object.keys(content.theory).length > 0;
-    target.replaceChildren(element("p", { className: "note", textContent: any ? "The theory table of this run was not made; others have one." : "No theory table was made of these runs: neurocollapse verify DIR makes them." }));
+    target.replaceChildren(
+      element("p", {
+        className: "note",
+        textContent: any
+          ? "The theory table of this run was not made; others have one."
+          : "No theory table was made of these runs: neurocollapse verify DIR makes them.",
+      }),
+    );
     return;
   }
-  const parts = [element("p", { className: "note", textContent: `Of ${labelOf(run)}. A residual is relative; blue is agreement, orange is none.` })];
+  const parts = [
+    element("p", {
+      className: "note",
+      textContent: `Of ${labelOf(run)}. A residual is relative; blue is agreement, orange is none.`,
+    }),
+  ];
   for (const note of found.notes || []) parts.push(element("p", { className: "note", textContent: note }));
   for (const [reading, rows] of Object.entries(found.sections)) {
-    parts.push(table(reading, ["", "predicted", "measured", "residual", "what it tells", "reference"],
-      rows.map((row) => [row.name, row.predicted, row.measured, residualCell(row.residual), row.tells, row.reference])));
+    parts.push(
+      table(
+        reading,
+        ["", "predicted", "measured", "residual", "what it tells", "reference"],
+        rows.map((row) => [
+          row.name,
+          row.predicted,
+          row.measured,
+          residualCell(row.residual),
+          row.tells,
+          row.reference,
+        ]),
+      ),
+    );
   }
   target.replaceChildren(...parts);
 }
@@ -49,13 +76,33 @@ function showClaims() {
     return;
   }
   const target = document.getElementById("claims");
-  target.append(table("Verdicts", ["claim", "on", "verdict"], content.claims.map((claim) => [
-    claim.claim, claim.setting, element("td", { className: "verdict", textContent: `${MARKS[claim.verdict] || ""} ${claim.verdict}` }),
-  ])));
+  target.append(
+    table(
+      "Verdicts",
+      ["claim", "on", "verdict"],
+      content.claims.map((claim) => [
+        claim.claim,
+        claim.setting,
+        element("td", { className: "verdict", textContent: `${MARKS[claim.verdict] || ""} ${claim.verdict}` }),
+      ]),
+    ),
+  );
   for (const claim of content.claims) {
-    const rows = claim.parts.flatMap((part) => part.findings.map((found) => [part.quantity, found.label, found.estimate, found.low, found.high, found.seeds, part.verdict]));
+    const rows = claim.parts.flatMap((part) =>
+      part.findings.map((found) => [
+        part.quantity,
+        found.label,
+        found.estimate,
+        found.low,
+        found.high,
+        found.seeds,
+        part.verdict,
+      ]),
+    );
     const told = table(claim.source, ["quantity", "where", "estimate", "from", "to", "seeds", "verdict"], rows);
-    target.append(element("details", {}, element("summary", { textContent: `${claim.claim} (${claim.setting})` }), told));
+    target.append(
+      element("details", {}, element("summary", { textContent: `${claim.claim} (${claim.setting})` }), told),
+    );
   }
 }
 
@@ -63,7 +110,9 @@ function showFailures() {
   const bad = [
     ...content.damaged.map((run) => `${run.name}: damaged: ${run.message}`),
     ...runs.filter((run) => run.status === "diverged").map((run) => `${labelOf(run)}: diverged: ${run.message}`),
-    ...runs.filter((run) => run.status === "unfinished").map((run) => `${labelOf(run)}: unfinished, at epoch ${run.epoch ?? "–"} of ${run.epochs}`),
+    ...runs
+      .filter((run) => run.status === "unfinished")
+      .map((run) => `${labelOf(run)}: unfinished, at epoch ${run.epoch ?? "–"} of ${run.epochs}`),
   ];
   const target = document.getElementById("failures");
   if (!bad.length) return;
@@ -78,16 +127,35 @@ function showAbout() {
   for (const note of content.notes) target.append(element("p", { className: "note", textContent: `Note: ${note}.` }));
   const heads = content.fields.map((field) => LABELS[field.name] || field.name.replaceAll("_", " "));
   const last = (run, split, key) => (run.series[split][key] || []).slice(-1)[0] ?? null;
-  target.append(table("Runs, and their last records", [...heads, "status", "epoch", "train accuracy", "test accuracy", "NC1", "NC3", "time"],
-    runs.map((run) => [
-      ...content.fields.map((field) => run.values[field.name] ?? null), run.status, run.epoch,
-      last(run, "train", "accuracy"), last(run, "test", "accuracy"), last(run, "train", "nc1"), last(run, "train", "nc3"),
-      element("td", { className: "number", textContent: duration(run.seconds) }),
-    ])));
+  target.append(
+    table(
+      "Runs, and their last records",
+      [...heads, "status", "epoch", "train accuracy", "test accuracy", "NC1", "NC3", "time"],
+      runs.map((run) => [
+        ...content.fields.map((field) => run.values[field.name] ?? null),
+        run.status,
+        run.epoch,
+        last(run, "train", "accuracy"),
+        last(run, "test", "accuracy"),
+        last(run, "train", "nc1"),
+        last(run, "train", "nc3"),
+        element("td", { className: "number", textContent: duration(run.seconds) }),
+      ]),
+    ),
+  );
   const fields = Object.entries(content.common);
-  const rows = (wanted) => fields.filter(([, field]) => field.default === wanted).map(([name, field]) => [name, String(field.value ?? "none")]);
+  const rows = (wanted) =>
+    fields
+      .filter(([, field]) => field.default === wanted)
+      .map(([name, field]) => [name, String(field.value ?? "none")]);
   target.append(table("What all runs share", ["field", "value"], [...rows(false), ...rows(true)]));
   for (const where of content.provenance) {
-    target.append(table("Where they ran", ["", ""], Object.entries(where).map(([name, value]) => [name, String(value)])));
+    target.append(
+      table(
+        "Where they ran",
+        ["", ""],
+        Object.entries(where).map(([name, value]) => [name, String(value)]),
+      ),
+    );
   }
 }

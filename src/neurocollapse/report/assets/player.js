@@ -1,0 +1,161 @@
+// What of one run is shown: the run, its classes, the epoch, and the epochs one after the other.
+
+const motion = { frame: 0, playing: false };
+
+const SECONDS_A_RECORD = 0.7;
+const SECONDS_A_RECORD_STILL = 1.5;
+
+class Player {
+  constructor(form) {
+    this.select = element("select", { id: "run", title: "The run shown below" });
+    for (const run of runs) {
+      const without = content.motion[run.name] ? "" : " (no samples)";
+      this.select.append(element("option", { value: run.name, textContent: labelOf(run) + without }));
+    }
+    this.classes = element("fieldset", { id: "classes" });
+    this.button = element("button", { type: "button", id: "play" });
+    this.slider = element("input", { type: "range", id: "epoch", min: 0, value: 0, step: 1, title: "Epoch" });
+    this.told = element("output", { id: "epoch-told", htmlFor: "epoch" });
+    form.append(
+      element("label", {}, "run ", this.select),
+      this.classes,
+      element("fieldset", {}, element("legend", { textContent: "epoch" }), this.button, this.slider, this.told),
+    );
+    form.addEventListener("submit", (event) => event.preventDefault());
+    this.button.addEventListener("click", () => (motion.playing ? this.pause() : this.play()));
+    this.slider.addEventListener("input", () => this.moveTo(Number(this.slider.value)));
+    this.select.addEventListener("change", () => this.changeRun(this.select.value));
+    this.stop();
+    this.begin();
+  }
+
+  get last() {
+    return moving().epochs.length - 1;
+  }
+
+  // Show the run that is chosen, at the epoch that is chosen if it has that, and else at its end.
+  begin() {
+    const moves = moving();
+    const kept = moves ? moves.means[0].length : 0;
+    state.run = chosenRun().name;
+    this.select.value = state.run;
+    this.offerClasses(kept);
+    this.slider.max = moves ? this.last : 0;
+    this.slider.disabled = this.button.disabled = kept < 3;
+    for (const plot of plots) if (plot.name === "norms") plot.draw();
+    const frame = moves ? moves.epochs.indexOf(state.epoch) : 0;
+    this.show(frame < 0 ? this.last : frame);
+  }
+
+  offerClasses(kept) {
+    state.classes = state.classes.filter((c) => c < kept);
+    for (let c = 0; state.classes.length < Math.min(3, kept); c += 1)
+      if (!state.classes.includes(c)) state.classes.push(c);
+    this.classes.replaceChildren(element("legend", { textContent: kept ? "three or four classes" : "" }));
+    for (let c = 0; c < kept; c += 1) {
+      const box = element("input", { type: "checkbox", name: "class", value: c, checked: state.classes.includes(c) });
+      box.addEventListener("change", () => this.choose(c, box.checked));
+      this.classes.append(element("label", {}, box, String(c)));
+    }
+  }
+
+  // Always three or four: of five the first goes, and of three the one that was to go stays.
+  choose(c, on) {
+    if (on) state.classes = [...state.classes, c].slice(-4);
+    else if (state.classes.length > 3) state.classes = state.classes.filter((other) => other !== c);
+    state.classes.sort((a, b) => a - b);
+    keep();
+    this.begin();
+    this.classes.querySelectorAll("input")[c].focus(); // the boxes are new
+  }
+
+  changeRun(name) {
+    this.stop();
+    state.run = name;
+    keep();
+    this.begin();
+    showTheory();
+  }
+
+  show(frame) {
+    motion.frame = frame;
+    this.slider.value = frame;
+    const moves = moving();
+    if (moves) {
+      const [before, after] = [Math.floor(frame), Math.ceil(frame)].map((f) => moves.epochs[f]);
+      this.told.textContent =
+        before === after ? `${before} of ${chosenRun().epochs}` : `between ${before} and ${after}`;
+    } else {
+      this.told.textContent = "";
+    }
+    for (const plot of plots) if (["motion", ...Object.keys(GRAMS)].includes(plot.name)) plot.draw();
+  }
+
+  moveTo(frame) {
+    this.stop();
+    this.show(frame);
+    state.epoch = moving().epochs[frame];
+    keep();
+  }
+
+  play() {
+    motion.playing = true;
+    this.button.textContent = "❚❚ pause";
+    if (motion.frame >= this.last) this.show(0);
+    requestAnimationFrame((now) => {
+      this.drawn = now;
+      this.step(now);
+    });
+  }
+
+  step(now) {
+    if (!motion.playing) return;
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const passed = (now - this.drawn) / 1000;
+    if (!still) this.show(Math.min(this.last, motion.frame + passed / SECONDS_A_RECORD));
+    else if (passed > SECONDS_A_RECORD_STILL) this.show(Math.min(this.last, Math.floor(motion.frame) + 1));
+    if (!still || passed > SECONDS_A_RECORD_STILL) this.drawn = now;
+    if (motion.frame >= this.last) this.stop();
+    else requestAnimationFrame((next) => this.step(next));
+  }
+
+  stop() {
+    motion.playing = false;
+    this.button.textContent = "▶ play";
+  }
+
+  pause() {
+    this.moveTo(Math.round(motion.frame));
+  }
+}
+
+function makeRun() {
+  new Plot(document.getElementById("motion"), {
+    name: "motion",
+    kind: "tall",
+    figure: motionFigure,
+    table: motionRows,
+    title: "Features on the span of the classifier rows",
+    formula:
+      "Small: samples. Large: class means. Lines: classifier rows. Dashed: the simplex. All seen from μ_G, in units " +
+      "of the means’ mean length.",
+  });
+  new Plot(document.getElementById("norms"), {
+    name: "norms",
+    kind: "tall",
+    figure: normsFigure,
+    table: normsRows,
+    title: "Norms of the layers",
+    formula: "‖W_l‖²: equal for all layers at a critical point with λ > 0",
+  });
+  for (const [name, title] of Object.entries(GRAMS)) {
+    new Plot(document.getElementById("grams"), {
+      name,
+      title,
+      kind: "square",
+      figure: () => gramFigure(name),
+      table: () => gramRows(name),
+    });
+  }
+  new Player(document.getElementById("chosen"));
+}
