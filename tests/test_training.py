@@ -301,7 +301,7 @@ def test_the_terminal_phase_starts_where_the_error_stays_zero(monkeypatch):
     monkeypatch.setattr(
         training.run.Run,
         "measure",
-        lambda self, epoch: {"epoch": epoch, "train.accuracy": accuracies[epoch], "gradient_norm": 1.0},
+        lambda self, epoch: ({"epoch": epoch, "train.accuracy": accuracies[epoch], "gradient_norm": 1.0}, {}),
     )
     monkeypatch.setattr(training.loop, "recorded_epochs", lambda epochs: tuple(range(epochs + 1)))
     states = history(SMALL)
