@@ -200,6 +200,20 @@ def test_runs_are_switched_by_their_fields_and_samples_by_their_split(opened):
     assert "is switched on" in page.run("return document.querySelector('#plot-nc1 .plot').innerText")
 
 
+def test_where_several_fields_tell_settings_apart_each_has_its_line_in_a_legend(opened):
+    runs = [report_run(weight_decay=decay, depth=depth, seed=seed) for decay in (0.0, 1e-3) for depth in (3, 5)
+            for seed in (0, 1)]  # fmt: skip
+    page = opened(runs)
+    told = page.run("return [...document.querySelectorAll('#legend li')].map((item) => item.innerText)")
+    assert [text.split(": ")[1] for text in told] == [
+        f"λ = {decay}, depth {depth}" for decay in ("0", "0.001") for depth in (3, 5)
+    ]
+    drawn = {(line["line"]["color"], line["marker"]["symbol"]) for line in lines(page.drawn("nc1"))}
+    assert len(drawn) == 4
+    opened()
+    assert page.run("return document.getElementById('legend')") is None
+
+
 def test_axes_are_logarithmic_or_not(opened):
     page = opened()
     assert page.drawn("nc1")[0]["x"][0] == 0.5
@@ -220,10 +234,12 @@ def test_what_was_chosen_outlives_a_reload(opened):
     page.click("#classes input", 3)
     page.click("input[name=split][value=test]")
     page.run("const e = document.getElementById('epoch'); e.value = 5; e.dispatchEvent(new Event('input'))")
+    page.run("document.getElementById('seed-1').focus()")
     page.run("scrollTo(0, 700)")
     told = page.run("return document.getElementById('epoch-told').textContent")
     page.run("delete document.documentElement.dataset.ready; location.reload()")
     page.until("return document.documentElement.dataset.ready === 'yes'")
+    assert page.run("return document.activeElement.id") == "seed-1"
     assert len(lines(page.drawn("nc1"))) == 6
     assert page.run("return document.querySelector('input[name=split]:checked').value") == "test"
     assert page.run("return state.classes") == [0, 1, 2, 3]
@@ -299,18 +315,19 @@ def test_the_slider_moves_samples_and_gram_matrices_also_by_the_keyboard(opened)
 
 @pytest.mark.parametrize("still", [False, True], ids=["moving", "reduced"])
 def test_play_comes_to_the_end_and_can_be_stopped(opened, still):
-    page = opened([report_run(epochs=3)])
+    page = opened([report_run(epochs=30)])
     page.size(1280, still=still)
     page.drawn("motion")
     page.click("#play")
     page.until("return document.getElementById('play').textContent.includes('pause')")
-    page.until("return motion.frame > 0.2 && motion.frame < 3")
+    page.until("return motion.frame > 0.2")
     page.click("#play")
     stopped = page.run("return motion.frame")
-    assert stopped == round(stopped)
+    assert stopped == round(stopped) < 30
+    page.run("const e = document.getElementById('epoch'); e.value = 28; e.dispatchEvent(new Event('input'))")
     page.click("#play")
-    page.until("return motion.frame === 3 && !motion.playing")
-    assert page.run("return document.getElementById('epoch-told').textContent") == "3 of 3"
+    page.until("return motion.frame === 30 && !motion.playing")
+    assert page.run("return document.getElementById('epoch-told').textContent") == "30 of 30"
 
 
 def test_four_classes_are_a_tetrahedron_and_never_fewer_than_three_are_shown(opened):

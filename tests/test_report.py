@@ -49,7 +49,9 @@ def test_what_runs_differ_in_can_be_switched_with_the_decay_first_and_the_seed_l
         {"name": "depth", "values": [3, 5]},
         {"name": "seed", "values": [0, 1]},
     ]
-    assert made["runs"][0]["values"] == {"weight_decay": 1e-3, "depth": 5, "seed": 1}
+    places = [tuple(run["values"].values()) for run in made["runs"]]
+    assert places[:3] == [(0.0, 3, 0), (0.0, 3, 1), (0.0, 5, 0)]
+    assert len(places) == 8
     assert made["common"]["network"] == {"value": "mlp", "default": False}
     assert made["common"]["schedule"] == {"value": "linear", "default": True}
     assert "depth" not in made["common"]
@@ -81,17 +83,17 @@ def test_notes_and_machines_come_once():
 # Numbers
 
 
-def test_series_are_those_of_the_records_to_five_digits_with_gaps_for_what_is_not_finite():
+def test_series_are_those_of_the_records_to_seven_digits_with_gaps_for_what_is_not_finite():
     run = report_run(epochs=3)
     run.records[1]["train.nc1"] = math.nan
     run.records[2]["train.nc1"] = math.inf
     run.records[0]["train.nc1"] = 1.23456789
     (made,) = content([run])["runs"]
-    assert made["series"]["train"]["nc1"][:3] == [1.2346, None, None]
-    assert made["series"]["test"]["nc3"] == [float(f"{record['test.nc3']:.5g}") for record in run.records]
+    assert made["series"]["train"]["nc1"][:3] == [1.234568, None, None]
+    assert made["series"]["test"]["nc3"] == [float(f"{record['test.nc3']:.7g}") for record in run.records]
     assert made["recorded"] == [record["epoch"] for record in run.records]
     assert "objective" not in made["series"]["train"]  # no record has it
-    assert made["norms"] == [[float(f"{r['train.weight_norms'][layer]:.5g}") for r in run.records] for layer in (0, 1)]
+    assert made["norms"] == [[float(f"{r['train.weight_norms'][layer]:.7g}") for r in run.records] for layer in (0, 1)]
 
 
 @pytest.mark.parametrize(("loss", "panel"), [("square", "loss_data"), ("cross_entropy", "cross_entropy")])
@@ -188,7 +190,8 @@ def test_the_report_of_runs_on_disk_has_what_they_recorded(tmp_path, run):
     )
     assert run("verify", tmp_path)[0] == 1
     status, printed, said = run("report", tmp_path)
-    assert (status, printed, said) == (0, f"report: {tmp_path / 'report.html'}\n", "")
+    assert (status, printed) == (1, f"report: {tmp_path / 'report.html'}\n")
+    assert said.startswith(f"damaged: {folders[1].path / 'records.jsonl'} is damaged")
     made = of_page((tmp_path / "report.html").read_text())
     (shown,) = made["runs"]
     assert made["title"] == "Neural collapse of the mlp on gaussian"
@@ -203,14 +206,27 @@ def test_the_report_of_runs_on_disk_has_what_they_recorded(tmp_path, run):
     assert list(made["motion"]) == [folders[0].path.name]
 
 
-@pytest.mark.parametrize("what", ["nowhere", "empty", "claims"])
+def test_the_report_of_a_single_run_has_the_theory_table_that_was_made_beside_it(tmp_path, run):
+    folder = execute(SMALL, GAUSSIAN, tmp_path)
+    assert run("verify", tmp_path)[0] == 0
+    assert run("report", folder.path)[0] == 0
+    assert list(of_page((folder.path / "report.html").read_text())["theory"]) == [folder.path.name]
+
+
+def test_with_two_classes_what_is_always_zero_is_no_curve():
+    series = content([report_run(classes=2)])["runs"][0]["series"]["train"]
+    assert "nc1" in series
+    assert not [key for key in series if key.startswith("nc2")]
+
+
+@pytest.mark.parametrize("what", ["nowhere", "empty", "claims", "other claims"])
 def test_what_cannot_be_reported_is_one_line(tmp_path, run, what):
     folder = tmp_path / what
     if what != "nowhere":
         folder.mkdir()
-    if what == "claims":
+    if "claims" in what:
         execute(SMALL, GAUSSIAN, folder)
-        (folder / "claims.json").write_text("{")
+        (folder / "claims.json").write_text("{" if what == "claims" else '[{"claim": "only"}]')
     status, printed, said = run("report", folder)
     assert (status, printed, said.count("\n")) == (2, "", 1)
     assert str(folder) in said
@@ -219,13 +235,14 @@ def test_what_cannot_be_reported_is_one_line(tmp_path, run, what):
 
 @pytest.mark.slow
 def test_a_report_that_follows_is_kept_current_until_ctrl_c(tmp_path):
-    execute(SMALL, GAUSSIAN, tmp_path)
-    page = tmp_path / "report.html"
-    command = [COMMAND, "report", str(tmp_path), "--follow"]
+    out = tmp_path / "to come"
+    page = out / "report.html"
+    command = [COMMAND, "report", str(out), "--follow"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == f"report: {page}\n"
         assert of_page(page.read_text())["reload"] == 10
-        execute(dataclasses.replace(SMALL, seed=1), GAUSSIAN, tmp_path)
+        for seed in (0, 1):
+            execute(dataclasses.replace(SMALL, seed=seed), GAUSSIAN, out)
         end = time.monotonic() + 60
         while len(of_page(page.read_text())["runs"]) < 2:
             assert time.monotonic() < end

@@ -409,6 +409,15 @@ def test_records_past_the_checkpoint_are_cut(undisturbed, tmp_path):
     assert contents(folder) == contents(undisturbed)
 
 
+def test_snapshots_that_cannot_be_read_cost_no_run(tmp_path):
+    folder = stopped_after(3, SMALL, tmp_path)
+    shots = folder.path / "snapshots.safetensors"
+    shots.write_bytes(shots.read_bytes()[:-4])
+    assert (folder.damage, folder.snapshots()) == (None, {})
+    execute(SMALL, FEW, tmp_path)
+    assert list(folder.snapshots()) == [4, 6]
+
+
 def test_without_a_checkpoint_a_run_begins_again(undisturbed, tmp_path):
     folder = stopped_after(3, SMALL, tmp_path)
     (folder.path / "checkpoint.safetensors").unlink()
@@ -462,7 +471,6 @@ def test_another_place_that_goes_on_with_a_run_is_added_to_its_provenance(tmp_pa
         ("records.jsonl", lambda path: path.write_text("")),
         ("records.jsonl", lambda path: path.unlink()),
         ("timings.jsonl", lambda path: path.write_text("{")),
-        ("snapshots.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-4])),
         ("config.json", lambda path: path.write_text("{'single': quotes}")),
         ("config.json", lambda path: path.write_text("[]")),
         ("config.json", lambda path: path.write_bytes(b"\xff\xfe\x00")),

@@ -19,6 +19,9 @@ from .printing import messages, out_console
 #: What people call the data sets.
 _TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 
+#: What a verdict in claims.json has.
+_VERDICT = {"claim", "source", "setting", "verdict", "parts"}
+
 #: Seconds between two looks at runs that go on, and after which a page of theirs loads itself again.
 _LOOK, _RELOAD = 3.0, 10.0
 
@@ -34,10 +37,15 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
         folder: The folder that a command wrote with --out.
         follow: Keep the page current while runs write, until Ctrl-C; it loads itself again.
     """
+    if follow:
+        folder.mkdir(parents=True, exist_ok=True)  # of runs that are still to begin
     path = write_report(folder, reload_seconds=_RELOAD if follow else None)
     out_console.print(f"report: {path}")
     if not follow:
-        return 0
+        damages = [damage for run in folders(folder) if (damage := run.damage)]
+        for damage in damages:
+            messages.print(f"damaged: {damage}")
+        return 1 if damages else 0
     try:
         seen = _changed(folder)
         while True:
@@ -47,17 +55,19 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
                 write_report(folder, reload_seconds=_RELOAD)
                 messages.print(f"{time.strftime('%H:%M:%S')}: written anew")
     except KeyboardInterrupt as stop:  # or a kind of it
-        write_report(folder)
+        if folders(folder):
+            write_report(folder)
         raise type(stop)(f"{path} is as the runs are now, and loads itself no more") from None
 
 
 def write_report(folder: Path, *, reload_seconds: float | None = None) -> Path:
-    """The report on the runs in a folder, written there. Raises `StoreError` where there are none."""
+    """The report on the runs in a folder, written there. Raises `StoreError` where none are, or are to come."""
     found = folders(folder)
-    if not found:
+    if not found and reload_seconds is None:
         raise StoreError(f"there are no runs in {folder}; name a folder that --out made")
     runs = [_as_found(run) for run in found]
-    kept = TheoryFile(folder / "theory.json")
+    alone = [run.path for run in found] == [folder]
+    kept = TheoryFile((folder.parent if alone else folder) / "theory.json")
     content = report_content(
         runs,
         title=titled([run.config for run in found if run.damage is None]),
@@ -103,11 +113,13 @@ def _claims(path: Path) -> list[Any]:
     """Verdicts, where `claims` has written them."""
     try:
         found = json_format.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, list) or not all(isinstance(each, dict) and each.keys() >= _VERDICT for each in found):
+            raise ValueError("it holds no verdicts")
     except FileNotFoundError:
         return []
     except (ValueError, OSError) as error:
         raise StoreError(f"{path} cannot be read ({error}); delete it, or run claims again") from error
-    return list(found)
+    return found
 
 
 def _changed(folder: Path) -> list[tuple[str, int]]:

@@ -62,8 +62,9 @@ def report_content(
 
     With `reload_seconds` the page loads itself again, as long as there is more to come.
     """
-    whole = [run for run in runs if run.status != "damaged"]
-    varied = _varied(whole)
+    found = [run for run in runs if run.status != "damaged"]
+    varied = _varied(found)
+    whole = sorted(found, key=lambda run: [values.index(run.config.get(name)) for name, values in varied.items()])
     moving = _moving(whole, varied)
     return {
         "title": title,
@@ -130,7 +131,7 @@ def _run(run: ReportRun, varied: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": run.config.get("epochs"),
         "classes": run.num_classes,
         "recorded": [record["epoch"] for record in run.records],
-        "series": {split: _series(run.records, split) for split in ("train", "test")},
+        "series": {split: _series(run, split) for split in ("train", "test")},
         "norms": _norms(run.records),
         "terminal": run.records[-1].get("terminal_phase_start") if run.records else None,
     }
@@ -145,18 +146,18 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _series(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, list[float | None]]:
-    """By key, over the records; of those keys that any record has."""
-    keys = (*PANELS, *_OTHER_KEYS)
-    found = {key: [_rounded(record.get(f"{split}.{key}")) for record in records] for key in keys}
+def _series(run: ReportRun, split: str) -> dict[str, list[float | None]]:
+    """By key, over the records; of those keys that any record has, and that tell of anything."""
+    keys = [key for key in (*PANELS, *_OTHER_KEYS) if run.num_classes > 2 or not key.startswith("nc2")]
+    found = {key: [_rounded(record.get(f"{split}.{key}")) for record in run.records] for key in keys}
     return {key: values for key, values in found.items() if any(value is not None for value in values)}
 
 
 def _rounded(value: Any) -> float | None:
-    """To five digits; None for what is no number, or not finite."""
+    """To seven digits; None for what is no number, or not finite."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return float(f"{value:.5g}")
+    return float(f"{value:.7g}")
 
 
 def _norms(records: Sequence[Mapping[str, Any]]) -> list[list[float | None]]:

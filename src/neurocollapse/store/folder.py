@@ -157,14 +157,17 @@ class RunFolder:
         return read_lines(self.path / "timings.jsonl")
 
     def snapshots(self) -> dict[int, dict[str, np.ndarray]]:
-        """What is kept to be looked at, by epoch: see `training.snapshot`. Empty for a run of before they were kept."""
+        """What is kept to be looked at, by epoch: see `training.snapshot`. Empty where none can be read."""
         found: dict[int, dict[str, np.ndarray]] = {}
         for name, tensor in sorted(self._snapshots().items(), key=lambda item: _epoch_of(item[0])):
             found.setdefault(_epoch_of(name), {})[name.partition(".")[2]] = tensor.numpy()
         return found
 
     def _snapshots(self) -> dict[str, Tensor]:
-        return read_tensors(self.path / "snapshots.safetensors")
+        try:
+            return read_tensors(self.path / "snapshots.safetensors")
+        except StoreError:  # no number depends on it: the run is whole without, and those to come are kept
+            return {}
 
     def checkpoint_epoch(self) -> int | None:
         """The epoch that the run would go on from, or None where it would begin again."""
@@ -187,7 +190,6 @@ class RunFolder:
         if result is None:
             last = self.checkpoint_epoch()
             self.timings()
-            read_tensors(self.path / "snapshots.safetensors", names=())
             # Written before the last checkpoint. Looked for again: the run may have ended in between.
             if last == epochs and self.result is None:
                 raise missing(self.path / "result.json")

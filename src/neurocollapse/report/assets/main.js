@@ -11,8 +11,9 @@ function makeSwitches() {
     const group = element("fieldset", { className: field.values.length > 12 ? "many" : "", "data-field": field.name });
     group.append(element("legend", { textContent: LABELS[field.name] || field.name.replaceAll("_", " ") }));
     const hidden = () => state.hidden[field.name] || [];
-    const boxes = field.values.map((value) => {
-      const box = element("input", { type: "checkbox", checked: !hidden().includes(value), value: String(value) });
+    const boxes = field.values.map((value, place) => {
+      const checked = !hidden().includes(value);
+      const box = element("input", { type: "checkbox", id: `${field.name}-${place}`, checked, value: String(value) });
       box.addEventListener("change", () => {
         state.hidden[field.name] = box.checked ? hidden().filter((other) => other !== value) : [...hidden(), value];
         changed();
@@ -33,7 +34,8 @@ function makeSwitches() {
   }
   const splits = element("fieldset", {}, element("legend", { textContent: "samples" }));
   for (const split of ["train", "test", "both"]) {
-    const radio = element("input", { type: "radio", name: "split", value: split, checked: state.split === split });
+    const checked = state.split === split;
+    const radio = element("input", { type: "radio", name: "split", id: `split-${split}`, value: split, checked });
     radio.addEventListener("change", () => {
       state.split = split;
       changed();
@@ -52,17 +54,36 @@ function makeSwitches() {
 function swatch(field, value) {
   const telling = varied.filter((other) => other.name !== "seed");
   if (telling.length !== 1 || telling[0] !== field) return [];
-  const run = runs.find((other) => other.values[field.name] === value);
+  return [stroke(lookOf(runs.find((run) => run.values[field.name] === value)).colour)];
+}
+
+function stroke(shade) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   made.setAttribute("width", 22);
   made.setAttribute("height", 10);
   made.setAttribute("aria-hidden", "true");
   const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
   line.setAttribute("d", "M0 5 H22");
-  line.setAttribute("stroke", lookOf(run).colour);
+  line.setAttribute("stroke", shade);
   line.setAttribute("stroke-width", 4);
   made.append(line);
-  return [made];
+  return made;
+}
+
+// Where several fields tell settings apart, a line for each setting.
+function showLegend() {
+  const telling = varied.filter((field) => field.name !== "seed");
+  if (telling.length < 2) return;
+  const items = settings.map((setting) => {
+    const run = runs.find((each) => settingOf(each) === setting);
+    const look = lookOf(run);
+    const item = element("li", {}, stroke(look.colour), ` ${look.symbol}: ${labelOf(run, telling)}`);
+    return item;
+  });
+  const list = element("ul", { id: "legend" }, ...items);
+  const summary = element("summary", { textContent: `Colours and symbols of ${settings.length} settings` });
+  const details = element("details", { open: settings.length <= 12 }, summary, list);
+  document.getElementById("panels").before(details);
 }
 
 function showHead() {
@@ -82,16 +103,22 @@ function reloadLater() {
   const live = document.getElementById("live");
   live.hidden = false;
   const box = element("input", { type: "checkbox", checked: true, id: "reload" });
-  live.append(element("label", {}, box, `runs go on: this page loads itself again every ${content.reload} s`));
+  live.append(element("label", {}, box, `kept current: this page loads itself again every ${content.reload} s`));
   let busy = false;
+  let typed = -Infinity;
   addEventListener("pointerdown", () => {
     busy = true;
   });
-  addEventListener("pointerup", () => {
-    busy = false;
+  for (const end of ["pointerup", "pointercancel"]) {
+    addEventListener(end, () => {
+      busy = false;
+    });
+  }
+  addEventListener("keydown", () => {
+    typed = performance.now();
   });
   setInterval(() => {
-    if (!box.checked || busy || motion.playing) return;
+    if (!box.checked || busy || motion.playing || performance.now() - typed < 5000) return;
     keep();
     location.reload();
   }, content.reload * 1000);
@@ -102,6 +129,7 @@ showHead();
 showFailures();
 makeSwitches();
 if (runs.length) {
+  showLegend();
   makePanels();
   makeRun();
 }
@@ -112,4 +140,5 @@ reloadLater();
 addEventListener("pagehide", keep);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 if (state.scroll) scrollTo(0, state.scroll);
+if (state.focus) document.getElementById(state.focus)?.focus({ preventScroll: true });
 document.documentElement.dataset.ready = "yes";

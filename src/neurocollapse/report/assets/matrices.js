@@ -34,7 +34,10 @@ function gramFigure(name) {
     yaxis: axis({ dtick: 1, showgrid: false, autorange: "reversed", scaleanchor: "x", constrain: "domain" }),
     margin: { l: 30, r: 8, t: 8, b: 30 },
   };
-  if (!z) return { data: [], layout: { ...layout, annotations: [nothing("of this run none were kept")] } };
+  if (!z) {
+    const hidden = { visible: false };
+    return { data: [], layout: { xaxis: hidden, yaxis: hidden, annotations: [nothing("of this run none were kept")] } };
+  }
   return {
     data: [
       {

@@ -62,8 +62,10 @@ function motionFigure() {
       }),
     );
   });
+  // The means and the rows are always in sight; a stray sample is not worth a smaller picture.
+  const reach = Math.max(1.5, 1.15 * Math.max(...[...points.means, ...points.rows].flat().map(Math.abs)));
   const side = axis({
-    range: [-1.5, 1.5],
+    range: [-reach, reach],
     showgrid: false,
     zeroline: false,
     showline: false,

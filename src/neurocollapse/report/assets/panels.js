@@ -72,7 +72,11 @@ function panelFigure(panel) {
       },
     ];
   }
-  if (!data.length) layout.annotations = [nothing("no run with such values is switched on")];
+  if (!data.length) {
+    const always = panel.key.startsWith("nc2") && runs.every((run) => run.classes === 2);
+    const why = always ? "with two classes it is 0 for any features" : "no run with such values is switched on";
+    layout.annotations = [nothing(why)];
+  }
   return { data, layout };
 }
 

@@ -41,7 +41,7 @@ class Player {
     this.select.value = state.run;
     this.offerClasses(kept);
     this.slider.max = moves ? this.last : 0;
-    this.slider.disabled = this.button.disabled = kept < 3;
+    this.slider.closest("fieldset").hidden = kept < 3;
     for (const plot of plots) if (plot.name === "norms") plot.draw();
     const frame = moves ? moves.epochs.indexOf(state.epoch) : 0;
     this.show(frame < 0 ? this.last : frame);
@@ -51,9 +51,11 @@ class Player {
     state.classes = state.classes.filter((c) => c < kept);
     for (let c = 0; state.classes.length < Math.min(3, kept); c += 1)
       if (!state.classes.includes(c)) state.classes.push(c);
-    this.classes.replaceChildren(element("legend", { textContent: kept ? "three or four classes" : "" }));
+    const which = chosenRun().classes > kept ? `the first ${kept} classes` : "the classes";
+    this.classes.replaceChildren(element("legend", { textContent: kept > 2 ? `three or four of ${which}:` : "" }));
     for (let c = 0; c < kept; c += 1) {
-      const box = element("input", { type: "checkbox", name: "class", value: c, checked: state.classes.includes(c) });
+      const checked = state.classes.includes(c);
+      const box = element("input", { type: "checkbox", name: "class", id: `class-${c}`, value: c, checked });
       box.addEventListener("change", () => this.choose(c, box.checked));
       this.classes.append(element("label", {}, box, String(c)));
     }

@@ -14,6 +14,7 @@ const state = {
   classes: [0, 1, 2],
   epoch: null, // of the one run
   scroll: 0,
+  focus: "", // what the keyboard is at
 };
 
 function restore() {
@@ -26,7 +27,10 @@ function restore() {
 
 function keep() {
   try {
-    sessionStorage.setItem(KEPT, JSON.stringify({ ...state, scroll: window.scrollY }));
+    sessionStorage.setItem(
+      KEPT,
+      JSON.stringify({ ...state, scroll: window.scrollY, focus: document.activeElement?.id }),
+    );
   } catch {
     return;
   }
@@ -42,8 +46,7 @@ function chosenRun() {
 
 const LABELS = { weight_decay: "λ", seed: "seed" };
 
-function labelOf(run) {
-  const told = varied.length ? varied : content.fields;
+function labelOf(run, told = varied.length ? varied : content.fields) {
   return told
     .map((field) => {
       const value = run.values[field.name];
@@ -113,7 +116,7 @@ function number(value, digits = 4) {
 
 function duration(seconds) {
   if (seconds === null) return "–";
-  if (seconds < 60) return `${Math.round(seconds)} s`;
+  if (seconds < 60) return `${seconds < 10 ? number(seconds, 2) : Math.round(seconds)} s`;
   const minutes = Math.round(seconds / 60);
   return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }

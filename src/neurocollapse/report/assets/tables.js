@@ -132,7 +132,7 @@ function showAbout() {
       "Runs, and their last records",
       [...heads, "status", "epoch", "train accuracy", "test accuracy", "NC1", "NC3", "time"],
       runs.map((run) => [
-        ...content.fields.map((field) => run.values[field.name] ?? null),
+        ...content.fields.map((field) => String(run.values[field.name] ?? "none")),
         run.status,
         run.epoch,
         last(run, "train", "accuracy"),
@@ -153,7 +153,7 @@ function showAbout() {
     target.append(
       table(
         "Where they ran",
-        ["", ""],
+        ["what", "which"],
         Object.entries(where).map(([name, value]) => [name, String(value)]),
       ),
     );
