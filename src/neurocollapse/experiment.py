@@ -131,13 +131,13 @@ def prepare(
 
 def carry_out(plan: Plan, console: Console) -> Outcome:
     """Train what has not ended yet, with progress on the console. Raises `StoreError` where the disk fails it."""
-    plan.out.mkdir(parents=True, exist_ok=True)
-    labels = names([run.config for run in plan.runs])
-    due = [place for place, run in enumerate(plan.runs) if run.due]
-    for run in plan.runs:
-        if not run.damage:
-            plan.track(run.folder)  # what earlier commands have recorded
     try:
+        plan.out.mkdir(parents=True, exist_ok=True)
+        labels = names([run.config for run in plan.runs])
+        due = [place for place, run in enumerate(plan.runs) if run.due]
+        for run in plan.runs:
+            if not run.damage:
+                plan.track(run.folder)  # what earlier commands have recorded
         failed = follow(
             [plan.runs[place].config for place in due],
             [labels[place] for place in due],
