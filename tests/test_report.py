@@ -163,6 +163,11 @@ def test_the_page_needs_no_network_and_holds_its_text_as_text():
         assert way not in own, way
 
 
+def test_it_is_written_without_pytorch_and_without_matplotlib():
+    script = "import sys, neurocollapse.report; sys.exit(bool({'torch', 'matplotlib'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
 def test_without_runs_or_records_there_is_still_a_page():
     for runs in ([], [dataclasses.replace(report_run(), records=(), snapshots={}, status="unfinished")]):
         assert of_page(report_page(report_content(runs, title="empty")))["motion"] == {}

@@ -23,9 +23,9 @@ def numbers(results: Sequence[Result], key: str, **fields: object) -> Numbers:
     for result in results:
         if not all(getattr(result.config, name) == value for name, value in fields.items()):
             continue
-        found.setdefault(result.config.weight_decay, {})
+        of_seeds = found.setdefault(result.config.weight_decay, {})
         if result.values:
-            found.setdefault(result.config.weight_decay, {})[result.config.seed] = result.values.get(key, math.nan)
+            of_seeds[result.config.seed] = result.values.get(key, math.nan)
     return found
 
 
