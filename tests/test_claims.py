@@ -5,6 +5,7 @@ import importlib
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -21,6 +22,7 @@ from neurocollapse.claims import (
     CLAIMS,
     FULL,
     QUICK,
+    RESULTS,
     Finding,
     Interval,
     Part,
@@ -30,7 +32,9 @@ from neurocollapse.claims import (
     claims_page,
     claims_values,
     judge_claims,
+    read_results,
     results_of,
+    write_results,
 )
 from neurocollapse.claims.contrasts import (
     alone,
@@ -46,7 +50,7 @@ from neurocollapse.claims.page import told
 from neurocollapse.claims.verdicts import Rule, combined, mean_interval, ratio_interval
 from neurocollapse.datasets import load_dataset
 from neurocollapse.execution import execute
-from neurocollapse.store import RunFolder, to_json
+from neurocollapse.store import RunFolder, StoreError, to_json
 from neurocollapse.sweep import Sweep
 from neurocollapse.training import RunConfig
 from neurocollapse.verification.runs import verify_run
@@ -648,6 +652,65 @@ def test_a_result_without_a_theory_table_and_of_the_cross_entropy(tmp_path):
     assert found.values["train.loss_data"] > 0
 
 
+# Results as data
+
+KEPT = [
+    Result(
+        TINY, {"train.nc1": 0.1 + 0.2, "a: residual of λ": NAN, "train.nc3": math.inf}, ("of <few>",), ({"torch": "2"},)
+    ),
+    Result(RunConfig(seed=104, weight_decay=0.0), {}),
+    Result(RunConfig(per_class=50, bias="free"), {"minority_norm": -math.inf, "train.nc1": 1e-300}),
+]
+
+
+def test_results_are_read_as_they_were_written(tmp_path):
+    write_results(tmp_path / RESULTS, KEPT)
+    again = read_results(tmp_path / RESULTS)
+    assert list(again) == [result.config for result in KEPT]
+    assert list(map(repr, again.values())) == list(map(repr, KEPT))  # nan is not equal to itself
+    for line in (tmp_path / RESULTS).read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+
+
+def test_results_of_two_machines_are_one_file_after_the_other_and_the_last_of_a_run_counts(tmp_path):
+    (tmp_path / "a").mkdir()
+    write_results(tmp_path / "a" / RESULTS, KEPT[:2])
+    write_results(tmp_path / RESULTS, [dataclasses.replace(KEPT[1], values={"train.nc1": 7.0}), KEPT[2]])
+    together = (tmp_path / "a" / RESULTS).read_text() + (tmp_path / RESULTS).read_text()
+    (tmp_path / RESULTS).write_text(together)
+    found = read_results(tmp_path / RESULTS)
+    assert set(found) == {result.config for result in KEPT}
+    assert found[KEPT[1].config].values == {"train.nc1": 7.0}
+    assert read_results(tmp_path / "nothing") == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda line: "{", "Expecting property name"),
+        (lambda line: "[]", "list indices"),
+        (lambda line: line.replace('"definitions": 1', '"definitions": 0'), "its version of definitions is 0"),
+        (lambda line: line.replace('"schema": 2', '"schema": 9'), "its version of schema is 9, and that of"),
+        (lambda line: line.replace('"theory": 1, ', ""), "'theory'"),
+        (lambda line: line.replace('"epochs"', '"eras"'), "unexpected keyword argument 'eras'"),
+        (lambda line: line.replace('"epochs": 2', '"epochs": -2'), "epochs must be at least 0, got -2"),
+        (lambda line: line.replace('"values": {', '"values": {"x": "y", '), "could not convert string to float: 'y'"),
+        (lambda line: line.replace('"notes": [', '"n": ['), "'notes'"),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_result_is_named(tmp_path, change, said):
+    path = tmp_path / RESULTS
+    write_results(path, KEPT)
+    first, second, third = path.read_text().splitlines()
+    assert change(first) != first
+    path.write_text("\n".join([second, change(first), third]))
+    with pytest.raises(
+        StoreError, match=f"^line 2 of {re.escape(str(path))} is no result \\(.*{re.escape(said)}"
+    ) as caught:
+        read_results(path)
+    assert str(caught.value).endswith("; delete it to run that one again")
+
+
 # The command
 
 
@@ -710,6 +773,49 @@ def test_to_read_is_to_judge_by_what_has_finished_and_to_train_nothing(claims, m
     assert [found["seeds"] for found in values[0]["parts"][0]["findings"]] == [1]
     assert json.loads((tmp_path / "claims.json").read_text()) == values
     assert "| Weight decay is needed for NC1" in (tmp_path / "claims.md").read_text()
+
+
+def test_what_is_known_of_a_run_needs_neither_its_folder_nor_its_data(claims, monkeypatch, tmp_path):
+    monkeypatch.setattr("neurocollapse.engines.processes.SpawnProcess.start", lambda self: pytest.fail("it trains"))
+    for config in TINY_SETTING:
+        execute(config, GAUSSIAN, tmp_path / "first")
+    status, printed, _ = claims("--json", "--out", tmp_path / "first")
+    assert status == 0
+    page = (tmp_path / "first" / "claims.md").read_text()
+    assert "clusters.\n  Note: " not in page
+    (tmp_path / "second").mkdir()
+    lines = (tmp_path / "first" / RESULTS).read_text().splitlines(keepends=True)
+    noted = lines[0].replace('"notes": []', '"notes": ["another machine"]')
+    (tmp_path / "second" / RESULTS).write_text("".join([noted, *lines[1:]]))
+    monkeypatch.setattr("neurocollapse.experiment.training_data", lambda *_: pytest.fail("it loads data"))
+    for options in ([], ["--read"]):
+        assert claims("--json", "--out", tmp_path / "second", *options)[:2] == (0, printed)
+        again = (tmp_path / "second" / "claims.md").read_text()
+        assert again == page.replace("clusters.\n", "clusters.\n  Note: another machine.\n")
+    assert {path.name for path in (tmp_path / "second").iterdir()} == {RESULTS, "claims.md", "claims.json"}
+
+
+def test_what_is_known_and_what_has_finished_are_judged_together(claims, tmp_path):
+    first, *others = TINY_SETTING.experiments["decay"]
+    execute(first, GAUSSIAN, tmp_path / "a")
+    assert claims("--read", "--out", tmp_path / "a")[0] == 0
+    for config in others:
+        execute(config, GAUSSIAN, tmp_path / "b")
+    (tmp_path / "b" / RESULTS).write_bytes((tmp_path / "a" / RESULTS).read_bytes())
+    status, printed, said = claims("--read", "--json", "--out", tmp_path / "b")
+    assert status == 0
+    assert f"1 of 10 runs are known from {tmp_path / 'b' / RESULTS}\nreading the 3 of 9 runs that have ended" in said
+    assert [found["seeds"] for found in json.loads(printed)[0]["parts"][0]["findings"]] == [2]
+    assert set(read_results(tmp_path / "b" / RESULTS)) == {first, *others}
+
+
+def test_a_file_of_results_that_cannot_be_read_is_left_as_it_is(claims, tmp_path):
+    (tmp_path / RESULTS).write_text("nonsense\n")
+    status, printed, said = claims("--read", "--out", tmp_path)
+    assert (status, printed) == (2, "")
+    assert said.startswith(f"error: line 1 of {tmp_path / RESULTS} is no result (Expecting value")
+    assert (tmp_path / RESULTS).read_text() == "nonsense\n"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_damaged_run_is_left_out_and_named(claims, tmp_path):

@@ -14,6 +14,7 @@ from rich.console import Console
 from .datasets import Dataset
 from .engines import Engine, default_workers, engine_named
 from .networks import NetworkError
+from .options import Machines
 from .probing import Fingerprint, fingerprint, is_users_own, probe, probe_stacked, run_notes
 from .progress import duration, follow, names
 from .store import RunFolder, StoreError, run_id
@@ -89,13 +90,9 @@ class Outcome:
 def prepare(
     configs: Sequence[RunConfig],
     out: Path,
-    *,
-    data_dir: Path | None,
-    workers: int | None,
-    device: str,
+    machines: Machines,
     console: Console,
-    engine: str = "processes",
-    address: str | None = None,
+    *,
     tensorboard: Path | None = None,
 ) -> Plan:
     """Check everything, and say on the console how long it would take.
@@ -104,23 +101,25 @@ def prepare(
     anything is trained. Raises `ValueError`. A run whose own folder is damaged does not stop the others; where that
     is true of all, this raises too.
     """
+    workers, device, shared = machines.workers, machines.device, machines.address is not None
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be at least 1, got {workers}")
-    train = engine_named(engine, address)
-    if address is None:  # else it is the cluster's devices that count, and it is asked for them when the runs begin
+    train = engine_named(machines.engine, machines.address)
+    if not shared:  # else it is the cluster's devices that count, and it is asked for them when the runs begin
         _check_device(device)
     _check_writable("--out", out)
     track = _tracker(tensorboard, console)
-    runs = check_runs(configs, out, data_dir, stacked=engine == "batched")
+    stacked = machines.engine == "batched"
+    runs = check_runs(configs, out, machines.data_dir, stacked=stacked)
     if runs and all(run.damage for run in runs):
         raise StoreError(runs[0].damage)
     unfinished = sum(run.due for run in runs)
-    if address is None and engine != "batched":  # which stacks all that it can
+    if not shared and not stacked:  # which stacks all that it can
         workers = workers or (default_workers() if device == "cpu" else 1)
-    plan = Plan(runs, out, train, data_dir, workers and min(workers, max(unfinished, 1)), device, track)
+    plan = Plan(runs, out, train, machines.data_dir, workers and min(workers, max(unfinished, 1)), device, track)
     print_notes(runs, console)
     if unfinished:
-        at_a_time = _SHARED.get(engine, "") if plan.workers is None else f"{plan.workers} at a time"
+        at_a_time = _SHARED.get(machines.engine, "") if plan.workers is None else f"{plan.workers} at a time"
         console.print(f"{unfinished} run(s), {at_a_time}: {_expected_time(plan)}")
     if ended := sum(run.ended for run in runs):
         console.print(f"{ended} run(s) have ended already, in {out}")

@@ -50,6 +50,23 @@ Folder = Annotated[
 EngineName = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(ENGINES)}}}")]
 
 
+@dataclasses.dataclass(frozen=True)
+class Machines:
+    """Where runs are trained, and how: what every command that trains takes."""
+
+    data_dir: Path | None = None
+    """Where mnist and cifar10 lie, or are downloaded to."""
+    workers: int | None = None
+    """Runs at a time; by default one per core, and on a cluster all that it has room for."""
+    device: str = "cpu"
+    """cpu, or cuda for an NVIDIA GPU."""
+    engine: EngineName = "processes"
+    """How the runs are trained: in processes side by side; batched, those alike stacked into one program, for a GPU; or
+    as tasks of Ray."""
+    address: str | None = None
+    """Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone."""
+
+
 def distinct(option: str, values: Sequence[Any]) -> Sequence[Any]:
     if not values:
         raise ValueError(f"{option} needs at least one value")

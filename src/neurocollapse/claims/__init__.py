@@ -1,6 +1,7 @@
 """The paper's claims and open questions: experiments, rules that were fixed before them, and verdicts in numbers."""
 
 from .experiments import FULL, QUICK, Setting
+from .kept import RESULTS, read_results, write_results
 from .page import claims_page, claims_values
 from .results import Result, results_of
 from .statements import CLAIMS, Claim, Judged, judge_claims
@@ -10,6 +11,7 @@ __all__ = [
     "CLAIMS",
     "FULL",
     "QUICK",
+    "RESULTS",
     "Claim",
     "Finding",
     "Interval",
@@ -21,5 +23,7 @@ __all__ = [
     "claims_page",
     "claims_values",
     "judge_claims",
+    "read_results",
     "results_of",
+    "write_results",
 ]

@@ -1,7 +1,7 @@
 """Verdicts as a page for people, and as plain values for programs."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .statements import CLAIMS, Judged
@@ -30,12 +30,13 @@ A claim is what its rows agree in; otherwise it holds in part if any row does, a
 """
 
 
-def claims_page(judged: Sequence[Judged], command: str) -> str:
-    """All claims in Markdown: an overview, then every claim with its rows."""
+def claims_page(judged: Sequence[Judged], command: str, notes: Mapping[str, Iterable[str]] | None = None) -> str:
+    """All claims in Markdown: an overview with `notes` on the settings, by their names, then every claim's rows."""
     settings = {each.setting.name: each.setting.words for each in judged}
     verdicts = {(each.claim.statement, each.setting.name): each.verdict for each in judged}
     lines = [_INTRODUCTION, "```", command, "```", ""]
-    lines += [f"- `{name}`: {words}." for name, words in settings.items()]
+    for name, words in settings.items():
+        lines += [f"- `{name}`: {words}.", *(f"  Note: {note}." for note in (notes or {}).get(name, ()))]
     lines += ["", f"| claim | {' | '.join(settings)} |", f"|---|{'---|' * len(settings)}"]
     for claim in CLAIMS:
         cells = [str(verdicts.get((claim.statement, setting), "")) for setting in settings]

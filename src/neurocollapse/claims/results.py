@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,10 @@ class Result:
 
     config: RunConfig
     values: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+    """What to say beside them."""
+    provenance: tuple[Mapping[str, Any], ...] = ()
+    """The versions and machines that they were made with."""
 
 
 def results_of(folders: Iterable[RunFolder], tables: Mapping[RunFolder, TheoryTable]) -> list[Result]:
@@ -42,7 +47,8 @@ def _result(folder: RunFolder, table: TheoryTable | None) -> Result:
     values["weight_norms_product"] = math.exp(math.fsum(map(math.log, norms)) / 2) if all(norms) else 0.0
     values["normalized_margin"] = _divided(values["train.margin_min"], values["weight_norms_product"])
     values |= _of_classifier(folder.weights()["classifier.weight"].double())
-    return Result(folder.config, values | _residuals(table))
+    described = folder.description
+    return Result(folder.config, values | _residuals(table), tuple(described["notes"]), tuple(described["provenance"]))
 
 
 def _of_classifier(weight: Tensor) -> dict[str, float]:

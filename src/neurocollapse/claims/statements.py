@@ -3,7 +3,7 @@
 The quantities are made so that they are small where the claim holds: ratios to λ = 0, differences, residuals.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .contrasts import (
@@ -58,7 +58,7 @@ class Judged:
         return combined(part.verdict for part in self.parts)
 
 
-def judge_claims(setting: Setting, results: Sequence[Result]) -> list[Judged]:
+def judge_claims(setting: Setting, results: Iterable[Result]) -> list[Judged]:
     """Every claim that the setting has the experiments for, judged by those of its runs that have finished."""
     by_config = {result.config: result for result in results}
     found: Results = {

@@ -1,50 +1,56 @@
 """`claims`: every claim of the paper with its verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import tyro
 
 from ..atomic import atomic_path
-from ..claims import FULL, QUICK, Judged, Setting, claims_page, claims_values, judge_claims, results_of
+from ..claims import (
+    FULL,
+    QUICK,
+    RESULTS,
+    Result,
+    Setting,
+    claims_page,
+    claims_values,
+    judge_claims,
+    read_results,
+    results_of,
+    write_results,
+)
 from ..config import RunConfig
 from ..experiment import Planned, carry_out, check_runs, prepare, print_notes
-from ..options import EngineName, Folder
-from ..store import RunFolder, to_json
+from ..options import Folder, Machines
+from ..store import to_json
 from .printing import messages, out_console, print_frame
 from .theory import keep_tables
 
 
 def claims(
+    machines: tyro.conf.OmitArgPrefixes[Machines],
     quick: bool = False,
     full: bool = False,
-    data_dir: Path | None = None,
     out: Folder = Path("results/claims"),
-    workers: int | None = None,
-    device: str = "cpu",
-    engine: EngineName = "processes",
-    address: str | None = None,
     read: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
     """Judge the paper's claims and open questions: run what each needs, and give a verdict with seeds and intervals.
 
-    Writes claims.md and claims.json into the folder. Run it again to go on where it was stopped; finished runs are not
-    run again.
+    Writes claims.md and claims.json into the folder, and each finished run's numbers into results.jsonl. Run it again
+    to go on where it was stopped: a run that is in results.jsonl, brought from another machine or with this project,
+    needs neither its folder nor to be run again.
 
     Example: neurocollapse claims --quick
 
     Args:
+        machines: Where the runs are trained, and how.
         quick: All claims on the 5,000 bundled digits.
         full: These, and those about weight decay on all of MNIST and CIFAR-10: hours, or a GPU.
-        data_dir: Where mnist and cifar10 lie, or are downloaded to.
         out: Folder for the runs, the page and the verdicts.
-        workers: Runs at a time; by default one per core, and on a cluster all that it has room for.
-        device: cpu, or cuda for an NVIDIA GPU.
-        engine: How the runs are trained: see train.
-        address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
-        read: Train nothing: judge by the runs that have finished in the folder.
+        read: Train nothing: judge by the runs that have finished.
         dry_run: Print how long it would take, and stop; data that are not there yet are downloaded for it.
         json: Print the verdicts as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
             there is none of.
@@ -54,26 +60,22 @@ def claims(
     if read and not out.is_dir():
         raise ValueError(f"there are no runs to read in {out}: name their folder with --out, or leave out --read")
     settings = FULL if full else QUICK
+    kept = read_results(out / RESULTS)
     configs = [config for setting in settings for config in setting]
+    unknown = [config for config in configs if config not in kept]
+    if len(unknown) < len(configs):
+        messages.print(f"{len(configs) - len(unknown)} of {len(configs)} runs are known from {out / RESULTS}")
     if read:
-        runs, failed = _read(configs, out, data_dir)
+        runs, failed = _read(unknown, out, machines.data_dir)
     else:
-        plan = prepare(
-            configs,
-            out,
-            data_dir=data_dir,
-            workers=workers,
-            device=device,
-            console=messages,
-            engine=engine,
-            address=address,
-        )
+        plan = prepare(unknown, out, machines, messages)
         if dry_run:
             return 0
         runs, failed = plan.runs, bool(carry_out(plan, messages).failures)
-    finished = {run.config: run.folder for run in runs if run.folder.damage is None and run.folder.status == "finished"}
-    judged = [each for setting in settings for each in _judge(setting, finished, out, data_dir)]
-    page = claims_page(judged, f"neurocollapse claims --{'full' if full else 'quick'}")
+    kept |= _found(runs, settings, out, machines.data_dir)
+    write_results(out / RESULTS, kept.values())
+    judged = [each for setting in settings for each in judge_claims(setting, kept.values())]
+    page = claims_page(judged, f"neurocollapse claims --{'full' if full else 'quick'}", _notes(settings, kept))
     for name, text in (("claims.md", page), ("claims.json", to_json(claims_values(judged), indent=1) + "\n")):
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -97,13 +99,26 @@ def _read(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> tup
     return runs, bool(damages)
 
 
-def _judge(setting: Setting, finished: dict[RunConfig, RunFolder], out: Path, data_dir: Path | None) -> list[Judged]:
-    """By the runs that have finished, with the theory tables of those that claims about the theory need."""
+def _found(
+    runs: Sequence[Planned], settings: Sequence[Setting], out: Path, data_dir: Path | None
+) -> dict[RunConfig, Result]:
+    """Those of the runs that have finished, with the theory tables of those that claims about the theory need."""
+    finished = {run.config: run.folder for run in runs if run.folder.damage is None and run.folder.status == "finished"}
+    asked = {
+        config for setting in settings for name in ("decay", "bias") for config in setting.experiments.get(name, ())
+    }
     theory = [
-        finished[config]
-        for name in ("decay", "bias")
-        for config in setting.experiments.get(name, ())
-        if config.weight_decay and config.bias in ("none", "free") and config in finished
+        folder
+        for config, folder in finished.items()
+        if config in asked and config.weight_decay and config.bias in ("none", "free")
     ]
     tables = keep_tables(theory, out / "theory.json", data_dir=data_dir)
-    return judge_claims(setting, results_of([finished[config] for config in setting if config in finished], tables))
+    return {result.config: result for result in results_of(finished.values(), tables)}
+
+
+def _notes(settings: Sequence[Setting], kept: Mapping[RunConfig, Result]) -> dict[str, list[str]]:
+    """What there is to say beside the results of each setting."""
+    return {
+        setting.name: list(dict.fromkeys(note for config in setting if config in kept for note in kept[config].notes))
+        for setting in settings
+    }

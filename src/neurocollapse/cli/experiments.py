@@ -11,7 +11,7 @@ import tyro
 from ..atomic import atomic_path
 from ..experiment import Plan, carry_out, prepare
 from ..figures import collapse_figure, save_figure
-from ..options import ComparedOptions, EngineName, Folder, RunOptions, axis, distinct
+from ..options import ComparedOptions, Folder, Machines, RunOptions, axis, distinct
 from ..shelf import folders, records_frame, runs_table
 from ..store import to_json
 from ..sweep import Sweep
@@ -24,14 +24,10 @@ from .theory import keep_tables
 
 def reproduce(
     config: tyro.conf.OmitArgPrefixes[ComparedOptions],
+    machines: tyro.conf.OmitArgPrefixes[Machines],
     weight_decay: tuple[float, ...] = (0.0, 5e-4, 1e-3),
     seeds: int = 1,
-    data_dir: Path | None = None,
     out: Folder = Path("results/reproduce"),
-    workers: int | None = None,
-    device: str = "cpu",
-    engine: EngineName = "processes",
-    address: str | None = None,
     tensorboard: Folder | None = None,
     dry_run: bool = False,
     json: bool = False,
@@ -44,15 +40,10 @@ def reproduce(
 
     Args:
         config: Every run.
+        machines: Where they are trained, and how.
         weight_decay: Values of λ of Eq. 1; 0 is the comparison without decay.
         seeds: Seeds 0, 1, ... for each λ; several give bands in the figure.
-        data_dir: Where mnist or cifar10 lie, or are downloaded to.
         out: Folder for the runs, the figure and the summary.
-        workers: Runs at a time; by default one per core, and on a cluster all that it has room for.
-        device: cpu, or cuda for an NVIDIA GPU.
-        engine: How the runs are trained: in processes side by side; batched, those alike stacked into one program, for
-            a GPU; or as tasks of Ray.
-        address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
         tensorboard: Folder for TensorBoard, which shows the records there as they come, those of earlier commands too.
         dry_run: Print how long it would take, and stop; data that are not there yet are downloaded for it.
         json: Print the summary as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
@@ -62,17 +53,7 @@ def reproduce(
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
     base = RunConfig(**dataclasses.asdict(config))
     sweep = Sweep(base, {"weight_decay": distinct("--weight-decay", weight_decay), "seed": range(seeds)})
-    plan = prepare(
-        list(sweep),
-        out,
-        data_dir=data_dir,
-        workers=workers,
-        device=device,
-        console=messages,
-        engine=engine,
-        address=address,
-        tensorboard=tensorboard,
-    )
+    plan = prepare(list(sweep), out, machines, messages, tensorboard=tensorboard)
     if dry_run:
         return _print_plan(plan, json)
     done = carry_out(plan, messages)
@@ -86,7 +67,9 @@ def reproduce(
     table = summary(frame)
     with atomic_path(out / "summary.csv") as temporary:
         table.to_csv(temporary, index=False)
-    keep_tables([run for run in done.whole if run.status == "finished"], out / "theory.json", data_dir=data_dir)
+    keep_tables(
+        [run for run in done.whole if run.status == "finished"], out / "theory.json", data_dir=machines.data_dir
+    )
     page = write_report(out)
     ordering, missing = paper_ordering(frame), missing_decays(frame, weight_decay)
     if json:
@@ -102,13 +85,9 @@ def reproduce(
 
 def train(
     config: tyro.conf.OmitArgPrefixes[RunOptions],
+    machines: tyro.conf.OmitArgPrefixes[Machines],
     vary: tuple[str, ...] = (),
-    data_dir: Path | None = None,
     out: Folder = Path("results/runs"),
-    workers: int | None = None,
-    device: str = "cpu",
-    engine: EngineName = "processes",
-    address: str | None = None,
     tensorboard: Folder | None = None,
     dry_run: bool = False,
     json: bool = False,
@@ -119,14 +98,9 @@ def train(
 
     Args:
         config: The run.
+        machines: Where it is trained, and how.
         vary: Fields to vary, each as field=value,value,...; every combination is a run.
-        data_dir: Where mnist or cifar10 lie, or are downloaded to.
         out: Folder for the runs.
-        workers: Runs at a time; by default one per core, and on a cluster all that it has room for.
-        device: cpu, or cuda for an NVIDIA GPU.
-        engine: How the runs are trained: in processes side by side; batched, those alike stacked into one program, for
-            a GPU; or as tasks of Ray.
-        address: Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone.
         tensorboard: Folder for TensorBoard, which shows the records there as they come, those of earlier commands too.
         dry_run: Print how long it would take, and stop; data that are not there yet are downloaded for it.
         json: Print the last records as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null
@@ -137,17 +111,7 @@ def train(
         raise ValueError(f"--vary names a field twice: {' '.join(vary)}")
     base = RunConfig(**dataclasses.asdict(config))
     configs = list(Sweep(base, axes))
-    plan = prepare(
-        configs,
-        out,
-        data_dir=data_dir,
-        workers=workers,
-        device=device,
-        console=messages,
-        engine=engine,
-        address=address,
-        tensorboard=tensorboard,
-    )
+    plan = prepare(configs, out, machines, messages, tensorboard=tensorboard)
     if dry_run:
         return _print_plan(plan, json)
     done = carry_out(plan, messages)

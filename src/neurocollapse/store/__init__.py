@@ -13,6 +13,6 @@ Every file is written beside its place and renamed, so a killed process leaves t
 
 from .files import StoreError, to_json, write_text
 from .folder import HEADLINES, RunFolder
-from .identity import run_id
+from .identity import SCHEMA_VERSION, run_id
 
-__all__ = ["HEADLINES", "RunFolder", "StoreError", "run_id", "to_json", "write_text"]
+__all__ = ["HEADLINES", "SCHEMA_VERSION", "RunFolder", "StoreError", "run_id", "to_json", "write_text"]

@@ -1,0 +1,59 @@
+"""Results as data: a line for each run, which goes where the run's folder need not, to be judged again there."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig
+from ..metrics import DEFINITIONS_VERSION
+from ..store import SCHEMA_VERSION, StoreError, to_json, write_text
+from ..verification import THEORY_VERSION
+from .results import Result
+
+#: The file beside the page.
+RESULTS = "results.jsonl"
+
+#: What a line means: the defaults that its configuration leaves out, and its numbers.
+_VERSIONS = {"schema": SCHEMA_VERSION, "definitions": DEFINITIONS_VERSION, "theory": THEORY_VERSION}
+
+
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    """A line for each: the fields of the configuration that are not at their defaults, the numbers, where it ran."""
+    write_text(path, "".join(to_json(_line(result)) + "\n" for result in results))
+
+
+def read_results(path: Path) -> dict[RunConfig, Result]:
+    """The results in a file by their configurations; of several of one run the last. None where there is no file.
+
+    Raises `StoreError` where a line is not a result, or one of another version.
+    """
+    found: dict[RunConfig, Result] = {}
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    for number, line in enumerate(filter(None, text.split("\n")), start=1):
+        try:
+            result = _result(json.loads(line))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(
+                f"line {number} of {path} is no result ({error}); delete it to run that one again"
+            ) from error
+        found[result.config] = result
+    return found
+
+
+def _line(result: Result) -> dict[str, Any]:
+    return {
+        "config": result.config.changed,
+        **_VERSIONS,
+        "values": dict(result.values),
+        "notes": list(result.notes),
+        "provenance": list(result.provenance),
+    }
+
+
+def _result(line: Any) -> Result:
+    for name, version in _VERSIONS.items():
+        if line[name] != version:
+            raise ValueError(f"its version of {name} is {line[name]}, and that of this package {version}")
+    values = {key: float(value) for key, value in line["values"].items()}
+    return Result(RunConfig(**line["config"]), values, tuple(line["notes"]), tuple(line["provenance"]))
