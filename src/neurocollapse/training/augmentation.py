@@ -21,7 +21,7 @@ class Augmentation:
     mirrored: Bool[Tensor, "*runs samples"]
 
     def __call__(
-        self, images: Float[Tensor, "*runs batch channels height width"], places: slice
+        self, images: Float[Tensor, "*runs batch channels height width"], places: slice | Int[Tensor, " batch"]
     ) -> Float[Tensor, "*runs batch channels height width"]:
         """The images of the samples at these places of the epoch, augmented."""
         corners, mirrored = self.corners[..., places, :].flatten(0, -2), self.mirrored[..., places].flatten()

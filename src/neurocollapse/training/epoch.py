@@ -9,6 +9,7 @@ from torch.func import functional_call, vmap
 from ..networks import NetworkError
 from .augmentation import stacked
 from .precision import products_in
+from .recording import is_recordable, repeat
 from .run import DivergedError, Draw, Run, seeded
 from .step import Loss, Moments, Pace, Weights, step
 
@@ -94,7 +95,8 @@ def _pass(
 ) -> Tensor:
     """A step for each batch; the mean of the data term over the samples, each at the weights of its step."""
     total = torch.zeros_like(pace.rate[..., 0])
-    for index, places in enumerate(run.batches()):
+
+    def take(places: slice | Tensor, pace: Pace) -> None:
         images, labels = run.batch(draw, places)
         with products_in(run.config.precision, run.device):
             values = step(
@@ -103,12 +105,28 @@ def _pass(
                 moments,
                 images,
                 labels,
-                pace=pace.at(index),
+                pace=pace,
                 decays=decays,
                 optimizer=run.config.optimizer,
                 momentum=run.config.momentum,
             )
-        total += values * labels.shape[-1]
+        total.add_(values * labels.shape[-1])
+
+    batches = run.batches()
+    recorded = 0
+    if is_recordable(run.config, run.device):
+        size = batches[0].stop
+        recorded = sum(places.stop - places.start == size for places in batches)
+        next_one = torch.zeros(1, dtype=torch.long, device=run.device)
+        within = torch.arange(size, device=run.device)
+
+        def take_next() -> None:
+            take(next_one * size + within, pace.at(next_one))
+            next_one.add_(1)
+
+        repeat(take_next, recorded, run.device)
+    for index in range(recorded, len(batches)):
+        take(batches[index], pace.at(index))
     return total / len(run.train_split.labels)
 
 

@@ -123,8 +123,8 @@ class Run:
             starts.pop()  # a sample alone has no variance to be divided by: it joins the step before
         return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
 
-    def batch(self, draw: Draw, places: slice) -> tuple[Tensor, Tensor]:
-        """Images and labels of one step."""
+    def batch(self, draw: Draw, places: slice | Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
+        """Images and labels of one step, the samples at these places of the epoch."""
         chosen = draw.order[..., places]
         images = self.train_split.images[chosen]
         if draw.augmentation is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 #: Tensors by the names of the network's parameters; of R runs side by side each is (R, *shape).
@@ -29,9 +30,12 @@ class Pace:
     count: Tensor
     """Steps taken, this one included, in float64."""
 
-    def at(self, index: int) -> "Pace":
-        """That of one step of those of an epoch."""
-        return Pace(self.rate[..., index], self.decay[..., index], self.count[..., index])
+    def at(self, index: int | Int[Tensor, " 1"]) -> "Pace":
+        """That of one step of those of an epoch; with the index on the device nothing waits for it."""
+        each = (self.rate, self.decay, self.count)
+        if isinstance(index, int):
+            return Pace(*(values[..., index] for values in each))
+        return Pace(*(values.index_select(-1, index).squeeze(-1) for values in each))
 
 
 def along(values: Tensor, weight: Tensor) -> Tensor:

@@ -1,0 +1,174 @@
+"""Steps that are recorded and replayed. The counting is tested everywhere, the replaying where there is a GPU."""
+
+import contextlib
+import dataclasses
+
+import pytest
+import torch
+
+from neurocollapse.datasets import Dataset, Split, load_dataset
+from neurocollapse.training import RunConfig, State, epoch, recording, train, train_together
+
+GAUSSIAN = load_dataset("gaussian", per_class=25)
+# In batches of 22, the 100 samples are five steps an epoch, the last of them on fewer.
+BASE = RunConfig(
+    dataset="gaussian", network="mlp", depth=3, width=8, batch_size=22, learning_rate=0.02, weight_decay=1e-2, epochs=3
+)
+VARIED = [{"seed": 0}, {"seed": 1, "weight_decay": 0.0}, {"seed": 2, "learning_rate": 0.01}]
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need an NVIDIA GPU")
+
+
+def images():
+    labels = torch.arange(60) % 3
+    pixels = torch.randn(60, 1, 9, 8, generator=torch.Generator().manual_seed(0)) + labels[:, None, None, None]
+    return Dataset("images", Split(pixels, labels), None, 3, "0" * 64, ())
+
+
+CASES = {
+    "sgd": ({}, GAUSSIAN),
+    "adam, whose steps differ by their count": ({"optimizer": "adam", "learning_rate": 2e-3}, GAUSSIAN),
+    "muon, with a λ that comes down": ({"optimizer": "muon", "decay_start": 10.0}, GAUSSIAN),
+    "one step an epoch": ({"batch_size": 1000}, GAUSSIAN),
+    "whole batches only": ({"batch_size": 25}, GAUSSIAN),
+    "batch norm, whose last batch takes one more": ({"normalization": "batch", "batch_size": 33}, GAUSSIAN),
+    "shifted images": ({"augmentation": "shift_flip", "network": "convnet"}, images()),
+}
+
+
+def states(config, dataset, device="cpu"):
+    return [copied(state) for state in train(config, dataset, device=device)]
+
+
+def stacked(configs, dataset, device="cpu"):
+    return [copied(state) for _, state in train_together(configs, dataset, device=device)]
+
+
+def copied(state: State) -> State:
+    return dataclasses.replace(state, tensors={name: t.cpu().clone() for name, t in state.tensors.items()})
+
+
+def assert_same(first, second, **tolerance):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one.objective == pytest.approx(other.objective, rel=tolerance.get("rtol", 0), nan_ok=True)
+        for name, tensor in one.tensors.items():
+            torch.testing.assert_close(tensor, other.tensors[name], **{"rtol": 0, "atol": 0, **tolerance})
+
+
+@pytest.fixture
+def by_counter(monkeypatch):
+    """Every run takes its steps as on a GPU, but that none is recorded; how many of them at a time."""
+    taken = []
+
+    def repeat(step, times, device):
+        taken.append(times)
+        for _ in range(times):
+            step()
+
+    monkeypatch.setattr(epoch, "is_recordable", lambda config, device: True)
+    monkeypatch.setattr(epoch, "repeat", repeat)
+    return taken
+
+
+@pytest.mark.parametrize(("options", "dataset"), CASES.values(), ids=CASES)
+def test_steps_told_by_a_counter_are_the_steps(by_counter, monkeypatch, options, dataset):
+    config = dataclasses.replace(BASE, **options)
+    counted = states(config, dataset)
+    samples, size = len(dataset.train.labels), min(config.batch_size, len(dataset.train.labels))
+    joined = config.normalization == "batch" and samples % size == 1
+    assert by_counter == [samples // size - joined] * 3
+    monkeypatch.undo()
+    assert_same(counted, states(config, dataset))
+
+
+STACKED = {name: case for name, case in CASES.items() if "norm" not in name}
+
+
+@pytest.mark.parametrize(("options", "dataset"), STACKED.values(), ids=STACKED)
+def test_stacked_steps_told_by_a_counter_are_the_steps(by_counter, monkeypatch, options, dataset):
+    configs = [dataclasses.replace(BASE, **{**options, **varied}) for varied in VARIED]
+    counted = stacked(configs, dataset)
+    assert by_counter
+    monkeypatch.undo()
+    assert_same(counted, stacked(configs, dataset))
+
+
+def test_the_packages_networks_are_recorded_on_a_gpu_and_no_others():
+    assert recording.is_recordable(BASE, "cuda:1")
+    assert not recording.is_recordable(BASE, "cpu")
+    assert not recording.is_recordable(dataclasses.replace(BASE, network="module:function"), "cuda")
+
+
+class Stream:
+    def __init__(self, *_):
+        pass
+
+    def wait_stream(self, _):
+        pass
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As much of a GPU as counts steps: what is called while recording is executed at each replay, and not at once."""
+
+    class Graph:
+        def replay(self):
+            for step in self.steps:
+                step()
+
+    class Gpu:
+        recording, failing, taken = None, False, 0
+
+        def step(self):
+            if self.recording is None:
+                self.taken += 1
+            elif self.failing:
+                raise RuntimeError("not\nwhile it is recorded")
+            else:
+                self.recording.steps.append(self.step)
+
+    @contextlib.contextmanager
+    def record(graph, stream):
+        graph.steps, gpu.recording = [], graph
+        try:
+            yield
+        finally:
+            gpu.recording = None
+
+    gpu = Gpu()
+    for name, stand_in in {"Stream": Stream, "CUDAGraph": Graph, "graph": record}.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    return gpu
+
+
+@pytest.mark.parametrize("times", [0, 1, 3, 4, 10])
+def test_as_many_steps_are_taken_as_are_asked_for(gpu, times):
+    recording.repeat(gpu.step, times, "cuda")
+    assert gpu.taken == times
+
+
+def test_what_cannot_be_recorded_is_launched_anew_and_told(gpu):
+    gpu.failing = True
+    with pytest.warns(UserWarning, match=r"cannot be recorded as a CUDA graph, .* \(not while it is recorded\)"):
+        recording.repeat(gpu.step, 10, "cuda")
+    assert gpu.taken == 10
+
+
+@needs_gpu
+@pytest.mark.parametrize(("options", "dataset"), CASES.values(), ids=CASES)
+def test_on_a_gpu_what_is_replayed_is_what_is_launched(monkeypatch, options, dataset):
+    config = dataclasses.replace(BASE, **options, epochs=2)
+    replayed = states(config, dataset, "cuda")
+    monkeypatch.setattr(epoch, "is_recordable", lambda config, device: False)
+    assert_same(replayed, states(config, dataset, "cuda"), rtol=1e-4, atol=1e-5)
+
+
+@needs_gpu
+def test_on_a_gpu_stacked_steps_are_replayed_too(monkeypatch):
+    configs = [dataclasses.replace(BASE, **varied) for varied in VARIED]
+    replayed = stacked(configs, GAUSSIAN, "cuda")
+    monkeypatch.setattr(epoch, "is_recordable", lambda config, device: False)
+    assert_same(replayed, stacked(configs, GAUSSIAN, "cuda"), rtol=1e-4, atol=1e-5)
