@@ -760,7 +760,7 @@ def test_where_there_are_no_runs_there_is_nothing_to_read(claims, tmp_path):
 
 
 def test_to_read_is_to_judge_by_what_has_finished_and_to_train_nothing(claims, monkeypatch, tmp_path):
-    monkeypatch.setattr("neurocollapse.engines.processes.SpawnProcess.start", lambda self: pytest.fail("it trains"))
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", lambda self: pytest.fail("it trains"))
     for config in [*TINY_SETTING.experiments["decay"]][:3]:  # one seed is missing where there is decay
         execute(config, GAUSSIAN, tmp_path)
     status, printed, said = claims("--read", "--json", "--out", tmp_path)
@@ -776,7 +776,7 @@ def test_to_read_is_to_judge_by_what_has_finished_and_to_train_nothing(claims, m
 
 
 def test_what_is_known_of_a_run_needs_neither_its_folder_nor_its_data(claims, monkeypatch, tmp_path):
-    monkeypatch.setattr("neurocollapse.engines.processes.SpawnProcess.start", lambda self: pytest.fail("it trains"))
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", lambda self: pytest.fail("it trains"))
     for config in TINY_SETTING:
         execute(config, GAUSSIAN, tmp_path / "first")
     status, printed, _ = claims("--json", "--out", tmp_path / "first")
@@ -849,7 +849,7 @@ def test_claims_are_run_judged_and_written_once(claims, monkeypatch, tmp_path):
     theorem = next(each for each in values if each["claim"].startswith("Theorem 2.3's equations hold at the end of tr"))
     assert all(found["seeds"] == 2 for part in theorem["parts"] for found in part["findings"])
 
-    monkeypatch.setattr("neurocollapse.engines.processes.SpawnProcess.start", lambda self: pytest.fail("it trains"))
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", lambda self: pytest.fail("it trains"))
     before = (tmp_path / "claims.md").read_bytes(), (tmp_path / "claims.json").read_bytes()
     for options in ([], ["--read"]):
         assert claims("--out", tmp_path, *options)[0] == 0

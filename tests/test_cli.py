@@ -55,7 +55,7 @@ def run(capsys):
 @pytest.fixture
 def no_processes(monkeypatch):
     """Nothing may be trained."""
-    monkeypatch.setattr("neurocollapse.engines.processes.SpawnProcess.start", lambda self: pytest.fail("it trains"))
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", lambda self: pytest.fail("it trains"))
 
 
 def strict_json(text):
@@ -308,7 +308,7 @@ def test_train_varies_fields_and_tells_of_failures_each_time(tmp_path, run, monk
     assert set(frame["seed"]) == {3}
     assert set(frame.groupby("run_id")["status"].first()) == {"diverged", "finished"}
 
-    monkeypatch.setattr("neurocollapse.engines.processes.SpawnProcess.start", lambda self: pytest.fail("it trains"))
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", lambda self: pytest.fail("it trains"))
     status, printed, said = run(*arguments, "--json")
     assert status == 1
     assert {row["status"] for row in strict_json(printed)} == {"finished", "diverged"}

@@ -222,7 +222,7 @@ def test_the_environment_is_restored_when_a_process_cannot_be_started(tmp_path, 
         assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
         raise OSError("no more processes")
 
-    monkeypatch.setattr(processes.SpawnProcess, "start", refuse)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     before = dict(os.environ)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from pathlib import Path
 
 from ..store import StoreError
@@ -38,9 +38,9 @@ def train_side_by_side(
     """
     check_workers(workers)
     workers = workers or default_workers(threads)
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     waiting = list(enumerate(configs))
-    running: dict[Connection, tuple[int, SpawnProcess]] = {}
+    running: dict[Connection, tuple[int, ForkServerProcess | SpawnProcess]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -76,7 +76,19 @@ def train_side_by_side(
                 receiver.close()
 
 
-def _silent_end(index: int, process: SpawnProcess) -> Event:
+def _context() -> ForkServerContext | SpawnContext:
+    """Children are forked from a process that has imported all there is, once: importing torch takes seconds.
+
+    Not from this one, which has threads, and locks that they may hold.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _silent_end(index: int, process: ForkServerProcess | SpawnProcess) -> Event:
     process.join()
     code = process.exitcode or 0
     reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
@@ -85,7 +97,7 @@ def _silent_end(index: int, process: SpawnProcess) -> Event:
 
 @contextmanager
 def _thread_environment(threads: int) -> Iterator[None]:
-    """The environment of a child that has so many threads."""
+    """The environment of a child that has so many threads; also of what all children are forked from, if it is new."""
     wanted = thread_variables(threads)
     before = {name: os.environ.get(name) for name in wanted}
     os.environ |= wanted
