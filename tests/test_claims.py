@@ -32,6 +32,7 @@ from neurocollapse.claims import (
     claims_page,
     claims_values,
     judge_claims,
+    notes_on,
     read_results,
     results_of,
     write_results,
@@ -711,6 +712,15 @@ def test_a_line_that_is_no_result_is_named(tmp_path, change, said):
     assert str(caught.value).endswith("; delete it to run that one again")
 
 
+def test_notes_on_a_setting_say_of_how_many_results_they_are():
+    runs = list(TINY_SETTING)[:3]
+    notes = [("of all",), ("of all", "of two"), ("of all", "of two")]
+    results = {config: Result(config, {}, each) for config, each in zip(runs, notes, strict=True)}
+    results[RunConfig()] = Result(RunConfig(), {}, ("of none of them",))
+    assert notes_on(TINY_SETTING, results) == ["Note: of all.", "Note, of 2 of these 3 runs: of two."]
+    assert notes_on(TINY_SETTING, {}) == []
+
+
 # The command
 
 
@@ -782,7 +792,7 @@ def test_what_is_known_of_a_run_needs_neither_its_folder_nor_its_data(claims, mo
     status, printed, _ = claims("--json", "--out", tmp_path / "first")
     assert status == 0
     page = (tmp_path / "first" / "claims.md").read_text()
-    assert "clusters.\n  Note: " not in page
+    assert "clusters.\n  - Note" not in page
     (tmp_path / "second").mkdir()
     lines = (tmp_path / "first" / RESULTS).read_text().splitlines(keepends=True)
     noted = lines[0].replace('"notes": []', '"notes": ["another machine"]')
@@ -791,7 +801,7 @@ def test_what_is_known_of_a_run_needs_neither_its_folder_nor_its_data(claims, mo
     for options in ([], ["--read"]):
         assert claims("--json", "--out", tmp_path / "second", *options)[:2] == (0, printed)
         again = (tmp_path / "second" / "claims.md").read_text()
-        assert again == page.replace("clusters.\n", "clusters.\n  Note: another machine.\n")
+        assert again == page.replace("clusters.\n", "clusters.\n  - Note, of 1 of these 10 runs: another machine.\n")
     assert {path.name for path in (tmp_path / "second").iterdir()} == {RESULTS, "claims.md", "claims.json"}
 
 

@@ -3,7 +3,7 @@
 from .experiments import FULL, QUICK, Setting
 from .kept import RESULTS, read_results, write_results
 from .page import claims_page, claims_values
-from .results import Result, results_of
+from .results import Result, notes_on, results_of
 from .statements import CLAIMS, Claim, Judged, judge_claims
 from .verdicts import Finding, Interval, Part, Verdict
 
@@ -23,6 +23,7 @@ __all__ = [
     "claims_page",
     "claims_values",
     "judge_claims",
+    "notes_on",
     "read_results",
     "results_of",
     "write_results",

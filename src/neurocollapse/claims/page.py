@@ -36,7 +36,7 @@ def claims_page(judged: Sequence[Judged], command: str, notes: Mapping[str, Iter
     verdicts = {(each.claim.statement, each.setting.name): each.verdict for each in judged}
     lines = [_INTRODUCTION, "```", command, "```", ""]
     for name, words in settings.items():
-        lines += [f"- `{name}`: {words}.", *(f"  Note: {note}." for note in (notes or {}).get(name, ()))]
+        lines += [f"- `{name}`: {words}.", *(f"  - {note}" for note in (notes or {}).get(name, ()))]
     lines += ["", f"| claim | {' | '.join(settings)} |", f"|---|{'---|' * len(settings)}"]
     for claim in CLAIMS:
         cells = [str(verdicts.get((claim.statement, setting), "")) for setting in settings]

@@ -1,6 +1,7 @@
 """Finished runs as claims see them: numbers by name."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from ..config import RunConfig
 from ..geometry import Gram, pairs
 from ..store import RunFolder
 from ..theory import TheoryTable
+from .experiments import Setting
 
 #: How a comparison of the theory table begins that there is one of for each layer.
 LAYERS = "λ‖W‖² of"
@@ -37,6 +39,16 @@ class Result:
 def results_of(folders: Iterable[RunFolder], tables: Mapping[RunFolder, TheoryTable]) -> list[Result]:
     """The finished ones of these runs. Raises `StoreError` where one is damaged."""
     return [_result(folder, tables.get(folder)) for folder in folders if folder.status == "finished"]
+
+
+def notes_on(setting: Setting, results: Mapping[RunConfig, Result]) -> list[str]:
+    """What there is to say beside a setting's results, and of how many of them."""
+    found = [results[config] for config in setting if config in results]
+    counts = Counter(note for result in found for note in dict.fromkeys(result.notes))
+    return [
+        f"Note: {note}." if count == len(found) else f"Note, of {count} of these {len(found)} runs: {note}."
+        for note, count in counts.items()
+    ]
 
 
 def _result(folder: RunFolder, table: TheoryTable | None) -> Result:

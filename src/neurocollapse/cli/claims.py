@@ -1,6 +1,6 @@
 """`claims`: every claim of the paper with its verdict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +16,7 @@ from ..claims import (
     claims_page,
     claims_values,
     judge_claims,
+    notes_on,
     read_results,
     results_of,
     write_results,
@@ -75,7 +76,8 @@ def claims(
     kept |= _found(runs, settings, out, machines.data_dir)
     write_results(out / RESULTS, kept.values())
     judged = [each for setting in settings for each in judge_claims(setting, kept.values())]
-    page = claims_page(judged, f"neurocollapse claims --{'full' if full else 'quick'}", _notes(settings, kept))
+    notes = {setting.name: notes_on(setting, kept) for setting in settings}
+    page = claims_page(judged, f"neurocollapse claims --{'full' if full else 'quick'}", notes)
     for name, text in (("claims.md", page), ("claims.json", to_json(claims_values(judged), indent=1) + "\n")):
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -114,11 +116,3 @@ def _found(
     ]
     tables = keep_tables(theory, out / "theory.json", data_dir=data_dir)
     return {result.config: result for result in results_of(finished.values(), tables)}
-
-
-def _notes(settings: Sequence[Setting], kept: Mapping[RunConfig, Result]) -> dict[str, list[str]]:
-    """What there is to say beside the results of each setting."""
-    return {
-        setting.name: list(dict.fromkeys(note for config in setting if config in kept for note in kept[config].notes))
-        for setting in settings
-    }
