@@ -21,7 +21,7 @@ reproduce: $(TEST_STAMP) ## train the paper's networks and draw its figure into 
 	$(BIN)/neurocollapse reproduce $(ARGS)
 
 test: $(TEST_STAMP) ## run the tests and the examples in docstrings, without the slow tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-slow: $(TEST_STAMP) ## run the slow tests only
 	$(BIN)/python -m pytest -m slow $(ARGS)

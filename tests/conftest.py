@@ -20,8 +20,11 @@ def checked(function: Callable) -> Callable:
 # Checks the shapes and types in the package's signatures at every call. Before any test module imports the package.
 install_import_hook("neurocollapse", "conftest.checked")
 
-# The tests' tensors are small: more threads only wait for one another, and sums could differ between machines.
+# The tests' tensors are small: more threads only wait for one another, and sums could differ between machines. Of the
+# commands that tests run, too: several tests run side by side.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # No deadline: the first call of a kind pays for caches and lazy imports, and would fail at random on a busy machine.
 settings.register_profile("local", deadline=None, max_examples=40)
