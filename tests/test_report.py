@@ -224,18 +224,45 @@ def test_with_two_classes_what_is_always_zero_is_no_curve():
     assert not [key for key in series if key.startswith("nc2")]
 
 
-@pytest.mark.parametrize("what", ["nowhere", "empty", "claims", "other claims"])
+@pytest.mark.parametrize("what", ["nowhere", "empty"])
 def test_what_cannot_be_reported_is_one_line(tmp_path, run, what):
     folder = tmp_path / what
     if what != "nowhere":
         folder.mkdir()
-    if "claims" in what:
-        execute(SMALL, GAUSSIAN, folder)
-        (folder / "claims.json").write_text("{" if what == "claims" else '[{"claim": "only"}]')
     status, printed, said = run("report", folder)
     assert (status, printed, said.count("\n")) == (2, "", 1)
     assert str(folder) in said
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("claims.json", "{", "claims.json cannot be read (Expecting property name"),
+        (
+            "claims.json",
+            '[{"claim": "only"}]',
+            "claims.json cannot be read (it holds no verdicts); delete it, or run cl",
+        ),
+        ("theory.json", "xx", "theory.json cannot be read (Expecting value"),
+        ("theory.json", "[]", "theory.json cannot be read (it holds no tables); verify makes it anew"),
+        ("*/snapshots.safetensors", "xx", "snapshots.safetensors is damaged ("),
+    ],
+)
+def test_what_is_damaged_beside_the_records_is_left_out_and_named(tmp_path, run, name, text, said):
+    execute(SMALL, GAUSSIAN, tmp_path)
+    for path in tmp_path.glob(name) if "*" in name else [tmp_path / name]:
+        path.write_text(text)
+    status, printed, told = run("report", tmp_path)
+    assert (status, told.count("\n")) == (1, 1)
+    assert told.startswith("damaged: ")
+    assert said in told
+    assert printed == f"report: {tmp_path / 'report.html'}\n"
+    content = of_page((tmp_path / "report.html").read_text())
+    assert len(content["runs"]) == 1
+    assert [said in message for message in content["left_out"]] == [True]
+    assert content["claims"] == []
+    assert content["theory"] == {}
 
 
 @pytest.mark.slow
@@ -255,5 +282,6 @@ def test_a_report_that_follows_is_kept_current_until_ctrl_c(tmp_path):
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert said.startswith(f"there are no runs in {out} yet: waiting for them, until Ctrl-C\n")
     assert f"stopped; {page} is as the runs are now" in said
     assert of_page(page.read_text())["reload"] is None

@@ -92,7 +92,7 @@ class _Watch:
         self.progress, self.configs, self.labels = progress, configs, labels
         self.bars: dict[int, TaskID] = {}
         self.measured = dict.fromkeys(range(len(configs)), "")  # the last accuracy and NC1, known at some epochs only
-        self.total = progress.add_task("all runs", total=sum(config.epochs for config in configs) or None, news="")
+        self.total = progress.add_task("all runs", total=sum(config.epochs for config in configs), news="")
 
     def show(self, event: Event) -> None:
         epochs, label = self.configs[event.index].epochs, self.labels[event.index]

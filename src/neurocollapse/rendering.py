@@ -14,5 +14,15 @@ def html_table(caption: str, rows: Iterable[Sequence[str]]) -> str:
     return f"<table><caption>{escape(caption)}</caption>{lines}</table>"
 
 
+def listed(values: Sequence[object], most: int = 8) -> str:
+    """The values, or the first of many and the last.
+
+    >>> listed(range(200))
+    '0, 1, 2, 3, 4, 5, 6, ..., 199'
+    """
+    texts = list(map(str, values))
+    return ", ".join(texts if len(texts) <= most else [*texts[: most - 1], "...", texts[-1]])
+
+
 def _cell(place: int, text: str) -> str:
     return f"<td style='text-align:{'right' if place == 1 else 'left'}'>{escape(text)}</td>"

@@ -10,7 +10,7 @@ import torch
 
 from .datasets import Dataset
 from .probing import few_of_each_class
-from .rendering import html_table
+from .rendering import html_table, listed
 from .training import RunConfig, recorded_epochs, train
 
 Axes = dict[str, Sequence[Any]]
@@ -35,10 +35,10 @@ class Sweep:
         return len(list(iter(self)))
 
     def _repr_html_(self) -> str:
-        axes = [(name, ", ".join(map(str, values)), f"{len(values)} value(s)") for name, values in self.axes.items()]
+        axes = [(name, listed(values), f"{len(values)} value(s)") for name, values in self.axes.items()]
         base = [(name, str(value), "") for name, value in self.base.changed.items() if name not in self.axes]
         count = math.prod(len(values) for values in self.axes.values())  # not len(self): a wrong field is shown too
-        return html_table(f"Sweep of {count} run(s); what it does not name is at the default", axes + base)
+        return html_table(f"Sweep of {count} run(s); the rest at the defaults", axes + base)
 
 
 #: Training samples that the estimate is timed on.

@@ -70,7 +70,7 @@ def reproduce(
     keep_tables(
         [run for run in done.whole if run.status == "finished"], out / "theory.json", data_dir=machines.data_dir
     )
-    page = write_report(out)
+    page, _ = write_report(out)
     ordering, missing = paper_ordering(frame), missing_decays(frame, weight_decay)
     if json:
         answer = {"summary": rows(table), "ordering": ordering, "missing": missing, "failed": done.failures}

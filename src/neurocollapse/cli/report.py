@@ -39,13 +39,14 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
     """
     if follow:
         folder.mkdir(parents=True, exist_ok=True)  # of runs that are still to begin
-    path = write_report(folder, reload_seconds=_RELOAD if follow else None)
+    path, damages = write_report(folder, reload_seconds=_RELOAD if follow else None)
     out_console.print(f"report: {path}")
+    for damage in damages:
+        messages.print(f"damaged: {damage}")
     if not follow:
-        damages = [damage for run in folders(folder) if (damage := run.damage)]
-        for damage in damages:
-            messages.print(f"damaged: {damage}")
         return 1 if damages else 0
+    if not folders(folder):
+        messages.print(f"there are no runs in {folder} yet: waiting for them, until Ctrl-C")
     try:
         seen = _changed(folder)
         while True:
@@ -60,24 +61,31 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
         raise type(stop)(f"{path} is as the runs are now, and loads itself no more") from None
 
 
-def write_report(folder: Path, *, reload_seconds: float | None = None) -> Path:
-    """The report on the runs in a folder, written there. Raises `StoreError` where none are, or are to come."""
+def write_report(folder: Path, *, reload_seconds: float | None = None) -> tuple[Path, list[str]]:
+    """The report on the runs in a folder, written there, and what of the folder is damaged, which it leaves out.
+
+    Raises `StoreError` where no runs are, or are to come.
+    """
     found = folders(folder)
     if not found and reload_seconds is None:
         raise StoreError(f"there are no runs in {folder}; name a folder that --out made")
-    runs = [_as_found(run) for run in found]
+    left_out: list[str] = []
+    runs = [_as_found(run, left_out) for run in found]
     alone = [run.path for run in found] == [folder]
     kept = TheoryFile((folder.parent if alone else folder) / "theory.json")
+    left_out += [kept.damage] if kept.damage else []
+    claims = _claims(folder / "claims.json", left_out)
     content = report_content(
         runs,
         title=titled([run.config for run in found if run.damage is None]),
         theory={run.path.name: table.to_dict() for run in found if (table := kept.get(run)) is not None},
-        claims=_claims(folder / "claims.json"),
+        claims=claims,
+        left_out=left_out,
         reload_seconds=reload_seconds,
     )
     path = folder / "report.html"
     write_text(path, report_page(content))
-    return path
+    return path, [run.message for run in runs if run.status == "damaged"] + left_out
 
 
 def titled(configs: Iterable[RunConfig]) -> str:
@@ -89,7 +97,8 @@ def titled(configs: Iterable[RunConfig]) -> str:
     return "Neural collapse" + "".join(told)
 
 
-def _as_found(folder: RunFolder) -> ReportRun:
+def _as_found(folder: RunFolder, left_out: list[str]) -> ReportRun:
+    """A run for the page; what is damaged of a run that is whole all the same joins what is left out."""
     try:
         folder.check_whole()
         described, result = folder.description, folder.result or {"status": "unfinished"}
@@ -100,7 +109,7 @@ def _as_found(folder: RunFolder) -> ReportRun:
             message=result.get("message", ""),
             num_classes=described["num_classes"],
             records=folder.records(),
-            snapshots=folder.snapshots(),
+            snapshots=_snapshots(folder, left_out),
             seconds=math.fsum(line[part] for line in folder.timings() for part in line.keys() - {"epoch"}),
             provenance=described.get("provenance", []),
             notes=described.get("notes", []),
@@ -109,7 +118,15 @@ def _as_found(folder: RunFolder) -> ReportRun:
         return ReportRun(folder.path.name, "damaged", message=str(error))
 
 
-def _claims(path: Path) -> list[Any]:
+def _snapshots(folder: RunFolder, left_out: list[str]) -> dict[int, dict[str, Any]]:
+    try:
+        return folder.snapshots()
+    except StoreError as error:
+        left_out.append(f"the samples of a run: {error}")
+        return {}
+
+
+def _claims(path: Path, left_out: list[str]) -> list[Any]:
     """Verdicts, where `claims` has written them."""
     try:
         found = json_format.loads(path.read_text(encoding="utf-8"))
@@ -118,7 +135,8 @@ def _claims(path: Path) -> list[Any]:
     except FileNotFoundError:
         return []
     except (ValueError, OSError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); delete it, or run claims again") from error
+        left_out.append(f"{path} cannot be read ({error}); delete it, or run claims again")
+        return []
     return found
 
 

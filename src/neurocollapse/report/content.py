@@ -56,9 +56,11 @@ def report_content(
     title: str,
     theory: Mapping[str, Any] | None = None,
     claims: Sequence[Mapping[str, Any]] = (),
+    left_out: Sequence[str] = (),
     reload_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """The page's values. `theory` are theory tables as plain values by the run's name, `claims` verdicts.
+    """The page's values. `theory` are theory tables as plain values by the run's name, `claims` verdicts, and
+    `left_out` says what could not be read.
 
     With `reload_seconds` the page loads itself again, as long as there is more to come.
     """
@@ -76,6 +78,7 @@ def report_content(
         "motion": {run.name: _motion(run) for run in moving},
         "theory": _finite(theory or {}),
         "claims": list(claims),
+        "left_out": list(left_out),
         "damaged": [{"name": run.name, "message": run.message} for run in runs if run.status == "damaged"],
         "provenance": _distinct(record for run in whole for record in run.provenance),
         "notes": _distinct(note for run in whole for note in run.notes),

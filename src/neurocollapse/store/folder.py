@@ -44,6 +44,8 @@ HEADLINES = (
     "train.nc4",
 )
 
+_SNAPSHOTS = "snapshots.safetensors"
+
 #: Files that only a run has, or its first one.
 _TRACES = ("config.json", "records.jsonl", "checkpoint.safetensors", "result.json")
 
@@ -157,15 +159,16 @@ class RunFolder:
         return read_lines(self.path / "timings.jsonl")
 
     def snapshots(self) -> dict[int, dict[str, np.ndarray]]:
-        """What is kept to be looked at, by epoch: see `training.snapshot`. Empty where none can be read."""
+        """What is kept to be looked at, by epoch: see `training.snapshot`."""
         found: dict[int, dict[str, np.ndarray]] = {}
-        for name, tensor in sorted(self._snapshots().items(), key=lambda item: _epoch_of(item[0])):
+        tensors = read_tensors(self.path / _SNAPSHOTS)
+        for name, tensor in sorted(tensors.items(), key=lambda item: _epoch_of(item[0])):
             found.setdefault(_epoch_of(name), {})[name.partition(".")[2]] = tensor.numpy()
         return found
 
-    def _snapshots(self) -> dict[str, Tensor]:
+    def _readable_snapshots(self) -> dict[str, Tensor]:
         try:
-            return read_tensors(self.path / "snapshots.safetensors")
+            return read_tensors(self.path / _SNAPSHOTS)
         except StoreError:  # no number depends on it: the run is whole without, and those to come are kept
             return {}
 
@@ -280,15 +283,13 @@ class RunFolder:
         for name in ("timings.jsonl", "records.jsonl"):
             kept = [line for line in read_lines(self.path / name) if line["epoch"] <= epoch]
             write_lines(self.path / name, kept)
-        if shown := self._snapshots():
-            write_tensors(
-                self.path / "snapshots.safetensors", {name: t for name, t in shown.items() if _epoch_of(name) <= epoch}
-            )
+        if shown := self._readable_snapshots():
+            write_tensors(self.path / _SNAPSHOTS, {name: t for name, t in shown.items() if _epoch_of(name) <= epoch})
         return (tensors, kept[-1]) if tensors else None
 
     def append(self, record: Record, seconds: dict[str, float], snapshot: dict[str, Tensor]) -> None:
         named = {f"{record['epoch']}.{name}": tensor for name, tensor in snapshot.items()}
-        write_tensors(self.path / "snapshots.safetensors", {**self._snapshots(), **named})
+        write_tensors(self.path / _SNAPSHOTS, {**self._readable_snapshots(), **named})
         write_lines(self.path / "records.jsonl", [*self.records(), record])
         write_lines(self.path / "timings.jsonl", [*self.timings(), {"epoch": record["epoch"], **seconds}])
 

@@ -1,6 +1,5 @@
 """The theory table of runs on disk, kept beside them in theory.json."""
 
-import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -90,9 +89,17 @@ class TheoryFile:
     def __init__(self, path: Path, *, force: bool = False):
         self.path, self.force = path, force
         self.entries: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
+        self.damage = ""
+        """Why the file that is there cannot be read."""
+        try:
             known = json.loads(path.read_text(encoding="utf-8"))
-            self.entries = known if isinstance(known, dict) else {}
+            if not isinstance(known, dict):
+                raise ValueError("it holds no tables")
+            self.entries = known
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            self.damage = f"{path} cannot be read ({error}); verify makes it anew"
 
     def _key(self, folder: RunFolder) -> dict[str, Any]:
         return {"version": THEORY_VERSION, "weights": folder.weights_digest, "forced": self.force}

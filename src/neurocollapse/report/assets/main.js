@@ -22,7 +22,7 @@ function makeSwitches() {
       return box;
     });
     if (field.values.length > 3) {
-      const all = element("button", { type: "button", textContent: "all" });
+      const all = element("button", { type: "button", textContent: "all / none" });
       all.addEventListener("click", () => {
         state.hidden[field.name] = hidden().length ? [] : [...field.values];
         for (const box of boxes) box.checked = !state.hidden[field.name].length;
@@ -33,9 +33,12 @@ function makeSwitches() {
     form.append(group);
   }
   const splits = element("fieldset", {}, element("legend", { textContent: "samples" }));
+  const tested = runs.some((run) => Object.keys(run.series.test).length);
+  if (!tested) state.split = "train";
   for (const split of ["train", "test", "both"]) {
     const checked = state.split === split;
-    const radio = element("input", { type: "radio", name: "split", id: `split-${split}`, value: split, checked });
+    const disabled = split !== "train" && !tested;
+    const radio = element("input", { type: "radio", name: "split", id: `split-${split}`, value: split, checked, disabled });
     radio.addEventListener("change", () => {
       state.split = split;
       changed();
@@ -77,8 +80,9 @@ function showLegend() {
   const items = settings.map((setting) => {
     const run = runs.find((each) => settingOf(each) === setting);
     const look = lookOf(run);
-    const item = element("li", {}, stroke(look.colour), ` ${look.symbol}: ${labelOf(run, telling)}`);
-    return item;
+    const symbol = element("span", { textContent: GLYPHS[SYMBOLS.indexOf(look.symbol)], "aria-hidden": "true" });
+    symbol.style.color = look.colour;
+    return element("li", {}, stroke(look.colour), symbol, ` ${labelOf(run, telling)}`);
   });
   const list = element("ul", { id: "legend" }, ...items);
   const summary = element("summary", { textContent: `Colours and symbols of ${settings.length} settings` });
@@ -124,7 +128,15 @@ function reloadLater() {
   }, content.reload * 1000);
 }
 
+// A heading that is gone to must not be under the switches, which stay in sight.
+function clearOfSwitches() {
+  const bar = document.getElementById("switches");
+  const stays = getComputedStyle(bar).position === "sticky";
+  document.documentElement.style.scrollPaddingTop = stays ? `${bar.offsetHeight + 16}px` : "";
+}
+
 restore();
+new ResizeObserver(clearOfSwitches).observe(document.getElementById("switches"));
 showHead();
 showFailures();
 makeSwitches();
@@ -132,6 +144,8 @@ if (runs.length) {
   showLegend();
   makePanels();
   makeRun();
+} else {
+  for (const id of ["switches", "panels-section", "run-section"]) document.getElementById(id).hidden = true;
 }
 showTheory();
 showClaims();

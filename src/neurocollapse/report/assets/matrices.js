@@ -29,10 +29,16 @@ function gramOf(name) {
 
 function gramFigure(name) {
   const z = gramOf(name);
+  const [kept, all] = [z?.length, chosenRun()?.classes];
   const layout = {
-    xaxis: axis({ dtick: 1, showgrid: false, constrain: "domain" }),
+    xaxis: axis({
+      title: { text: kept < all ? `classes 0 to ${kept - 1} of ${all}` : "class" },
+      dtick: 1,
+      showgrid: false,
+      constrain: "domain",
+    }),
     yaxis: axis({ dtick: 1, showgrid: false, autorange: "reversed", scaleanchor: "x", constrain: "domain" }),
-    margin: { l: 30, r: 8, t: 8, b: 30 },
+    margin: { l: 30, r: 8, t: 8, b: 42 },
   };
   if (!z) {
     const hidden = { visible: false };
@@ -87,7 +93,7 @@ function normsFigure() {
     data,
     layout: {
       xaxis: epochAxis(),
-      yaxis: axis({ type: "log", title: { text: "‖W‖²" }, exponentformat: "power", nticks: 6 }),
+      yaxis: logAxis(data, { title: { text: "‖W‖²" } }),
       showlegend: true,
       legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
       margin: { l: 62, r: 12, t: 40, b: 42 },

@@ -43,9 +43,7 @@ function panelFigure(panel) {
   const linear = isLinear(panel);
   const layout = {
     xaxis: epochAxis(),
-    yaxis: axis(
-      linear ? { rangemode: "tozero" } : { type: "log", exponentformat: "power", dtick: undefined, nticks: 6 },
-    ),
+    yaxis: linear ? axis({ rangemode: "tozero" }) : logAxis(data),
   };
   if (panel.key === "nc3" && ownReference() !== null) {
     layout.shapes = [
@@ -75,7 +73,8 @@ function panelFigure(panel) {
   if (!data.length) {
     const always = panel.key.startsWith("nc2") && runs.every((run) => run.classes === 2);
     const why = always ? "with two classes it is 0 for any features" : "no run with such values is switched on";
-    layout.annotations = [nothing(why)];
+    const hidden = { visible: false };
+    return { data, layout: { xaxis: hidden, yaxis: hidden, annotations: [nothing(why)] } };
   }
   return { data, layout };
 }
@@ -116,7 +115,7 @@ function makePanels() {
     const plot = new Plot(document.getElementById("panels"), {
       name: panel.key,
       title: panel.name,
-      formula: panel.formula,
+      hint: panel.formula,
       figure: () => panelFigure(panel),
       table: () => panelRows(panel),
       tools: [element("label", {}, log, "log")],

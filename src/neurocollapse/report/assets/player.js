@@ -41,7 +41,8 @@ class Player {
     this.select.value = state.run;
     this.offerClasses(kept);
     this.slider.max = moves ? this.last : 0;
-    this.slider.closest("fieldset").hidden = kept < 3;
+    this.slider.closest("fieldset").hidden = !moves;
+    this.slider.disabled = this.button.disabled = !moves || this.last < 1;
     for (const plot of plots) if (plot.name === "norms") plot.draw();
     const frame = moves ? moves.epochs.indexOf(state.epoch) : 0;
     this.show(frame < 0 ? this.last : frame);
@@ -52,7 +53,8 @@ class Player {
     for (let c = 0; state.classes.length < Math.min(3, kept); c += 1)
       if (!state.classes.includes(c)) state.classes.push(c);
     const which = chosenRun().classes > kept ? `the first ${kept} classes` : "the classes";
-    this.classes.replaceChildren(element("legend", { textContent: kept > 2 ? `three or four of ${which}:` : "" }));
+    this.classes.hidden = kept < 3;
+    this.classes.replaceChildren(element("legend", { textContent: `three or four of ${which}:` }));
     for (let c = 0; c < kept; c += 1) {
       const checked = state.classes.includes(c);
       const box = element("input", { type: "checkbox", name: "class", id: `class-${c}`, value: c, checked });
@@ -90,6 +92,7 @@ class Player {
     } else {
       this.told.textContent = "";
     }
+    this.slider.setAttribute("aria-valuetext", this.told.textContent);
     for (const plot of plots) if (["motion", ...Object.keys(GRAMS)].includes(plot.name)) plot.draw();
   }
 
@@ -138,7 +141,7 @@ function makeRun() {
     figure: motionFigure,
     table: motionRows,
     title: "Features on the span of the classifier rows",
-    formula:
+    hint:
       "Small: samples. Large: class means. Lines: classifier rows. Dashed: the simplex. All seen from μ_G, in units " +
       "of the means’ mean length.",
   });
@@ -148,7 +151,7 @@ function makeRun() {
     figure: normsFigure,
     table: normsRows,
     title: "Norms of the layers",
-    formula: "‖W_l‖²: equal for all layers at a critical point with λ > 0",
+    hint: "‖W_l‖²: equal for all layers at a critical point with λ > 0",
   });
   for (const [name, title] of Object.entries(GRAMS)) {
     new Plot(document.getElementById("grams"), {

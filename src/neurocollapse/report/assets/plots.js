@@ -9,7 +9,7 @@ function plain(text) {
 
 class Plot {
   // `figure()` gives {data, layout}, `table()` rows of {column: value}.
-  constructor(parent, { name, title, formula = "", kind = "", figure, table, tools = [] }) {
+  constructor(parent, { name, title, hint = "", kind = "", figure, table, tools = [] }) {
     Object.assign(this, { name, figure, table, seen: false });
     this.target = element("div", { className: `plot ${kind}`, role: "img", "aria-label": title });
     const svg = element("button", { type: "button", textContent: "SVG", title: "Download this plot as SVG" });
@@ -21,7 +21,7 @@ class Plot {
       "header",
       {},
       this.heading,
-      element("span", { className: "formula", textContent: formula }),
+      element("span", { className: "formula" }, ...formula(hint)),
       element("span", { className: "tools" }, ...tools, svg, csv),
     );
     this.card = element("article", { className: "card", id: `plot-${name}` }, header, this.target);
@@ -67,6 +67,12 @@ const watcher = new IntersectionObserver(
   { rootMargin: "300px" },
 );
 
+// On paper all of it is in sight.
+addEventListener("beforeprint", () => {
+  for (const plot of plots) plot.seen = true;
+  redraw();
+});
+
 function redraw() {
   for (const plot of plots) plot.draw();
 }
@@ -95,6 +101,16 @@ function axis(more = {}) {
     ticks: "outside",
     ...more,
   };
+}
+
+// With whole numbers at its ticks. Of values that differ by rounding it shows more than that.
+function logAxis(data, more = {}) {
+  const values = data.flatMap((trace) => trace.y).filter((value) => value > 0);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const narrow = high < 1.1 * low ? { range: [Math.log10(low / 1.2), Math.log10(high * 1.2)] } : {};
+  const decades = Math.log10(high / low);
+  const some = decades > 0.8 && decades < 3 ? { dtick: "D2" } : {}; // else a tick at every digit, one upon the other
+  return axis({ type: "log", tickformat: "~g", nticks: 6, ...narrow, ...some, ...more });
 }
 
 // Epoch 0 is before training, and stands left of the logarithmic axis' first epoch.

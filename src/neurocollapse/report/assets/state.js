@@ -41,7 +41,8 @@ function isShown(run) {
 }
 
 function chosenRun() {
-  return runs.find((run) => run.name === state.run) || runs[0];
+  const decayed = (run) => run.status === "finished" && run.values.weight_decay > 0 && content.motion[run.name];
+  return runs.find((run) => run.name === state.run) || runs.find(decayed) || runs[0];
 }
 
 const LABELS = { weight_decay: "λ", seed: "seed" };
@@ -70,6 +71,7 @@ for (const run of [...runs].sort((a, b) => a.values.weight_decay - b.values.weig
 }
 
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star"];
+const GLYPHS = ["●", "■", "◆", "▲", "✚", "✖", "★"];
 
 function lookOf(run) {
   const undecayed = runs.some((other) => other.values.weight_decay === 0);
@@ -104,6 +106,12 @@ function element(tag, properties = {}, ...children) {
   }
   made.append(...children);
   return made;
+}
+
+// A formula with the letter after each _ below the line. What is between two norms stays on one.
+function formula(text) {
+  const parts = text.replaceAll(" − ", "\u00a0−\u00a0").split(/_(\w)/u);
+  return parts.map((part, place) => (place % 2 ? element("sub", { textContent: part }) : part));
 }
 
 function number(value, digits = 4) {

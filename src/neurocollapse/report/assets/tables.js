@@ -2,10 +2,11 @@
 
 function table(caption, head, rows) {
   const made = element("table", {}, element("caption", { textContent: caption }));
-  made.append(
-    element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col", textContent: text })))),
-  );
-  made.append(element("tbody", {}, ...rows.map((cells) => element("tr", {}, ...cells.map(cell)))));
+  const lines = rows.map((cells) => cells.map(cell));
+  const kind = (place) => (lines.some((line) => line[place].className === "number") ? "number" : "");
+  const heads = head.map((text, place) => element("th", { scope: "col", className: kind(place), textContent: text }));
+  made.append(element("thead", {}, element("tr", {}, ...heads)));
+  made.append(element("tbody", {}, ...lines.map((line) => element("tr", {}, ...line))));
   return element("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": caption }, made);
 }
 
@@ -109,6 +110,7 @@ function showClaims() {
 function showFailures() {
   const bad = [
     ...content.damaged.map((run) => `${run.name}: damaged: ${run.message}`),
+    ...content.left_out.map((message) => `left out: ${message}`),
     ...runs.filter((run) => run.status === "diverged").map((run) => `${labelOf(run)}: diverged: ${run.message}`),
     ...runs
       .filter((run) => run.status === "unfinished")
@@ -118,7 +120,7 @@ function showFailures() {
   if (!bad.length) return;
   target.hidden = false;
   const list = element("ul", {}, ...bad.map((text) => element("li", { textContent: text })));
-  const count = `${bad.length} run${bad.length === 1 ? "" : "s"} without an end`;
+  const count = `${bad.length} runs without an end, or damaged`;
   target.append(bad.length > 5 ? element("details", {}, element("summary", { textContent: count }), list) : list);
 }
 
