@@ -31,7 +31,7 @@ lint: $(LINT_STAMP) ## check style, formatting and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy src
 
-docs: $(DOCS_STAMP) ## build the documentation site into site/, where index.html opens from the disk
+docs: $(DOCS_STAMP) ## build the documentation site into site/; index.html opens from the disk, but for its search
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 bench: $(TEST_STAMP) ## run every script in benchmarks/
