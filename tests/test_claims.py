@@ -721,6 +721,18 @@ def test_notes_on_a_setting_say_of_how_many_results_they_are():
     assert notes_on(TINY_SETTING, {}) == []
 
 
+def test_the_projects_page_is_judged_from_the_results_beside_it():
+    docs = Path(__file__).parents[1] / "docs"
+    results = read_results(docs / "claims.jsonl")
+    page = (docs / "claims.md").read_text(encoding="utf-8")
+    kind = "full" if "claims --full" in page else "quick"
+    of = SETTINGS if kind == "full" else SETTINGS[: len(QUICK)]
+    judged = [each for setting in of for each in judge_claims(setting, results.values())]
+    notes = {setting.name: notes_on(setting, results) for setting in of}
+    assert page == claims_page(judged, f"neurocollapse claims --{kind}", notes)
+    assert set(results) >= {config for setting in SETTINGS[: len(QUICK)] for config in setting}
+
+
 # The command
 
 
@@ -799,7 +811,9 @@ def test_what_is_known_of_a_run_needs_neither_its_folder_nor_its_data(claims, mo
     (tmp_path / "second" / RESULTS).write_text("".join([noted, *lines[1:]]))
     monkeypatch.setattr("neurocollapse.experiment.training_data", lambda *_: pytest.fail("it loads data"))
     for options in ([], ["--read"]):
-        assert claims("--json", "--out", tmp_path / "second", *options)[:2] == (0, printed)
+        status, again, said = claims("--json", "--out", tmp_path / "second", *options)
+        assert (status, again) == (0, printed)
+        assert said == f"10 of 10 runs are known from {tmp_path / 'second' / RESULTS}\n"
         again = (tmp_path / "second" / "claims.md").read_text()
         assert again == page.replace("clusters.\n", "clusters.\n  - Note, of 1 of these 10 runs: another machine.\n")
     assert {path.name for path in (tmp_path / "second").iterdir()} == {RESULTS, "claims.md", "claims.json"}

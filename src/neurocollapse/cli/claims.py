@@ -61,12 +61,17 @@ def claims(
     if read and not out.is_dir():
         raise ValueError(f"there are no runs to read in {out}: name their folder with --out, or leave out --read")
     settings = FULL if full else QUICK
+    runs: list[Planned]
     kept = read_results(out / RESULTS)
     configs = [config for setting in settings for config in setting]
     unknown = [config for config in configs if config not in kept]
     if len(unknown) < len(configs):
         messages.print(f"{len(configs) - len(unknown)} of {len(configs)} runs are known from {out / RESULTS}")
-    if read:
+    if not unknown:
+        if dry_run:
+            return 0
+        runs, failed = [], False
+    elif read:
         runs, failed = _read(unknown, out, machines.data_dir)
     else:
         plan = prepare(unknown, out, machines, messages)
