@@ -1,6 +1,6 @@
 """`claims`: every claim of the paper with its verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +11,7 @@ from ..claims import (
     FULL,
     QUICK,
     RESULTS,
+    Judged,
     Result,
     Setting,
     claims_page,
@@ -80,12 +81,7 @@ def claims(
         runs, failed = plan.runs, bool(carry_out(plan, messages).failures)
     kept |= _found(runs, settings, out, machines.data_dir)
     write_results(out / RESULTS, kept.values())
-    judged = [each for setting in settings for each in judge_claims(setting, kept.values())]
-    notes = {setting.name: notes_on(setting, kept) for setting in settings}
-    page = claims_page(judged, f"neurocollapse claims --{'full' if full else 'quick'}", notes)
-    for name, text in (("claims.md", page), ("claims.json", to_json(claims_values(judged), indent=1) + "\n")):
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    judged = _write_page(settings, kept, out, f"neurocollapse claims --{'full' if full else 'quick'}")
     if json:
         print(to_json(claims_values(judged), indent=2))
     else:
@@ -121,3 +117,13 @@ def _found(
     ]
     tables = keep_tables(theory, out / "theory.json", data_dir=data_dir)
     return {result.config: result for result in results_of(finished.values(), tables)}
+
+
+def _write_page(settings: Sequence[Setting], kept: Mapping[RunConfig, Result], out: Path, command: str) -> list[Judged]:
+    """Every claim judged by the results, as claims.md and claims.json."""
+    judged = [each for setting in settings for each in judge_claims(setting, kept.values())]
+    page = claims_page(judged, command, {setting.name: notes_on(setting, kept) for setting in settings})
+    for name, text in (("claims.md", page), ("claims.json", to_json(claims_values(judged), indent=1) + "\n")):
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return judged
