@@ -265,6 +265,41 @@ def test_what_is_damaged_beside_the_records_is_left_out_and_named(tmp_path, run,
     assert content["theory"] == {}
 
 
+@pytest.mark.parametrize("config", ["3", "[]", '{"depth": 2}', "null"])
+def test_a_config_that_is_none_is_a_damaged_run(tmp_path, run, config):
+    for seed in (0, 1):
+        folder = execute(dataclasses.replace(SMALL, seed=seed), GAUSSIAN, tmp_path)
+    described = {**json.loads((folder.path / "config.json").read_text()), "config": json.loads(config)}
+    (folder.path / "config.json").write_text(json.dumps(described))
+    status, _, told = run("report", tmp_path)
+    assert (status, told.count("\n")) == (1, 1)
+    assert told.startswith(f"damaged: {folder.path} is not a run")
+    assert len(of_page((tmp_path / "report.html").read_text())["runs"]) == 1
+
+
+def test_a_file_cannot_be_followed(tmp_path, run):
+    (tmp_path / "file").write_text("")
+    assert run("report", tmp_path / "file", "--follow") == (
+        2,
+        "",
+        f"error: {tmp_path / 'file'} is a file, not a folder\n",
+    )
+
+
+@pytest.mark.slow
+def test_what_is_followed_without_runs_ends_as_a_page_that_loads_itself_no_more(tmp_path):
+    out = tmp_path / "to come"
+    command = [COMMAND, "report", str(out), "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "loads itself no more" in said
+    assert of_page((out / "report.html").read_text())["reload"] is None
+
+
 @pytest.mark.slow
 def test_a_report_that_follows_is_kept_current_until_ctrl_c(tmp_path):
     out = tmp_path / "to come"
@@ -282,6 +317,8 @@ def test_a_report_that_follows_is_kept_current_until_ctrl_c(tmp_path):
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.startswith(f"there are no runs in {out} yet: waiting for them, until Ctrl-C\n")
+    first, second, *_ = said.splitlines()
+    assert first == f"{out} was not there, and is a new folder now"
+    assert second == f"there are no runs in {out} yet: waiting for them, until Ctrl-C"
     assert f"stopped; {page} is as the runs are now" in said
     assert of_page(page.read_text())["reload"] is None

@@ -37,9 +37,10 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
         folder: The folder that a command wrote with --out.
         follow: Keep the page current while runs write, until Ctrl-C; it loads itself again.
     """
-    if follow:
-        folder.mkdir(parents=True, exist_ok=True)  # of runs that are still to begin
-    path, damages = write_report(folder, reload_seconds=_RELOAD if follow else None)
+    if follow and not folder.exists():
+        folder.mkdir(parents=True)
+        messages.print(f"{folder} was not there, and is a new folder now")
+    path, damages = write_report(folder, reload_seconds=_RELOAD if follow else None, begun=not follow)
     out_console.print(f"report: {path}")
     for damage in damages:
         messages.print(f"damaged: {damage}")
@@ -53,21 +54,20 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
             time.sleep(_LOOK)
             if (now := _changed(folder)) != seen:
                 seen = now
-                write_report(folder, reload_seconds=_RELOAD)
+                write_report(folder, reload_seconds=_RELOAD, begun=False)
                 messages.print(f"{time.strftime('%H:%M:%S')}: written anew")
     except KeyboardInterrupt as stop:  # or a kind of it
-        if folders(folder):
-            write_report(folder)
+        write_report(folder, begun=False)
         raise type(stop)(f"{path} is as the runs are now, and loads itself no more") from None
 
 
-def write_report(folder: Path, *, reload_seconds: float | None = None) -> tuple[Path, list[str]]:
+def write_report(folder: Path, *, reload_seconds: float | None = None, begun: bool = True) -> tuple[Path, list[str]]:
     """The report on the runs in a folder, written there, and what of the folder is damaged, which it leaves out.
 
-    Raises `StoreError` where no runs are, or are to come.
+    Raises `StoreError` where no runs are, unless they need not have `begun`.
     """
     found = folders(folder)
-    if not found and reload_seconds is None:
+    if not found and begun:
         raise StoreError(f"there are no runs in {folder}; name a folder that --out made")
     left_out: list[str] = []
     runs = [_as_found(run, left_out) for run in found]

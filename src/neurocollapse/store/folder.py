@@ -129,7 +129,8 @@ class RunFolder:
         described = read_json(self.path / "config.json")
         if described is None:
             raise missing(self.path / "config.json")
-        if "num_classes" not in described or "epochs" not in described.get("config", ()):
+        config = described.get("config")
+        if "num_classes" not in described or not isinstance(config, dict) or "epochs" not in config:
             raise StoreError(f"{self.path} is not a run: its config.json is not of one; name a folder that --out made")
         return described
 

@@ -28,7 +28,7 @@ function makeSwitches() {
         for (const box of boxes) box.checked = !state.hidden[field.name].length;
         changed();
       });
-      group.append(all);
+      group.querySelector("legend").after(all);
     }
     form.append(group);
   }
@@ -145,7 +145,8 @@ if (runs.length) {
   makePanels();
   makeRun();
 } else {
-  for (const id of ["switches", "panels-section", "run-section"]) document.getElementById(id).hidden = true;
+  const empty = ["#switches", "#panels-section", "#run-section", "#theory-section", "nav"];
+  for (const selector of empty) document.querySelector(selector).hidden = true;
 }
 showTheory();
 showClaims();

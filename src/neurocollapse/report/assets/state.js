@@ -41,7 +41,7 @@ function isShown(run) {
 }
 
 function chosenRun() {
-  const decayed = (run) => run.status === "finished" && run.values.weight_decay > 0 && content.motion[run.name];
+  const decayed = (run) => run.status === "finished" && run.values.weight_decay > 0 && run.recorded.length > 1;
   return runs.find((run) => run.name === state.run) || runs.find(decayed) || runs[0];
 }
 
