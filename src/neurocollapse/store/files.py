@@ -115,10 +115,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with atomic_path(path) as temporary:
         # Copies, since safetensors refuses tensors that share memory, as tied weights do.
         copies = {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
-        try:
-            safetensors.torch.save_file(copies, temporary, metadata={_CHECKSUM: _checksum(copies)})
-        except safetensors.SafetensorError as error:  # what it makes of a full disk
-            raise OSError(str(error)) from error
+        # Not save_file, which writes to a file of its own beside it: killed, that would stay for ever.
+        temporary.write_bytes(safetensors.torch.save(copies, metadata={_CHECKSUM: _checksum(copies)}))
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

@@ -78,7 +78,7 @@ class Refinement:
         tensors = {name: value.contiguous() for name, value in self.objective.split(state.point.cpu()).items()}
         told = {"iterations": str(self.iterations + state.iteration), "begun_from": self.begun_from}
         with atomic_path(self.path) as temporary:
-            safetensors.torch.save_file(tensors, temporary, metadata=told)
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata=told))
 
     def table(self) -> TheoryTable:
         """The theory table where the descent is, with what it says of the kinks.
