@@ -23,6 +23,7 @@ from neurocollapse.training import run as training_run
 DECAYS, SEEDS, RECORDS, CLASSES, SHOWN = (0.0, 5e-4, 1e-3), 3, 60, 10, 60
 KEYS = ("loss_data", "nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4", "accuracy", "loss")
 REPETITIONS = 5
+SETTLING = 5  # seconds until the browser's own start is over
 
 
 def made_up(weight_decay: float, seed: int) -> ReportRun:
@@ -50,7 +51,7 @@ def made_up(weight_decay: float, seed: int) -> ReportRun:
 
 
 def opening(page: Path) -> float:
-    """Seconds until the page is ready, the plots in sight drawn, in a browser of its own."""
+    """Seconds until the plots in sight are drawn, in a browser of its own."""
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,900"):
@@ -58,8 +59,12 @@ def opening(page: Path) -> float:
     driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
     try:
         driver.get("about:blank")
+        time.sleep(SETTLING)
         driver.get(page.as_uri())
-        drawn = "return document.querySelector('#plot-nc1 .plot').data ? performance.now() : 0"
+        drawn = """
+            const inSight = [...document.querySelectorAll(".plot")].filter(
+                (plot) => plot.getBoundingClientRect().top < innerHeight);
+            return inSight.length && inSight.every((plot) => plot.data) ? performance.now() : 0;"""
         while not (milliseconds := driver.execute_script(drawn)):
             time.sleep(0.01)
         return milliseconds / 1000

@@ -156,4 +156,3 @@ addEventListener("pagehide", keep);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 if (state.scroll) scrollTo(0, state.scroll);
 if (state.focus) document.getElementById(state.focus)?.focus({ preventScroll: true });
-document.documentElement.dataset.ready = "yes";

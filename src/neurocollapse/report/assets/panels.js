@@ -20,7 +20,7 @@ function panelTraces(panel) {
         mode: many && run.recorded.length > 1 ? "lines" : "lines+markers",
         opacity: many ? 0.6 : 1,
         line: { color: look.colour, width: many ? 1.2 : 2, dash: split === "test" ? "dot" : "solid" },
-        marker: { color: look.colour, symbol: look.symbol, size: run.recorded.length > 1 ? 5 : 9 },
+        marker: { color: look.colour, symbol: look.symbol, size: run.recorded.length > 1 ? 5 : 9, maxdisplayed: 20 },
         hovertemplate: `${plain(labelOf(run))}, ${split}<br>epoch %{customdata}: %{y:.4g}<extra></extra>`,
       });
       const start = run.recorded.indexOf(run.terminal);

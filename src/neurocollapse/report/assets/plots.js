@@ -27,7 +27,6 @@ class Plot {
     this.card = element("article", { className: "card", id: `plot-${name}` }, header, this.target);
     parent.append(this.card);
     plots.push(this);
-    watcher.observe(this.card);
   }
 
   draw() {
@@ -57,15 +56,25 @@ const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false };
 
 const watcher = new IntersectionObserver(
   (entries) => {
-    for (const entry of entries) {
-      const plot = plots.find((each) => each.card === entry.target);
-      if (!entry.isIntersecting || plot.seen) continue;
-      plot.seen = true;
-      plot.draw();
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      watcher.unobserve(target);
+      const plot = plots.find((each) => each.card === target);
+      // Each in a turn of its own, so that the first are seen while the others are drawn.
+      setTimeout(() => {
+        plot.seen = true;
+        plot.draw();
+      });
     }
   },
   { rootMargin: "300px" },
 );
+
+// Called when Plotly is there, which takes most of the time of opening: what is text can be read before.
+function drawPlots() {
+  for (const plot of plots) watcher.observe(plot.card);
+  document.documentElement.dataset.ready = "yes";
+}
 
 // On paper all of it is in sight.
 addEventListener("beforeprint", () => {
