@@ -14,7 +14,7 @@ import neurocollapse as nc
 from neurocollapse.engines import ENGINES
 
 #: Runs long enough that what is timed is training, and not the two seconds of importing PyTorch.
-BASE = nc.RunConfig(per_class=200, epochs=30)
+BASE = nc.RunConfig(per_class=200, epochs=10)
 RUNS, REPETITIONS = 6, 3
 
 
@@ -41,6 +41,7 @@ def main() -> None:
     for _ in range(options.repetitions):
         for (engine, workers), taken in times.items():
             taken.append(seconds(engine, workers, options.epochs))
+            print(f"{engine}, {workers} worker(s): {taken[-1]:.1f} s", flush=True)
     ray.shutdown()
     print(f"{RUNS} runs of the convnet on 2,000 digits, {options.epochs} epochs each; load {os.getloadavg()[0]:.1f}")
     print(f"{'start of Ray':<24}{begun:>8.1f} s")

@@ -97,6 +97,7 @@ def test_the_objective_falls():
 # Neural collapse
 
 COLLAPSE = ("nc1", "nc2_equinorm", "nc2_cosine", "nc3")
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 
 
 def ends(config):
@@ -105,7 +106,7 @@ def ends(config):
     return {key: last.record[f"train.{key}"] for key in COLLAPSE}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_with_decay_the_means_and_the_classifier_collapse_and_nc1_falls_as_far_as_it_can(seed):
     """A bias-free network is homogeneous: how far out a sample lies is handed on, whatever becomes of its direction.
 
@@ -123,7 +124,7 @@ def test_with_decay_the_means_and_the_classifier_collapse_and_nc1_falls_as_far_a
         assert decayed[key] < 0.1 * undecayed[key], key
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_neural_collapse_appears_with_decay(seed):
     """Where batch normalisation lets NC1 fall, too: what of it λ = 0 reaches, and what λ > 0 does."""
     config = dataclasses.replace(
