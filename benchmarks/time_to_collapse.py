@@ -3,7 +3,7 @@
 All train the same network on the same data on one thread, run by run in turn, at several lengths; of these the best
 counts, for each recipe and level, so that a merely shorter schedule wins nothing. The objective, Eq. 1 on all training
 data at the weights, and NC1 are measured along the way, outside the clock. Seconds are of the processor, as far as the
-training took it, so that what else the machine does matters little.
+training took it, so that what else the machine does matters little; with --device cuda they are of the clock.
 
 Finished runs are kept in --out and not trained again. What LOG.md shows:
     python benchmarks/time_to_collapse.py --recipes muon "muon, λ constant" "muon, float32" default
@@ -25,8 +25,8 @@ import torch
 
 import neurocollapse as nc
 from neurocollapse.datasets import Dataset
-from neurocollapse.training.epoch import run_epoch
-from neurocollapse.training.run import Run
+from neurocollapse.training.epoch import Alone
+from neurocollapse.training.run import Run, on_device
 
 #: The best objective of a long run of any recipe at λ = 5e-4, found on seeds that the table does not use: see LOG.md.
 REFERENCE = {"mnist5k": 0.00910}
@@ -41,6 +41,7 @@ PAPER_LIKE_EPOCHS = (50, 100, 200, 350)
 RECIPES = {
     "muon": MUON,
     "muon, λ constant": replace(MUON, decay_start=1.0),
+    "muon, batch 256": replace(MUON, batch_size=256, learning_rate=0.2),
     "muon, float32": replace(MUON, precision="float32"),
     "default": nc.RunConfig(),
 }
@@ -50,17 +51,21 @@ Curve = list[dict[str, float]]
 Curves = dict[str, dict[int, list[Curve]]]
 
 
-def points(config: nc.RunConfig, dataset: Dataset) -> Iterator[dict[str, float]]:
+def points(config: nc.RunConfig, dataset: Dataset, device: str) -> Iterator[dict[str, float]]:
     """The seconds of training until an epoch, and what is measured there."""
-    run = Run(config, dataset, "cpu")
+    if device != "cpu":  # outside the clock: libraries set themselves up in the first steps of a kind
+        Alone(Run(config, dataset, device)).epoch(1)
+    run = Run(config, dataset, device)
+    program = Alone(run)
     split = dataset.train
     batches = list(zip(split.images.split(1000), split.labels.split(1000), strict=True))
     every = max(1, config.epochs // POINTS[dataset.name])
+    clock = time.process_time if device == "cpu" else time.perf_counter
     seconds = 0.0
     for epoch in range(1, config.epochs + 1):
-        start = time.process_time()
-        run_epoch(run, epoch)
-        seconds += time.process_time() - start
+        start = clock()
+        program.epoch(epoch)
+        seconds += clock() - start
         if epoch % every == 0 or epoch == config.epochs:
             with warnings.catch_warnings(action="ignore"):
                 m = nc.measure_model(run.model, batches, weight_decay=config.weight_decay, vci=False)
@@ -73,15 +78,16 @@ def points(config: nc.RunConfig, dataset: Dataset) -> Iterator[dict[str, float]]
             }
 
 
-def curve(path: Path, config: nc.RunConfig, dataset: Dataset) -> Curve:
+def curve(path: Path, config: nc.RunConfig, dataset: Dataset, device: str) -> Curve:
     """The run's points, from `path` if they are there, else trained for and kept there."""
+    what = {"config": asdict(config), "device": device}
     if path.exists():
         kept = json.loads(path.read_text())
-        if kept["config"] == asdict(config):
+        if what.items() <= kept.items():
             return kept["points"]
-    found = list(points(config, dataset))
+    found = list(points(config, dataset, device))
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"config": asdict(config), "points": found}))
+    part.write_text(json.dumps({**what, "points": found}))
     part.replace(path)
     return found
 
@@ -148,10 +154,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs="+", default=[10, 30, 120], help="lengths of the other recipes")
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=["muon"])
     parser.add_argument("--reference", type=float, help="L*, instead of the one in the script")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--nc1", type=float, default=0.1, help="level of NC1 to be reached too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    dataset = nc.load_dataset(arguments.dataset, data_dir=arguments.data_dir)
+    dataset = on_device(nc.load_dataset(arguments.dataset, data_dir=arguments.data_dir), arguments.device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     asked = {"paper-like": (PAPER_LIKE, arguments.paper_like_epochs)}
     asked |= {name: (RECIPES[name], arguments.epochs) for name in arguments.recipes}
@@ -161,7 +168,7 @@ def main() -> None:
             for epochs in lengths:
                 config = replace(recipe, dataset=arguments.dataset, epochs=epochs, seed=seed)
                 path = arguments.out / f"{arguments.dataset}, {name}, {epochs} epochs, seed {seed}.json"
-                curves[name][epochs].append(curve(path, config, dataset))
+                curves[name][epochs].append(curve(path, config, dataset, arguments.device))
                 print(f"{path.stem}: {curves[name][epochs][-1][-1]}", flush=True)
     reference = arguments.reference or REFERENCE.get(arguments.dataset, math.nan)
     print_ends(curves, reference)

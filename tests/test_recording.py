@@ -61,13 +61,17 @@ def by_counter(monkeypatch):
     """Every run takes its steps as on a GPU, but that none is recorded; how many of them at a time."""
     taken = []
 
-    def repeat(step, times, device):
-        taken.append(times)
-        for _ in range(times):
-            step()
+    class Recording:
+        def __init__(self, step, device):
+            self.step = step
+
+        def repeat(self, times):
+            taken.append(times)
+            for _ in range(times):
+                self.step()
 
     monkeypatch.setattr(epoch, "is_recordable", lambda config, device: True)
-    monkeypatch.setattr(epoch, "repeat", repeat)
+    monkeypatch.setattr(epoch, "Recording", Recording)
     return taken
 
 
@@ -118,7 +122,7 @@ def gpu(monkeypatch):
                 step()
 
     class Gpu:
-        recording, failing, taken = None, False, 0
+        recording, failing, taken, recorded = None, False, 0, 0
 
         def step(self):
             if self.recording is None:
@@ -131,6 +135,7 @@ def gpu(monkeypatch):
     @contextlib.contextmanager
     def record(graph, stream):
         graph.steps, gpu.recording = [], graph
+        gpu.recorded += 1
         try:
             yield
         finally:
@@ -146,15 +151,20 @@ def gpu(monkeypatch):
 
 @pytest.mark.parametrize("times", [0, 1, 3, 4, 10])
 def test_as_many_steps_are_taken_as_are_asked_for(gpu, times):
-    recording.repeat(gpu.step, times, "cuda")
-    assert gpu.taken == times
+    recorded = recording.Recording(gpu.step, "cuda")
+    for epochs in (1, 2, 3):
+        recorded.repeat(times)
+        assert gpu.taken == epochs * times
+    assert gpu.recorded == (times > 3)
 
 
 def test_what_cannot_be_recorded_is_launched_anew_and_told(gpu):
     gpu.failing = True
+    recorded = recording.Recording(gpu.step, "cuda")
     with pytest.warns(UserWarning, match=r"cannot be recorded as a CUDA graph, .* \(not while it is recorded\)"):
-        recording.repeat(gpu.step, 10, "cuda")
-    assert gpu.taken == 10
+        recorded.repeat(10)
+    recorded.repeat(10)
+    assert gpu.taken == 20
 
 
 @needs_gpu

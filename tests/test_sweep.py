@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from neurocollapse import experiment
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweep import Sweep, estimate_seconds
 from neurocollapse.training import RunConfig, train
@@ -89,6 +90,14 @@ def test_the_estimate_leaves_threads_alone_and_cannot_diverge():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_estimate_is_of_the_device_that_is_to_train(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(experiment, "estimate_seconds", lambda config, dataset, device: asked.append(device) or 1.0)
+    experiment.check_runs([SMALL], tmp_path, None, device="cuda:1")
+    experiment.check_runs([SMALL], tmp_path, None)
+    assert asked == ["cuda:1", "cpu"]
 
 
 def test_an_estimate_needs_no_samples_of_some_classes_more_than_there_are():

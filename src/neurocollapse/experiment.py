@@ -110,7 +110,7 @@ def prepare(
     _check_writable("--out", out)
     track = _tracker(tensorboard, console)
     stacked = machines.engine == "batched"
-    runs = check_runs(configs, out, machines.data_dir, stacked=stacked)
+    runs = check_runs(configs, out, machines.data_dir, stacked=stacked, device="cpu" if shared else device)
     if runs and all(run.damage for run in runs):
         raise StoreError(runs[0].damage)
     unfinished = sum(run.due for run in runs)
@@ -176,11 +176,17 @@ def print_notes(runs: Sequence[Planned], console: Console) -> None:
 
 
 def check_runs(
-    configs: Sequence[RunConfig], out: Path, data_dir: Path | None, *, timed: bool = True, stacked: bool = False
+    configs: Sequence[RunConfig],
+    out: Path,
+    data_dir: Path | None,
+    *,
+    timed: bool = True,
+    stacked: bool = False,
+    device: str = "cpu",
 ) -> list[Planned]:
-    """Every run checked against its data and its folder and, where it is to be trained, `timed`. Raises `ValueError`.
+    """Every run checked against its data and its folder and, where it is to be trained, `timed` on the device.
 
-    `stacked` runs are tried as one program too. The data are not kept: every worker loads its own.
+    `stacked` runs are tried as one program too. The data are not kept: every worker loads its own. Raises `ValueError`.
     """
     runs: dict[int, Planned] = {}
     by_data: dict[RunConfig, list[int]] = {}
@@ -190,7 +196,7 @@ def check_runs(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* is not the published one")  # a note says the same
             dataset = training_data(part, data_dir)
-        check = _Check(dataset, out, timed, stacked)
+        check = _Check(dataset, out, timed, stacked, device)
         runs |= {index: check(configs[index]) for index in indices}
     return [runs[index] for index in range(len(configs))]
 
@@ -198,8 +204,8 @@ def check_runs(
 class _Check:
     """Checks the runs on one data set, and what several of them share only once."""
 
-    def __init__(self, dataset: Dataset, out: Path, timed: bool, stacked: bool):
-        self.dataset, self.out, self.timed, self.stacked = dataset, out, timed, stacked
+    def __init__(self, dataset: Dataset, out: Path, timed: bool, stacked: bool, device: str):
+        self.dataset, self.out, self.timed, self.stacked, self.device = dataset, out, timed, stacked, device
         self.networks: dict[RunConfig, tuple[Fingerprint | None, tuple[str, ...]]] = {}
         self.seconds: dict[RunConfig, float | str] = {}
 
@@ -223,7 +229,7 @@ class _Check:
     def estimate(self, config: RunConfig, folder: RunFolder) -> float | str:
         key = dataclasses.replace(config, weight_decay=0.0, seed=0)  # these make no difference to the time
         if key not in self.seconds:
-            self.seconds[key] = _estimate(key, self.dataset)
+            self.seconds[key] = _estimate(key, self.dataset, self.device)
         whole = self.seconds[key]
         if isinstance(whole, str):
             return whole
@@ -237,9 +243,9 @@ def _check_stackable(config: RunConfig, dataset: Dataset) -> None:
         raise NetworkError(f"--engine batched: {error}") from error
 
 
-def _estimate(config: RunConfig, dataset: Dataset) -> float | str:
+def _estimate(config: RunConfig, dataset: Dataset, device: str) -> float | str:
     try:
-        return estimate_seconds(config, dataset)
+        return estimate_seconds(config, dataset, device)
     except Exception as error:  # the user's network may raise anything; its run will tell
         of_the_users = is_users_own(config) and not isinstance(error, NetworkError)
         if isinstance(error, ValueError) and not of_the_users:

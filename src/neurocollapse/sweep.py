@@ -45,16 +45,17 @@ class Sweep:
 _SAMPLE = 1000
 
 
-def estimate_seconds(config: RunConfig, dataset: Dataset) -> float:
-    """How long the run should take on one thread, from one epoch on a small part of the data, timed here and now."""
+def estimate_seconds(config: RunConfig, dataset: Dataset, device: str = "cpu") -> float:
+    """How long the run should take by itself, on one thread or a GPU, timed here and now on a few of its data."""
     labels = dataset.train.labels
     small = few_of_each_class(dataset, _SAMPLE)
     share = len(small.train.labels) / len(labels)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # A step takes as long at any learning rate; at this one it cannot diverge.
-        *_, last = train(replace(config, epochs=1, learning_rate=1e-9), small)
+        # On a GPU the first epochs set things up and record the step. A step takes as long at any learning rate; at
+        # this one it cannot diverge.
+        *_, last = train(replace(config, epochs=1 if device == "cpu" else 3, learning_rate=1e-9), small, device=device)
     finally:
         torch.set_num_threads(threads)
     test_share = 1.0 if dataset.test is None else 1 + len(dataset.test.labels) / len(labels)

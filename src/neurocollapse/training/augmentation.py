@@ -20,6 +20,10 @@ class Augmentation:
     """Where the image that is cut out begins in the one with zero margins: (row, column)."""
     mirrored: Bool[Tensor, "*runs samples"]
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.corners, self.mirrored]
+
     def __call__(
         self, images: Float[Tensor, "*runs batch channels height width"], places: slice | Int[Tensor, " batch"]
     ) -> Float[Tensor, "*runs batch channels height width"]:

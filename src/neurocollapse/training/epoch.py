@@ -1,4 +1,4 @@
-"""One pass over the training data: of a run alone, or of several stacked into one program."""
+"""Passes over the training data: of a run alone, or of several stacked into one program."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,68 +8,84 @@ from torch.func import functional_call, vmap
 
 from ..networks import NetworkError
 from .augmentation import stacked
+from .convolution import ConvolutionsAsProducts
 from .precision import products_in
-from .recording import is_recordable, repeat
+from .recording import Recording, is_recordable
 from .run import DivergedError, Draw, Run, seeded
 from .step import Loss, Moments, Pace, Weights, step
 
 
-def run_epoch(run: Run, epoch: int) -> float:
-    """Train a run for an epoch; the mean objective along it. Raises `DivergedError`."""
+class Alone:
+    """A run's epochs."""
 
-    def loss(_: Weights, images: Tensor, labels: Tensor) -> Tensor:
-        return run.loss(run.model(images).to(run.dtype), labels) / len(labels)
+    def __init__(self, run: Run):
+        def loss(_: Weights, images: Tensor, labels: Tensor) -> Tensor:
+            return run.loss(run.model(images).to(run.dtype), labels) / len(labels)
 
-    decays = {name: run.tensor(decay) for name, decay in run.decays.items()}
-    run.model.train()
-    with seeded(run.config.seed, epoch, run.device):
-        data_term = _pass(run, loss, run.weights, run.moments, run.draw(), run.pace(epoch), decays)
-    return run.objective(epoch, data_term.item())
+        self._run = run
+        decays = {name: run.tensor(decay) for name, decay in run.decays.items()}
+        self._steps = _Steps(run, loss, run.weights, run.moments, decays)
+
+    def epoch(self, epoch: int) -> float:
+        """Train for an epoch; the mean objective along it. Raises `DivergedError`."""
+        run = self._run
+        run.model.train()
+        with seeded(run.config.seed, epoch, run.device):
+            data_term = self._steps.take(run.draw(), run.pace(epoch))
+        return run.objective(epoch, data_term.item())
 
 
-def run_epochs_together(runs: Sequence[Run], epochs: Sequence[int]) -> list[float | DivergedError]:
-    """Train several runs for an epoch as one program; of each what `run_epoch` returns or raises.
+class Together:
+    """The epochs of several runs, trained as one program.
 
     They are of one network, loss, optimiser, data set and batch size; the seed, λ, the learning rate and the epoch are
-    each run's own. Raises `NetworkError` for a network that `torch.func` cannot stack.
+    each run's own. Their weights and moments become views of stacked ones. Raises `NetworkError` for a network that
+    `torch.func` cannot stack, here or in the first epoch.
     """
-    first = runs[0]
-    check_stackable(first)
-    weights = {name: torch.stack([run.weights[name].detach() for run in runs]) for name in first.weights}
-    for weight in weights.values():
-        weight.requires_grad_()
-    moments = {
-        kind: {name: torch.stack([run.moments[kind][name] for run in runs]) for name in of_kind}
-        for kind, of_kind in first.moments.items()
-    }
-    decays = {name: first.tensor([run.decays[name] for run in runs]) for name in weights}
-    draws = [_draw(run, epoch) for run, epoch in zip(runs, epochs, strict=True)]
-    draw = Draw(torch.stack([one.order for one in draws]), stacked([one.augmentation for one in draws]))
-    each = [run.pace(epoch) for run, epoch in zip(runs, epochs, strict=True)]
-    pace = Pace(*(torch.stack([getattr(one, name) for one in each]) for name in ("rate", "decay", "count")))
-    first.model.train()
 
-    def loss(of_one: Weights, images: Tensor, labels: Tensor) -> Tensor:
-        return first.loss(functional_call(first.model, of_one, (images,)).to(first.dtype), labels) / len(labels)
+    def __init__(self, runs: Sequence[Run]):
+        first = runs[0]
+        _check_stackable(first)
 
-    try:
-        data_terms = _pass(first, vmap(loss), weights, moments, draw, pace, decays)
-    except RuntimeError as error:
-        raise NetworkError(
-            f"{first.config.network} cannot be trained stacked ({' '.join(str(error).split())}); train its runs in "
-            f"processes of their own"
-        ) from error
-    for index, run in enumerate(runs):
-        with torch.no_grad():
-            for name, weight in run.weights.items():
-                weight.copy_(weights[name][index])
-            for kind, of_kind in run.moments.items():
-                for name, moment in of_kind.items():
-                    moment.copy_(moments[kind][name][index])
-    return [_objective(*ended) for ended in zip(runs, epochs, data_terms.tolist(), strict=True)]
+        def loss(of_one: Weights, images: Tensor, labels: Tensor) -> Tensor:
+            outputs = functional_call(first.model, of_one, (images,))
+            return first.loss(outputs.to(first.dtype), labels) / len(labels)
+
+        self.runs = list(runs)
+        weights: Weights = {}
+        moments: Moments = {kind: {} for kind in first.moments}
+        for name in first.weights:
+            weights[name] = torch.stack([run.weights[name].detach() for run in runs])
+            for run, own in zip(runs, weights[name], strict=True):
+                run.weights[name].data = own
+            weights[name].requires_grad_()
+            for kind, of_kind in moments.items():
+                of_kind[name] = torch.stack([run.moments[kind][name] for run in runs])
+                for run, own in zip(runs, of_kind[name], strict=True):
+                    run.moments[kind][name] = own
+        decays = {name: first.tensor([run.decays[name] for run in runs]) for name in weights}
+        self._steps = _Steps(first, vmap(loss), weights, moments, decays)
+
+    def epoch(self, epochs: Sequence[int]) -> list[float | DivergedError]:
+        """Train each for the epoch that is its own; of each what `Alone.epoch` returns or raises."""
+        first = self.runs[0]
+        draws = [_draw(run, epoch) for run, epoch in zip(self.runs, epochs, strict=True)]
+        draw = Draw(torch.stack([one.order for one in draws]), stacked([one.augmentation for one in draws]))
+        each = [run.pace(epoch) for run, epoch in zip(self.runs, epochs, strict=True)]
+        pace = Pace(*(torch.stack([getattr(one, name) for one in each]) for name in ("rate", "decay", "count")))
+        first.model.train()
+        try:
+            with ConvolutionsAsProducts():
+                data_terms = self._steps.take(draw, pace).tolist()
+        except RuntimeError as error:
+            raise NetworkError(
+                f"{first.config.network} cannot be trained stacked ({' '.join(str(error).split())}); train its runs "
+                f"in processes of their own"
+            ) from error
+        return [_objective(*ended) for ended in zip(self.runs, epochs, data_terms, strict=True)]
 
 
-def check_stackable(run: Run) -> None:
+def _check_stackable(run: Run) -> None:
     """`NetworkError` for a network that is more than the weights that train."""
     frozen = [name for name, p in run.model.named_parameters() if not p.requires_grad]
     if others := frozen + [name for name, _ in run.model.named_buffers()]:
@@ -84,54 +100,64 @@ def _draw(run: Run, epoch: int) -> Draw:
         return run.draw()
 
 
-def _pass(
-    run: Run,
-    loss: Loss,
-    weights: Weights,
-    moments: Moments,
-    draw: Draw,
-    pace: Pace,
-    decays: Mapping[str, Tensor],
-) -> Tensor:
-    """A step for each batch; the mean of the data term over the samples, each at the weights of its step."""
-    total = torch.zeros_like(pace.rate[..., 0])
-
-    def take(places: slice | Tensor, pace: Pace) -> None:
-        images, labels = run.batch(draw, places)
-        with products_in(run.config.precision, run.device):
-            values = step(
-                loss,
-                weights,
-                moments,
-                images,
-                labels,
-                pace=pace,
-                decays=decays,
-                optimizer=run.config.optimizer,
-                momentum=run.config.momentum,
-            )
-        total.add_(values * labels.shape[-1])
-
-    batches = run.batches()
-    recorded = 0
-    if is_recordable(run.config, run.device):
-        size = batches[0].stop
-        recorded = sum(places.stop - places.start == size for places in batches)
-        next_one = torch.zeros(1, dtype=torch.long, device=run.device)
-        within = torch.arange(size, device=run.device)
-
-        def take_next() -> None:
-            take(next_one * size + within, pace.at(next_one))
-            next_one.add_(1)
-
-        repeat(take_next, recorded, run.device)
-    for index in range(recorded, len(batches)):
-        take(batches[index], pace.at(index))
-    return total / len(run.train_split.labels)
-
-
 def _objective(run: Run, epoch: int, data_term: float) -> float | DivergedError:
     try:
         return run.objective(epoch, data_term)
     except DivergedError as error:
         return error
+
+
+class _Steps:
+    """The steps of an epoch, of a run or of several stacked; `run` is one of them."""
+
+    def __init__(self, run: Run, loss: Loss, weights: Weights, moments: Moments, decays: Mapping[str, Tensor]):
+        self._run, self._loss = run, loss
+        self._weights, self._moments, self._decays = weights, moments, decays
+        self._batches = run.batches()
+        # What the recorded step reads and writes stays where it is from epoch to epoch.
+        self._draw: Draw | None = None
+        self._pace: Pace | None = None
+        self._total = torch.zeros_like(next(iter(decays.values())))
+        self._next = torch.zeros(1, dtype=torch.long, device=run.device)
+        self._within = torch.arange(self._batches[0].stop, device=run.device)
+        self._recording = Recording(self._take_next, run.device) if is_recordable(run.config, run.device) else None
+
+    def take(self, draw: Draw, pace: Pace) -> Tensor:
+        """A step for each batch; the mean of the data term over the samples, each at the weights of its step."""
+        if self._draw is None or self._pace is None:
+            self._draw, self._pace = draw, pace
+        else:
+            for mine, its in zip(self._draw.tensors + self._pace.tensors, draw.tensors + pace.tensors, strict=True):
+                mine.copy_(its)
+        self._total.zero_()
+        recorded = 0
+        if self._recording is not None:
+            recorded = sum(places.stop - places.start == len(self._within) for places in self._batches)
+            self._next.zero_()
+            self._recording.repeat(recorded)
+        for index in range(recorded, len(self._batches)):
+            self._take(self._batches[index], pace.at(index))
+        return self._total / len(self._run.train_split.labels)
+
+    def _take_next(self) -> None:
+        assert self._pace is not None
+        self._take(self._next * len(self._within) + self._within, self._pace.at(self._next))
+        self._next.add_(1)
+
+    def _take(self, places: slice | Tensor, pace: Pace) -> None:
+        assert self._draw is not None
+        config = self._run.config
+        images, labels = self._run.batch(self._draw, places)
+        with products_in(config.precision, self._run.device):
+            values = step(
+                self._loss,
+                self._weights,
+                self._moments,
+                images,
+                labels,
+                pace=pace,
+                decays=self._decays,
+                optimizer=config.optimizer,
+                momentum=config.momentum,
+            )
+        self._total.add_(values * labels.shape[-1])

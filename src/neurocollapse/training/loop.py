@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..datasets import Dataset, load_dataset
-from .epoch import run_epoch, run_epochs_together
+from .epoch import Alone, Together
 from .run import DivergedError, Record, Run, on_device
 from .schedule import recorded_epochs
 
@@ -75,9 +75,10 @@ def train(
     if not isinstance(config, RunConfig):
         raise TypeError(f"train takes a RunConfig, got {config!r} of type {type(config).__name__}")
     course = _Course(config, training_data(config) if dataset is None else dataset, resume, device)
+    program = Alone(course.run)
     while not course.finished:
         start = time.perf_counter()
-        objective = run_epoch(course.run, course.next) if course.next else math.nan
+        objective = program.epoch(course.next) if course.next else math.nan
         yield course.arrive(objective, time.perf_counter() - start)
 
 
@@ -111,11 +112,14 @@ def train_together(
         for index, (config, resume) in enumerate(zip(configs, resumes or [None] * len(configs), strict=True))
     }
     courses = {index: course for index, course in courses.items() if not course.finished}
+    program: Together | None = None
     while courses:
         start = time.perf_counter()
         moving = {index: course for index, course in courses.items() if course.next}
         runs, epochs = [course.run for course in moving.values()], [course.next for course in moving.values()]
-        ends = dict(zip(moving, run_epochs_together(runs, epochs) if runs else [], strict=True))
+        if runs and (program is None or program.runs != runs):
+            program = Together(runs)
+        ends = dict(zip(moving, program.epoch(epochs) if program and runs else [], strict=True))
         share = (time.perf_counter() - start) / max(len(runs), 1)
         for index, course in list(courses.items()):
             try:

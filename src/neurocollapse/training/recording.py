@@ -20,28 +20,48 @@ def is_recordable(config: RunConfig, device: str) -> bool:
     return device.startswith("cuda") and ":" not in config.network
 
 
-def repeat(step: Callable[[], None], times: int, device: str) -> None:
-    """Call `step` so many times on a GPU: as a CUDA graph, but where it cannot be recorded, which is told."""
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for _ in range(min(times, _WARM_UP)):
-            step()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    if times <= _WARM_UP:
-        return
-    try:
-        graph = torch.cuda.CUDAGraph()
-        # On the stream of the warm-up, for which the libraries have their handles.
-        with torch.cuda.graph(graph, stream=stream):
-            step()  # is written down, and not executed
-        again: Callable[[], None] = graph.replay
-    except RuntimeError as error:
-        warnings.warn(
-            f"a step cannot be recorded as a CUDA graph, so each is launched anew, which is slower "
-            f"({' '.join(str(error).split())})",
-            stacklevel=2,
-        )
-        again = step
-    for _ in range(times - _WARM_UP):
-        again()
+class Recording:
+    """A step on a GPU: taken a few times, then recorded as a CUDA graph, and from then on replayed.
+
+    A step that cannot be recorded is launched anew each time, which is told.
+    """
+
+    def __init__(self, step: Callable[[], None], device: str):
+        self._step, self._device = step, device
+        # One stream for the warm-up and the recording: the libraries have their handles for it.
+        self._stream: torch.cuda.Stream | None = None
+        self._again: Callable[[], None] | None = None
+
+    def repeat(self, times: int) -> None:
+        """Take so many steps."""
+        if self._again is None:
+            warm = min(times, _WARM_UP)
+            self._warm_up(warm)
+            times -= warm
+            if not times:
+                return
+            self._again = self._record()
+        for _ in range(times):
+            self._again()
+
+    def _warm_up(self, times: int) -> None:
+        self._stream = torch.cuda.Stream(self._device)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            for _ in range(times):
+                self._step()
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+    def _record(self) -> Callable[[], None]:
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._step()  # is written down, and not executed
+        except RuntimeError as error:
+            warnings.warn(
+                f"a step cannot be recorded as a CUDA graph, so each is launched anew, which is slower "
+                f"({' '.join(str(error).split())})",
+                stacklevel=2,
+            )
+            return self._step
+        return graph.replay

@@ -1,7 +1,7 @@
 """A network, what its optimiser keeps and its data on one device: an epoch of training, a measurement."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from ..networks import NetworkError, build_network, captured_features, check_hea
 from ..statistics import FULL_COVARIANCE_LIMIT, Statistics
 from .augmentation import Augmentation, draw_augmentation
 from .precision import products_in
-from .schedule import decay_factor, learning_rate
+from .schedule import learning_rate, paces
 from .snapshot import shown_samples, snapshot
 from .step import Pace, Weights, fresh_moments
 
@@ -65,6 +65,10 @@ class Draw:
     order: Int[Tensor, "*runs samples"]
     augmentation: Augmentation | None
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.order, *(self.augmentation.tensors if self.augmentation else [])]
+
 
 def on_device(dataset: Dataset, device: str) -> Dataset:
     """The data set with its samples on a device."""
@@ -105,7 +109,7 @@ class Run:
 
     # What an epoch of training needs
 
-    def tensor(self, values: float | list[float]) -> Tensor:
+    def tensor(self, values: float | Sequence[float]) -> Tensor:
         """Numbers beside the weights, in their type and on their device."""
         return torch.tensor(values, dtype=self.dtype, device=self.device)
 
@@ -133,12 +137,9 @@ class Run:
 
     def pace(self, epoch: int) -> Pace:
         """Of every step of an epoch, made at once: a device is not to wait for each."""
-        steps = len(self.batches())
-        done = range((epoch - 1) * steps, epoch * steps)
-        progress = [before / (steps * self.config.epochs) for before in done]
-        rates, factors = ([of(self.config, share) for share in progress] for of in (learning_rate, decay_factor))
-        counts = torch.tensor([before + 1 for before in done], dtype=torch.float64, device=self.device)
-        return Pace(self.tensor(rates), self.tensor(factors), counts)
+        rates, factors, counts = paces(replace(self.config, seed=0, weight_decay=0.0), len(self.batches()), epoch)
+        count = torch.tensor(counts, dtype=torch.float64, device=self.device)
+        return Pace(self.tensor(rates), self.tensor(factors), count)
 
     def objective(self, epoch: int, data_term: float) -> float:
         """The objective at the end of an epoch. Raises `DivergedError` where it is not finite."""

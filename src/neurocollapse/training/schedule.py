@@ -1,6 +1,7 @@
 """When a run is measured, and the learning rate of each step."""
 
 import math
+from functools import lru_cache
 
 from ..config import RunConfig
 
@@ -36,6 +37,15 @@ _RELAXED = 0.6
 def decay_factor(config: RunConfig, progress: float) -> float:
     """By what λ is multiplied after the share `progress` of all steps."""
     return config.decay_start ** max(0.0, 1 - progress / _RELAXED)
+
+
+@lru_cache(maxsize=4)  # runs that are trained together mostly go at one pace
+def paces(config: RunConfig, steps: int, epoch: int) -> tuple[list[float], list[float], list[int]]:
+    """Of each of the `steps` of an epoch: learning rate, factor of λ, and how many steps it makes, itself included."""
+    done = range((epoch - 1) * steps, epoch * steps)
+    progress = [before / (steps * config.epochs) for before in done]
+    rates, factors = ([of(config, share) for share in progress] for of in (learning_rate, decay_factor))
+    return rates, factors, [before + 1 for before in done]
 
 
 def flow_time(config: RunConfig, epoch: int, samples: int) -> float:

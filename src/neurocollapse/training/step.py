@@ -32,10 +32,13 @@ class Pace:
 
     def at(self, index: int | Int[Tensor, " 1"]) -> "Pace":
         """That of one step of those of an epoch; with the index on the device nothing waits for it."""
-        each = (self.rate, self.decay, self.count)
         if isinstance(index, int):
-            return Pace(*(values[..., index] for values in each))
-        return Pace(*(values.index_select(-1, index).squeeze(-1) for values in each))
+            return Pace(*(values[..., index] for values in self.tensors))
+        return Pace(*(values.index_select(-1, index).squeeze(-1) for values in self.tensors))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.rate, self.decay, self.count]
 
 
 def along(values: Tensor, weight: Tensor) -> Tensor:
