@@ -738,6 +738,8 @@ COMMANDS = [
     ([*TRAIN, "--width", "9" * 22], "width must be at most 1000000, got 9999"),
     ([*TRAIN, "--depth", "1000000", "--dry-run"], "depth must be at most 1000, got 1000000"),
     ([*TRAIN, "--device", "nonsense"], "--device nonsense cannot be used here; there is: cpu"),
+    (["verify", ".", "--device", "nonsense"], "--device nonsense cannot be used here; there is: cpu"),
+    (["claims", "--quick", "--read", "--out", ".", "--device", "nonsense"], "--device nonsense cannot be used here"),
     ([*TRAIN, "--device", "mps"], "--device mps cannot be used here; there is: cpu"),
     ([*TRAIN, "--out", "x" * 300], "is not a folder that can be written to; name another (File name too long)"),
     ([*TRAIN, "--out", "/proc/x"], "/proc is not a folder that can be written to; name another"),

@@ -251,6 +251,21 @@ def test_a_run_is_verified_where_it_ended(tmp_path):
     assert nc.verify(str(folder.path)).facts == table.facts
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_a_run_has_the_same_table_and_the_same_descent(tmp_path):
+    folder = run(tmp_path, bias="free")
+    here, there = (verify_run(folder, device=device) for device in ("cpu", "cuda"))
+    assert there.facts == pytest.approx(here.facts, rel=1e-9, abs=1e-12)
+    descents = [[*Refinement(folder, device=device).descend(3)][-1] for device in ("cuda", "cpu")]
+    assert descents[0].loss == pytest.approx(descents[1].loss, rel=1e-6)
+
+
+def test_the_gradients_are_taken_on_the_device_asked_for(tmp_path):
+    folder = run(tmp_path)
+    objective = objective_of_run(folder, device="meta")  # has shapes and no numbers
+    assert {t.device.type for t in (objective.point, objective.inputs, objective.labels)} == {"meta"}
+
+
 def test_time_along_the_flow_is_the_sum_of_the_steps():
     config = dataclasses.replace(SMALL, schedule="cosine", batch_size=128)
     by_hand = sum(learning_rate(config, step / 12) for step in range(8)) / 0.1  # 400 samples: 4 steps an epoch

@@ -101,16 +101,15 @@ def prepare(
     anything is trained. Raises `ValueError`. A run whose own folder is damaged does not stop the others; where that
     is true of all, this raises too.
     """
-    workers, device, shared = machines.workers, machines.device, machines.address is not None
+    workers, device, shared = machines.workers, machines.device, machines.is_shared
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be at least 1, got {workers}")
     train = engine_named(machines.engine, machines.address)
-    if not shared:  # else it is the cluster's devices that count, and it is asked for them when the runs begin
-        _check_device(device)
+    check_device(machines.device_here)
     _check_writable("--out", out)
     track = _tracker(tensorboard, console)
     stacked = machines.engine == "batched"
-    runs = check_runs(configs, out, machines.data_dir, stacked=stacked, device="cpu" if shared else device)
+    runs = check_runs(configs, out, machines.data_dir, stacked=stacked, device=machines.device_here)
     if runs and all(run.damage for run in runs):
         raise StoreError(runs[0].damage)
     unfinished = sum(run.due for run in runs)
@@ -253,7 +252,8 @@ def _estimate(config: RunConfig, dataset: Dataset, device: str) -> float | str:
         return f"{type(error).__name__}: {error}"
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """`ValueError` where it is not there."""
     try:
         torch.zeros(1, device=device, dtype=torch.float64).item()  # the metrics are taken in float64
     except (RuntimeError, AssertionError, TypeError):  # AssertionError: PyTorch was built without CUDA

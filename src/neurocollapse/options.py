@@ -66,6 +66,16 @@ class Machines:
     address: str | None = None
     """Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether runs are trained elsewhere, on a cluster."""
+        return self.address is not None
+
+    @property
+    def device_here(self) -> str:
+        """What this process computes on: `device`, but that of a cluster is asked for when the runs begin."""
+        return "cpu" if self.is_shared else self.device
+
 
 def distinct(option: str, values: Sequence[Any]) -> Sequence[Any]:
     if not values:

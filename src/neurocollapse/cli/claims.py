@@ -23,7 +23,7 @@ from ..claims import (
     write_results,
 )
 from ..config import RunConfig
-from ..experiment import Planned, carry_out, check_runs, prepare, print_notes
+from ..experiment import Planned, carry_out, check_device, check_runs, prepare, print_notes
 from ..options import Folder, Machines
 from ..store import to_json
 from .printing import messages, out_console, print_frame
@@ -73,13 +73,14 @@ def claims(
             return 0
         runs, failed = [], False
     elif read:
+        check_device(machines.device_here)
         runs, failed = _read(unknown, out, machines.data_dir)
     else:
         plan = prepare(unknown, out, machines, messages)
         if dry_run:
             return 0
         runs, failed = plan.runs, bool(carry_out(plan, messages).failures)
-    kept |= _found(runs, settings, out, machines.data_dir)
+    kept |= _found(runs, settings, out, machines)
     write_results(out / RESULTS, kept.values())
     judged = _write_page(settings, kept, out, f"neurocollapse claims --{'full' if full else 'quick'}")
     if json:
@@ -103,7 +104,7 @@ def _read(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> tup
 
 
 def _found(
-    runs: Sequence[Planned], settings: Sequence[Setting], out: Path, data_dir: Path | None
+    runs: Sequence[Planned], settings: Sequence[Setting], out: Path, machines: Machines
 ) -> dict[RunConfig, Result]:
     """Those of the runs that have finished, with the theory tables of those that claims about the theory need."""
     finished = {run.config: run.folder for run in runs if run.folder.damage is None and run.folder.status == "finished"}
@@ -115,7 +116,7 @@ def _found(
         for config, folder in finished.items()
         if config in asked and config.weight_decay and config.bias in ("none", "free")
     ]
-    tables = keep_tables(theory, out / "theory.json", data_dir=data_dir)
+    tables = keep_tables(theory, out / "theory.json", data_dir=machines.data_dir, device=machines.device_here)
     return {result.config: result for result in results_of(finished.values(), tables)}
 
 

@@ -68,7 +68,10 @@ def reproduce(
     with atomic_path(out / "summary.csv") as temporary:
         table.to_csv(temporary, index=False)
     keep_tables(
-        [run for run in done.whole if run.status == "finished"], out / "theory.json", data_dir=machines.data_dir
+        [run for run in done.whole if run.status == "finished"],
+        out / "theory.json",
+        data_dir=machines.data_dir,
+        device=machines.device_here,
     )
     page, _ = write_report(out)
     ordering, missing = paper_ordering(frame), missing_decays(frame, weight_decay)

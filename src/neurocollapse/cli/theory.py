@@ -7,6 +7,7 @@ import pandas as pd
 import tyro
 from rich.progress import Progress, TextColumn, track
 
+from ..experiment import check_device
 from ..progress import names
 from ..shelf import folders
 from ..store import RunFolder, to_json
@@ -22,6 +23,7 @@ from .printing import messages, out_console, print_frame, shown
 def verify(
     run: tyro.conf.Positional[Path | None] = None,
     data_dir: Path | None = None,
+    device: str = "cpu",
     refine: int | None = None,
     exact: bool = False,
     force: bool = False,
@@ -39,6 +41,7 @@ def verify(
     Args:
         run: Folder of a finished run, or of several.
         data_dir: Where mnist or cifar10 lie.
+        device: Where the gradients are taken: cpu, cuda, or cuda:1.
         refine: Of a single run: first descend so many iterations of L-BFGS, on all data in float64, towards a critical
             point, where the theory speaks. It stops sooner where it gets there or no further; the point is kept in
             the run's folder, and the next time it goes on from there.
@@ -51,6 +54,7 @@ def verify(
         raise VerificationError("verify takes the folder of a run or of several, or --exact without one")
     if run is None:
         return _print_exact(json)
+    check_device(device)
     found = folders(run)
     if not found:
         raise VerificationError(f"there are no runs in {run}; name a folder that --out made")
@@ -61,17 +65,17 @@ def verify(
             messages.print(f"at the run's last weights; a refined point is in {run / REFINED}, and --refine shows it")
         if refine is None:
             with messages.status("one full gradient in float64"):
-                table = verify_run(found[0], data_dir=data_dir, force=force)
+                table = verify_run(found[0], data_dir=data_dir, device=device, force=force)
         else:
-            table = _refined(found[0], refine, data_dir, force)
+            table = _refined(found[0], refine, data_dir, device, force)
         out_console.print(to_json(table.to_dict(), indent=2) if json else str(table))
         return 0
-    return _print_side_by_side(found, run / "theory.json", data_dir, force, json)
+    return _print_side_by_side(found, run / "theory.json", data_dir, device, force, json)
 
 
-def _refined(run: RunFolder, iterations: int, data_dir: Path | None, force: bool) -> TheoryTable:
+def _refined(run: RunFolder, iterations: int, data_dir: Path | None, device: str, force: bool) -> TheoryTable:
     """The table where the descent ends, which is told with how it ended."""
-    refinement = Refinement(run, data_dir=data_dir, force=force)
+    refinement = Refinement(run, data_dir=data_dir, device=device, force=force)
     if refinement.iterations:
         messages.print(f"going on after {refinement.iterations} iterations, from {refinement.path}")
     with Progress(*Progress.get_default_columns()[:3], TextColumn("{task.fields[told]}"), console=messages) as bar:
@@ -91,9 +95,9 @@ def _refined(run: RunFolder, iterations: int, data_dir: Path | None, force: bool
 
 
 def _print_side_by_side(
-    found: list[RunFolder], theory_file: Path, data_dir: Path | None, force: bool, json: bool
+    found: list[RunFolder], theory_file: Path, data_dir: Path | None, device: str, force: bool, json: bool
 ) -> int:
-    tables = keep_tables(found, theory_file, data_dir=data_dir, force=force)
+    tables = keep_tables(found, theory_file, data_dir=data_dir, device=device, force=force)
     if json:
         print(to_json({folder.path.name: table.to_dict() for folder, table in tables.items()}, indent=2))
     elif tables:
@@ -104,14 +108,14 @@ def _print_side_by_side(
 
 
 def keep_tables(
-    found: list[RunFolder], theory_file: Path, *, data_dir: Path | None, force: bool = False
+    found: list[RunFolder], theory_file: Path, *, data_dir: Path | None, device: str, force: bool = False
 ) -> dict[RunFolder, TheoryTable]:
     """The tables of these runs, kept in `theory_file`, with progress; which have none, and why, is told."""
     tables = {}
     reasons: dict[str, list[str]] = {}
     kept = TheoryFile(theory_file, force=force)
     known = all(kept.get(folder) for folder in found)
-    verified = verify_runs(found, kept, data_dir=data_dir)
+    verified = verify_runs(found, kept, data_dir=data_dir, device=device)
     for folder, table in track(verified, "verifying", len(found), console=messages, disable=known):
         if isinstance(table, str):
             reasons.setdefault(table, []).append(folder.path.name)

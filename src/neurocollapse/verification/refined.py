@@ -34,9 +34,9 @@ class Refinement:
     refused at once, unless `force` is set.
     """
 
-    def __init__(self, folder: RunFolder, *, data_dir: Path | None = None, force: bool = False):
+    def __init__(self, folder: RunFolder, *, data_dir: Path | None = None, device: str = "cpu", force: bool = False):
         self.path, self.force = folder.path / FILE, force
-        self.objective = objective_of_run(folder, data_dir=data_dir)
+        self.objective = objective_of_run(folder, data_dir=data_dir, device=device)
         check_evaluates(self.objective)
         check_theory_applies(self.objective, force=force)
         self.begun_from = folder.weights_digest

@@ -22,10 +22,12 @@ THEORY_VERSION = 1
 ALONG = "along training, read as gradient flow"
 
 
-def verify_run(folder: RunFolder, *, data_dir: Path | None = None, force: bool = False) -> TheoryTable:
+def verify_run(
+    folder: RunFolder, *, data_dir: Path | None = None, device: str = "cpu", force: bool = False
+) -> TheoryTable:
     """The theory table of a finished run's last weights. Raises `StoreError`, `VerificationError`."""
     dataset = training_data(folder.config, data_dir)
-    objective = _objective(folder, dataset)
+    objective = _objective(folder, dataset, device)
     table = table_of(objective, force=force, doubt=_doubt(folder.config, force=force))
     if along := _balance_along(folder, len(objective.labels)):
         table = replace(table, sections={**table.sections, ALONG: along})
@@ -35,15 +37,15 @@ def verify_run(folder: RunFolder, *, data_dir: Path | None = None, force: bool =
     return table
 
 
-def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None) -> FullBatch:
+def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None, device: str = "cpu") -> FullBatch:
     """Eq. 1 of a run's network at its last weights, on its training data.
 
     Raises `StoreError` for a damaged run, other data or an edited network, `VerificationError` for one without weights.
     """
-    return _objective(folder, training_data(folder.config, data_dir))
+    return _objective(folder, training_data(folder.config, data_dir), device)
 
 
-def _objective(folder: RunFolder, dataset: Dataset) -> FullBatch:
+def _objective(folder: RunFolder, dataset: Dataset, device: str) -> FullBatch:
     folder.check_whole()
     config = folder.config
     if config.loss != "square":
@@ -61,7 +63,7 @@ def _objective(folder: RunFolder, dataset: Dataset) -> FullBatch:
             f"({str(error).splitlines()[-1].strip()}); delete it to run it again"
         ) from error
     each = decays(model, find_classifier(model), config.weight_decay, config.bias)
-    return FullBatch(model, dataset.train.images, dataset.train.labels, each)
+    return FullBatch(model.to(device), dataset.train.images.to(device), dataset.train.labels.to(device), each)
 
 
 def _doubt(config: RunConfig, *, force: bool) -> str | None:
@@ -117,14 +119,14 @@ class TheoryFile:
 
 
 def verify_runs(
-    folders: Iterable[RunFolder], kept: TheoryFile, *, data_dir: Path | None = None
+    folders: Iterable[RunFolder], kept: TheoryFile, *, data_dir: Path | None = None, device: str = "cpu"
 ) -> Iterator[tuple[RunFolder, TheoryTable | str]]:
     """Each run with its table, which is then in `kept`, or why it has none; what is there is not computed again."""
     for folder in folders:
         table = kept.get(folder)
         if table is None:
             try:
-                table = verify_run(folder, data_dir=data_dir, force=kept.force)
+                table = verify_run(folder, data_dir=data_dir, device=device, force=kept.force)
             except ValueError as error:  # the package's own: the other runs are verified all the same
                 yield folder, str(error)
                 continue
