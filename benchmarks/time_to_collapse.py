@@ -7,7 +7,8 @@ training took it, so that what else the machine does matters little; with --devi
 
 Finished runs are kept in --out and not trained again. What LOG.md shows:
     python benchmarks/time_to_collapse.py --recipes muon "muon, λ constant" "muon, float32" default
-    python benchmarks/time_to_collapse.py --dataset cifar10 --data-dir DATA --seeds 10 --epochs 10 30
+    python benchmarks/time_to_collapse.py --dataset cifar10 --data-dir DATA --seeds 10 --epochs 10 30 --device cuda
+On CIFAR-10 "muon, λ constant" is the faster one.
 """
 
 import argparse
