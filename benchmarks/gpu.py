@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from neurocollapse.datasets import Dataset
+from neurocollapse.experiment import check_device
 from neurocollapse.sweep import Sweep
 from neurocollapse.training import RunConfig, network_of, recorded_epochs, train, train_together, training_data
 
@@ -76,6 +77,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--epochs", type=int, default=4)
     arguments = parser.parse_args()
+    try:
+        check_device(arguments.device)
+    except ValueError as error:
+        parser.error(str(error))
     warnings.simplefilter("ignore")
     rate = matrix_rate(arguments.device)
     name = torch.cuda.get_device_name(arguments.device) if arguments.device.startswith("cuda") else arguments.device

@@ -129,6 +129,21 @@ def test_a_damaged_folder_fails_its_run_alone(tmp_path):
     assert others[-1].kind == "done"
 
 
+def test_a_damaged_checkpoint_fails_its_run_alone(tmp_path):
+    with closing(train_batched(SWEEP[:2], tmp_path)) as events:
+        for event in events:
+            if event.index == 1 and event.epoch == 2:
+                break
+    checkpoint = folder(tmp_path, SWEEP[0]).path / "checkpoint.safetensors"
+    content = bytearray(checkpoint.read_bytes())
+    content[-1] ^= 1
+    checkpoint.write_bytes(content)
+    ends = {event.index: event for event in train_batched(SWEEP[:2], tmp_path) if event.kind != "epoch"}
+    assert (ends[0].kind, ends[1].kind) == ("failed", "done")
+    assert "checkpoint.safetensors is damaged" in ends[0].message
+    assert checkpoint.read_bytes() == content
+
+
 def test_a_run_that_another_process_trains_is_not_waited_for(tmp_path):
     with folder(tmp_path, SMALL).lock():
         (event,) = train_batched([SMALL], tmp_path)

@@ -65,14 +65,19 @@ def execute_together(
                 folders[index] = stack.enter_context(_opened(configs[index], dataset, out, device, on_wait))
             except StoreError as error:
                 yield index, error
-        todo = [index for index, folder in folders.items() if folder.result is None]
-        yield from ((index, folder) for index, folder in folders.items() if index not in todo)
+        resumes = {}
+        for index, folder in folders.items():
+            if folder.result is not None:
+                yield index, folder
+                continue
+            try:
+                resumes[index] = folder.resume_point()
+            except StoreError as error:
+                yield index, error
+        todo = list(resumes)
         keepers = [_Keeper(folders[index]) for index in todo]
         arrivals = train_together(
-            [configs[index] for index in todo],
-            dataset,
-            resumes=[folders[index].resume_point() for index in todo],
-            device=device,
+            [configs[index] for index in todo], dataset, resumes=list(resumes.values()), device=device
         )
         for place, arrived in arrivals:
             keepers[place].keep(arrived)
