@@ -34,10 +34,10 @@ lint: $(LINT_STAMP) ## check style, formatting and types
 docs: $(DOCS_STAMP) ## build the documentation site into site/; index.html opens from the disk, but for its search
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
-bench: $(TEST_STAMP) ## run every script in benchmarks/
-	@for script in $(sort $(wildcard benchmarks/*.py)); do \
-		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
-	done
+bench: $(TEST_STAMP) ## run every script in benchmarks/, those of a GPU too
+	@failed=0; for script in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || failed=1; \
+	done; exit $$failed
 
 wheel: $(TEST_STAMP) ## build the wheel into dist/
 	@rm -rf dist

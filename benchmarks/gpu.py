@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from neurocollapse.checking import check_device
 from neurocollapse.datasets import Dataset
-from neurocollapse.experiment import check_device
 from neurocollapse.sweep import Sweep
 from neurocollapse.training import RunConfig, network_of, recorded_epochs, train, train_together, training_data
 

@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder with the files of cifar10")
     scratch = Path(tempfile.gettempdir()) / "time_to_collapse"
     parser.add_argument("--out", type=Path, default=scratch, help="where finished runs are kept")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12], help="runs of each length")
     parser.add_argument("--paper-like-epochs", type=int, nargs="+", default=PAPER_LIKE_EPOCHS)
     parser.add_argument("--epochs", type=int, nargs="+", default=[10, 30, 120], help="lengths of the other recipes")
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=["muon"])

@@ -692,11 +692,11 @@ def test_results_of_two_machines_are_one_file_after_the_other_and_the_last_of_a_
         (lambda line: "[]", "list indices"),
         (lambda line: line.replace('"definitions": 1', '"definitions": 0'), "its version of definitions is 0"),
         (lambda line: line.replace('"schema": 2', '"schema": 9'), "its version of schema is 9, and that of"),
-        (lambda line: line.replace('"theory": 1, ', ""), "'theory'"),
+        (lambda line: line.replace('"theory": 1, ', ""), "it has no 'theory'"),
         (lambda line: line.replace('"epochs"', '"eras"'), "unexpected keyword argument 'eras'"),
         (lambda line: line.replace('"epochs": 2', '"epochs": -2'), "epochs must be at least 0, got -2"),
         (lambda line: line.replace('"values": {', '"values": {"x": "y", '), "could not convert string to float: 'y'"),
-        (lambda line: line.replace('"notes": [', '"n": ['), "'notes'"),
+        (lambda line: line.replace('"notes": [', '"n": ['), "it has no 'notes'"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_result_is_named(tmp_path, change, said):
@@ -710,6 +710,14 @@ def test_a_line_that_is_no_result_is_named(tmp_path, change, said):
     ) as caught:
         read_results(path)
     assert str(caught.value).endswith("; delete it to run that one again")
+
+
+def test_a_file_of_results_cut_within_a_character_names_the_line(tmp_path):
+    path = tmp_path / RESULTS
+    write_results(path, KEPT)
+    path.write_bytes(path.read_bytes() + '{"notes": ["λ'.encode()[:-1])
+    with pytest.raises(StoreError, match=rf"^line {len(KEPT) + 1} of {re.escape(str(path))} is no result \(.*utf-8"):
+        read_results(path)
 
 
 def test_notes_on_a_setting_say_of_how_many_results_they_are():
@@ -807,7 +815,7 @@ def test_what_is_known_of_a_run_needs_neither_its_folder_nor_its_data(claims, mo
     lines = (tmp_path / "first" / RESULTS).read_text().splitlines(keepends=True)
     noted = lines[0].replace('"notes": []', '"notes": ["another machine"]')
     (tmp_path / "second" / RESULTS).write_text("".join([noted, *lines[1:]]))
-    monkeypatch.setattr("neurocollapse.experiment.training_data", lambda *_: pytest.fail("it loads data"))
+    monkeypatch.setattr("neurocollapse.checking.training_data", lambda *_: pytest.fail("it loads data"))
     for options in ([], ["--read"]):
         status, again, said = claims("--json", "--out", tmp_path / "second", *options)
         assert (status, again) == (0, printed)

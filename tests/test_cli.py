@@ -160,7 +160,7 @@ def test_a_dry_run_only_tells_the_time(tmp_path, run):
 
 @pytest.mark.usefixtures("no_processes")
 def test_a_dry_run_as_json_has_the_estimate_and_the_ids(tmp_path, reproduced, run, monkeypatch):
-    monkeypatch.setattr("neurocollapse.experiment.estimate_seconds", lambda *_: 100.0)
+    monkeypatch.setattr("neurocollapse.checking.estimate_seconds", lambda *_: 100.0)
     out, _ = reproduced
     arguments = [*REPRODUCE, "--weight-decay", "0", "1e-2", "--dry-run", "--json", "--workers", "1"]
     status, printed, said = run(*arguments, "--out", out)
@@ -177,7 +177,7 @@ def test_a_dry_run_as_json_has_the_estimate_and_the_ids(tmp_path, reproduced, ru
 
 @pytest.mark.usefixtures("no_processes")
 def test_the_estimate_is_of_the_epochs_that_are_left(tmp_path, run, monkeypatch):
-    monkeypatch.setattr("neurocollapse.experiment.estimate_seconds", lambda *_: 100.0)
+    monkeypatch.setattr("neurocollapse.checking.estimate_seconds", lambda *_: 100.0)
 
     def stop(state):
         if state.epoch == 3:
@@ -420,7 +420,7 @@ def test_what_cannot_be_stacked_is_one_line_before_anything_is_trained(tmp_path,
     status, printed, said = run(*words)
     assert (status, printed) == (2, "")
     assert said.startswith("error: --engine batched: mlp has frozen parameters, or buffers as those of batch normalis")
-    assert said.endswith("; train its runs in processes of their own\n")
+    assert said.endswith("; train its runs in processes of their own (--engine processes)\n")
     assert not (tmp_path / "out").exists()
 
 
@@ -748,8 +748,10 @@ COMMANDS = [
     ([*TRAIN, "--out", "a_file/below"], "a_file is not a folder that can be written to; name another"),
     ([*TRAIN, "--vary", "seed"], "--vary 'seed' is not field=value,value,...; the fields are dataset, per_class"),
     ([*TRAIN, "--vary", "sead=1,2"], "--vary 'sead=1,2' is not field=value,value"),
-    ([*TRAIN, "--vary", "seed=1,two"], "--vary 'seed=1,two': 'two' is no value for seed"),
+    ([*TRAIN, "--vary", "seed=1,two"], "--vary 'seed=1,two': 'two' is no value for seed; it takes whole numbers"),
+    ([*TRAIN, "--precision", "tf32"], "precision tf32 is of NVIDIA GPUs, got device cpu; take float32"),
     ([*TRAIN, "--vary", "seed="], "'' is no value for seed"),
+    ([*TRAIN, "--vary", "weight_decay=0,x"], "'x' is no value for weight_decay; it takes numbers"),
     ([*TRAIN, "--vary", "schedule=cosin"], "'cosin' is no value for schedule; there are constant, steps, "),
     ([*TRAIN, "--augmentation", "shift"], "augmentation shift shifts images, got samples of shape (16,)"),
     ([*TRAIN, "--vary", "weight-decay=0,-1"], "weight_decay must be at least 0, got -1.0"),

@@ -23,7 +23,7 @@ FLOORS = [
     {"store"},
     {"execution", "shelf", "tracking", "replay", "verification"},
     {"sweep", "engines"},
-    {"tables", "progress", "figures", "report", "options"},
+    {"checking", "tables", "progress", "figures", "report", "options"},
     {"experiment", "claims"},
     {"cli"},
 ]

@@ -232,7 +232,7 @@ def test_when_the_command_ends_so_do_its_workers(tmp_path, status, stop):
 @pytest.fixture
 def run(capsys, monkeypatch):
     """The command in this process, where nothing may be trained: its exit status and what it said."""
-    monkeypatch.setattr("neurocollapse.experiment.estimate_seconds", lambda *_: pytest.fail("it goes on"))
+    monkeypatch.setattr("neurocollapse.checking.estimate_seconds", lambda *_: pytest.fail("it goes on"))
 
     def run(*args):
         with pytest.raises(SystemExit) as caught:

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from neurocollapse import experiment
+from neurocollapse import checking
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweep import Sweep, estimate_seconds
 from neurocollapse.training import RunConfig, train
@@ -94,9 +94,9 @@ def test_the_estimate_leaves_threads_alone_and_cannot_diverge():
 
 def test_the_estimate_is_of_the_device_that_is_to_train(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(experiment, "estimate_seconds", lambda config, dataset, device: asked.append(device) or 1.0)
-    experiment.check_runs([SMALL], tmp_path, None, device="cuda:1")
-    experiment.check_runs([SMALL], tmp_path, None)
+    monkeypatch.setattr(checking, "estimate_seconds", lambda config, dataset, device: asked.append(device) or 1.0)
+    checking.check_runs([SMALL], tmp_path, None, device="cuda:1")
+    checking.check_runs([SMALL], tmp_path, None)
     assert asked == ["cuda:1", "cpu"]
 
 

@@ -295,7 +295,7 @@ def test_reproduce_tracks_too(tmp_path, run):
 
 @pytest.mark.parametrize("command", ["train", "reproduce"])
 def test_without_tensorboard_it_is_one_line_before_anything_is_trained(tmp_path, run, monkeypatch, command):
-    monkeypatch.setattr("neurocollapse.experiment.estimate_seconds", lambda *_: pytest.fail("it goes on"))
+    monkeypatch.setattr("neurocollapse.checking.estimate_seconds", lambda *_: pytest.fail("it goes on"))
     monkeypatch.delitem(sys.modules, "neurocollapse.tracking", raising=False)
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -309,7 +309,7 @@ def test_without_tensorboard_it_is_one_line_before_anything_is_trained(tmp_path,
 
 @pytest.mark.parametrize(("name", "message"), [("file", " is not a folder that can be written to"), ("", "is empty")])
 def test_a_folder_that_is_none_is_refused_before_anything_is_trained(tmp_path, run, monkeypatch, name, message):
-    monkeypatch.setattr("neurocollapse.experiment.estimate_seconds", lambda *_: pytest.fail("it goes on"))
+    monkeypatch.setattr("neurocollapse.checking.estimate_seconds", lambda *_: pytest.fail("it goes on"))
     (tmp_path / "file").write_text("")
     status, _, said = run("train", *TYPED, "--out", tmp_path / "out", "--tensorboard", name and tmp_path / name)
     assert status == 2

@@ -1,46 +1,22 @@
-"""Configurations into runs on disk: checked, timed beforehand, trained with progress. What the commands share."""
+"""Configurations into runs on disk, trained with progress: what the commands that train share."""
 
-import dataclasses
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from .datasets import Dataset
+from .checking import Planned, check_device, check_runs
 from .engines import Engine, default_workers, engine_named
-from .networks import NetworkError
 from .options import Machines
-from .probing import Fingerprint, fingerprint, is_users_own, probe, probe_stacked, run_notes
 from .progress import duration, follow, names
-from .store import RunFolder, StoreError, run_id
-from .sweep import estimate_seconds
-from .training import RunConfig, data_part, network_of, training_data
+from .store import RunFolder, StoreError
+from .training import RunConfig, check_precision
 
 #: How an engine that is given no number of runs at a time shares out its machines.
 _SHARED = {"batched": "those alike stacked into one program", "ray": "as many as the cluster has room for at a time"}
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A run that was checked against its data and its folder."""
-
-    config: RunConfig
-    folder: RunFolder
-    ended: bool
-    notes: tuple[str, ...]
-    seconds: float | str = 0.0
-    """How long it should still take, or why that is not known."""
-    damage: str | None = None
-    """Why its folder can neither be gone on with nor be taken for done."""
-
-    @property
-    def due(self) -> bool:
-        return not (self.ended or self.damage)
 
 
 @dataclass(frozen=True)
@@ -106,6 +82,8 @@ def prepare(
         raise ValueError(f"--workers must be at least 1, got {workers}")
     train = engine_named(machines.engine, machines.address)
     check_device(machines.device_here)
+    for config in configs:
+        check_precision(config.precision, device)
     _check_writable("--out", out)
     track = _tracker(tensorboard, console)
     stacked = machines.engine == "batched"
@@ -172,93 +150,6 @@ def print_notes(runs: Sequence[Planned], console: Console) -> None:
     for note, count in _notes(runs).items():
         of = "" if count == len(runs) else f", of {count} of the {len(runs)} runs"
         console.print(f"note{of}: {note}")
-
-
-def check_runs(
-    configs: Sequence[RunConfig],
-    out: Path,
-    data_dir: Path | None,
-    *,
-    timed: bool = True,
-    stacked: bool = False,
-    device: str = "cpu",
-) -> list[Planned]:
-    """Every run checked against its data and its folder and, where it is to be trained, `timed` on the device.
-
-    `stacked` runs are tried as one program too. The data are not kept: every worker loads its own. Raises `ValueError`.
-    """
-    runs: dict[int, Planned] = {}
-    by_data: dict[RunConfig, list[int]] = {}
-    for index, config in enumerate(configs):
-        by_data.setdefault(data_part(config), []).append(index)
-    for part, indices in by_data.items():
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".* is not the published one")  # a note says the same
-            dataset = training_data(part, data_dir)
-        check = _Check(dataset, out, timed, stacked, device)
-        runs |= {index: check(configs[index]) for index in indices}
-    return [runs[index] for index in range(len(configs))]
-
-
-class _Check:
-    """Checks the runs on one data set, and what several of them share only once."""
-
-    def __init__(self, dataset: Dataset, out: Path, timed: bool, stacked: bool, device: str):
-        self.dataset, self.out, self.timed, self.stacked, self.device = dataset, out, timed, stacked, device
-        self.networks: dict[RunConfig, tuple[Fingerprint | None, tuple[str, ...]]] = {}
-        self.seconds: dict[RunConfig, float | str] = {}
-
-    def __call__(self, config: RunConfig) -> Planned:
-        network_of(config, self.dataset)
-        kind = dataclasses.replace(config, weight_decay=float(bool(config.weight_decay)), seed=0)
-        if kind not in self.networks:
-            probe(config, self.dataset)
-            if self.stacked:
-                _check_stackable(config, self.dataset)
-            self.networks[kind] = fingerprint(config, self.dataset), run_notes(config, self.dataset)
-        network, notes = self.networks[kind]
-        folder = RunFolder(self.out / run_id(config, self.dataset))
-        if damage := folder.damage:
-            return Planned(config, folder, False, self.dataset.notes + notes, damage=damage)
-        folder.check_same(self.dataset, network)
-        ended = folder.result is not None
-        seconds = self.estimate(config, folder) if self.timed and not ended else 0.0
-        return Planned(config, folder, ended, self.dataset.notes + notes, seconds)
-
-    def estimate(self, config: RunConfig, folder: RunFolder) -> float | str:
-        key = dataclasses.replace(config, weight_decay=0.0, seed=0)  # these make no difference to the time
-        if key not in self.seconds:
-            self.seconds[key] = _estimate(key, self.dataset, self.device)
-        whole = self.seconds[key]
-        if isinstance(whole, str):
-            return whole
-        return whole * (1 - (folder.checkpoint_epoch() or 0) / max(config.epochs, 1))
-
-
-def _check_stackable(config: RunConfig, dataset: Dataset) -> None:
-    try:
-        probe_stacked(config, dataset)
-    except NetworkError as error:
-        raise NetworkError(f"--engine batched: {error}") from error
-
-
-def _estimate(config: RunConfig, dataset: Dataset, device: str) -> float | str:
-    try:
-        return estimate_seconds(config, dataset, device)
-    except Exception as error:  # the user's network may raise anything; its run will tell
-        of_the_users = is_users_own(config) and not isinstance(error, NetworkError)
-        if isinstance(error, ValueError) and not of_the_users:
-            raise
-        return f"{type(error).__name__}: {error}"
-
-
-def check_device(device: str) -> None:
-    """`ValueError` where it is not there."""
-    try:
-        torch.zeros(1, device=device, dtype=torch.float64).item()  # the metrics are taken in float64
-    except (RuntimeError, AssertionError, TypeError):  # AssertionError: PyTorch was built without CUDA
-        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise ValueError(f"--device {device} cannot be used here; there is: {', '.join(there)}") from None
 
 
 def _tracker(tensorboard: Path | None, console: Console) -> Callable[[RunFolder], None]:

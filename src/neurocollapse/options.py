@@ -101,5 +101,12 @@ def _parsed(text: str, name: str, hint: Any, value: str) -> Any:
         with contextlib.redirect_stderr(io.StringIO()):  # what tyro says would be about another command line
             return tyro.cli(hint, args=[value], console_outputs=False)
     except SystemExit:
-        choices = f"; there are {', '.join(typing.get_args(hint))}" if typing.get_origin(hint) is Literal else ""
-        raise ValueError(f"--vary {text!r}: {value!r} is no value for {name}{choices}") from None
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        expected = f"there are {', '.join(choices)}" if choices else f"it takes {_expected(hint)}"
+        raise ValueError(f"--vary {text!r}: {value!r} is no value for {name}; {expected}") from None
+
+
+def _expected(hint: Any) -> str:
+    """A field's type in words."""
+    words = {int: "whole numbers", float: "numbers", str: "words", type(None): "None"}
+    return " or ".join(words[kind] for kind in typing.get_args(hint) or (hint,))

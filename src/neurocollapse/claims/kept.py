@@ -29,13 +29,17 @@ def read_results(path: Path) -> dict[RunConfig, Result]:
     Raises `StoreError` where a line is not a result, or one of another version.
     """
     found: dict[RunConfig, Result] = {}
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    for number, line in enumerate(filter(None, text.split("\n")), start=1):
+    # In bytes, as a line may be cut within a character.
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
         try:
             result = _result(json.loads(line))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise StoreError(
-                f"line {number} of {path} is no result ({error}); delete it to run that one again"
+                f"line {number} of {path} is no result ({why}); delete it to run that one again"
             ) from error
         found[result.config] = result
     return found

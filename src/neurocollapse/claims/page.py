@@ -17,8 +17,9 @@ values of λ were fixed in `src/neurocollapse/claims` before any of these runs w
 Every quantity is made so that it is small where the claim holds: a ratio to λ = 0 seed by seed, a difference, a
 relative residual. Intervals are Student's t over seeds, of the mean or, for ratios, of the geometric mean; within a row
 they share an error of {ERROR:.0%} (Bonferroni). A run that has not finished is in no interval, and the number of seeds
-says so; nan is a ratio of numbers that are not all positive. One rule makes them a verdict, with two bounds for each
-quantity:
+says so. nan is a ratio of numbers that are not all positive (the gap ε of networks that interpolate may lie just below
+0), or a number that a run does not have; an interval without width is of seeds that agree exactly, as rank correlations
+over few values of λ may. One rule makes them a verdict, with two bounds for each quantity:
 
 - **holds**: an interval is wholly below the first bound, and none is wholly above the second;
 - **holds in part**: an interval is wholly below the second bound;

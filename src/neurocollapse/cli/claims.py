@@ -7,6 +7,7 @@ import pandas as pd
 import tyro
 
 from ..atomic import atomic_path
+from ..checking import Planned, check_device, check_runs
 from ..claims import (
     FULL,
     QUICK,
@@ -23,7 +24,7 @@ from ..claims import (
     write_results,
 )
 from ..config import RunConfig
-from ..experiment import Planned, carry_out, check_device, check_runs, prepare, print_notes
+from ..experiment import carry_out, prepare, print_notes
 from ..options import Folder, Machines
 from ..store import to_json
 from .printing import messages, out_console, print_frame

@@ -7,7 +7,7 @@ import pandas as pd
 import tyro
 from rich.progress import Progress, TextColumn, track
 
-from ..experiment import check_device
+from ..checking import check_device
 from ..progress import names
 from ..shelf import folders
 from ..store import RunFolder, to_json
