@@ -1,4 +1,4 @@
-"""Time to collapse: seconds until the objective and NC1 are low, for the paper-like recipe and for faster ones.
+r"""Time to collapse: seconds until the objective and NC1 are low, for the paper-like recipe and for faster ones.
 
 All train the same network on the same data on one thread, run by run in turn, at several lengths; of these the best
 counts, for each recipe and level, so that a merely shorter schedule wins nothing. The objective, Eq. 1 on all training
@@ -6,9 +6,10 @@ data at the weights, and NC1 are measured along the way, outside the clock. Seco
 training took it, so that what else the machine does matters little; with --device cuda they are of the clock.
 
 Finished runs are kept in --out and not trained again. What LOG.md shows:
-    python benchmarks/time_to_collapse.py --recipes muon "muon, λ constant" "muon, float32" default
-    python benchmarks/time_to_collapse.py --dataset cifar10 --data-dir DATA --seeds 10 --epochs 10 30 --device cuda
-On CIFAR-10 "muon, λ constant" is the faster one.
+    python benchmarks/time_to_collapse.py --recipes muon "muon, λ constant" default
+    python benchmarks/time_to_collapse.py --dataset cifar10 --data-dir DATA --precision float32 --epochs 10 \
+        --paper-like-epochs 50 --recipes "muon, λ constant" "muon, batch 512"
+Muon multiplies in bfloat16, which on a processor that has none is slow: there --precision float32 is its best.
 """
 
 import argparse
@@ -42,8 +43,7 @@ PAPER_LIKE_EPOCHS = (50, 100, 200, 350)
 RECIPES = {
     "muon": MUON,
     "muon, λ constant": replace(MUON, decay_start=1.0),
-    "muon, batch 256": replace(MUON, batch_size=256, learning_rate=0.2),
-    "muon, float32": replace(MUON, precision="float32"),
+    "muon, batch 512": replace(MUON, decay_start=1.0, batch_size=512, learning_rate=0.2, initial_norm=2.5),
     "default": nc.RunConfig(),
 }
 
@@ -153,7 +153,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12], help="runs of each length")
     parser.add_argument("--paper-like-epochs", type=int, nargs="+", default=PAPER_LIKE_EPOCHS)
     parser.add_argument("--epochs", type=int, nargs="+", default=[10, 30, 120], help="lengths of the other recipes")
-    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=["muon"])
+    parser.add_argument("--recipes", nargs="*", choices=list(RECIPES), default=["muon"])
+    parser.add_argument("--precision", choices=["float32", "tf32", "bfloat16"], default="bfloat16", help="of muon")
     parser.add_argument("--reference", type=float, help="L*, instead of the one in the script")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--nc1", type=float, default=0.1, help="level of NC1 to be reached too")
@@ -168,7 +169,10 @@ def main() -> None:
         for name, (recipe, lengths) in reversed(asked.items()):
             for epochs in lengths:
                 config = replace(recipe, dataset=arguments.dataset, epochs=epochs, seed=seed)
-                path = arguments.out / f"{arguments.dataset}, {name}, {epochs} epochs, seed {seed}.json"
+                if recipe.optimizer == "muon":
+                    config = replace(config, precision=arguments.precision)
+                what = f"{arguments.dataset}, {name}, {config.precision}, {epochs} epochs, seed {seed}"
+                path = arguments.out / f"{what}.json"
                 curves[name][epochs].append(curve(path, config, dataset, arguments.device))
                 print(f"{path.stem}: {curves[name][epochs][-1][-1]}", flush=True)
     reference = arguments.reference or REFERENCE.get(arguments.dataset, math.nan)
