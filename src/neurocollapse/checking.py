@@ -43,6 +43,12 @@ def check_device(device: str) -> None:
         raise ValueError(f"--device {device} cannot be used here; there is: {', '.join(there)}") from None
 
 
+def check_precision(precision: str, device: str) -> None:
+    """`ValueError` where a device that is to train has no such products, and would take others."""
+    if precision == "tf32" and not device.startswith("cuda"):
+        raise ValueError(f"precision tf32 is of NVIDIA GPUs, got device {device}; take float32 here, or --device cuda")
+
+
 def check_runs(
     configs: Sequence[RunConfig],
     out: Path,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .checking import Planned, check_device, check_runs
+from .checking import Planned, check_device, check_precision, check_runs
 from .engines import Engine, default_workers, engine_named
 from .options import Machines
 from .progress import duration, follow, names
 from .store import RunFolder, StoreError
-from .training import RunConfig, check_precision
+from .training import RunConfig
 
 #: How an engine that is given no number of runs at a time shares out its machines.
 _SHARED = {"batched": "those alike stacked into one program", "ray": "as many as the cluster has room for at a time"}

@@ -108,5 +108,5 @@ def _parsed(text: str, name: str, hint: Any, value: str) -> Any:
 
 def _expected(hint: Any) -> str:
     """A field's type in words."""
-    words = {int: "whole numbers", float: "numbers", str: "words", type(None): "None"}
+    words = {int: "whole numbers", float: "numbers", type(None): "None"}
     return " or ".join(words[kind] for kind in typing.get_args(hint) or (hint,))

@@ -59,7 +59,8 @@ def probe(config: RunConfig, dataset: Dataset) -> None:
     if not is_users_own(config):
         return
     few = few_of_each_class(dataset, 2 * dataset.num_classes)
-    step = _one_step(config, batch_size=1 if config.batch_size == 1 else len(few.train.labels))
+    size = 1 if config.batch_size == 1 else len(few.train.labels)
+    step = replace(config, epochs=1, learning_rate=1e-9, batch_size=size)  # at this rate it cannot diverge
     with _named(config.network, few.train.images):
         with torch.no_grad():
             outputs = _fresh(config, dataset).eval()(few.train.images)
@@ -72,16 +73,10 @@ def probe(config: RunConfig, dataset: Dataset) -> None:
 def probe_stacked(config: RunConfig, dataset: Dataset) -> None:
     """Train two runs of a network as one program for a step. Raises `NetworkError` where they cannot be stacked."""
     few = few_of_each_class(dataset, 2 * dataset.num_classes)
-    run = _one_step(config, batch_size=max(2, len(few.train.labels)))
+    run = replace(config, epochs=1, learning_rate=1e-9, batch_size=max(2, len(few.train.labels)))
     with _named(config.network, few.train.images):
         for _ in train_together([run, run], few):
             pass
-
-
-def _one_step(config: RunConfig, batch_size: int) -> RunConfig:
-    """An epoch of it at a rate at which it cannot diverge, on this processor, which has no tf32."""
-    precision = "float32" if config.precision == "tf32" else config.precision
-    return replace(config, epochs=1, learning_rate=1e-9, batch_size=batch_size, precision=precision)
 
 
 def fingerprint(config: RunConfig, dataset: Dataset) -> Fingerprint | None:

@@ -7,7 +7,6 @@
 
 from ..config import RunConfig
 from .loop import State, data_part, stack_key, train, train_together, training_data
-from .precision import check_precision
 from .run import DivergedError, Record, network_of, seeded
 from .schedule import flow_time, learning_rate, recorded_epochs
 
@@ -16,7 +15,6 @@ __all__ = [
     "Record",
     "RunConfig",
     "State",
-    "check_precision",
     "data_part",
     "flow_time",
     "learning_rate",

@@ -6,12 +6,6 @@ from contextlib import contextmanager
 import torch
 
 
-def check_precision(precision: str, device: str) -> None:
-    """`ValueError` where the device has no such products, and would take others."""
-    if precision == "tf32" and torch.device(device).type != "cuda":
-        raise ValueError(f"precision tf32 is of NVIDIA GPUs, got device {device}; take float32 here, or --device cuda")
-
-
 @contextmanager
 def products_in(precision: str, device: str) -> Iterator[None]:
     """Matrix products and convolutions within the block in float32, tf32 (on a GPU) or bfloat16.

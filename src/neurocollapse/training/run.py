@@ -18,7 +18,7 @@ from ..metrics import Measurement
 from ..networks import NetworkError, build_network, captured_features, check_head, decays, find_classifier, initialize
 from ..statistics import FULL_COVARIANCE_LIMIT, Statistics
 from .augmentation import Augmentation, draw_augmentation
-from .precision import check_precision, products_in
+from .precision import products_in
 from .schedule import learning_rate, paces
 from .snapshot import shown_samples, snapshot
 from .step import Pace, Weights, fresh_moments
@@ -80,13 +80,9 @@ def _to(split: Split, device: str) -> Split:
 
 
 class Run:
-    """One configuration's network on its way.
-
-    Raises `NetworkError` where it cannot be trained, and `ValueError` where the device has no such precision.
-    """
+    """One configuration's network on its way. Raises `NetworkError` where it cannot be trained."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, device: str):
-        check_precision(config.precision, device)
         self.config, self.device = config, device
         with seeded(config.seed, 0, device):
             self.model = network_of(config, dataset)
