@@ -100,6 +100,11 @@ def test_the_estimate_is_of_the_device_that_is_to_train(tmp_path, monkeypatch):
     assert asked == ["cuda:1", "cpu"]
 
 
+def test_a_run_for_the_gpus_of_a_cluster_is_timed_without_one(tmp_path):
+    (run,) = checking.check_runs([dataclasses.replace(SMALL, precision="tf32")], tmp_path, None)
+    assert run.seconds > 0
+
+
 def test_an_estimate_needs_no_samples_of_some_classes_more_than_there_are():
     images, labels = GAUSSIAN.train.images, GAUSSIAN.train.labels
     part = torch.cat([(labels == 0).nonzero().flatten()[:1], (labels > 0).nonzero().flatten()])
