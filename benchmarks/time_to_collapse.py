@@ -7,9 +7,11 @@ training took it, so that what else the machine does matters little; with --devi
 
 Finished runs are kept in --out and not trained again. What LOG.md shows:
     python benchmarks/time_to_collapse.py --recipes muon "muon, λ constant" default
-    python benchmarks/time_to_collapse.py --dataset cifar10 --data-dir DATA --precision float32 --epochs 10 \
-        --paper-like-epochs 50 --recipes "muon, λ constant" "muon, batch 512"
-Muon multiplies in bfloat16, which on a processor that has none is slow: there --precision float32 is its best.
+    python benchmarks/time_to_collapse.py --dataset cifar10 --data-dir DATA --precision float32 --epochs 10 11 \
+        --paper-like-epochs 50 --recipes "muon, batch 512" --paces
+Muon multiplies in bfloat16, which on a processor that has none is slow: there --precision float32 is its best. Of large
+batches glibc may give every step's memory back, and the faults cost a tenth: MALLOC_TRIM_THRESHOLD_=1000000000 and
+MALLOC_MMAP_THRESHOLD_=33554432 in the environment keep it.
 """
 
 import argparse
@@ -36,6 +38,8 @@ REFERENCE = {"mnist5k": 0.00910}
 FACTORS = (1.5, 1.2, 1.1, 1.02)
 #: How often at least a run is measured.
 POINTS = {"mnist5k": 40, "cifar10": 10}
+#: How many samples of the data, and how often, --paces trains on.
+PART, ROUNDS = 10240, 11
 
 MUON = nc.RunConfig(optimizer="muon", batch_size=128, precision="bfloat16", decay_start=10.0)
 PAPER_LIKE = nc.RunConfig(initialization="default", learning_rate=0.067, schedule="steps", batch_size=128)
@@ -121,7 +125,8 @@ def print_ends(curves: Curves, reference: float) -> None:
                 shown([end[key] for end in ends], digits)
                 for key, digits in (("seconds", ".0f"), ("objective", ".5f"), ("nc1", ".3f"), ("error", ".4f"))
             ]
-            print(f"| {name} | {epochs} | {cells[0]} | {cells[1]} | {relative:.2f} | {cells[2]} | {cells[3]} |")
+            multiple = "" if math.isnan(relative) else f"{relative:.2f}"
+            print(f"| {name} | {epochs} | {cells[0]} | {cells[1]} | {multiple} | {cells[2]} | {cells[3]} |")
 
 
 def print_times(curves: Curves, reference: float, nc1: float) -> None:
@@ -144,6 +149,25 @@ def print_times(curves: Curves, reference: float, nc1: float) -> None:
             print(f"| {label} | {objective:.5f} | {limit} | {cells} | {', '.join(ratios)} |")
 
 
+def print_paces(recipes: dict[str, nc.RunConfig], dataset: Dataset, device: str) -> None:
+    """How long a sample takes: parts of an epoch in turn, since a machine is slower at one hour than at another."""
+    train = dataset.train
+    part = replace(train, images=train.images[:PART].clone(), labels=train.labels[:PART].clone())
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    programs = {name: Alone(Run(config, replace(dataset, train=part), device)) for name, config in recipes.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for epoch in range(1, 2 + ROUNDS):  # the first warms up
+        for name, program in programs.items():
+            start = clock()
+            program.epoch(epoch)
+            seconds[name].append((clock() - start) / len(part.labels))
+    first = next(iter(seconds.values()))
+    print("\n| recipe | µs a sample | of the first recipe's |\n|---|---|---|")
+    for name, times in seconds.items():
+        ratio = statistics.median(one / other for one, other in zip(times[1:], first[1:], strict=True))
+        print(f"| {name} | {1e6 * statistics.median(times[1:]):.0f} | {ratio:.2f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=list(POINTS), default="mnist5k")
@@ -158,19 +182,24 @@ def main() -> None:
     parser.add_argument("--reference", type=float, help="L*, instead of the one in the script")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--nc1", type=float, default=0.1, help="level of NC1 to be reached too")
+    parser.add_argument("--paces", action="store_true", help="time the recipes in turn, too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dataset = on_device(nc.load_dataset(arguments.dataset, data_dir=arguments.data_dir), arguments.device)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    asked = {"paper-like": (PAPER_LIKE, arguments.paper_like_epochs)}
-    asked |= {name: (RECIPES[name], arguments.epochs) for name in arguments.recipes}
+    recipes = {"paper-like": PAPER_LIKE} | {name: RECIPES[name] for name in arguments.recipes}
+    for name, recipe in recipes.items():
+        precision = arguments.precision if recipe.optimizer == "muon" else recipe.precision
+        recipes[name] = replace(recipe, dataset=arguments.dataset, precision=precision)
+    asked = {
+        name: (recipe, arguments.paper_like_epochs if name == "paper-like" else arguments.epochs)
+        for name, recipe in recipes.items()
+    }
     curves: Curves = {name: {epochs: [] for epochs in lengths} for name, (_, lengths) in asked.items()}
     for seed in arguments.seeds:
         for name, (recipe, lengths) in reversed(asked.items()):
             for epochs in lengths:
-                config = replace(recipe, dataset=arguments.dataset, epochs=epochs, seed=seed)
-                if recipe.optimizer == "muon":
-                    config = replace(config, precision=arguments.precision)
+                config = replace(recipe, epochs=epochs, seed=seed)
                 what = f"{arguments.dataset}, {name}, {config.precision}, {epochs} epochs, seed {seed}"
                 path = arguments.out / f"{what}.json"
                 curves[name][epochs].append(curve(path, config, dataset, arguments.device))
@@ -178,6 +207,8 @@ def main() -> None:
     reference = arguments.reference or REFERENCE.get(arguments.dataset, math.nan)
     print_ends(curves, reference)
     print_times(curves, reference, arguments.nc1)
+    if arguments.paces:
+        print_paces(recipes, dataset, arguments.device)
 
 
 if __name__ == "__main__":
