@@ -16,7 +16,7 @@ FLOORS = [
     {"metrics"},
     {"theory"},
     {"networks", "datasets", "feature_files", "full_batch"},
-    {"capture", "flow", "refinement"},
+    {"balancing", "capture", "flow", "refinement"},
     {"measuring"},
     {"training", "integrations"},
     {"probing"},

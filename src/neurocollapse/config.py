@@ -67,6 +67,9 @@ class RunConfig:
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Of the products in a step; tf32 is of GPUs, bfloat16 of processors that have it. Measuring is in float32, and its
     sums in float64."""
+    balancing: Literal["none", "epoch"] = "none"
+    """epoch rescales the channels after every epoch so that the norms of the layers are the least that give the same
+    outputs: weight decay gets there too, later. For layers that follow one another through ReLUs."""
     epochs: int = 80
     """Passes over the training data; the run is measured at two epochs to an octave."""
     gradient_tolerance: float = 0.0
@@ -87,6 +90,10 @@ class RunConfig:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
         if self.normalization == "batch" and self.batch_size == 1:
             raise ValueError("normalization batch needs a batch_size of at least 2, got 1")
+        if self.normalization == "batch" and self.balancing != "none":
+            raise ValueError(
+                "balancing epoch needs normalization none, since normalised channels have no scale; got batch"
+            )
         for name, bound in _BELOW.items():
             if getattr(self, name) >= bound:
                 raise ValueError(f"{name} must be below {bound}, got {getattr(self, name)}")

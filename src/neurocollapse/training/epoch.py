@@ -32,7 +32,7 @@ class Alone:
         run.model.train()
         with seeded(run.config.seed, epoch, run.device):
             data_term = self._steps.take(run.draw(), run.pace(epoch))
-        return run.objective(epoch, data_term.item())
+        return run.end(epoch, data_term.item())
 
 
 class Together:
@@ -82,7 +82,7 @@ class Together:
                 f"{first.config.network} cannot be trained stacked ({' '.join(str(error).split())}); train its runs "
                 f"in processes of their own (--engine processes)"
             ) from error
-        return [_objective(*ended) for ended in zip(self.runs, epochs, data_terms, strict=True)]
+        return [_end(*ended) for ended in zip(self.runs, epochs, data_terms, strict=True)]
 
 
 def _check_stackable(run: Run) -> None:
@@ -101,9 +101,9 @@ def _draw(run: Run, epoch: int) -> Draw:
         return run.draw()
 
 
-def _objective(run: Run, epoch: int, data_term: float) -> float | DivergedError:
+def _end(run: Run, epoch: int, data_term: float) -> float | DivergedError:
     try:
-        return run.objective(epoch, data_term)
+        return run.end(epoch, data_term)
     except DivergedError as error:
         return error
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from ..balancing import Layer, balance, find_layers
 from ..config import EPOCHS, RunConfig
 from ..datasets import Dataset, Split
 from ..losses import LOSSES
@@ -25,6 +26,9 @@ from .step import Pace, Weights, fresh_moments
 
 #: Samples in one forward pass while measuring.
 _CHUNK = 1000
+
+#: Images on which a network is tried that is to be balanced.
+_TRIED = 4
 
 Record = dict[str, Any]
 
@@ -101,6 +105,9 @@ class Run:
         self.moments = fresh_moments(config.optimizer, self.weights)
         self.loss = LOSSES[config.loss]
         self.train_split = _to(dataset.train, device)
+        self._balanced: list[Layer] = []
+        if config.balancing == "epoch":
+            self._balanced = find_layers(self.model, self.train_split.images[:_TRIED])
         self.shown = shown_samples(self.train_split.labels)
         self.test_split = None
         # A class without test samples has no test mean, so there is nothing to measure there (`notes` says so).
@@ -141,8 +148,9 @@ class Run:
         count = torch.tensor(counts, dtype=torch.float64, device=self.device)
         return Pace(self.tensor(rates), self.tensor(factors), count)
 
-    def objective(self, epoch: int, data_term: float) -> float:
-        """The objective at the end of an epoch. Raises `DivergedError` where it is not finite."""
+    def end(self, epoch: int, data_term: float) -> float:
+        """Balance the weights where that is asked for; the objective. Raises `DivergedError` where it is not finite."""
+        balance(self._balanced)
         decay = objective_of(self.model, self.config.weight_decay, self.free).penalty
         if not math.isfinite(data_term + decay):
             raise DivergedError(

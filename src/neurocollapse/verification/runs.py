@@ -74,9 +74,10 @@ def _doubt(config: RunConfig, *, force: bool) -> str | None:
 
 
 def _balance_along(folder: RunFolder, samples: int) -> tuple[Comparison, ...]:
-    """The layer norms of the records against e^{−2λt}, t the sum of the learning rates: of SGD at one λ."""
+    """The layer norms of the records against e^{−2λt}, t the sum of the learning rates: of SGD alone, at one λ."""
     config, records = folder.config, folder.records()
-    if config.optimizer != "sgd" or config.decay_start != 1 or len(records) < 2:
+    flows = config.optimizer == "sgd" and config.decay_start == 1 and config.balancing == "none"
+    if not flows or len(records) < 2:
         return ()
     times = [flow_time(config, record["epoch"], samples) for record in records]
     return tuple(balance_along_flow(times, [record["train.weight_norms"] for record in records], config.weight_decay))
