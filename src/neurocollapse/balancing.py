@@ -105,7 +105,11 @@ def _layers(model: nn.Module) -> list[Layer]:
     layers = []
     for prefix, module in model.named_modules():
         own = {name: p for name, p in module.named_parameters(recurse=False) if p.requires_grad}
-        layers += [Layer(f"{prefix}.{name}".lstrip("."), p, own.get("bias")) for name, p in own.items() if p.ndim >= 2]
+        bias = own.get("bias")
+        for name, weight in own.items():
+            if weight.ndim >= 2:
+                of_rows = bias is not None and bias.shape == weight.shape[:1]
+                layers.append(Layer(f"{prefix}.{name}".lstrip("."), weight, bias if of_rows else None))
     return layers
 
 
