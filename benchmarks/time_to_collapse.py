@@ -42,12 +42,14 @@ POINTS = {"mnist5k": 40, "cifar10": 10}
 PART, ROUNDS = 10240, 11
 
 MUON = nc.RunConfig(optimizer="muon", batch_size=128, precision="bfloat16", decay_start=10.0)
+MUON_512 = replace(MUON, decay_start=1.0, batch_size=512, learning_rate=0.2, initial_norm=2.5)
 PAPER_LIKE = nc.RunConfig(initialization="default", learning_rate=0.067, schedule="steps", batch_size=128)
 PAPER_LIKE_EPOCHS = (50, 100, 200, 350)
 RECIPES = {
     "muon": MUON,
     "muon, λ constant": replace(MUON, decay_start=1.0),
-    "muon, batch 512": replace(MUON, decay_start=1.0, batch_size=512, learning_rate=0.2, initial_norm=2.5),
+    "muon, batch 512": MUON_512,
+    "muon, balanced": replace(MUON_512, balancing="epoch"),
     "default": nc.RunConfig(),
 }
 

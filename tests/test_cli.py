@@ -388,6 +388,9 @@ def leave(shape, classes):
 
 def biased(shape, classes):
     return net(shape, classes, bias=True)
+
+def tanh(shape, classes):
+    return net(shape, classes, activation=nn.Tanh)
 """
 
 
@@ -411,6 +414,17 @@ def users(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("no_processes")
 def test_a_network_that_does_not_work_is_one_line(users, run, function, message):
     assert_one_line(run(*users, "--network", f"networks_typed:{function}"), message)
+    assert not Path("out").exists()
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_what_cannot_be_balanced_is_one_line_before_anything_is_trained(users, run):
+    told = (
+        "networks_typed:tanh: the channels of Sequential cannot be balanced: its output changes where those of 0.weight"
+    )
+    assert_one_line(run(*users, "--network", "networks_typed:tanh", "--balancing", "epoch"), told)
+    batch = [*users, "--network", "mlp", "--normalization", "batch", "--balancing", "epoch"]
+    assert_one_line(run(*batch), "balancing epoch needs normalization none")
     assert not Path("out").exists()
 
 

@@ -29,6 +29,7 @@ CASES = {
     "sgd": ({}, GAUSSIAN),
     "adam, whose steps differ by their count": ({"optimizer": "adam", "learning_rate": 2e-3}, GAUSSIAN),
     "muon, with a λ that comes down": ({"optimizer": "muon", "decay_start": 10.0}, GAUSSIAN),
+    "balanced after every epoch": ({"balancing": "epoch"}, GAUSSIAN),
     "one step an epoch": ({"batch_size": 1000}, GAUSSIAN),
     "whole batches only": ({"batch_size": 25}, GAUSSIAN),
     "batch norm, whose last batch takes one more": ({"normalization": "batch", "batch_size": 33}, GAUSSIAN),

@@ -243,6 +243,11 @@ def test_a_configuration_of_it_is_refused(field, value, message):
         RunConfig.__post_init__(SimpleNamespace(**values))  # without the tests' own checking of types
 
 
+def test_balanced_batch_normalisation_is_refused():
+    with pytest.raises(ValueError, match=r"balancing epoch needs normalization none, .* have no scale; got batch"):
+        RunConfig(normalization="batch", balancing="epoch")
+
+
 def test_batch_normalisation_of_single_samples_is_refused():
     with pytest.raises(ValueError, match="normalization batch needs a batch_size of at least 2, got 1"):
         RunConfig(normalization="batch", batch_size=1)

@@ -133,6 +133,7 @@ OPTIONS = {
     "adamw": {"optimizer": "adamw", "learning_rate": 2e-3},
     "cross-entropy": {"loss": "cross_entropy"},
     "free bias": {"network": f"{MODULE}:biased", "bias": "free", "weight_decay": 0.05},
+    "balanced": {"balancing": "epoch"},
     "cosine": {"schedule": "cosine"},
     "full batch": {"batch_size": 1000, "epochs": 10},
 }

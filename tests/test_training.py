@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neurocollapse import training
+from neurocollapse.balancing import balance, find_layers
 from neurocollapse.datasets import Dataset, Split, load_dataset
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import NetworkError, build_network, initialize
@@ -429,6 +430,7 @@ def users(monkeypatch):
         {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.0},
         {"optimizer": "adam"},
         {"optimizer": "adam", "bias": "free"},
+        {"optimizer": "muon", "balancing": "epoch"},
         {"network": "users_networks:dropout"},
         {"network": "users_networks:batch_norm", "optimizer": "sgd", "learning_rate": 0.05},
         {"network": "users_networks:tied"},
@@ -449,6 +451,25 @@ def test_a_run_resumed_at_any_epoch_goes_on_as_if_it_had_never_stopped(options):
         before = {name: t.clone() for name, t in state.tensors.items()}
         assert same_run(history(config, resume=(state.tensors, last)), whole[state.epoch + 1 :])
         assert all(torch.equal(t, before[name]) for name, t in state.tensors.items())  # what was given is not changed
+
+
+def test_an_epoch_that_is_balanced_is_an_epoch_and_then_the_balance():
+    config = dataclasses.replace(SMALL, optimizer="sgd", learning_rate=0.05, schedule="constant", epochs=1)
+    (_, as_is), (_, balanced) = (history(dataclasses.replace(config, balancing=how)) for how in ("none", "epoch"))
+    model = network_of(config, GAUSSIAN)
+    model.load_state_dict(weights(as_is, torch.float32))
+    balance(find_layers(model, GAUSSIAN.train.images[:4]))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights(balanced, torch.float32)[name])
+    moments = [name for name in as_is.tensors if name.startswith("optimizer.")]
+    assert all(torch.equal(as_is.tensors[name], balanced.tensors[name]) for name in moments)
+    for key in ("train.accuracy", "train.loss_data", "test.sqi_gap", "test.loss_data"):
+        assert balanced.record[key] == pytest.approx(as_is.record[key], rel=1e-5)
+    assert sum(balanced.record["train.weight_norms"]) < 0.999 * sum(as_is.record["train.weight_norms"])
+    decay = (sum(balanced.record["train.weight_norms"]) - sum(as_is.record["train.weight_norms"])) / 2
+    saved = config.weight_decay * decay
+    assert balanced.objective - as_is.objective == pytest.approx(saved, rel=1e-3)
+    assert balanced.record["train.loss"] - as_is.record["train.loss"] == pytest.approx(saved, rel=1e-3)
 
 
 def test_a_users_bias_can_be_free_and_must_be_there(users):

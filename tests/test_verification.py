@@ -278,6 +278,10 @@ def test_norms_along_small_steps_without_momentum_are_those_of_the_flow(tmp_path
     assert max(row.residual for row in verify_run(folder).sections["along training, read as gradient flow"]) < 1e-4
 
 
+def test_norms_that_were_balanced_are_not_read_as_those_of_the_flow(tmp_path):
+    assert "along training, read as gradient flow" not in verify_run(run(tmp_path, balancing="epoch")).sections
+
+
 def test_a_run_without_weights_is_told(tmp_path):
     folder = run(tmp_path, learning_rate=1e6)
     assert folder.status == "diverged"

@@ -69,7 +69,8 @@ class RunConfig:
     sums in float64."""
     balancing: Literal["none", "epoch"] = "none"
     """epoch rescales the channels after every epoch so that the norms of the layers are the least that give the same
-    outputs: weight decay gets there too, later. For layers that follow one another through ReLUs."""
+    outputs: weight decay gets there too, later. The features are rescaled with them. For layers that follow one another
+    through ReLUs."""
     epochs: int = 80
     """Passes over the training data; the run is measured at two epochs to an octave."""
     gradient_tolerance: float = 0.0
