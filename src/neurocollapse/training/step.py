@@ -130,7 +130,8 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     """About U Vᵀ of the singular value decomposition U S Vᵀ, of one or of many matrices (..., rows, columns).
 
     By a Newton–Schulz iteration, after which singular values that were not tiny lie around 1. Products alone, which
-    bfloat16 does not spoil.
+    bfloat16 does not spoil. With P = a + b A + c A² a step is X ← P X, A = X Xᵀ ← P A P, so that of the wide X there are
+    two products in all, and the rest are of the rows' size.
     """
     wide = matrix.shape[-2] <= matrix.shape[-1]
     X = matrix if wide else matrix.mT
@@ -138,11 +139,16 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     X = X / torch.linalg.matrix_norm(X, keepdim=True).clamp_min(torch.finfo(X.dtype).tiny)
     X = X.reshape(-1, *shape[-2:])
     a, b, c = _QUINTIC
-    for _ in range(_QUINTIC_STEPS):
-        A = X @ X.mT
-        # X ← a X + (b A + c A²) X, in as few launches as there are products: on a GPU they are what takes time.
-        X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
-    X = X.view(shape)
+    # In as few launches as there are products, sums with them: on a GPU they are what takes time.
+    A = X @ X.mT
+    P = torch.baddbmm(A, A, A, beta=b, alpha=c)  # less its a, which enters as a sum
+    Q = P + a * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    for _ in range(_QUINTIC_STEPS - 1):
+        PA = torch.baddbmm(A, P, A, beta=a)
+        A = torch.baddbmm(PA, PA, P, beta=a)
+        P = torch.baddbmm(A, A, A, beta=b, alpha=c)
+        Q = torch.baddbmm(Q, P, Q, beta=a)
+    X = (Q @ X).view(shape)
     return (X if wide else X.mT).to(matrix.dtype)
 
 
