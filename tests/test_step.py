@@ -1,11 +1,13 @@
 """One step of training: PyTorch's own optimisers to the last digits, alone and stacked."""
 
+import math
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
+from neurocollapse.training.precision import products_in
 from neurocollapse.training.step import OPTIMIZERS, Pace, along, fresh_moments, orthogonalized, step
 
 
@@ -197,6 +199,20 @@ def test_orthogonalisation_keeps_singular_vectors_and_takes_values_near_one(shap
     S = quintic(S / torch.linalg.norm(S, dim=-1, keepdim=True))
     torch.testing.assert_close(orthogonalized(matrix), (U * S[..., None, :]) @ Vh, rtol=1e-12, atol=1e-12)
     assert not orthogonalized(torch.zeros(shape)).any()
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e-2, 1e-4])
+def test_bfloat16_leaves_orthogonalisation_a_way_down(condition):
+    """Singular values from 1 to `condition`. Rounding, 2⁻⁸, grows with what is small: twice by the quintic's slope at 0."""
+    generator = torch.Generator().manual_seed(0)
+    U, _, Vh = torch.linalg.svd(torch.randn(20, 90, generator=generator, dtype=torch.float64), full_matrices=False)
+    S = torch.logspace(0, math.log10(condition), 20, dtype=torch.float64)
+    with products_in("bfloat16", "cpu"):
+        found = orthogonalized(((U * S) @ Vh).float()).double()
+    values = U.mT @ found @ Vh.mT
+    exact = quintic(S / torch.linalg.norm(S))
+    assert torch.linalg.norm(values - torch.diag(exact)) < 3.4445**2 * 2**-8 * torch.linalg.norm(exact)
+    assert (values.diagonal() * S).sum() == pytest.approx((exact * S).sum().item(), rel=0.01)  # what goes down
 
 
 def test_every_step_of_muon_has_the_length_of_its_rate_and_goes_down():
