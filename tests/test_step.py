@@ -203,7 +203,7 @@ def test_orthogonalisation_keeps_singular_vectors_and_takes_values_near_one(shap
 
 @pytest.mark.parametrize("condition", [1.0, 1e-2, 1e-4])
 def test_bfloat16_leaves_orthogonalisation_a_way_down(condition):
-    """Singular values from 1 to `condition`. Rounding, 2⁻⁸, grows with what is small: twice by the quintic's slope at 0."""
+    """Of singular values from 1 to `condition`: within a tenth, and as much downhill to a hundredth."""
     generator = torch.Generator().manual_seed(0)
     U, _, Vh = torch.linalg.svd(torch.randn(20, 90, generator=generator, dtype=torch.float64), full_matrices=False)
     S = torch.logspace(0, math.log10(condition), 20, dtype=torch.float64)
@@ -211,8 +211,9 @@ def test_bfloat16_leaves_orthogonalisation_a_way_down(condition):
         found = orthogonalized(((U * S) @ Vh).float()).double()
     values = U.mT @ found @ Vh.mT
     exact = quintic(S / torch.linalg.norm(S))
-    assert torch.linalg.norm(values - torch.diag(exact)) < 3.4445**2 * 2**-8 * torch.linalg.norm(exact)
-    assert (values.diagonal() * S).sum() == pytest.approx((exact * S).sum().item(), rel=0.01)  # what goes down
+    assert torch.linalg.norm(values - torch.diag(exact)) < 0.1 * torch.linalg.norm(exact)
+    downhill = (values.diagonal() * S).sum() / torch.linalg.norm(found)
+    assert downhill.item() == pytest.approx(((exact * S).sum() / torch.linalg.norm(exact)).item(), rel=0.01)
 
 
 def test_every_step_of_muon_has_the_length_of_its_rate_and_goes_down():
