@@ -87,14 +87,13 @@ def points(config: nc.RunConfig, dataset: Dataset, device: str) -> Iterator[dict
 
 def curve(path: Path, config: nc.RunConfig, dataset: Dataset, device: str) -> Curve:
     """The run's points, from `path` if they are there, else trained for and kept there."""
-    what = {"config": asdict(config), "device": device}
     if path.exists():
         kept = json.loads(path.read_text())
-        if what.items() <= kept.items():
+        if (nc.RunConfig(**kept["config"]), kept["device"]) == (config, device):  # fields since then at their defaults
             return kept["points"]
     found = list(points(config, dataset, device))
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({**what, "points": found}))
+    part.write_text(json.dumps({"config": asdict(config), "device": device, "points": found}))
     part.replace(path)
     return found
 
