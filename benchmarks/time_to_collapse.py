@@ -1,14 +1,15 @@
 r"""Time to collapse: seconds until the objective and NC1 are low, for the paper-like recipe and for faster ones.
 
-All train the same network on the same data on one thread, run by run in turn, at several lengths; of these the best
-counts, for each recipe and level, so that a merely shorter schedule wins nothing. The objective, Eq. 1 on all training
-data at the weights, and NC1 are measured along the way, outside the clock. Seconds are of the processor, as far as the
-training took it, so that what else the machine does matters little; with --device cuda they are of the clock.
+All train the same network on the same data on one thread at several lengths, those of a seed in turn, a fortieth or a
+tenth of each; of the lengths the best counts, for each recipe and level, so that a merely shorter schedule wins
+nothing. The objective, Eq. 1 on all training data at the weights, and NC1 are measured along the way, outside the
+clock. Seconds are of the processor, as far as the training took it, so that what else the machine does matters little;
+with --device cuda they are of the clock.
 
 Finished runs are kept in --out and not trained again. What LOG.md shows:
     python benchmarks/time_to_collapse.py --recipes muon "muon, λ constant" default
-    python benchmarks/time_to_collapse.py --dataset cifar10 --data-dir DATA --precision float32 --epochs 10 11 \
-        --paper-like-epochs 50 --recipes "muon, batch 512" --paces
+    python benchmarks/time_to_collapse.py --dataset cifar10 --data-dir DATA --precision float32 --epochs 10 \
+        --paper-like-epochs 50 --recipes "muon, balanced" --paces
 Muon multiplies in bfloat16, which on a processor that has none is slow: there --precision float32 is its best. Of large
 batches glibc may give every step's memory back, and the faults cost a tenth: MALLOC_TRIM_THRESHOLD_=1000000000 and
 MALLOC_MMAP_THRESHOLD_=33554432 in the environment keep it.
@@ -85,17 +86,31 @@ def points(config: nc.RunConfig, dataset: Dataset, device: str) -> Iterator[dict
             }
 
 
-def curve(path: Path, config: nc.RunConfig, dataset: Dataset, device: str) -> Curve:
-    """The run's points, from `path` if they are there, else trained for and kept there."""
-    if path.exists():
-        kept = json.loads(path.read_text())
-        if (nc.RunConfig(**kept["config"]), kept["device"]) == (config, device):  # fields since then at their defaults
-            return kept["points"]
-    found = list(points(config, dataset, device))
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"config": asdict(config), "device": device, "points": found}))
-    part.replace(path)
-    return found
+def kept_curve(path: Path, config: nc.RunConfig, device: str) -> Curve | None:
+    """The run's points, where they were kept."""
+    if not path.exists():
+        return None
+    kept = json.loads(path.read_text())
+    same = (nc.RunConfig(**kept["config"]), kept["device"]) == (config, device)  # fields since then at their defaults
+    return kept["points"] if same else None
+
+
+def train_in_turn(runs: dict[Path, nc.RunConfig], dataset: Dataset, device: str) -> dict[Path, Curve]:
+    """The points of each run, kept ones or by training from point to point in turn: machines are slower at times."""
+    found = {path: kept_curve(path, config, device) for path, config in runs.items()}
+    todo = {path: points(runs[path], dataset, device) for path, curve in found.items() if curve is None}
+    curves = {path: curve or [] for path, curve in found.items()}
+    while todo:
+        for path, program in list(todo.items()):
+            point = next(program, None)
+            if point is not None:
+                curves[path].append(point)
+                continue
+            del todo[path]
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps({"config": asdict(runs[path]), "device": device, "points": curves[path]}))
+            part.replace(path)
+    return curves
 
 
 def reached(curve: Curve, objective: float, nc1: float) -> float:
@@ -169,6 +184,26 @@ def print_paces(recipes: dict[str, nc.RunConfig], dataset: Dataset, device: str)
         print(f"| {name} | {1e6 * statistics.median(times[1:]):.0f} | {ratio:.2f} |")
 
 
+def measured(
+    asked: dict[str, tuple[nc.RunConfig, Sequence[int]]], dataset: Dataset, arguments: argparse.Namespace
+) -> Curves:
+    """The curves of each recipe at each of its lengths, told as they come."""
+    curves: Curves = {name: {epochs: [] for epochs in lengths} for name, (_, lengths) in asked.items()}
+    for seed in arguments.seeds:
+        places, runs = {}, {}
+        for name, (recipe, lengths) in asked.items():
+            for epochs in lengths:
+                config = replace(recipe, epochs=epochs, seed=seed)
+                what = f"{arguments.dataset}, {name}, {config.precision}, {epochs} epochs, seed {seed}"
+                path = arguments.out / f"{what}.json"
+                places[path], runs[path] = (name, epochs), config
+        for path, curve in train_in_turn(runs, dataset, arguments.device).items():
+            name, epochs = places[path]
+            curves[name][epochs].append(curve)
+            print(f"{path.stem}: {curve[-1]}", flush=True)
+    return curves
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=list(POINTS), default="mnist5k")
@@ -196,15 +231,7 @@ def main() -> None:
         name: (recipe, arguments.paper_like_epochs if name == "paper-like" else arguments.epochs)
         for name, recipe in recipes.items()
     }
-    curves: Curves = {name: {epochs: [] for epochs in lengths} for name, (_, lengths) in asked.items()}
-    for seed in arguments.seeds:
-        for name, (recipe, lengths) in reversed(asked.items()):
-            for epochs in lengths:
-                config = replace(recipe, epochs=epochs, seed=seed)
-                what = f"{arguments.dataset}, {name}, {config.precision}, {epochs} epochs, seed {seed}"
-                path = arguments.out / f"{what}.json"
-                curves[name][epochs].append(curve(path, config, dataset, arguments.device))
-                print(f"{path.stem}: {curves[name][epochs][-1][-1]}", flush=True)
+    curves = measured(asked, dataset, arguments)
     reference = arguments.reference or REFERENCE.get(arguments.dataset, math.nan)
     print_ends(curves, reference)
     print_times(curves, reference, arguments.nc1)
