@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import threading
 
 import pytest
 import torch
@@ -218,6 +219,35 @@ def between(*layers):
     return nn.Sequential(nn.Linear(7, 6, bias=False), *layers, nn.Linear(6, 4, bias=False))
 
 
+class Shifted(nn.Module):
+    """Between two layers: a shift that starts at zero and trains."""
+
+    def __init__(self, start=0.0):
+        super().__init__()
+        self.shift = nn.Parameter(torch.full((6,), start))
+
+    def forward(self, inputs):
+        return torch.relu(inputs + self.shift)
+
+
+class Gated(nn.Module):
+    """Between two layers: a branch behind a gate that starts closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, inputs):
+        return torch.relu(inputs) + self.gate * torch.tanh(inputs)
+
+
+class InUse(nn.Tanh):
+    """A ReLU in training and another in use."""
+
+    def forward(self, inputs):
+        return torch.relu(inputs) if self.training else super().forward(inputs)
+
+
 def frozen(index):
     model = nn.Sequential(nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
     model[index].requires_grad_(False)
@@ -237,6 +267,13 @@ def with_frozen_bias():
         (Twice, VECTORS, ("layer.weight", "last.weight")),
         (lambda: between(nn.Tanh()), VECTORS, ("0.weight", "2.weight")),
         (lambda: between(nn.GELU()), VECTORS, ("0.weight", "2.weight")),
+        (lambda: between(nn.ReLU6()), VECTORS, ("0.weight", "2.weight")),
+        (lambda: between(nn.Hardtanh(0, 20)), VECTORS, ("0.weight", "2.weight")),
+        (lambda: between(nn.Threshold(0.1, 0.0)), VECTORS, ("0.weight", "2.weight")),
+        (lambda: between(nn.ELU()), VECTORS, ("0.weight", "2.weight")),
+        (lambda: between(Shifted()), VECTORS, ("0.weight", "2.weight")),
+        (lambda: between(Gated()), VECTORS, ("0.weight", "2.weight")),
+        (lambda: between(InUse()), VECTORS, ("0.weight", "2.weight")),
         (lambda: between(nn.BatchNorm1d(6), nn.ReLU()), VECTORS, ("0.weight", "3.weight")),
         (lambda: between(nn.LayerNorm(6), nn.ReLU()), VECTORS, ("0.weight", "3.weight")),
         (lambda: between(nn.ReLU(), nn.Linear(6, 6).requires_grad_(False)), VECTORS, ("0.weight", "3.weight")),
@@ -260,10 +297,42 @@ def test_layers_that_do_not_follow_one_another_through_relus_are_refused(build, 
     first, second = names
     assert str(caught.value) == (
         f"the channels of {type(model).__name__} cannot be balanced: its output changes where those of {first} are "
-        f"multiplied and the weights of {second} divided; balancing is for layers that follow one another through "
-        f"ReLUs, without normalisation: take balancing none"
+        f"multiplied and the weights of {second} divided; balancing is for layers that follow one another, in the "
+        f"order of definition, through ReLUs and without normalisation: take balancing none"
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(
+    "normalized", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.orthogonal]
+)
+def test_layers_that_are_made_of_other_parameters_are_refused(normalized):
+    with pytest.raises(NetworkError, match=r"^the channels of Sequential cannot be balanced: its output changes where"):
+        find_layers(nn.Sequential(normalized(nn.Linear(7, 6)), nn.ReLU(), nn.Linear(6, 4)), inputs_of(VECTORS).float())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("width", "depth"), [(1, 2), (1, 3), (1, 5), (2, 3), (2, 8), (3, 12), (8, 40)])
+def test_narrow_networks_that_are_often_dead_are_tried_alive(width, depth, bias):
+    layers = find_layers(
+        MLP(VECTORS, 4, depth=depth, width=width, bias=bias, hidden_bias=bias), inputs_of(VECTORS).float()
+    )
+    assert len(layers) == depth
+
+
+def test_a_network_that_is_always_dead_is_told():
+    told = (
+        r"^the channels of MLP cannot be balanced: its outputs do not depend on features\.1\.weight, with weights drawn"
+    )
+    with pytest.raises(NetworkError, match=told):
+        find_layers(MLP(VECTORS, 4, depth=60, width=1), inputs_of(VECTORS).float())
+
+
+def test_a_network_need_not_be_copied():
+    model = between(nn.PReLU())
+    model.lock = threading.Lock()
+    assert len(find_layers(model, inputs_of(VECTORS).float())) == 2
 
 
 def test_what_is_frozen_before_the_layers_that_train_is_left():

@@ -28,7 +28,7 @@ from .step import Pace, Weights, fresh_moments
 _CHUNK = 1000
 
 #: Images on which a network is tried that is to be balanced.
-_TRIED = 4
+_TRIED = 16
 
 Record = dict[str, Any]
 

@@ -130,8 +130,8 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     """About U Vᵀ of the singular value decomposition U S Vᵀ, of one or of many matrices (..., rows, columns).
 
     By a Newton–Schulz iteration, after which singular values that were not tiny lie around 1. Products alone, which
-    bfloat16 does not spoil. With P = a + b A + c A² a step is X ← P X, A = X Xᵀ ← P A P, so that of the wide X there are
-    two products in all, and the rest are of the rows' size.
+    bfloat16 does not spoil. With P = a + b A + c A² a step is X ← P X and A = X Xᵀ ← P A P, so that of the wide X there
+    are two products in all, and the rest are of the rows' size.
     """
     wide = matrix.shape[-2] <= matrix.shape[-1]
     X = matrix if wide else matrix.mT
