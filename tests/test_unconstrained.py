@@ -102,7 +102,7 @@ def test_with_a_free_bias_the_paper_holds(features: str) -> None:
 
 
 def test_a_minimum_that_was_missed_is_told() -> None:
-    """Just below the jump to zero eight random starts end in other local minima, and sixteen do not."""
+    """Just below the jump to zero most single starts end in other local minima; which, rounding has a say in."""
     model = UnconstrainedModel(
         num_classes=4,
         per_class=10,
@@ -111,9 +111,10 @@ def test_a_minimum_that_was_missed_is_told() -> None:
         feature_decay=1e-3,
         layers=3,
     )
-    missed = solve_unconstrained(model, starts=8)
-    assert missed.loss > closed_form(model).loss * 1.001
-    assert any("no start found the minimum" in note for note in missed.notes)
+    single = [solve_unconstrained(model, seed=seed, starts=1) for seed in range(8)]
+    missed = [solution.loss > closed_form(model).loss * 1.001 for solution in single]
+    assert any(missed)
+    assert [any("no start found the minimum" in note for note in solution.notes) for solution in single] == missed
     found = solve_unconstrained(model)
     assert found.loss == pytest.approx(closed_form(model).loss, rel=1e-9)
     assert not found.notes
