@@ -21,7 +21,7 @@ def drawn(model, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.double().parameters():
-            sizes = torch.exp(2 * torch.randn(len(parameter), *[1] * (parameter.ndim - 1), generator=generator))
+            sizes = torch.exp(torch.randn(len(parameter), *[1] * (parameter.ndim - 1), generator=generator))
             spread = 1 / math.sqrt(parameter[0].numel())
             parameter.copy_(spread * sizes * torch.randn(parameter.shape, generator=generator))
     return model
@@ -77,7 +77,7 @@ def test_balanced_the_network_is_the_same_function_and_its_channels_are_even(bui
     before = model(inputs)
     layers = find_layers(model, inputs)
     sizes = [norm(layers)]
-    for _ in range(400):
+    for _ in range(150):
         balance(layers, sweeps=1)
         sizes.append(norm(layers))
     torch.testing.assert_close(model(inputs), before, rtol=1e-10, atol=1e-10 * before.abs().max().item())
@@ -120,7 +120,7 @@ def test_no_factors_make_the_norms_less(build, shape):
 
         optimizer.step(closure)
     least = of_factors().item()
-    balance(layers, sweeps=400)
+    balance(layers, sweeps=150)
     assert norm(layers) == pytest.approx(least, rel=1e-6)
 
 
@@ -136,7 +136,7 @@ def test_one_hidden_layer_is_balanced_in_one_sweep():
 def test_balanced_layers_have_one_norm():
     model = drawn(ConvNet(IMAGES, 4))
     layers = find_layers(model, inputs_of(IMAGES))
-    balance(layers, sweeps=400)
+    balance(layers, sweeps=150)
     assert [norm([layer]) for layer in layers] == pytest.approx([norm(layers) / 5] * 5, rel=1e-6)
 
 
