@@ -1,0 +1,172 @@
+"""Train the cells of docs/map.md, each to rest: python docs/map.py OUT [--worker K --workers N] [--minutes M].
+
+A line of OUT/cells-K.jsonl for each cell; a cell that has its line is not trained again.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+import neurocollapse as nc
+from neurocollapse.full_batch import FullBatch
+from neurocollapse.training import DivergedError, State, network_of, train
+
+STARTS: dict[str, dict[str, object]] = {
+    "default": {"initialization": "default"},
+    "norm 4": {"initialization": "norm", "initial_norm": 4.0},
+    "kaiming": {"initialization": "kaiming"},
+    "norm 8": {"initialization": "norm", "initial_norm": 8.0},
+    "norm 2": {"initialization": "norm", "initial_norm": 2.0},
+    "norm 16": {"initialization": "norm", "initial_norm": 16.0},
+}
+DECAYS = (5e-4, 0.0, 1.5e-4, 2e-3, 4e-5, 1e-5)
+OPTIMIZERS = {"sgd": {"batch_size": 64}, "muon": {"batch_size": 128}}
+SEEDS = (0, 1, 2)
+NETWORKS = ("mlp", "convnet")
+RATES = (0.1, 0.03, 0.01, 0.003, 0.001)
+ROUNDS = (40, 80, 160)
+TRIED, LEARNT = 4, 0.45
+GRADIENT, SPREAD, LEVEL = 0.1, 0.1, 1e-4
+
+Cell = tuple[int, str, float, str, str]
+
+
+def cells() -> Iterator[Cell]:
+    """Seed, network, λ, start, optimiser, in the order of training."""
+    return itertools.product(SEEDS, NETWORKS, DECAYS, STARTS, OPTIMIZERS)
+
+
+def config_of(cell: Cell) -> nc.RunConfig:
+    seed, network, weight_decay, start, optimizer = cell
+    return nc.RunConfig(
+        dataset="mnist5k",
+        network=network,
+        depth=5,
+        width=512,
+        bias="none",
+        loss="square",
+        weight_decay=weight_decay,
+        decay_start=1.0,
+        optimizer=optimizer,  # type: ignore[arg-type]
+        momentum=0.9,
+        schedule="linear",
+        precision="float32",
+        seed=seed,
+        **STARTS[start],  # type: ignore[arg-type]
+        **OPTIMIZERS[optimizer],  # type: ignore[arg-type]
+    )
+
+
+def relative_gradient(config: nc.RunConfig, data: nc.Dataset, state: State) -> tuple[float, float]:
+    """‖∇L‖ / (‖∇L_data‖ + λ‖W‖) on all training data, in float64, and max/min − 1 of the ‖W_l‖²."""
+    model = network_of(config, data)
+    prefix = "model."
+    model.load_state_dict({k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)})
+    full = FullBatch(model, data.train.images, data.train.labels, {})
+    _, gradient = full.data_gradient()
+    decay = config.weight_decay * full.point
+    norms = [p.detach().square().sum().item() for p in full.parameters.values()]
+    return ((gradient + decay).norm() / (gradient.norm() + decay.norm())).item(), max(norms) / min(norms) - 1
+
+
+def at_rest(config: nc.RunConfig, record: dict[str, object], gradient: float, spread: float) -> bool:
+    if config.weight_decay == 0:
+        return record["train.loss_data"] <= LEVEL and record["train.accuracy"] == 1  # type: ignore[operator]
+    return gradient <= GRADIENT and spread <= SPREAD
+
+
+def chosen_rate(config: nc.RunConfig, data: nc.Dataset) -> float | None:
+    """The largest rate at which some epochs learn something: the data term comes below that of a constant output."""
+    for rate in RATES:
+        try:
+            *_, last = train(replace(config, learning_rate=rate, schedule="constant", epochs=TRIED), data)
+        except DivergedError:
+            continue
+        assert last.record is not None
+        if last.record["train.loss_data"] < LEARNT:
+            return rate
+    return None
+
+
+def trained(cell: Cell, data: nc.Dataset) -> dict[str, object]:
+    """The cell's line: each round's end, and the curve."""
+    start = time.perf_counter()
+    config = config_of(cell)
+    line: dict[str, object] = dict(zip(("seed", "network", "weight_decay", "start", "optimizer"), cell, strict=True))
+    rate = chosen_rate(config, data)
+    line |= {"learning_rate": rate, "rest": False, "rounds": []}
+    if rate is None:
+        return line | {"seconds": time.perf_counter() - start}
+    config = replace(config, learning_rate=rate)
+    rounds, curve, before, resume = [], [], 0, None
+    try:
+        for epochs in ROUNDS:
+            config = replace(config, epochs=epochs)
+            for state in train(config, data, resume=resume):
+                if state.record is not None:
+                    kept = {
+                        key: state.record[f"train.{key}"] for key in ("loss", "loss_data", "nc1", "nc3", "accuracy")
+                    }
+                    curve.append({"epoch": before + state.epoch, **kept})
+            before += epochs
+            assert state.record is not None
+            gradient, spread = relative_gradient(config, data, state)
+            rounds.append({"epochs": before, "relative_gradient": gradient, "norm_spread": spread, **state.record})
+            line["rest"] = at_rest(config, state.record, gradient, spread)
+            if line["rest"]:
+                break
+            tensors = {
+                name: torch.zeros_like(t) if "optimizer." in name else t.clone() for name, t in state.tensors.items()
+            }
+            resume = (tensors | {"epoch": torch.tensor(0)}, state.record)
+    except DivergedError as error:
+        line["diverged"] = str(error)
+    return line | {"rounds": rounds, "curve": curve, "config": asdict(config), "seconds": time.perf_counter() - start}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--worker", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell after these")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    data = nc.load_dataset("mnist5k")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    done = set()
+    for path in arguments.out.glob("cells*.jsonl"):
+        for text in path.read_text().splitlines():
+            line = json.loads(text)
+            done.add(tuple(line[key] for key in ("seed", "network", "weight_decay", "start", "optimizer")))
+    start = time.monotonic()
+    for index, cell in enumerate(cells()):
+        if index % arguments.workers != arguments.worker or cell in done:
+            continue
+        if time.monotonic() - start > 60 * arguments.minutes:
+            break
+        line = trained(cell, data)
+        with (arguments.out / f"cells-{arguments.worker}.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        last = line["rounds"][-1] if line["rounds"] else {}  # type: ignore[index]
+        print(
+            cell,
+            line["learning_rate"],
+            line["rest"],
+            {
+                k: last.get(k)
+                for k in ("epochs", "relative_gradient", "norm_spread", "train.loss", "train.nc1", "train.nc3")
+            },
+            f"{line['seconds']:.0f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
