@@ -19,9 +19,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from neurocollapse.checking import check_device
 from neurocollapse.datasets import Dataset
-from neurocollapse.sweep import Sweep
+from neurocollapse.sweeps import Sweep, check_device
 from neurocollapse.training import RunConfig, network_of, recorded_epochs, train, train_together, training_data
 
 AXES = {"weight_decay": (0.0, 1e-4, 5e-4), "seed": range(5)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import ray
 
 import neurocollapse as nc
-from neurocollapse.engines import ENGINES
+from neurocollapse.sweeps import ENGINES
 
 #: Runs long enough that what is timed is training, and not the two seconds of importing PyTorch.
 BASE = nc.RunConfig(per_class=200, epochs=10)

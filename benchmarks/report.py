@@ -16,8 +16,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 import neurocollapse as nc
-from neurocollapse.execution import execute
-from neurocollapse.report import ReportRun, report_content, report_page
+from neurocollapse.reports import ReportRun, report_content, report_page
+from neurocollapse.sweeps.resuming import execute
 from neurocollapse.training import run as training_run
 
 DECAYS, SEEDS, RECORDS, CLASSES, SHOWN = (0.0, 5e-4, 1e-3), 3, 60, 10, 60

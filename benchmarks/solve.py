@@ -10,13 +10,9 @@ from collections.abc import Callable
 
 import torch
 
-from neurocollapse.theory.unconstrained import (
-    UnconstrainedModel,
-    closed_form,
-    solve_convex,
-    solve_convex_numerically,
-    solve_unconstrained,
-)
+from neurocollapse.theory import UnconstrainedModel, solve_convex, solve_unconstrained
+from neurocollapse.theory.unconstrained.closed_forms import closed_form
+from neurocollapse.theory.unconstrained.convex import solve_convex_numerically
 
 
 def plain(model: UnconstrainedModel, iterations: int = 200) -> tuple[float, float]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 import neurocollapse as nc
-from neurocollapse.execution import execute
-from neurocollapse.verification import objective_of_run, verify_run
+from neurocollapse.sweeps import objective_of_run, verify_run
+from neurocollapse.sweeps.resuming import execute
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 import neurocollapse as nc
-from neurocollapse.figures import save_figure, trade_off_figure
-from neurocollapse.tables import SUMMARY_KEYS, final_records, paper_ordering, summary, wide
+from neurocollapse.reports import paper_ordering, save_figure, summary, trade_off_figure, wide
+from neurocollapse.reports.summaries import SUMMARY_KEYS, final_records
 
 HERE = Path(__file__).parent
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 import neurocollapse as nc
-from neurocollapse.full_batch import FullBatch
-from neurocollapse.training import DivergedError, State, network_of, train
+from neurocollapse import DivergedError
+from neurocollapse.training import FullBatch, State, network_of, train
 
 STARTS: dict[str, dict[str, object]] = {
     "default": {"initialization": "default"},

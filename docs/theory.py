@@ -9,12 +9,10 @@ import torch
 from torch import nn
 
 import neurocollapse as nc
-from neurocollapse.figures import minority_figure, save_figure, theory_figure
-from neurocollapse.flow import gradient_flow
-from neurocollapse.full_batch import FullBatch
-from neurocollapse.store import RunFolder
-from neurocollapse.theory import balance_along_flow, theory_table
-from neurocollapse.verification import gather_evidence, objective_of_run
+from neurocollapse.reports import minority_figure, save_figure, theory_figure
+from neurocollapse.sweeps import RunFolder, objective_of_run
+from neurocollapse.theory import balance_along_flow, gather_evidence, theory_table
+from neurocollapse.training import FullBatch, gradient_flow
 
 HERE = Path(__file__).parent
 DECAY = 0.01

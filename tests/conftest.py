@@ -18,7 +18,7 @@ def checked(function: Callable) -> Callable:
 
 
 # Checks the shapes and types in the package's signatures at every call. Before any test module imports the package.
-install_import_hook("neurocollapse", "conftest.checked")
+install_import_hook("neurocollapse", "tests.conftest.checked")
 
 # The tests' tensors are small: more threads only wait for one another, and sums could differ between machines. Of the
 # commands that tests run, too: several tests run side by side.

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import random_problem, rotation, simplex_rows, tensor
 
 import neurocollapse.geometry
 from neurocollapse import simplex_etf
@@ -25,6 +24,7 @@ from neurocollapse.geometry import (
     simplex_distance,
     tied_for_largest,
 )
+from tests.problems import random_problem, rotation, simplex_rows, tensor
 
 GRAM_TILES = ("tiles", "cosines", "squared_distances", "squared_distances_of_directions")
 

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ._errors import InputError
+
 EPSILON = torch.finfo(torch.float64).eps
 
 #: Two scores of one sample closer than this, relative to the size of what was summed, are a tie. Sums of a few
@@ -30,7 +32,7 @@ def simplex_etf(num_classes: int) -> Float[Tensor, "classes classes"]:
             [-0.7071,  0.7071]], dtype=torch.float64)
     """
     if num_classes < 2:
-        raise ValueError(f"a simplex needs at least two classes, got {num_classes}")
+        raise InputError(f"a simplex needs at least two classes, got {num_classes}")
     scale = (num_classes / (num_classes - 1)) ** 0.5
     return scale * centering(num_classes)
 

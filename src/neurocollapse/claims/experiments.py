@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config import RunConfig
-from ..sweep import Sweep
+from ..sweeps import Sweep
+from ..training import RunConfig
 
 _SEEDS = range(100, 105)
 

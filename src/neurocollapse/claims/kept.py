@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig
+from .._errors import InputError, RunError
+from .._files import to_json, write_text
 from ..metrics import DEFINITIONS_VERSION
-from ..store import SCHEMA_VERSION, StoreError, to_json, write_text
-from ..verification import THEORY_VERSION
+from ..sweeps import SCHEMA_VERSION, THEORY_VERSION
+from ..training import RunConfig
 from .results import Result
 
 #: The file beside the page.
@@ -26,7 +27,7 @@ def write_results(path: Path, results: Iterable[Result]) -> None:
 def read_results(path: Path) -> dict[RunConfig, Result]:
     """The results in a file by their configurations; of several of one run the last. None where there is no file.
 
-    Raises `StoreError` where a line is not a result, or one of another version.
+    Raises `RunError` where a line is not a result, or one of another version.
     """
     found: dict[RunConfig, Result] = {}
     # In bytes, as a line may be cut within a character.
@@ -38,9 +39,7 @@ def read_results(path: Path) -> dict[RunConfig, Result]:
             result = _result(json.loads(line))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise StoreError(
-                f"line {number} of {path} is no result ({why}); delete it to run that one again"
-            ) from error
+            raise RunError(f"line {number} of {path} is no result ({why}); delete it to run that one again") from error
         found[result.config] = result
     return found
 
@@ -58,6 +57,6 @@ def _line(result: Result) -> dict[str, Any]:
 def _result(line: Any) -> Result:
     for name, version in _VERSIONS.items():
         if line[name] != version:
-            raise ValueError(f"its version of {name} is {line[name]}, and that of this package {version}")
+            raise InputError(f"its version of {name} is {line[name]}, and that of this package {version}")
     values = {key: float(value) for key, value in line["values"].items()}
     return Result(RunConfig(**line["config"]), values, tuple(line["notes"]), tuple(line["provenance"]))

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import RunConfig
 from ..geometry import Gram, pairs
-from ..store import RunFolder
+from ..sweeps import RunFolder
 from ..theory import TheoryTable
+from ..training import RunConfig
 from .experiments import Setting
 
 #: How a comparison of the theory table begins that there is one of for each layer.
@@ -37,7 +37,7 @@ class Result:
 
 
 def results_of(folders: Iterable[RunFolder], tables: Mapping[RunFolder, TheoryTable]) -> list[Result]:
-    """The finished ones of these runs. Raises `StoreError` where one is damaged."""
+    """The finished ones of these runs. Raises `RunError` where one is damaged."""
     return [_result(folder, tables.get(folder)) for folder in folders if folder.status == "finished"]
 
 

@@ -6,16 +6,7 @@ The quantities are made so that they are small where the claim holds: ratios to 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .contrasts import (
-    alone,
-    compared,
-    decayed,
-    difference_interval,
-    negated,
-    numbers,
-    rank_correlation,
-    undecayed,
-)
+from .contrasts import alone, compared, decayed, difference_interval, negated, numbers, rank_correlation, undecayed
 from .experiments import Setting
 from .results import LAYERS, Result
 from .verdicts import Part, Rule, Verdict, combined

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from ..atomic import atomic_path
-from ..checking import Planned, check_device, check_runs
+from .._errors import InputError
+from .._files import atomic_path, to_json
 from ..claims import (
     FULL,
     QUICK,
@@ -23,10 +23,10 @@ from ..claims import (
     results_of,
     write_results,
 )
-from ..config import RunConfig
-from ..experiment import carry_out, prepare, print_notes
-from ..options import Folder, Machines
-from ..store import to_json
+from ..sweeps import Planned, check_device, check_runs
+from ..training import RunConfig
+from .options import Folder, Machines
+from .planning import carry_out, prepare, print_notes
 from .printing import messages, out_console, print_frame
 from .theory import keep_tables
 
@@ -59,9 +59,9 @@ def claims(
             there is none of.
     """
     if quick == full:
-        raise ValueError("claims takes either --quick or --full")
+        raise InputError("claims takes either --quick or --full")
     if read and not out.is_dir():
-        raise ValueError(f"there are no runs to read in {out}: name their folder with --out, or leave out --read")
+        raise InputError(f"there are no runs to read in {out}: name their folder with --out, or leave out --read")
     settings = FULL if full else QUICK
     runs: list[Planned]
     kept = read_results(out / RESULTS)

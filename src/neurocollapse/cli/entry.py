@@ -10,7 +10,7 @@ from types import FrameType
 
 import tyro
 
-from .. import __version__
+from .._version import __version__
 from .claims import claims
 from .experiments import reproduce, runs, train
 from .measurements import measure

@@ -8,15 +8,13 @@ from typing import Any
 import pandas as pd
 import tyro
 
-from ..atomic import atomic_path
-from ..experiment import Plan, carry_out, prepare
-from ..figures import collapse_figure, save_figure
-from ..options import ComparedOptions, Folder, Machines, RunOptions, axis, distinct
-from ..shelf import folders, records_frame, runs_table
-from ..store import to_json
-from ..sweep import Sweep
-from ..tables import describe_ordering, missing_decays, paper_ordering, summary, wide
+from .._errors import InputError
+from .._files import atomic_path, to_json
+from ..reports import collapse_figure, describe_ordering, missing_decays, paper_ordering, save_figure, summary, wide
+from ..sweeps import Sweep, folders, records_frame, runs_table
 from ..training import RunConfig
+from .options import ComparedOptions, Folder, Machines, RunOptions, axis, distinct
+from .planning import Plan, carry_out, prepare
 from .printing import messages, out_console, print_frame, rows, shown
 from .report import titled, write_report
 from .theory import keep_tables
@@ -50,7 +48,7 @@ def reproduce(
             there is none of.
     """
     if seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, got {seeds}")
+        raise InputError(f"--seeds must be at least 1, got {seeds}")
     base = RunConfig(**dataclasses.asdict(config))
     sweep = Sweep(base, {"weight_decay": distinct("--weight-decay", weight_decay), "seed": range(seeds)})
     plan = prepare(list(sweep), out, machines, messages, tensorboard=tensorboard)
@@ -111,7 +109,7 @@ def train(
     """
     axes: dict[str, Sequence[Any]] = dict(axis(text) for text in vary)
     if len(axes) < len(vary):
-        raise ValueError(f"--vary names a field twice: {' '.join(vary)}")
+        raise InputError(f"--vary names a field twice: {' '.join(vary)}")
     base = RunConfig(**dataclasses.asdict(config))
     configs = list(Sweep(base, axes))
     plan = prepare(configs, out, machines, messages, tensorboard=tensorboard)

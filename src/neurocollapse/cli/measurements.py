@@ -7,12 +7,11 @@ import pandas as pd
 import tyro
 from rich.progress import track
 
-from ..feature_files import read_features
+from .._errors import InputError
+from .._files import to_json
+from ..measuring import Subject, Trajectory, find_checkpoints, load_weights, read_features, replay, subject
 from ..measuring import measure as measure_features
-from ..metrics import Measurement
-from ..metrics.reference import reference_values
-from ..replay import Subject, Trajectory, find_checkpoints, load_weights, replay, subject
-from ..store import to_json
+from ..metrics import Measurement, reference_values
 from .printing import messages, print_frame, rows, shown
 
 #: What the table of a trajectory shows.
@@ -58,19 +57,19 @@ def measure(
             none of.
     """
     if (file is None) == (model is None):
-        raise ValueError("measure takes either a file of features, or --model with --dataset")
+        raise InputError("measure takes either a file of features, or --model with --dataset")
     if model is None:
         if checkpoint is not None or dataset is not None:
-            raise ValueError("--checkpoint and --dataset go with --model, not with a file of features")
+            raise InputError("--checkpoint and --dataset go with --model, not with a file of features")
         assert file is not None
         return _print_measurement(_measured_file(file, num_classes, vci), None, explain, json)
     if dataset is None:
-        raise ValueError("--model needs --dataset, the data to measure it on")
+        raise InputError("--model needs --dataset, the data to measure it on")
     who = subject(model, dataset, data_dir=data_dir, split=split, per_class=per_class)
     checkpoints = find_checkpoints(checkpoint) if checkpoint is not None else []
     if len(checkpoints) > 1:
         if explain or vci is not None:
-            raise ValueError(f"--explain and --vci go with one checkpoint, and {checkpoint!r} names {len(checkpoints)}")
+            raise InputError(f"--explain and --vci go with one checkpoint, and {checkpoint!r} names {len(checkpoints)}")
         return _print_trajectory(who, checkpoints, out, json)
     initial = who.measure(vci) if explain or not checkpoints else None
     for path in checkpoints:
@@ -93,7 +92,7 @@ def _measured_file(file: Path, num_classes: int | None, vci: bool | None) -> Mea
             vci=vci,
         )
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise InputError(f"{file}: {error}") from error
 
 
 def _print_measurement(measured: Measurement, initial: Measurement | None, explain: bool, json: bool) -> int:

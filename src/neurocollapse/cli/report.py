@@ -9,11 +9,11 @@ from typing import Any
 
 import tyro
 
-from ..report import ReportRun, report_content, report_page
-from ..shelf import folders
-from ..store import RunFolder, StoreError, write_text
+from .._errors import InputError, RunError
+from .._files import write_text
+from ..reports import ReportRun, report_content, report_page
+from ..sweeps import RunFolder, TheoryFile, folders
 from ..training import RunConfig
-from ..verification import TheoryFile
 from .printing import messages, out_console
 
 #: What people call the data sets.
@@ -64,11 +64,11 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
 def write_report(folder: Path, *, reload_seconds: float | None = None, begun: bool = True) -> tuple[Path, list[str]]:
     """The report on the runs in a folder, written there, and what of the folder is damaged, which it leaves out.
 
-    Raises `StoreError` where no runs are, unless they need not have `begun`.
+    Raises `RunError` where no runs are, unless they need not have `begun`.
     """
     found = folders(folder)
     if not found and begun:
-        raise StoreError(f"there are no runs in {folder}; name a folder that --out made")
+        raise RunError(f"there are no runs in {folder}; name a folder that --out made")
     left_out: list[str] = []
     runs = [_as_found(run, left_out) for run in found]
     alone = [run.path for run in found] == [folder]
@@ -114,14 +114,14 @@ def _as_found(folder: RunFolder, left_out: list[str]) -> ReportRun:
             provenance=described.get("provenance", []),
             notes=described.get("notes", []),
         )
-    except StoreError as error:
+    except RunError as error:
         return ReportRun(folder.path.name, "damaged", message=str(error))
 
 
 def _snapshots(folder: RunFolder, left_out: list[str]) -> dict[int, dict[str, Any]]:
     try:
         return folder.snapshots()
-    except StoreError as error:
+    except RunError as error:
         left_out.append(f"the samples of a run: {error}")
         return {}
 
@@ -131,7 +131,7 @@ def _claims(path: Path, left_out: list[str]) -> list[Any]:
     try:
         found = json_format.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, list) or not all(isinstance(each, dict) and each.keys() >= _VERDICT for each in found):
-            raise ValueError("it holds no verdicts")
+            raise InputError("it holds no verdicts")
     except FileNotFoundError:
         return []
     except (ValueError, OSError) as error:

@@ -7,17 +7,22 @@ import pandas as pd
 import tyro
 from rich.progress import Progress, TextColumn, track
 
-from ..checking import check_device
-from ..progress import names
-from ..shelf import folders
-from ..store import RunFolder, to_json
-from ..theory import STATEMENTS, Comparison, TheoryTable
-from ..theory.unconstrained import UnconstrainedModel, solve_convex, solve_unconstrained
-from ..verification import ALONG, TheoryFile, VerificationError, verify_run, verify_runs
-from ..verification.exact import EXACT, EXACT_TOLERANCE
-from ..verification.refined import FILE as REFINED
-from ..verification.refined import Refinement
+from .._errors import InputError, VerificationError
+from .._files import to_json
+from ..sweeps import ALONG, Refinement, RunFolder, TheoryFile, check_device, folders, verify_run, verify_runs
+from ..sweeps.refined_points import FILE as REFINED
+from ..theory import (
+    EXACT,
+    EXACT_TOLERANCE,
+    STATEMENTS,
+    Comparison,
+    TheoryTable,
+    UnconstrainedModel,
+    solve_convex,
+    solve_unconstrained,
+)
 from .printing import messages, out_console, print_frame, shown
+from .progress import names
 
 
 def verify(
@@ -208,7 +213,7 @@ def solve(
     )
     if convex:
         if (loss, bias, layers) != ("square", "none", 1):
-            raise ValueError(
+            raise InputError(
                 "--convex is of the square loss with one layer and no bias; leave out what asks for others"
             )
         certified = solve_convex(model.counts, weight_decay=weight_decay, feature_decay=feature_decay)

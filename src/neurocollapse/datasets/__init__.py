@@ -1,7 +1,5 @@
 """Data: bundled digits, MNIST and CIFAR-10 from their published files, the user's own, a Gaussian mixture."""
 
-from .dataset import Dataset, DatasetError, Split
-from .load import load_dataset
-from .mixture import gaussian_mixture
+import lazy_loader
 
-__all__ = ["Dataset", "DatasetError", "Split", "gaussian_mixture", "load_dataset"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dataset import DatasetError, Samples, Source
+from .._errors import DatasetError, InputError
+from .dataset import Samples, Source
 
 # What NumPy and zipfile raise for arrays that are truncated, damaged, compressed in unknown ways, or pickled.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
@@ -83,9 +84,9 @@ def _read_array(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> NDArray[
             f"array {key!r} in {path} does not fit in memory ({_in_one_line(error)}); save a part of it"
         ) from error
     except UNREADABLE as error:
-        raise ValueError(f"array {key!r}: {_in_one_line(error)}") from error
+        raise InputError(f"array {key!r}: {_in_one_line(error)}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
-        raise ValueError(f"array {key!r} does not hold real numbers")
+        raise InputError(f"array {key!r} does not hold real numbers")
     return array
 
 

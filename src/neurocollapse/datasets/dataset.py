@@ -15,10 +15,6 @@ from torch import Tensor
 BLOCK = 2048
 
 
-class DatasetError(ValueError):
-    """Data that cannot be used. The message is one line: what is wrong, what came in, what to do."""
-
-
 @dataclass(frozen=True, eq=False)
 class Split:
     """Standardised `images` (samples, channels, height, width), or (samples, features) for vectors, and `labels`."""

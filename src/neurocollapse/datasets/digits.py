@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import atomic_path
+from .._errors import DatasetError
+from .._files import atomic_path
 from .arrays import read_arrays
-from .dataset import DatasetError, Samples, Source, digest, rank_within_class
+from .dataset import Samples, Source, digest, rank_within_class
 from .published import cache_folder
 
 TRAIN_PER_CLASS = 450

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .dataset import DatasetError, Samples, Source
+from .._errors import DatasetError
+from .dataset import Samples, Source
 from .published import CIFAR10, MNIST, Content, compare_with_published, find_cifar10, find_mnist
 
 NUM_CLASSES = 10

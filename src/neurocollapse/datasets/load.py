@@ -4,8 +4,9 @@ import difflib
 import warnings
 from pathlib import Path
 
+from .._errors import DatasetError
 from .arrays import read_user_file
-from .dataset import Dataset, DatasetError, Source, assemble
+from .dataset import Dataset, Source, assemble
 from .digits import read_digits
 from .formats import read_cifar10, read_mnist
 from .mixture import sample_mixture

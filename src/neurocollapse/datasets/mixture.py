@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from .._errors import DatasetError
 from ..geometry import simplex_etf
-from .dataset import DatasetError, Samples, Source
+from .dataset import Samples, Source
 
 
 def gaussian_mixture(

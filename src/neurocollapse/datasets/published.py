@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from .dataset import DatasetError
+from .._errors import DatasetError
 
 with warnings.catch_warnings(action="ignore"):  # tqdm's, in a notebook without widgets, where its plain bar will do
     import pooch

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .dataset import DatasetError, Samples, Source, rank_within_class
+from .._errors import DatasetError
+from .dataset import Samples, Source, rank_within_class
 
 IMBALANCES = ("none", "step", "exponential")
 

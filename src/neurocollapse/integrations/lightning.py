@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from .._errors import InputError
+
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError:
@@ -54,7 +56,7 @@ class NeuralCollapseCallback(Callback):
         **options: Any,
     ):
         if isinstance(loader, str) and loader not in ("train", "val"):
-            raise ValueError(f"loader must be 'train', 'val' or a loader, got {loader!r}")
+            raise InputError(f"loader must be 'train', 'val' or a loader, got {loader!r}")
         self.probe = Probe(every_k_epochs, keys, prefix, {"head": head, "subset": subset, **options})
         self.loader, self.model = loader, model
 
@@ -78,5 +80,5 @@ class NeuralCollapseCallback(Callback):
             (found,) = found
         if found is None or isinstance(found, list | tuple | dict):
             there = "no loader" if found is None else f"{len(found)} loaders"
-            raise ValueError(f"the trainer has {there} under {self.loader!r}; pass loader= the one to measure")
+            raise InputError(f"the trainer has {there} under {self.loader!r}; pass loader= the one to measure")
         return found

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..capture import CaptureOptions, indices_of, reloaded
-from ..measuring import measure_model
+from .._errors import InputError, InputTypeError
+from ..measuring import CaptureOptions, indices_of, measure_model, reloaded
 from ..metrics import METRICS, Measurement
 
 _OPTIONS = (*inspect.signature(measure_model).parameters, *CaptureOptions.__annotations__)
@@ -35,14 +35,14 @@ class Probe:
 
     def __init__(self, every: int, keys: Collection[str] | None, prefix: str, options: Mapping[str, Any]):
         if every < 1:
-            raise ValueError(f"measure every 1 or more epochs, got {every}")
+            raise InputError(f"measure every 1 or more epochs, got {every}")
         # now, and not after the first epochs
         for key in keys or ():
             if key not in METRICS:
-                raise ValueError(f"there is no key {key!r}{_hint(key, METRICS)}; see neurocollapse.METRICS")
+                raise InputError(f"there is no key {key!r}{_hint(key, METRICS)}; see neurocollapse.METRICS")
         for option in options:
             if option not in _OPTIONS:
-                raise TypeError(f"there is no option {option!r}{_hint(option, _OPTIONS)}; see measure_model")
+                raise InputTypeError(f"there is no option {option!r}{_hint(option, _OPTIONS)}; see measure_model")
         self.every, self.keys, self.prefix, self.options = every, keys, prefix, options
         #: the last measurement
         self.measurement: Measurement | None = None

@@ -6,6 +6,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from .._errors import InputError
+
 try:
     from torchmetrics import Metric
     from torchmetrics.utilities import dim_zero_cat
@@ -15,8 +17,7 @@ except ImportError as error:
         "neurocollapse.integrations.torchmetrics needs torchmetrics; pip install 'neurocollapse[metrics]'"
     ) from error
 
-from ..capture import find_head
-from ..measuring import is_cheap, measure
+from ..measuring import find_head, is_cheap, measure
 from ..metrics import METRICS, Measurement
 from ..statistics import WEIGHTINGS, Classifier, ClassMoments, check_batch
 
@@ -73,9 +74,9 @@ class NeuralCollapse(Metric):
     ):
         super().__init__(**options)
         if num_classes < 2:
-            raise ValueError(f"neural collapse needs at least two classes, got num_classes={num_classes}")
+            raise InputError(f"neural collapse needs at least two classes, got num_classes={num_classes}")
         if weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+            raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
         self.num_classes, self.keep_features, self.weighting, self.vci = num_classes, keep_features, weighting, vci
         self._head = None if head is None else _Shared(head)
         self._of_one_batch = False
@@ -155,7 +156,7 @@ class NeuralCollapse(Metric):
         classifier = self._classifier()
         assert classifier is not None
         if len(classifier.weight) != self.num_classes:
-            raise ValueError(
+            raise InputError(
                 f"head has a weight of shape {tuple(classifier.weight.shape)}, which decides between "
                 f"{len(classifier.weight)} classes, but num_classes is {self.num_classes}; let them agree"
             )
@@ -201,7 +202,7 @@ class NeuralCollapse(Metric):
         layouts = {tuple(layout.tolist()) for layout in gathered} - {(0, 0)}
         if len(layouts) > 1:
             listed = ", ".join(f"{width} of {_TYPES[index]}" for width, index in sorted(layouts))
-            raise ValueError(f"processes have features that do not fit together ({listed}); give all the same")
+            raise InputError(f"processes have features that do not fit together ({listed}); give all the same")
         width, index = next(iter(layouts), (0, 0))
         return width, _TYPES[index]
 

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable
 from typing import Any, Self
 
+from .._errors import InputError
+
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 except ImportError as error:
@@ -53,7 +55,7 @@ class NeuralCollapseCallback(TrainerCallback):
         **options: Any,
     ):
         if isinstance(loader, str) and loader not in ("train", "eval"):
-            raise ValueError(f"loader must be 'train', 'eval' or a loader, got {loader!r}")
+            raise InputError(f"loader must be 'train', 'eval' or a loader, got {loader!r}")
         every = 1 if every_k_epochs is None else every_k_epochs
         self.probe = Probe(every, keys, prefix, {"head": head, "subset": subset, **options})
         self.loader, self.at_evaluation = loader, every_k_epochs is None
@@ -96,7 +98,7 @@ class NeuralCollapseCallback(TrainerCallback):
         elif self.loader == "train":
             loader = trainer.callback_handler.train_dataloader or trainer.get_train_dataloader()
         elif isinstance(trainer.eval_dataset, dict):
-            raise ValueError(
+            raise InputError(
                 f"the trainer has {len(trainer.eval_dataset)} data sets for evaluation; pass loader= one of them"
             )
         else:

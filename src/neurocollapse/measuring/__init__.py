@@ -1,6 +1,5 @@
 """Measuring: features, or a model and its data, in; a `Measurement` out."""
 
-from .features import gather, is_cheap, measure
-from .models import measure_layers, measure_model, objective_of
+import lazy_loader
 
-__all__ = ["gather", "is_cheap", "measure", "measure_layers", "measure_model", "objective_of"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from .._errors import InputError
 from ..metrics import Measurement
 from ..statistics import (
     FULL_COVARIANCE_LIMIT,
@@ -91,7 +92,7 @@ def gather(
     features, labels = as_tensor("features", features), _as_labels(labels)
     check_shapes(features, labels)
     if not features.numel():
-        raise ValueError(f"there is nothing to measure: features have shape {tuple(features.shape)}")
+        raise InputError(f"there is nothing to measure: features have shape {tuple(features.shape)}")
     labels = labels.to(features.device)
     classifier = _as_classifier(weight, bias, features)
     num_classes = _number_of_classes(labels, classifier, means.num_classes if means is not None else num_classes)
@@ -112,19 +113,19 @@ def is_cheap(num_samples: int, num_features: int) -> bool:
 
 def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int | None) -> int:
     if given is not None and (isinstance(given, bool) or not isinstance(given, (int, np.integer))):
-        raise ValueError(f"num_classes must be an integer, got {given!r}")
+        raise InputError(f"num_classes must be an integer, got {given!r}")
     if labels.min() < 0:
-        raise ValueError(
+        raise InputError(
             f"label {int(labels.min())} of sample {int(labels.argmin())} is out of range: labels start at 0"
         )
     if given is None:
         given = int(labels.max()) + 1 if classifier is None else len(classifier.weight)
     elif classifier is not None and len(classifier.weight) != given:
-        raise ValueError(f"num_classes is {given}, but weight has {len(classifier.weight)} rows")
+        raise InputError(f"num_classes is {given}, but weight has {len(classifier.weight)} rows")
     if given > len(labels):  # before memory is asked for: one stray label may promise billions of classes
         present = set(labels.tolist())
         empty = next(c for c in range(given) if c not in present)
-        raise ValueError(
+        raise InputError(
             f"class {empty} has no samples, so its mean is undefined "
             f"({len(labels)} samples for {given} classes); pass more data, or number the classes without gaps"
         )
@@ -134,15 +135,15 @@ def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int
 def as_tensor(name: str, values: Tensor | ArrayLike) -> Tensor:
     if isinstance(values, Tensor):
         if values.is_complex():
-            raise ValueError(f"{name} must be real numbers, got {values.dtype}")
+            raise InputError(f"{name} must be real numbers, got {values.dtype}")
         if values.layout != torch.strided or values.is_meta:
-            raise ValueError(f"{name} must be a dense tensor with data, got {values.layout} on {values.device}")
+            raise InputError(f"{name} must be a dense tensor with data, got {values.layout} on {values.device}")
         return values.detach()
     if np.ma.is_masked(values):
-        raise ValueError(f"{name} is a masked array, whose masked entries are no numbers; leave out those samples")
+        raise InputError(f"{name} is a masked array, whose masked entries are no numbers; leave out those samples")
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must be numbers, got an array of {array.dtype}")
+        raise InputError(f"{name} must be numbers, got an array of {array.dtype}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     # torch reads neither foreign byte order nor negative strides
@@ -155,18 +156,18 @@ def as_tensor(name: str, values: Tensor | ArrayLike) -> Tensor:
 def _as_labels(values: Tensor | ArrayLike) -> Tensor:
     labels = as_tensor("labels", values)
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integers, got {labels.dtype}; cast them first")
+        raise InputError(f"labels must be integers, got {labels.dtype}; cast them first")
     return labels.long()
 
 
 def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier | None:
     if weight is None:
         if bias is not None:
-            raise ValueError("bias was given without weight; give both, or neither")
+            raise InputError("bias was given without weight; give both, or neither")
         return None
     W = as_tensor("weight", weight).to(features.device, torch.float64)  # type: ignore[arg-type]
     if W.ndim != 2 or W.shape[1] != features.shape[1]:
-        raise ValueError(
+        raise InputError(
             f"weight must be (classes, features) with {features.shape[1]} features, as the features have; "
             f"got {tuple(W.shape)}"
         )
@@ -174,7 +175,7 @@ def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier
     if bias is not None:
         b = as_tensor("bias", bias).to(features.device, torch.float64)  # type: ignore[arg-type]
         if b.shape != W.shape[:1]:
-            raise ValueError(f"bias must be ({len(W)},), one number per row of weight; got {tuple(b.shape)}")
+            raise InputError(f"bias must be ({len(W)},), one number per row of weight; got {tuple(b.shape)}")
     classifier = Classifier(W, b)  # refuses what is not finite
     check_scale("entries of weight", W.abs().max().item())
     return classifier

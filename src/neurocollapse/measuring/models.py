@@ -13,20 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..atomic import atomic_path
-from ..capture import (
-    LABEL_KEYS,
-    Captured,
-    CaptureOptions,
-    FeatureStore,
-    Head,
-    capture,
-    stratified_subset,
-    unwrap,
-)
+from .._errors import InputError, InputTypeError
+from .._files import atomic_path
 from ..metrics import Measurement
 from ..networks import layer_weights
 from ..statistics import Classifier, ClassMeans, ClassMoments, Objective, Projections
+from .capture.forward import Captured, CaptureOptions, capture
+from .capture.heads import Head, unwrap
+from .capture.loaders import LABEL_KEYS
+from .capture.store import FeatureStore
+from .capture.subset import stratified_subset
 from .features import is_cheap, measure
 from .processes import Processes
 
@@ -74,18 +70,18 @@ def measure_model(
         subset: measure this many samples of every class only, drawn without loading the others.
         save_features: a .safetensors file for what was captured, which `neurocollapse measure` reads.
         together: whether to measure with the other processes of the process group; by default where there is one.
-        options: of `neurocollapse.capture.capture`. `tokens`: by which token of a sequence the model decides, "first",
-            "last", "mean", "all" or a position. `spatial`: "flatten" maps, or take their "mean". `ignore_index`: the
-            label of what is left out, −100. `label_key`: where batches have their labels. `device`; `autocast_dtype`;
-            `eval_mode=False` leaves modules in training mode. `memory_budget`: bytes of features to hold in memory,
-            4 GiB; the rest goes to a temporary file in `folder`. `progress`: called after each batch with the
-            batches done, and all.
+        options: of `neurocollapse.measuring.capture.capture`. `tokens`: by which token of a sequence the model decides,
+            "first", "last", "mean", "all" or a position. `spatial`: "flatten" maps, or take their "mean".
+            `ignore_index`: the label of what is left out, −100. `label_key`: where batches have their labels. `device`;
+            `autocast_dtype`; `eval_mode=False` leaves modules in training mode. `memory_budget`: bytes of features to
+            hold in memory, 4 GiB; the rest goes to a temporary file in `folder`. `progress`: called after each batch
+            with the batches done, and all.
 
     Raises:
         ValueError: no head, or several; a loader without labels; options that do not go together; and all that
             `measure` raises.
         RuntimeError: another process failed.
-        StoreError: the temporary file cannot be written.
+        FeatureStoreError: the temporary file cannot be written.
 
     >>> import neurocollapse as nc
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -123,17 +119,17 @@ def measure_model(
 def _check_together(model: object, strategy: str, means: object, save_features: Path | str | None, size: int) -> None:
     """Refuse arguments of `measure_model` that do not go together, before anything is run."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        raise InputTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if means is not None and not isinstance(means, ClassMeans):
-        raise TypeError(f"means must be those of another measurement, its .means, got {type(means).__name__}")
+        raise InputTypeError(f"means must be those of another measurement, its .means, got {type(means).__name__}")
     if strategy not in STRATEGIES:
-        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+        raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
     if strategy == "stream" and means is not None:
-        raise ValueError("one pass centres on the means it finds, not on given ones; use strategy='keep' or 'twice'")
+        raise InputError("one pass centres on the means it finds, not on given ones; use strategy='keep' or 'twice'")
     if save_features is not None and (strategy != "keep" or size > 1):
-        raise ValueError("save_features needs all features in one process; use strategy='keep' and together=False")
+        raise InputError("save_features needs all features in one process; use strategy='keep' and together=False")
     if save_features is not None and Path(save_features).suffix != ".safetensors":
-        raise ValueError(f"save_features must end in .safetensors, got {save_features}")
+        raise InputError(f"save_features must end in .safetensors, got {save_features}")
 
 
 def _two_sweeps(
@@ -210,7 +206,7 @@ def _told(layer: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"layer {layer!r}: {error}") from error
+        raise InputError(f"layer {layer!r}: {error}") from error
 
 
 def _head_of(captured: Captured) -> tuple[Head, FeatureStore]:

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..capture import CaptureWarning, indices_of, reloaded
+from .._errors import CaptureWarning, InputError
 from ..statistics import ClassMeans, ClassMoments, Projections
+from .capture.subset import indices_of, reloaded
 
 T = TypeVar("T")
 M = TypeVar("M", ClassMeans, ClassMoments, Projections)
@@ -25,7 +26,7 @@ class Processes:
     def __init__(self, together: bool | None = None):
         running = torch.distributed.is_available() and torch.distributed.is_initialized()
         if together and not running:
-            raise ValueError("there is no process group; call torch.distributed.init_process_group first")
+            raise InputError("there is no process group; call torch.distributed.init_process_group first")
         joined = running and together is not False
         self.rank = torch.distributed.get_rank() if joined else 0
         self.size = torch.distributed.get_world_size() if joined else 1

@@ -1,5 +1,5 @@
 """Neural-collapse metrics: pure functions of `Statistics`, one file for each of the paper's conditions."""
 
-from .measurement import DEFINITIONS_VERSION, METRICS, Measurement, Metric
+import lazy_loader
 
-__all__ = ["DEFINITIONS_VERSION", "METRICS", "Measurement", "Metric"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

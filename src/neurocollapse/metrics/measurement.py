@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..rendering import html_table
+from .._html import html_table
 from ..statistics import ClassMeans, Statistics
 from . import decisions, duality, simplex, variability
 

@@ -8,24 +8,6 @@ second multiplies h − μ_c, which is small at collapse and exact to its own la
 the features have no more; see `Projections`. Features are read in blocks and never copied as a whole.
 """
 
-from .batches import FULL_COVARIANCE_LIMIT, check_batch, check_scale, check_shapes
-from .means import WEIGHTINGS, ClassMeans, mean_of
-from .one_pass import ClassMoments
-from .projections import Projections
-from .values import Classifier, Objective, Outputs, Statistics
+import lazy_loader
 
-__all__ = [
-    "FULL_COVARIANCE_LIMIT",
-    "WEIGHTINGS",
-    "ClassMeans",
-    "ClassMoments",
-    "Classifier",
-    "Objective",
-    "Outputs",
-    "Projections",
-    "Statistics",
-    "check_batch",
-    "check_scale",
-    "check_shapes",
-    "mean_of",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .._errors import InputError
 from .values import Classifier
 
 #: Numbers in a block: on a CPU what its cache holds, on a GPU what keeps it busy.
@@ -19,7 +20,7 @@ FULL_COVARIANCE_LIMIT = 4096
 
 def check_shapes(features: Tensor, labels: Tensor) -> None:
     if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
-        raise ValueError(
+        raise InputError(
             f"features must be (samples, features) and labels (samples,) of the same length, "
             f"got {tuple(features.shape)} and {tuple(labels.shape)}"
         )
@@ -28,16 +29,16 @@ def check_shapes(features: Tensor, labels: Tensor) -> None:
 def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features: int | None, seen: int) -> None:
     check_shapes(features, labels)
     if not features.is_floating_point():
-        raise ValueError(f"features must be floating point, got {features.dtype}; cast them first")
+        raise InputError(f"features must be floating point, got {features.dtype}; cast them first")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integers, got {labels.dtype}; cast them first")
+        raise InputError(f"labels must be integers, got {labels.dtype}; cast them first")
     if num_features is not None and features.shape[1] != num_features:
-        raise ValueError(f"earlier batches had {num_features} features, this one has {features.shape[1]}")
+        raise InputError(f"earlier batches had {num_features} features, this one has {features.shape[1]}")
     labels = labels.long()  # before comparing: in eight bits 1000 classes would be 232
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(wrong):
         index = int(wrong[0])
-        raise ValueError(
+        raise InputError(
             f"label {int(labels[index])} of sample {seen + index} is out of range: "
             f"with {num_classes} classes labels go from 0 to {num_classes - 1}"
         )
@@ -45,7 +46,7 @@ def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features
 
 def check_classifier(classifier: Classifier | None, num_classes: int, num_features: int) -> None:
     if classifier is not None and classifier.weight.shape != (num_classes, num_features):
-        raise ValueError(
+        raise InputError(
             f"weight must be ({num_classes}, {num_features}) for {num_classes} classes and {num_features} features, "
             f"got {tuple(classifier.weight.shape)}"
         )
@@ -58,7 +59,7 @@ def check_same_classifier(first: Classifier | None, second: Classifier | None) -
     if first is not second and (
         first is None or second is None or not (same(first.weight, second.weight) and same(first.bias, second.bias))
     ):
-        raise ValueError("cannot merge what was gathered with different classifiers; give both the same Classifier")
+        raise InputError("cannot merge what was gathered with different classifiers; give both the same Classifier")
 
 
 #: Largest numbers whose squares, and those of what is 1e-16 of them, float64 holds.
@@ -68,7 +69,7 @@ _SQUARABLE = (1e-130, 1e140)
 def check_scale(what: str, largest: float) -> None:
     low, high = _SQUARABLE
     if largest and not low <= largest <= high:
-        raise ValueError(
+        raise InputError(
             f"{what} reach {largest:.3g}, and squares of that are beyond float64; multiply them by a constant that "
             f"brings them between {low:g} and {high:g} (only nc2_norm_variance and what W makes of them depend on it)"
         )
@@ -109,7 +110,7 @@ def check_finite(features: Tensor, seen: int) -> None:
     if not finite.all():
         sample = int((~finite).nonzero()[0])
         feature = int((~features[sample].isfinite()).nonzero()[0])
-        raise ValueError(
+        raise InputError(
             f"feature {feature} of sample {seen + sample} is {features[sample, feature].item()}; "
             f"every feature must be finite ({int((~finite).sum())} of {len(features)} samples are not)"
         )

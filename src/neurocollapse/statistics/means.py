@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .._errors import InputError
 from ..geometry import Span, centered_span
 from .batches import blocks, check_batch, check_finite, check_scale
 
@@ -30,7 +31,7 @@ class ClassMeans:
 
     def __init__(self, num_classes: int):
         if num_classes < 2:
-            raise ValueError(f"neural collapse needs at least two classes, got {num_classes}")
+            raise InputError(f"neural collapse needs at least two classes, got {num_classes}")
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes, dtype=torch.int64)
         self.reference: Tensor | None = None  # (features,), the first sample seen
@@ -61,14 +62,14 @@ class ClassMeans:
     def merge(self, other: "ClassMeans") -> Self:
         """Fold in the means of other samples; the result is that of all samples together, to rounding."""
         if other.num_classes != self.num_classes:
-            raise ValueError(f"cannot merge means of {self.num_classes} and of {other.num_classes} classes")
+            raise InputError(f"cannot merge means of {self.num_classes} and of {other.num_classes} classes")
         if other.reference is None:
             return self
         if self.reference is None:
             self._start(other.reference)
         assert self.reference is not None
         if len(other.reference) != len(self.reference):
-            raise ValueError(f"cannot merge means of {len(self.reference)} and of {len(other.reference)} features")
+            raise InputError(f"cannot merge means of {len(self.reference)} and of {len(other.reference)} features")
         shift = other.reference - self.reference
         self.sums = self.sums + other.sums + other.counts[:, None] * shift
         self.counts = self.counts + other.counts
@@ -87,7 +88,7 @@ class ClassMeans:
         if empty:
             shown = ", ".join(map(str, empty[:5])) + (", …" if len(empty) > 5 else "")
             counts = self.counts.tolist() if self.num_classes <= 20 else f"{len(empty)} of {self.num_classes} are zero"
-            raise ValueError(
+            raise InputError(
                 f"class {shown} has no samples, so its mean is undefined (counts: {counts}); "
                 f"pass more data, or number the classes without gaps"
             )
@@ -103,7 +104,7 @@ class ClassMeans:
     def overall_mean(self) -> Float[Tensor, " features"]:
         """The mean of all samples, of whatever class. Raises `ValueError` where there are none."""
         if self.reference is None:
-            raise ValueError("there is nothing to average: no samples were given")
+            raise InputError("there is nothing to average: no samples were given")
         return self.sums.sum(dim=0) / self.counts.sum() + self.reference
 
 
@@ -129,7 +130,7 @@ class Centered:
 def center(means: ClassMeans, weighting: str) -> Centered:
     """The class means around the global mean; what rounding alone could have made is zero."""
     if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+        raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
     check_scale("differences of features", means.scale)
     offsets = means.offsets
     weights = torch.full_like(offsets[:, 0], 1 / means.num_classes)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .._errors import InputError
 from .batches import (
     FULL_COVARIANCE_LIMIT,
     blocks,
@@ -42,7 +43,7 @@ class ClassMoments:
         seen = int(self.means.counts.sum())
         check_batch(features, labels, self.means.num_classes, num_features, seen)
         if features.shape[1] > FULL_COVARIANCE_LIMIT:
-            raise ValueError(
+            raise InputError(
                 f"one pass keeps a {features.shape[1]} × {features.shape[1]} matrix, more than the limit of "
                 f"{FULL_COVARIANCE_LIMIT} features; take two passes with ClassMeans and Projections"
             )

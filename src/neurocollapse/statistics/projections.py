@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .._errors import InputError
 from ..geometry import TIE_TOLERANCE, Gram, first_largest, half_distance_to_nearest
 from .batches import (
     blocks,
@@ -175,7 +176,7 @@ class Projections:
     def merge(self, other: "Projections") -> Self:
         """Fold in the projections of other samples on the same means."""
         if not torch.equal(self.means.class_means, other.means.class_means):
-            raise ValueError("cannot merge projections on different class means; give both the same ClassMeans")
+            raise InputError("cannot merge projections on different class means; give both the same ClassMeans")
         check_same_classifier(self.classifier, other.classifier)
         self.counts = self.counts + other.counts
         self.class_scatter = self.class_scatter + other.class_scatter
@@ -200,12 +201,12 @@ class Projections:
         """The statistics of the samples seen; `ValueError` where a class had none."""
         if not self.counts.all():
             missing = int((self.counts == 0).nonzero()[0])
-            raise ValueError(
+            raise InputError(
                 f"class {missing} has no samples in the second sweep, held out against the means, so its spread is "
                 f"undefined (counts: {self.counts.tolist()}); pass samples of every class"
             )
         if ood_mean is not None and len(ood_mean) != self.num_features:
-            raise ValueError(
+            raise InputError(
                 f"ood must have {self.num_features} features like the classes' samples, got {len(ood_mean)}"
             )
         total = int(self.counts.sum())

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .._errors import InputError
 from ..geometry import Gram, Span, first_largest
 
 
@@ -24,7 +25,7 @@ class Classifier:
         for name, values in (("weight", self.weight), ("bias", self.bias)):
             if values is not None and not values.isfinite().all():
                 index = (~values.isfinite()).nonzero()[0].tolist()
-                raise ValueError(f"{name}{index} is {values[tuple(index)].item()}; every entry must be finite")
+                raise InputError(f"{name}{index} is {values[tuple(index)].item()}; every entry must be finite")
 
     def __call__(self, features: Float[Tensor, "samples features"]) -> Float[Tensor, "samples classes"]:
         outputs = features @ self.weight.T

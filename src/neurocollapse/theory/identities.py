@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .central_path import central_path
 from .comparison import Comparison, compare
 from .evidence import Evidence
+from .fixed_features import central_path
 
 ROUNDING = "rounding"
 STATIONARITY = "distance from a critical point"

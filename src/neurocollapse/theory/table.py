@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from . import identities, predictions
-from .central_path import central_path
 from .comparison import Comparison
 from .evidence import Evidence
+from .fixed_features import central_path
 
 _ALL = ("none", "free", "decayed")
 _NONE, _FREE, _DECAYED = ("none",), ("free",), ("decayed",)

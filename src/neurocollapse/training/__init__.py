@@ -5,24 +5,6 @@
 λW is added to the gradient of the data term, which is exactly ∇L; every trainable tensor decays, but for a free bias.
 """
 
-from ..config import RunConfig
-from .loop import State, data_part, stack_key, train, train_together, training_data
-from .run import DivergedError, Record, network_of, seeded
-from .schedule import flow_time, learning_rate, recorded_epochs
+import lazy_loader
 
-__all__ = [
-    "DivergedError",
-    "Record",
-    "RunConfig",
-    "State",
-    "data_part",
-    "flow_time",
-    "learning_rate",
-    "network_of",
-    "recorded_epochs",
-    "seeded",
-    "stack_key",
-    "train",
-    "train_together",
-    "training_data",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

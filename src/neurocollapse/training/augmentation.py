@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from .._errors import InputError
+
 #: Images are shifted by up to this share of their size: 4 of the 32 pixels of CIFAR-10.
 _SHARE = 8
 
@@ -58,7 +60,7 @@ def draw_augmentation(kind: str, images: Tensor) -> Augmentation | None:
     if kind == "none":
         return None
     if images.ndim != 4:
-        raise ValueError(
+        raise InputError(
             f"augmentation {kind} shifts images, got samples of shape {tuple(images.shape[1:])}; choose augmentation "
             f"none"
         )

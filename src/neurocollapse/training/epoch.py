@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from ..networks import NetworkError
+from .._errors import DivergedError, NetworkError
 from .augmentation import stacked
 from .convolution import ConvolutionsAsProducts
 from .precision import products_in
 from .recording import Recording, is_recordable
-from .run import DivergedError, Draw, Run, seeded
+from .run import Draw, Run, seeded
 from .step import Loss, Moments, Pace, Weights, step
 
 

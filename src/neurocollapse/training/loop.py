@@ -8,10 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..config import RunConfig
+from .._errors import DivergedError, InputError, InputTypeError
 from ..datasets import Dataset, load_dataset
+from .config import RunConfig
 from .epoch import Alone, Together
-from .run import DivergedError, Record, Run, on_device
+from .run import Record, Run, on_device
 from .schedule import recorded_epochs
 
 #: The tensors of an earlier state, and the last record before or at it.
@@ -73,7 +74,7 @@ def train(
     1.0
     """
     if not isinstance(config, RunConfig):
-        raise TypeError(f"train takes a RunConfig, got {config!r} of type {type(config).__name__}")
+        raise InputTypeError(f"train takes a RunConfig, got {config!r} of type {type(config).__name__}")
     course = _Course(config, training_data(config) if dataset is None else dataset, resume, device)
     program = Alone(course.run)
     while not course.finished:
@@ -105,7 +106,7 @@ def train_together(
     `torch.func` cannot stack.
     """
     if len({stack_key(config) for config in configs}) > 1:
-        raise ValueError("runs of one program differ in seed, λ, learning rate, initial norm and length alone")
+        raise InputError("runs of one program differ in seed, λ, learning rate, initial norm and length alone")
     shared = on_device(dataset, device)  # once, and not by every run
     courses = {
         index: _Course(config, shared, resume, device)

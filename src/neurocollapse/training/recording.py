@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..config import RunConfig
+from .config import RunConfig
 
 #: Steps taken before one is recorded: libraries set themselves up and choose their kernels in the first ones.
 _WARM_UP = 3

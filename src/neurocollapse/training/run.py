@@ -10,15 +10,25 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ..balancing import Layer, balance, find_layers
-from ..config import EPOCHS, RunConfig
+from .._errors import DivergedError, NetworkError
 from ..datasets import Dataset, Split
-from ..losses import LOSSES
 from ..measuring import gather, objective_of
 from ..metrics import Measurement
-from ..networks import NetworkError, build_network, captured_features, check_head, decays, find_classifier, initialize
+from ..networks import (
+    Layer,
+    balance,
+    build_network,
+    captured_features,
+    check_head,
+    decays,
+    find_classifier,
+    find_layers,
+    initialize,
+)
 from ..statistics import FULL_COVARIANCE_LIMIT, Statistics
 from .augmentation import Augmentation, draw_augmentation
+from .config import EPOCHS, RunConfig
+from .losses import LOSSES
 from .precision import products_in
 from .schedule import learning_rate, paces
 from .snapshot import shown_samples, snapshot
@@ -31,10 +41,6 @@ _CHUNK = 1000
 _TRIED = 16
 
 Record = dict[str, Any]
-
-
-class DivergedError(RuntimeError):
-    """The objective became infinite or NaN."""
 
 
 def network_of(config: RunConfig, dataset: Dataset) -> nn.Module:

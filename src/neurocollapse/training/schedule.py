@@ -3,7 +3,7 @@
 import math
 from functools import lru_cache
 
-from ..config import RunConfig
+from .config import RunConfig
 
 
 def recorded_epochs(epochs: int) -> tuple[int, ...]:

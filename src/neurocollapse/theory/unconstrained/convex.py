@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..._errors import InputError
 from ...geometry import EPSILON
 
 
@@ -132,10 +133,10 @@ def solve_convex(counts: Sequence[int], *, weight_decay: float, feature_decay: f
     (3, 1.0, True)
     """
     if len(counts) < 2:
-        raise ValueError(f"a classifier needs at least two classes, got {len(counts)}; pass the size of each class")
+        raise InputError(f"a classifier needs at least two classes, got {len(counts)}; pass the size of each class")
     for c, count in enumerate(counts):
         if count < 1:
-            raise ValueError(f"class {c} has {count} samples; pass sizes ≥ 1, or drop the class")
+            raise InputError(f"class {c} has {count} samples; pass sizes ≥ 1, or drop the class")
     _check_decays(weight_decay, feature_decay)
     n = torch.tensor(counts, dtype=torch.float64)
     x = (1 - n.sum() * math.sqrt(weight_decay * feature_decay) / n.sqrt()).clamp(min=0)
@@ -181,7 +182,7 @@ def solve_convex_numerically(
         following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
         ahead = Z + (momentum - 1) / following * (Z - previous)
         momentum = following
-    raise ValueError(
+    raise InputError(
         f"no convergence in {iterations} iterations; pass more iterations or a tolerance above {tolerance}"
     )
 
@@ -195,4 +196,4 @@ def _shrink(A: Float[Tensor, "classes samples"], threshold: float) -> Float[Tens
 def _check_decays(weight_decay: float, feature_decay: float) -> None:
     for name, decay in (("weight_decay", weight_decay), ("feature_decay", feature_decay)):
         if not (math.isfinite(decay) and decay > 0):
-            raise ValueError(f"{name} is {decay}; pass a positive finite number")
+            raise InputError(f"{name} is {decay}; pass a positive finite number")

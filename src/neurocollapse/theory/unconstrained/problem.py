@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..._errors import InputError
+
 LOSSES = ("square", "cross_entropy")
 BIASES = ("none", "free", "decayed")
 FEATURES = ("free", "relu")
@@ -50,17 +52,17 @@ class UnconstrainedModel:
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
-            raise ValueError(f"a classifier needs at least two classes, got {self.num_classes}; pass num_classes ≥ 2")
+            raise InputError(f"a classifier needs at least two classes, got {self.num_classes}; pass num_classes ≥ 2")
         self._check_counts()
         for name, allowed in (("loss", LOSSES), ("bias", BIASES), ("features", FEATURES)):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; pass one of {', '.join(allowed)}")
+                raise InputError(f"unknown {name} {getattr(self, name)!r}; pass one of {', '.join(allowed)}")
         self._check_decays()
         if self.layers < 1:
-            raise ValueError(f"there is no classifier with layers = {self.layers}; pass layers ≥ 1")
+            raise InputError(f"there is no classifier with layers = {self.layers}; pass layers ≥ 1")
         least = self.num_classes - (self.features == "free" and (self.bias == "free" or self.loss == "cross_entropy"))
         if self.num_features < least:
-            raise ValueError(
+            raise InputError(
                 f"the optimum of {self.num_classes} classes does not fit into {self.num_features} features; "
                 f"pass num_features ≥ {least}"
                 + ("" if least < self.num_classes else " (C; C − 1 suffices for a free bias with features free)")
@@ -69,25 +71,25 @@ class UnconstrainedModel:
     def _check_counts(self) -> None:
         sizes = self.per_class if isinstance(self.per_class, tuple) else (self.per_class,)
         if not all(isinstance(size, int) for size in sizes):
-            raise ValueError(f"per_class must be an integer, or a tuple of one for each class, got {self.per_class!r}")
+            raise InputError(f"per_class must be an integer, or a tuple of one for each class, got {self.per_class!r}")
         if len(self.counts) != self.num_classes:
-            raise ValueError(
+            raise InputError(
                 f"per_class has {len(self.counts)} sizes for {self.num_classes} classes; "
                 f"pass one for each class, or a single number for all"
             )
         for c, count in enumerate(self.counts):
             if count < 1:
-                raise ValueError(f"class {c} has {count} samples; pass per_class ≥ 1")
+                raise InputError(f"class {c} has {count} samples; pass per_class ≥ 1")
 
     def _check_decays(self) -> None:
         if (self.bias == "decayed") != (self.bias_decay is not None):
-            raise ValueError(
+            raise InputError(
                 f"bias_decay is {self.bias_decay} with bias {self.bias!r}; pass a bias_decay with bias 'decayed' only"
             )
         for name in ("weight_decay", "feature_decay", "bias_decay"):
             decay = getattr(self, name)
             if decay is not None and not (math.isfinite(decay) and decay > 0):
-                raise ValueError(
+                raise InputError(
                     f"{name} is {decay}; pass a positive finite number: without decay there need be no minimum"
                 )
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..._errors import InputError
 from .closed_forms import closed_form
 from .newton import Minimum, minimize
 from .problem import UnconstrainedModel
@@ -47,9 +48,9 @@ def solve_unconstrained(
     0.0278842712 0.0278842712 0.5176381
     """
     if starts is not None and starts < 1:
-        raise ValueError(f"nothing can be solved from {starts} starts; pass starts ≥ 1")
+        raise InputError(f"nothing can be solved from {starts} starts; pass starts ≥ 1")
     if not (math.isfinite(tolerance) and tolerance > 0):
-        raise ValueError(f"tolerance is {tolerance}; pass a positive finite number, such as 1e-11")
+        raise InputError(f"tolerance is {tolerance}; pass a positive finite number, such as 1e-11")
     if starts is None:
         has_room = model.num_features >= model.num_classes
         starts = 1 if model.features == "free" and has_room else _STARTS

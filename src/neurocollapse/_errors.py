@@ -1,0 +1,69 @@
+"""Errors that the package raises on purpose, and the warning of its measurements.
+
+All derive from `NeurocollapseError`, and each from `ValueError` or `OSError` too. The message says what was wrong, what
+came in and what to do.
+"""
+
+from pathlib import Path
+
+
+class NeurocollapseError(Exception):
+    """The base of every error that the package raises on purpose."""
+
+
+class InputError(NeurocollapseError, ValueError):
+    """An argument whose value cannot be used."""
+
+
+class InputTypeError(InputError, TypeError):
+    """An argument of a type that cannot be used."""
+
+
+class DatasetError(NeurocollapseError, ValueError):
+    """A data set that is not there, cannot be read, or lacks something."""
+
+
+class NetworkError(NeurocollapseError, ValueError):
+    """A network that cannot be built or used as asked."""
+
+
+class DivergedError(NeurocollapseError, ValueError):
+    """A training whose objective became infinite or NaN."""
+
+
+class FeatureFileError(NeurocollapseError, ValueError):
+    """A file of features that cannot be read."""
+
+
+class CheckpointError(NeurocollapseError, ValueError):
+    """Checkpoints or a trajectory that cannot be found or read, or that belong to another model."""
+
+
+class RunError(NeurocollapseError, ValueError):
+    """A folder of runs that is not there, is damaged, or belongs to another run."""
+
+
+class VerificationError(NeurocollapseError, ValueError):
+    """A network or run that the theory does not speak of, or that cannot be verified as asked."""
+
+
+class FlowError(NeurocollapseError, ValueError):
+    """A gradient flow whose solver cannot reach the tolerance that was asked for."""
+
+
+class FeatureStoreError(NeurocollapseError, OSError):
+    """A temporary file of captured features that cannot be written; nothing of it is left on the disk."""
+
+
+class WriteError(NeurocollapseError, OSError):
+    """A file that cannot be written; the message names it."""
+
+    def __init__(self, path: Path, error: OSError):
+        super().__init__(error.errno, error.strerror or str(error), str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename} cannot be written ({self.strerror}); make room, or name another folder"
+
+
+class CaptureWarning(UserWarning):
+    """Something by which a measurement may differ from that of the model on the data as it is."""

@@ -1,0 +1,30 @@
+"""What a classifier's head sees, captured while the model runs: any model, any loader, one forward pass."""
+
+from .cautions import warn_of
+from .forward import MEMORY_BUDGET, Captured, CaptureOptions, capture
+from .heads import Head, evaluation, find_head, unwrap
+from .loaders import LABEL_KEYS, Batch, batches
+from .samples import tensors_of
+from .store import Budget, FeatureStore
+from .subset import indices_of, reloaded, stratified_subset
+
+__all__ = [
+    "LABEL_KEYS",
+    "MEMORY_BUDGET",
+    "Batch",
+    "Budget",
+    "CaptureOptions",
+    "Captured",
+    "FeatureStore",
+    "Head",
+    "batches",
+    "capture",
+    "evaluation",
+    "find_head",
+    "indices_of",
+    "reloaded",
+    "stratified_subset",
+    "tensors_of",
+    "unwrap",
+    "warn_of",
+]

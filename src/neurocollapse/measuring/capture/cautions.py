@@ -1,0 +1,107 @@
+"""What in a data loader would make a measurement wrong."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, WeightedRandomSampler
+
+from ..._errors import CaptureWarning
+
+#: How the names of transforms begin that differ from one look at a sample to the next.
+RANDOM_TRANSFORMS = (
+    "random", "colorjitter", "scalejitter", "autoaugment", "trivialaugment", "randaugment", "augmix", "mixup", "cutmix",
+    "elastictransform", "gaussiannoise",
+)  # fmt: skip
+
+
+def warn_of(loader: Iterable[Any], *, stacklevel: int) -> None:
+    """Warn, with `CaptureWarning`, of all that makes a loader show other than every sample, once, as it is."""
+    for caution in cautions(loader):
+        warnings.warn(caution, CaptureWarning, stacklevel=stacklevel + 1)
+
+
+def cautions(loader: Iterable[Any]) -> Iterator[str]:
+    """A sentence for each caution: samples left out, repeated or padded, random transforms, mixed labels."""
+    if not isinstance(loader, DataLoader):
+        return
+    yield from _of_batches(loader)
+    yield from _of_sampler(getattr(loader.batch_sampler, "sampler", loader.sampler))
+    found = dict.fromkeys(_random_transforms(loader.dataset))
+    if found:
+        yield (
+            f"the data set applies random transforms ({', '.join(found)}), so the features are those of altered "
+            f"samples and vary from run to run; measure with the transforms of evaluation"
+        )
+
+
+def _of_batches(loader: DataLoader[Any]) -> Iterator[str]:
+    sampler = loader.batch_sampler
+    size = getattr(sampler, "batch_size", None)
+    if getattr(sampler, "drop_last", False) and isinstance(size, int):
+        total = _length(getattr(sampler, "sampler", None))
+        if total is not None and total % size:
+            yield f"drop_last=True leaves out {total % size} of {total} samples; measure with drop_last=False"
+    collate = getattr(loader.collate_fn, "func", loader.collate_fn)  # of a functools.partial
+    name = getattr(collate, "__name__", type(collate).__name__)
+    if any(word in name.lower() for word in ("mixup", "cutmix")):
+        yield f"collate_fn is {name}, which mixes samples of different classes; measure with one that does not"
+
+
+def _of_sampler(sampler: object) -> Iterator[str]:
+    if isinstance(sampler, RandomSampler | WeightedRandomSampler) and sampler.replacement:
+        yield (
+            f"{type(sampler).__name__} draws with replacement, so samples come twice or not at all; "
+            f"measure with a sampler that draws each sample once"
+        )
+    if isinstance(sampler, DistributedSampler):
+        total = _length(sampler.dataset)
+        if total is not None and sampler.total_size > total:
+            yield (
+                f"DistributedSampler repeats {sampler.total_size - total} of {total} samples so that all "
+                f"{sampler.num_replicas} processes get the same number; measure with shards of unequal length"
+            )
+        elif total is not None and sampler.total_size < total:
+            yield f"DistributedSampler leaves out {total - sampler.total_size} of {total} samples (drop_last=True)"
+
+
+def _length(sized: Any) -> int | None:
+    try:
+        return len(sized)
+    except TypeError:
+        return None
+
+
+def _random_transforms(dataset: object) -> Iterator[str]:
+    """Names of random transforms of a data set, also one within Subset, ConcatDataset or a wrapper of one's own."""
+    waiting, seen = [dataset], set()
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        waiting += [getattr(each, "dataset", None), *_as_list(getattr(each, "datasets", None))]
+        for attribute in ("transform", "transforms"):
+            for transform in _within(getattr(each, attribute, None)):
+                name = type(transform).__name__
+                if name.lower().startswith(RANDOM_TRANSFORMS):
+                    yield name
+
+
+def _within(transform: Any) -> Iterator[Any]:
+    """A transform and those it is composed of."""
+    if transform is None:
+        return
+    if isinstance(transform, list | tuple):
+        parts: list[Any] = list(transform)
+    else:
+        yield transform
+        parts = list(transform) if isinstance(transform, nn.Sequential) else []
+        parts += [*_as_list(getattr(transform, "transforms", None)), getattr(transform, "transform", None)]
+    for part in parts:
+        yield from _within(part)
+
+
+def _as_list(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | nn.ModuleList) else []

@@ -1,0 +1,288 @@
+"""One forward pass over a data loader, and with it the features of the head and of any layers."""
+
+import itertools
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from ..._errors import CaptureWarning, InputError
+from .cautions import warn_of
+from .heads import Head, evaluation, unwrap
+from .loaders import Batch, batches, to_device
+from .samples import Selection
+from .store import Budget, FeatureStore
+from .taps import HeadTap, LayerTap, Rows
+
+#: 4 GiB: half a million samples of 2048 float32 features, and a quarter of the memory of a common laptop.
+MEMORY_BUDGET = 4 * 2**30
+
+Sink = Callable[[Tensor, Tensor, Head | None], object]
+
+
+class CaptureOptions(TypedDict, total=False):
+    """The arguments of `capture` that say how to read data and positions, for functions that pass them on."""
+
+    spatial: str
+    tokens: str | int | None
+    ignore_index: int
+    device: torch.device | str | None
+    label_key: str | int | None
+    autocast_dtype: torch.dtype | None
+    eval_mode: bool
+    memory_budget: int
+    folder: Path | None
+    progress: Callable[[int, int | None], object] | None
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a forward pass gave: the head, its input in `features`, and the outputs of layers by name.
+
+    `head` and `features` are None where no head was asked for, `features` also where a sink took them. Close it, or
+    use it as a context, to let go of memory and temporary files.
+    """
+
+    head: Head | None
+    features: FeatureStore | None = None
+    layers: dict[str, FeatureStore] = field(default_factory=dict)
+
+    def close(self) -> None:
+        for store in (*([self.features] if self.features else []), *self.layers.values()):
+            store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def capture(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    head: str | Literal[False] | None = None,
+    layers: Sequence[str] | Literal["all"] = (),
+    spatial: str = "flatten",
+    tokens: str | int | None = None,
+    ignore_index: int = -100,
+    device: torch.device | str | None = None,
+    label_key: str | int | None = None,
+    autocast_dtype: torch.dtype | None = None,
+    eval_mode: bool = True,
+    memory_budget: int = MEMORY_BUDGET,
+    folder: Path | None = None,
+    progress: Callable[[int, int | None], object] | None = None,
+    sink: Sink | None = None,
+) -> Captured:
+    """Capture what the classifier head of a model sees, and what layers give, in one forward pass over a loader.
+
+    The model is run in evaluation mode, without gradients and, where it is compiled, eagerly: hooks inside a compiled
+    graph would compile it anew. Afterwards, also after an exception, it is as it was: no hook, every module's mode;
+    and so is the global random generator. DataParallel and DistributedDataParallel are bypassed, so that processes
+    with shards of unequal length do not wait for one another.
+
+    Features are copied at the moment that the head is called, or the layer returns, in the type that they have there,
+    such as bfloat16 under autocast.
+
+    Args:
+        model: any classifier; it may return a tensor, an object with `logits`, a mapping, or a tuple.
+        loader: yields (inputs, labels, ...) or mappings: see `batches`.
+        head: its name; None finds the `nn.Linear`, 1×1 convolution or module with a weight (classes, features) whose
+            output is the model's, or has its order in every row, as with softmax. False captures layers alone.
+        layers: names as in `model.named_modules()`, or "all": every module without parts that has parameters or is
+            an activation, and attention, in the order of execution, without the head. One that runs repeatedly in a
+            pass gives name#1, name#2, ...
+        spatial: of maps (samples, channels, *positions), "flatten" every number or take the "mean" of the positions.
+        tokens: of sequences (samples, tokens, features) where there is one label per sample: "first", "last" or a
+            position; the "mean"; or "all", each a sample. Tokens that `attention_mask` masks do not count, except in
+            counting a position. None averages a layer's tokens, and is an error for the head's.
+        ignore_index: samples, or positions, with this label are left out. Labels of positions, (samples, tokens) for
+            tokens or (samples, height, width) for pixels, make every position a sample; they are taken as they stand,
+            so those of a language model must be shifted by then.
+        device: where the inputs go; by default where the model's first parameter is.
+        label_key: where the labels are: a key of mappings, or a position in tuples.
+        autocast_dtype: run the model under autocast in this type.
+        eval_mode: False leaves every module in the mode that it is in.
+        memory_budget: bytes of features, of all layers together, to hold in memory before they go to a file.
+        folder: of that temporary file; by default the system's.
+        progress: called after each batch as progress(batches done, batches in all, None where not known).
+        sink: takes the features of the head, or of one layer, instead of their being kept: called as
+            sink(features, labels, head) for each batch, with the features where the model left them.
+
+    Raises:
+        ValueError: there is no such head or layer, or several may be the head; the loader yields nothing or no labels;
+            labels are not integers, out of range, or do not fit the features.
+        FeatureStoreError: a temporary file cannot be written.
+
+    Warns:
+        CaptureWarning: of what would make a number wrong: samples left out or repeated, random augmentation, modules
+            in training mode, a head that is not linear.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> loader = [(torch.randn(5, 1, 2, 2), torch.tensor([0, 1, 0, 1, 1]))]
+    >>> with capture(model, loader, layers=["1"]) as captured:
+    ...     captured.head.name, captured.features.features.shape, captured.layers["1"].labels
+    ('3', torch.Size([5, 8]), tensor([0, 1, 0, 1, 1]))
+    """
+    warn_of(loader, stacklevel=2)
+    if not eval_mode:
+        _warn_of_training(model)
+    place = torch.device(device) if device else _device_of(model)
+    batches_in_all, samples = _length(loader), _length(getattr(loader, "sampler", None))
+    with ExitStack() as stack:
+        # a loader draws from the generator even where it does not shuffle
+        for context in (torch.random.fork_rng(devices=[]), torch.no_grad(), _eager()):
+            stack.enter_context(context)
+        if eval_mode:
+            stack.enter_context(evaluation(model))
+        taps = stack.enter_context(_Taps(model, head, layers, Selection(spatial, tokens, ignore_index)))
+        if sink is not None and not taps.is_single:
+            raise InputError("a sink takes features of one place: the head alone, or with head=False one layer")
+        stores = _Stores(Budget(memory_budget), folder, samples)
+        stack.push(stores.close_on_error)
+        autocast = torch.autocast(place.type, autocast_dtype) if autocast_dtype else nullcontext()
+        for done, batch in enumerate(batches(loader, model, label_key=label_key), start=1):
+            with autocast:
+                taken = taps.of(to_device(batch, place))
+            with _without_autocast(place):  # a sink computes in the types it was given
+                stores.keep(taken, sink, taps.head)
+            if progress is not None:
+                progress(done, batches_in_all)
+        if not stores.num_rows:
+            raise InputError(f"every label is {ignore_index}, which is to be ignored; pass data with labels")
+    kept = stores.by_place
+    return Captured(taps.head, kept.pop(None, None), {name: store for name, store in kept.items() if name is not None})
+
+
+class _Taps:
+    """The head's tap and the layers', and the forward pass between their start and finish."""
+
+    def __init__(
+        self, model: nn.Module, head: str | Literal[False] | None, layers: Sequence[str], selection: Selection
+    ):
+        self.model, self.selection = unwrap(model), selection
+        self.head_tap = None if head is False else HeadTap(model, head, selection)
+        self.layer_tap = LayerTap(model, layers, selection)
+        self.seen = 0  # samples
+        if self.head_tap is None and not self.layer_tap.layers:
+            raise InputError("there is nothing to capture: head is False, and layers names none")
+
+    @property
+    def head(self) -> Head | None:
+        return None if self.head_tap is None else self.head_tap.head
+
+    @property
+    def is_single(self) -> bool:
+        return len(self.layer_tap.layers) + (self.head_tap is not None) == 1
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for tap in (self.head_tap, self.layer_tap):
+                if tap is not None:
+                    stack.enter_context(tap)
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def of(self, batch: Batch) -> dict[str | None, Rows]:
+        """Rows of a forward pass: those of the head under None, those of layers by name."""
+        for tap in (self.head_tap, self.layer_tap):
+            if tap is not None:
+                tap.start(batch)
+        output = self.model(*batch.args, **batch.kwargs)
+        taken: dict[str | None, Rows] = {} if self.head_tap is None else {None: self.head_tap.finish(output)}
+        self._check_labels(batch.labels)
+        self.seen += len(batch.labels)
+        return taken | self.layer_tap.finish(self.head)
+
+    def _check_labels(self, labels: Tensor) -> None:
+        classes = None if self.head is None else len(self.head.weight)
+        wrong = (labels < 0) if classes is None else (labels < 0) | (labels >= classes)
+        wrong &= labels != self.selection.ignore_index
+        if wrong.any():
+            index = wrong.nonzero()[0].tolist()
+            where = f"sample {self.seen + index[0]}" + (f", position {index[1:]}" if index[1:] else "")
+            end = (
+                "" if self.head is None else f" and end at {len(self.head.weight) - 1}, by the head {self.head.name!r}"
+            )
+            raise InputError(f"label {int(labels[tuple(index)])} of {where} is out of range: labels start at 0{end}")
+
+
+class _Stores:
+    """A store for each place, made when its first features come."""
+
+    def __init__(self, budget: Budget, folder: Path | None, expected: int | None):
+        self.budget, self.folder, self.expected = budget, folder, expected
+        self.by_place: dict[str | None, FeatureStore] = {}
+        self.num_rows = 0
+
+    def keep(self, taken: dict[str | None, Rows], sink: Sink | None, head: Head | None) -> None:
+        if sink is not None and len(taken) > 1:
+            raise InputError(f"a sink takes features of one place, but the layer gives {', '.join(map(str, taken))}")
+        for key, (features, labels) in taken.items():
+            if not len(features):  # all ignored
+                continue
+            self.num_rows += len(features)
+            if sink is not None:
+                sink(features, labels, head)
+                continue
+            if key not in self.by_place:
+                self.by_place[key] = FeatureStore(self.budget, self.folder, expected=self.expected)
+            try:
+                self.by_place[key].append(features, labels)
+            except ValueError as error:
+                raise InputError(f"{'the head' if key is None else f'layer {key!r}'}: {error}") from error
+
+    def close_on_error(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for store in self.by_place.values():
+                store.close()
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Run what is compiled without its graphs, into which hooks do not reach unless they are compiled anew."""
+    compiled = "torch._dynamo" in sys.modules  # otherwise nothing is, and the import would take seconds
+    return (
+        torch.compiler.set_stance("force_eager")
+        if compiled and hasattr(torch.compiler, "set_stance")
+        else nullcontext()
+    )
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it, operations compute in the types of what they are given."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _length(sized: Any) -> int | None:
+    try:
+        return len(sized)
+    except TypeError:
+        return None
+
+
+def _warn_of_training(model: nn.Module) -> None:
+    modes = [type(module).__name__ for module in model.modules() if module.training]
+    if modes:
+        warnings.warn(
+            f"{len(modes)} modules are in training mode and stay in it ({', '.join(dict.fromkeys(modes))}): dropout "
+            f"alters features, batch normalisation ties them to their batch and goes on counting; pass eval_mode=True",
+            CaptureWarning,
+            stacklevel=3,
+        )

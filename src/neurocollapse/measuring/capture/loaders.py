@@ -1,0 +1,139 @@
+"""Batches of whatever a data loader yields: what to call the model with, and the labels."""
+
+import inspect
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..._errors import InputError
+from .heads import unwrap
+
+#: Where a mapping has its labels: the first of these that is there.
+LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+#: Where it has the one argument of a model that calls it otherwise, should there be other tensors too.
+INPUT_KEYS = ("pixel_values", "images", "image", "inputs", "input", "x")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the model is called with, and the labels, (samples,) or one per position, int64."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    labels: Tensor
+
+
+def batches(loader: Iterable[Any], model: nn.Module, *, label_key: str | int | None = None) -> Iterator[Batch]:
+    """What `loader` yields as arguments of `model` and labels.
+
+    A tuple or list is (inputs, labels, ...). A mapping has its labels under `labels`, `label`, `targets`, `target` or
+    `y`; what else it holds goes to the arguments of `model.forward` of the same names, and the rest is left out; where
+    no name agrees, a single tensor (or the one called `image`, `pixel_values`, ...) is the one argument. `label_key`
+    says where the labels are if not there: a key, or the position in a tuple.
+
+    Raises:
+        ValueError: the loader yields nothing, no labels, or labels that are not integers; or it is not clear what to
+            call the model with.
+    """
+    empty = True
+    accepted = _Accepted(unwrap(model))
+    for item in loader:
+        inputs, labels = _split(item, label_key)
+        args, kwargs = accepted.arguments(inputs)
+        batch = Batch(args, kwargs, _integers(labels))
+        if batch.labels.numel():
+            empty = False
+            yield batch
+    if empty:
+        raise InputError("the loader yields nothing; give it data (an iterator that was read before is empty)")
+
+
+def _split(item: Any, label_key: str | int | None) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        keys = LABEL_KEYS if label_key is None else (label_key,)
+        key = next((key for key in keys if key in item), None)
+        if key is None:
+            raise InputError(
+                f"the loader yields no labels: its batches have {', '.join(map(repr, item))}, but not "
+                f"{' or '.join(map(repr, keys))}; say where they are with label_key="
+            )
+        return {name: value for name, value in item.items() if name != key}, item[key]
+    if isinstance(item, Sequence) and not isinstance(item, str) and len(item) > 1:
+        position = 1 if label_key is None else label_key
+        if not isinstance(position, int) or not -len(item) <= position < len(item) or position % len(item) == 0:
+            raise InputError(
+                f"label_key is {label_key!r}, but the loader yields {len(item)} things in a {type(item).__name__}, "
+                f"the inputs first; pass the position of the labels, from 1 to {len(item) - 1}"
+            )
+        return item[0], item[position]
+    size = f" of shape {tuple(item.shape)}" if isinstance(item, Tensor) else ""
+    raise InputError(
+        f"the loader yields no labels: its batches are {type(item).__name__}{size}; "
+        f"let it yield (inputs, labels), or a mapping with labels"
+    )
+
+
+class _Accepted:
+    """The arguments that a model's forward takes."""
+
+    def __init__(self, model: nn.Module):
+        while "_fsdp_wrapped_module" in model._modules:
+            model = model.get_submodule("_fsdp_wrapped_module")
+        parameters = inspect.signature(model.forward).parameters.values()
+        self.any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        self.names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        by_position = sum(p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY) for p in parameters)
+        self.most = math.inf if any(p.kind is p.VAR_POSITIONAL for p in parameters) else by_position
+
+    def arguments(self, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if isinstance(inputs, list | tuple):
+            return (tuple(inputs), {}) if self.most > 1 else ((inputs,), {})
+        if not isinstance(inputs, Mapping):
+            return (inputs,), {}
+        named = {name: value for name, value in inputs.items() if name in self.names}
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        if not named and self.most >= 1:
+            single = tensors if len(tensors) == 1 else {name: tensors[name] for name in INPUT_KEYS if name in tensors}
+            if len(single) == 1:
+                return tuple(single.values()), {}
+        if self.any_name:
+            return (), {**tensors, **named}
+        if not named:
+            raise InputError(
+                f"the loader yields {', '.join(map(repr, inputs)) or 'nothing'} beside the labels, and the model's "
+                f"forward takes {', '.join(map(repr, self.names))}; let the names agree, or yield (inputs, labels)"
+            )
+        return (), named
+
+
+def _integers(values: Any) -> Tensor:
+    try:
+        labels = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"labels are {type(values).__name__} that are no numbers ({error}); pass integers") from error
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or not labels.ndim:
+        hint = "; one-hot or mixed labels must become integers, such as labels.argmax(1)" if labels.ndim == 2 else ""
+        raise InputError(
+            f"labels must be integers, one per sample, got {labels.dtype} of shape {tuple(labels.shape)}{hint}"
+        )
+    return labels.long()
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors, also those within tuples, lists and mappings, on `device`."""
+    return Batch(_moved(batch.args, device), _moved(batch.kwargs, device), batch.labels.to(device))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {name: _moved(part, device) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [_moved(part, device) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value

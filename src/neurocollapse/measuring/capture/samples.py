@@ -1,0 +1,137 @@
+"""From what a layer sees or gives, and labels of any layout, to rows of features with one label each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..._errors import InputError
+
+#: What gives maps (samples, channels, *positions). A three-dimensional tensor from anything else is a sequence of
+#: tokens (samples, tokens, features), one of four or more dimensions a map.
+CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+)
+#: What works on the last dimension, however many there are before.
+CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
+
+
+def tensors_of(output: object) -> list[Tensor]:
+    """The tensors of what a module returned: `.logits` or ["logits"] alone where there is one, else all, in order."""
+    if isinstance(output, Tensor):
+        return [output]
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return [logits]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, list | tuple):
+        return [tensor for part in output for tensor in tensors_of(part)]
+    return []
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How positions become samples: see `capture`."""
+
+    spatial: str = "flatten"
+    tokens: str | int | None = None
+    ignore_index: int = -100
+
+    def __post_init__(self) -> None:
+        if self.spatial not in ("flatten", "mean"):
+            raise InputError(f"spatial must be 'flatten' or 'mean', got {self.spatial!r}")
+        if not (self.tokens in (None, "first", "last", "mean", "all") or type(self.tokens) is int):
+            raise InputError(f"tokens must be 'first', 'last', 'mean', 'all' or a position, got {self.tokens!r}")
+
+    def __call__(self, place: "Place", value: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Features (rows, features) and labels (rows,), without those that are to be ignored."""
+        if not value.is_floating_point():
+            raise InputError(f"{place} is {value.dtype}, which cannot be features; name another layer")
+        labels = labels.to(value.device)
+        rows, row_labels = self._rows(place, value, labels, mask)
+        keep = row_labels != self.ignore_index
+        return (rows, row_labels) if keep.all() else (rows[keep], row_labels[keep])
+
+    def _rows(self, place: "Place", value: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        if value.ndim < 2:
+            raise InputError(f"{place} has shape {tuple(value.shape)}; it must have samples and features")
+        by_position = value.movedim(1, -1) if place.channels_first(value) else value
+        positions = by_position.shape[:-1]
+        if labels.shape == positions or (len(positions) == 1 and labels.numel() == len(value)):
+            return by_position.flatten(0, -2), labels.flatten()
+        if labels.numel() != len(value) or len(labels) != len(value):
+            raise InputError(
+                f"labels have shape {tuple(labels.shape)}, which fits neither the samples nor the positions of "
+                f"{place}, of shape {tuple(value.shape)}; pass one integer per sample, or one per position"
+            )
+        labels = labels.flatten()
+        if positions.numel() == len(value):
+            return value.flatten(1), labels
+        if value.ndim == 3 and not place.channels_first(value):
+            return self._tokens(place, value, labels, mask)
+        if self.spatial == "mean":
+            return by_position.flatten(1, -2).mean(dim=1), labels
+        if place.is_head:
+            raise InputError(
+                f"{place} has shape {tuple(value.shape)}, with more than one position; pass spatial='mean', which is "
+                f"exact where the model averages right after the head, or head= another layer"
+            )
+        return value.flatten(1), labels
+
+    def _tokens(self, place: "Place", value: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        n, T = value.shape[:2]
+        if self.tokens is None and place.is_head:
+            raise InputError(
+                f"{place} has shape {tuple(value.shape)}, but there is one label per sample; say which of the {T} "
+                f"tokens the model decides by: tokens='first', 'last', 'mean', 'all' or a position"
+            )
+        if isinstance(self.tokens, int):
+            if not -T <= self.tokens < T:
+                raise InputError(f"token {self.tokens} is out of range: {place} has {T} tokens")
+            return value[:, self.tokens], labels
+        real = torch.ones(n, T, dtype=torch.bool) if mask is None or mask.shape != (n, T) else mask != 0
+        real = real.to(value.device)
+        if self.tokens == "all":
+            return value[real], labels[:, None].expand(n, T)[real]
+        if self.tokens in (None, "mean"):
+            if real.all():
+                return value.mean(dim=1), labels
+            mean = (value * real[..., None]).sum(dim=1) / real.sum(dim=1, keepdim=True)
+            return mean.to(value.dtype), labels  # sums may be float32 under autocast
+        position = real.int().argmax(dim=1) if self.tokens == "first" else T - 1 - real.flip(1).int().argmax(dim=1)
+        return value[torch.arange(n, device=value.device), position], labels
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where features are taken: the input of the head, or the output of a layer."""
+
+    name: str
+    module: nn.Module
+    is_head: bool = False
+
+    def channels_first(self, value: Tensor) -> bool:
+        if isinstance(self.module, CHANNELS_FIRST):
+            return True
+        if self.is_head or isinstance(self.module, CHANNELS_LAST):
+            return False
+        return value.ndim > 3
+
+    def __str__(self) -> str:
+        return f"the input of the head {self.name!r}" if self.is_head else f"the output of layer {self.name!r}"
+
+
+def first_tensor(place: Place, values: Any) -> Tensor:
+    tensors = tensors_of(values)
+    if not tensors:
+        raise InputError(f"{place} is {type(values).__name__} without a tensor; name another layer")
+    return tensors[0]

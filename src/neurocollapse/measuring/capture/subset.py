@@ -1,0 +1,105 @@
+"""A stratified part of a data set, chosen without loading a sample."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from ..._errors import InputError
+
+
+def stratified_subset(loader: Iterable[Any], per_class: int, seed: int = 0) -> DataLoader[Any]:
+    """A loader of `per_class` samples of every class, drawn by `seed`; of a class with fewer, all of them.
+
+    Labels are read from the data set's `targets` or `labels`, or the last tensor of a TensorDataset, also through
+    Subset and ConcatDataset; what a SubsetRandomSampler leaves out stays out. Batches come in the data set's order, of
+    the same size and made by the same `collate_fn` and as many workers.
+
+    Raises:
+        ValueError: `per_class` is less than one, `loader` is no DataLoader, the data set does not have its labels at
+            hand, or the sampler does not say which samples it shows.
+
+    >>> data = TensorDataset(torch.arange(6.0), torch.tensor([0, 0, 0, 1, 1, 1]))
+    >>> [labels.tolist() for _, labels in stratified_subset(DataLoader(data, batch_size=4), per_class=2)]
+    [[0, 0, 1, 1]]
+    """
+    if per_class < 1:
+        raise InputError(f"per_class must be at least 1, got {per_class}")
+    if not isinstance(loader, DataLoader):
+        raise InputError(f"a subset is drawn from the data set of a DataLoader, got {type(loader).__name__}; pass one")
+    labels = labels_of(loader.dataset)
+    chosen = torch.tensor(indices_of(loader), dtype=torch.int64)
+    shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
+    parts = [shuffled[labels[shuffled] == label][:per_class] for label in labels[chosen].unique()]
+    indices = torch.cat(parts).sort().values.tolist() if parts else []
+    return reloaded(loader, indices)
+
+
+def indices_of(loader: DataLoader[Any]) -> Sequence[int]:
+    """Which samples of its data set a loader shows, in whatever order: to all processes where they share them.
+
+    Raises `ValueError` where a sampler of one's own leaves some out: only reading it would tell which.
+
+    >>> list(indices_of(DataLoader(range(3), shuffle=True)))
+    [0, 1, 2]
+    """
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    if isinstance(sampler, DistributedSampler):  # Lightning's may hold another one in place of a data set
+        sampler = getattr(sampler.dataset, "_sampler", sampler)
+    if isinstance(sampler, SubsetRandomSampler):
+        return list(sampler.indices)
+    total = len(loader.dataset)  # type: ignore[arg-type]
+    draws = isinstance(sampler, RandomSampler | WeightedRandomSampler)
+    shares = isinstance(sampler, DistributedSampler) or hasattr(sampler, "num_replicas")
+    if not draws and not shares and len(sampler) != total:  # type: ignore[arg-type]
+        raise InputError(
+            f"{type(sampler).__name__} shows {len(sampler)} of {total} samples, but not which ones; "  # type: ignore[arg-type]
+            f"pass a loader of torch.utils.data.Subset(dataset, indices) instead"
+        )
+    return range(total)
+
+
+def reloaded(loader: DataLoader[Any], indices: Sequence[int]) -> DataLoader[Any]:
+    """A loader of these samples of the data set, in this order, that otherwise does as `loader` does."""
+    return DataLoader(
+        Subset(loader.dataset, indices),
+        batch_size=loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+    )
+
+
+def labels_of(dataset: Dataset[Any]) -> Int64[Tensor, " samples"]:
+    """The labels of all samples of a data set that has them at hand. Raises `ValueError`."""
+    if isinstance(dataset, Subset):
+        return labels_of(dataset.dataset)[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
+    if isinstance(dataset, ConcatDataset):
+        return torch.cat([labels_of(part) for part in dataset.datasets])
+    names = [name for name in ("targets", "labels") if hasattr(dataset, name)]
+    found = dataset.tensors[-1] if isinstance(dataset, TensorDataset) else getattr(dataset, names[0]) if names else None
+    try:
+        labels = torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError):
+        labels = torch.empty(0, 0)
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        raise InputError(
+            f"{type(dataset).__name__} does not have its labels at hand: a subset needs integers, one per sample, in "
+            f"its `targets` or `labels`; set one of them, or pass a loader of the subset itself"
+        )
+    return labels.long()

@@ -1,0 +1,215 @@
+"""Hooks that take features from a model while it runs: the input of its head, the outputs of its layers."""
+
+import warnings
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..._errors import CaptureWarning, InputError
+from .heads import Call, Head, candidates_for, check_linear, gives, head_of_output, modules_by_name, read_head
+from .loaders import Batch
+from .samples import Place, Selection, first_tensor, tensors_of
+
+#: The head is sought among this many calls, the last ones of the first forward pass: to keep the inputs of all would
+#: take as much memory as training does.
+CALLS_KEPT = 16
+#: What computes without having parameters.
+ACTIVATIONS = tuple(getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__)
+
+Rows = tuple[Tensor, Tensor]  # features (rows, features) and labels (rows,)
+
+
+class Tap:
+    """A context with hooks on a model, there inside it only. Call `start(batch)`, the model, then `finish`."""
+
+    def __init__(self, selection: Selection):
+        self.selection = selection
+        self.batch: Batch | None = None
+        self.handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self.handles:
+            self.handles.pop().remove()
+
+    def rows(self, place: Place, values: Any) -> Rows:
+        """Rows of what is at a place now: copied, for the model may go on to change its tensors in place."""
+        assert self.batch is not None
+        value = first_tensor(place, values).detach()
+        mask = self.batch.kwargs.get("attention_mask")
+        features, labels = self.selection(place, value, self.batch.labels, mask)
+        shared = features.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
+        return features.clone() if shared else features, labels
+
+
+class HeadTap(Tap):
+    """Takes the input of the head, which it finds, unless it is named, by the outputs of the first forward pass."""
+
+    def __init__(self, model: nn.Module, name: str | None, selection: Selection):
+        super().__init__(selection)
+        self.model, self.is_named = model, name is not None
+        self.candidates = candidates_for(model, name)
+        self.head: Head | None = None
+        self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
+        self.counts: Counter[str] = Counter()
+        self.taken: list[Rows] = []
+
+    def __enter__(self) -> Self:
+        for name, module in self.candidates.items():
+            self.handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
+            self.handles.append(module.register_forward_hook(self._after(name)))
+        return self
+
+    def start(self, batch: Batch) -> None:
+        self.batch = batch
+        self.taken.clear()
+
+    def finish(self, output: object) -> Rows:
+        """Rows of the head's input in the forward pass that gave `output`. Raises `ValueError`."""
+        if self.head is None:
+            self._find(output)
+        assert self.head is not None
+        if len(self.taken) != 1:
+            raise _called(self.head.name, len(self.taken))
+        return self.taken.pop()
+
+    def _before(self, name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            value = first_tensor(Place(name, self.candidates[name], is_head=True), [*args, *kwargs.values()])
+            value = value.clone() if self.is_named else value
+            self.calls.append(Call(name, value, _version(value)))
+            self.counts[name] += 1
+
+        return hook
+
+    def _after(self, name: str) -> Any:
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            if isinstance(output, Tensor) and self.calls and self.calls[-1].name == name:
+                self.calls[-1].output = output
+
+        return hook
+
+    def _find(self, output: object) -> None:
+        if self.is_named:
+            (name,) = self.candidates
+            if not self.calls:
+                raise _called(name, 0)
+            call = self.calls[-1]
+            _warn_unless_output(call, output)
+        else:
+            call = head_of_output(self.model, self.calls, output, self.candidates)
+        if self.counts[call.name] > 1:
+            raise _called(call.name, self.counts[call.name])
+        if _version(call.input) != call.version:
+            raise InputError(f"the model changes the input of its head in place; pass head={call.name!r}")
+        super().__exit__()
+        self.head = read_head(self.model, call.name, self.candidates[call.name])
+        place = Place(self.head.name, self.head.module, is_head=True)
+        check_linear(self.head, call.input, call.output)
+        self.taken.append(self.rows(place, call.input))
+        self.calls.clear()
+
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.taken.append(self.rows(place, [*args, *kwargs.values()]))
+
+        self.handles.append(self.head.module.register_forward_pre_hook(hook, with_kwargs=True))
+
+
+def _is_per_sample(output: object, samples: int) -> bool:
+    tensors = tensors_of(output)
+    return bool(tensors) and tensors[0].ndim > 0 and len(tensors[0]) == samples
+
+
+def _warn_unless_output(call: Call, output: object) -> None:
+    alike = [tensor for tensor in tensors_of(output) if call.output is not None and tensor.shape == call.output.shape]
+    if alike and not any(gives(call.output, tensor) for tensor in alike):
+        warnings.warn(
+            f"the output of the head {call.name!r} is not the model's; accuracy, margins and NC4 are of the head's own",
+            CaptureWarning,
+            stacklevel=2,
+        )
+
+
+def _version(value: Tensor) -> int:
+    return -1 if value.is_inference() else value._version
+
+
+def _called(name: str, times: int) -> ValueError:
+    reason = "its weight may be used without calling it" if not times else "it then has several inputs for one label"
+    return ValueError(
+        f"the head {name!r} was called {times} times in one forward pass, not once ({reason}); pass head= another "
+        f"layer, or let the model call it once"
+    )
+
+
+class LayerTap(Tap):
+    """Takes the outputs of layers, by name or all that compute, in the order in which they run."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], selection: Selection):
+        super().__init__(selection)
+        self.all = layers == "all"
+        modules = modules_by_name(model)
+        self.layers = computing_layers(modules) if self.all else _named(modules, layers)
+        self.names: list[str] | None = None
+        self.taken: dict[str, list[Rows]] = {}
+
+    def __enter__(self) -> Self:
+        for name, module in self.layers.items():
+            self.handles.append(module.register_forward_hook(self._after(Place(name, module))))
+        return self
+
+    def start(self, batch: Batch) -> None:
+        self.batch = batch
+        self.taken = {}
+
+    def finish(self, head: Head | None) -> dict[str, Rows]:
+        """Rows of every layer in the forward pass before, under its name, or name#1, name#2 if it ran repeatedly."""
+        order = self.taken if self.all else self.layers
+        result: dict[str, Rows] = {}
+        for name in order:
+            if self.all and head is not None and name == head.name:
+                continue
+            calls = self.taken.get(name, [])
+            if not calls:
+                raise InputError(f"layer {name!r} was not called in the forward pass; leave it out of layers=")
+            result |= {name: calls[0]} if len(calls) == 1 else {f"{name}#{i}": c for i, c in enumerate(calls, 1)}
+        if self.names is None:
+            self.names = list(result)
+        if self.names != list(result):
+            changed = sorted({*self.names} ^ {*result}) or list(result)
+            raise InputError(f"layers ran otherwise than in the first batch: {', '.join(changed)}; leave these out")
+        return result
+
+    def _after(self, place: Place) -> Any:
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            assert self.batch is not None
+            if self.all and not _is_per_sample(output, len(self.batch.labels)):
+                return  # such as the embeddings of positions, the same for all samples
+            self.taken.setdefault(place.name, []).append(self.rows(place, output))
+
+        return hook
+
+
+def computing_layers(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Modules without parts that have parameters or are activations: not dropout, pooling and reshaping."""
+
+    def computes(module: nn.Module) -> bool:
+        has_parts = set(module._modules) - {"parametrizations"}
+        return isinstance(module, ACTIVATIONS) or (not has_parts and any(True for _ in module.parameters()))
+
+    return {name: module for name, module in modules.items() if name and computes(module)}
+
+
+def _named(modules: dict[str, nn.Module], layers: Sequence[str]) -> dict[str, nn.Module]:
+    names = [layers] if isinstance(layers, str) else list(layers)
+    unknown = [name for name in names if name not in modules]
+    if unknown:
+        known = [name for name in modules if name]
+        listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+        raise InputError(f"there is no layer {unknown[0]!r}; the model has {listed}")
+    return {name: modules[name] for name in names}

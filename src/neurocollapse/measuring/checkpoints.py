@@ -1,0 +1,191 @@
+"""Checkpoints of one model, measured one after the other: the trajectory that was not recorded while it trained."""
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from .._errors import CheckpointError
+from .._files import atomic_path, to_json
+from ..datasets import Split, load_dataset
+from ..metrics import DEFINITIONS_VERSION, Measurement
+from ..networks import build_network, call_builder
+from .capture.heads import evaluation, unwrap
+from .capture.samples import tensors_of
+from .models import measure_model
+
+#: Samples in a forward pass.
+_BATCH = 500
+
+#: Under these keys training scripts keep the weights beside the optimiser's state.
+WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
+#: What wrappers and this package's own checkpoints put before the names of parameters.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def find_checkpoints(pattern: str) -> list[Path]:
+    """The files that a pattern such as `epoch_*.safetensors` names, numbers in their names counting as numbers.
+
+    Raises `CheckpointError` where there are none.
+    """
+    found = [Path(name) for name in glob.glob(str(Path(pattern).expanduser())) if Path(name).is_file()]
+    if not found:
+        raise CheckpointError(f"no file matches {pattern!r}; quote the pattern, and name files of weights")
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """epoch_9 before epoch_10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load the weights of a .safetensors file, or of one that `torch.save` wrote, which is read without its code.
+
+    Raises `CheckpointError`: the file is damaged, holds something else, or is of another model.
+    """
+    weights = _read(path)
+    model = unwrap(model)
+    expected = set(model.state_dict())
+    for prefix in PREFIXES:
+        stripped = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        if expected <= set(stripped):
+            weights = {name: value for name, value in stripped.items() if name in expected}
+    missing, unknown = sorted(expected - set(weights)), sorted(set(weights) - expected)
+    if missing or unknown:
+        faults = [f"{what} {', '.join(names[:3])}" for what, names in (("lacks", missing), ("has", unknown)) if names]
+        raise CheckpointError(f"{path} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # shapes that differ
+        fault = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path} is of another model than {type(model).__name__}: {fault}") from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix.lower() == ".safetensors":
+            return safetensors.torch.load_file(path)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has its own ways to say that a file is not whole
+        fault = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
+    for key in WEIGHT_KEYS:
+        if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
+            saved = saved[key]
+    if not isinstance(saved, Mapping) or not all(isinstance(value, Tensor) for value in saved.values()):
+        raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
+    return dict(saved)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the samples it is measured on."""
+
+    model: nn.Module
+    split: Split
+    conditions: dict[str, Any]
+
+    def measure(self, vci: bool | None = None) -> Measurement:
+        loader = DataLoader(TensorDataset(self.split.images, self.split.labels), batch_size=_BATCH)
+        return measure_model(self.model, loader, vci=vci)
+
+
+def subject(
+    model: str, dataset: str, *, data_dir: Path | None = None, split: str = "train", per_class: int | None = None
+) -> Subject:
+    """The model that `convnet`, `mlp` or `module:function` gives for a data set, as yet untrained.
+
+    Raises `NetworkError`, `DatasetError`.
+    """
+    data = load_dataset(dataset, data_dir=data_dir, per_class=per_class)
+    chosen = data.train if split == "train" else data.test
+    if chosen is None:
+        raise CheckpointError(f"{data.name} has no test split; leave out --split")
+    build = build_network if ":" not in model else call_builder
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what is measured untrained is the same each time
+        network = build(model, data.input_shape, data.num_classes)
+    conditions = {"model": model, "network": _network_sha256(network, chosen.images[:2])}
+    conditions |= {"dataset": data.name, "split": split, "data_sha256": data.sha256}
+    return Subject(network, chosen, {**conditions, "definitions": DEFINITIONS_VERSION})
+
+
+def _network_sha256(network: nn.Module, images: Tensor) -> str:
+    """Of its modules, shapes and first outputs, so that what an edited network gives is not taken for the old one's."""
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    with torch.no_grad(), evaluation(network):
+        outputs = tensors_of(network(images))
+    # to three digits: another machine rounds otherwise, and should it come out otherwise, measures again
+    text = [f"{value:.3g}" for output in outputs for value in output.double().flatten()[:16].tolist()]
+    return hashlib.sha256(re.sub("0x[0-9a-f]+", "", f"{network}{shapes}{text}").encode()).hexdigest()
+
+
+class Trajectory:
+    """Measurements of checkpoints in a .jsonl file, a line each, written whole after every one of them.
+
+    A line counts for a checkpoint of the same name and content, measured under the same `conditions`; so a replay that
+    was killed goes on where it was, and a checkpoint written anew is measured anew.
+    """
+
+    def __init__(self, path: Path, conditions: Mapping[str, Any]):
+        self.path, self.conditions = path, dict(conditions)
+        self.lines: list[dict[str, Any]] = []
+        if path.is_file():
+            try:
+                self.lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{path} is no trajectory ({error}); remove it, or name another file") from error
+
+    def missing(self, checkpoints: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """The checkpoints not measured yet, each with what to begin its line with."""
+        for checkpoint in checkpoints:
+            begun = {"checkpoint": checkpoint.name, "sha256": _sha256(checkpoint), **self.conditions}
+            if not any(begun.items() <= line.items() for line in self.lines):
+                yield checkpoint, begun
+
+    def of(self, checkpoints: list[Path]) -> list[dict[str, Any]]:
+        """The lines of these checkpoints, in their order."""
+        names = [checkpoint.name for checkpoint in checkpoints]
+        mine = [line for line in self.lines if self.conditions.items() <= line.items() and line["checkpoint"] in names]
+        return sorted(mine, key=lambda line: names.index(line["checkpoint"]))
+
+    def add(self, line: dict[str, Any]) -> None:
+        same = {"checkpoint": line["checkpoint"], **self.conditions}
+        self.lines = [known for known in self.lines if not same.items() <= known.items()] + [line]
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(to_json(known) + "\n" for known in self.lines), encoding="utf-8")
+
+
+def replay(
+    subject: Subject, trajectory: Trajectory, todo: Iterable[tuple[Path, dict[str, Any]]]
+) -> Iterator[str | None]:
+    """Measure the checkpoints that a trajectory lacks, its `missing`.
+
+    After each yields None once it is on disk, or why it could not be measured; the others are measured all the same.
+    """
+    for checkpoint, begun in todo:
+        try:
+            load_weights(subject.model, checkpoint)
+            trajectory.add({**begun, **subject.measure(vci=False).to_dict()})
+            yield None
+        except CheckpointError as error:
+            yield str(error)
+        except ValueError as error:  # of a model that has diverged, for one
+            yield f"{checkpoint}: {error}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

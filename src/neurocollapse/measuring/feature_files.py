@@ -1,0 +1,95 @@
+"""Files of features: .npz or .safetensors with `features`, `labels` and, optionally, `weight`, `bias` and `ood`."""
+
+import difflib
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .._errors import FeatureFileError
+
+REQUIRED = ("features", "labels")
+OPTIONAL = ("weight", "bias", "ood")
+
+
+def read_features(path: Path) -> dict[str, Tensor]:
+    """The arrays of a feature file by name; a warning names those that are ignored. Nothing is unpickled.
+
+    Raises `FeatureFileError`.
+    """
+    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        raise FeatureFileError(f"{path} must end in .npz or .safetensors, to say which of the two it is")
+    if not path.is_file():
+        raise FeatureFileError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; name a feature file")
+    if not path.stat().st_size:
+        raise FeatureFileError(f"{path} is empty; write it again")
+    arrays = readers[suffix](path)
+    missing = [name for name in REQUIRED if name not in arrays]
+    if missing:
+        raise FeatureFileError(
+            f"{path} has no {' and no '.join(missing)} (it has: {', '.join(arrays) or 'nothing'}); "
+            f"it needs features (samples, features) and labels (samples,)"
+        )
+    if ignored := [_with_hint(name, arrays) for name in arrays if name not in REQUIRED + OPTIONAL]:
+        warnings.warn(f"{path}: ignored: {', '.join(ignored)}", stacklevel=2)
+    return {name: arrays[name] for name in (*REQUIRED, *OPTIONAL) if name in arrays}
+
+
+def _with_hint(name: str, there: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name.lower(), set(OPTIONAL) - set(there), n=1)
+    return f"{name} (did you mean {close[0]}?)" if close else name
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise FeatureFileError(f"{path} holds a bare array; save it with numpy.savez(features=..., labels=...)")
+            # Of others only the name matters, for the message.
+            return {n: _read_member(path, file, n) if n in REQUIRED + OPTIONAL else torch.empty(0) for n in file.files}
+    except FeatureFileError:
+        raise
+    except ValueError as error:  # what NumPy says of a file that is no archive
+        raise FeatureFileError(f"{path} is not an .npz archive; save it with numpy.savez") from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        raise FeatureFileError(f"{path} is truncated or damaged ({error}); write it again") from error
+
+
+def _read_member(path: Path, file: np.lib.npyio.NpzFile, name: str) -> Tensor:
+    try:
+        return _as_tensor(path, name, file[name])
+    except FeatureFileError:
+        raise
+    except MemoryError as error:
+        raise FeatureFileError(f"{name} in {path} does not fit in memory ({error}); measure a part of it") from error
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise FeatureFileError(f"{path} holds Python objects, which are not read; save plain numbers") from error
+        raise FeatureFileError(f"{name} in {path} is damaged ({error}); write it again") from error
+
+
+def _as_tensor(path: Path, name: str, array: np.ndarray | bytes) -> Tensor:
+    if isinstance(array, bytes):  # what NumPy gives for a member of the archive that is not in its format
+        raise FeatureFileError(f"{name} in {path} is no array; save the file with numpy.savez")
+    if array.dtype.kind not in "fiu":
+        raise FeatureFileError(f"{name} in {path} is an array of {array.dtype}; it must be numbers")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise FeatureFileError(f"{path} is not a whole safetensors file ({error}); write it again") from error

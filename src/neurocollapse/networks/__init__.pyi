@@ -1,0 +1,14 @@
+from .balancing import Layer as Layer
+from .balancing import balance as balance
+from .balancing import find_layers as find_layers
+from .homogeneous import MLP as MLP
+from .homogeneous import Homogeneity as Homogeneity
+from .homogeneous import build_network as build_network
+from .homogeneous import call_builder as call_builder
+from .homogeneous import captured_features as captured_features
+from .homogeneous import check_head as check_head
+from .homogeneous import check_homogeneous as check_homogeneous
+from .homogeneous import decays as decays
+from .homogeneous import find_classifier as find_classifier
+from .homogeneous import initialize as initialize
+from .homogeneous import layer_weights as layer_weights

@@ -1,0 +1,330 @@
+"""Figures from records: pure functions from a data frame to a matplotlib figure.
+
+A frame has one row per run and recorded epoch: `run_id`, the run's configuration (`weight_decay`, which is Eq. 1's λ,
+`seed`, `network`, …), `epoch` (0 is before training), `terminal_phase_start`, and metrics: `train.nc1`, `test.nc1`, ….
+A row with a NaN or an infinity for a metric adds no point to that metric's panel.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from ..._errors import InputError
+from .drawing import (
+    COLOURS,
+    DASHES,
+    GREEN,
+    GREY,
+    MARKERS,
+    REFERENCE,
+    grid,
+    house_style,
+    number,
+    set_ticks,
+    set_value_axis,
+    write_around,
+)
+
+#: Each panel's name and formula. Of the first two, the data terms, a figure shows that of its runs' loss.
+PANELS = {
+    "loss_data": ("Square loss", r"$(1/2N)\ \Sigma_i\,\Vert f_i-y_i\Vert^2$"),
+    "cross_entropy": ("Cross-entropy", r"$-(1/N)\ \Sigma_i\,\log\,\mathrm{softmax}(f_i)_{y_i}$"),
+    "nc1": ("NC1  within-class variability", r"$\mathrm{Tr}(\Sigma_W\,\Sigma_B^{+})$"),
+    "nc2_norm_variance": ("NC2  norms of the means, variance", r"$\mathrm{Var}_c\,\Vert\mu_c-\mu_G\Vert$"),
+    "nc2_equinorm": (
+        "NC2  norms of the means, scale-free",
+        r"$\mathrm{Std}_c\,\Vert\mu_c-\mu_G\Vert\;/\;\mathrm{Mean}_c\,\Vert\mu_c-\mu_G\Vert$",
+    ),
+    "nc2_cosine": ("NC2  shifted cosines", r"$\mathrm{Mean}_{c<d}\,|\cos(\mu_c-\mu_G,\,\mu_d-\mu_G)+1/(C-1)|$"),
+    "nc3": (
+        "NC3  distance from self-duality",
+        r"$\Vert\,W/\Vert W\Vert_F-\dot{M}^\top\!/\Vert\dot{M}\Vert_F\,\Vert_F$",
+    ),
+    "nc4": ("NC4  nearest class mean disagrees", "share of samples"),
+}
+COLLAPSE_PANELS = ("nc1", "nc2_norm_variance", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
+TRADE_OFF_PANELS = ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
+
+START: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 5,
+    "markeredgecolor": "white",
+    "linestyle": "none",
+    "label": "training error is 0 from here",
+}
+END: dict[str, Any] = {
+    "marker": "x",
+    "markersize": 5,
+    "markeredgewidth": 1.2,
+    "linestyle": "none",
+    "label": "a run’s last finite record",
+}
+#: Two strokes across an axis.
+GAP: dict[str, Any] = {
+    "marker": [(-0.4, -1), (0.4, 1)],
+    "markersize": 6,
+    "markeredgewidth": 0.6,
+    "color": "black",
+    "linestyle": "none",
+    "clip_on": False,
+}
+
+
+def collapse_figure(
+    frame: pd.DataFrame,
+    *,
+    split: str = "train",
+    title: str | None = None,
+    note: str | None = None,
+    weight_decays: Sequence[float] = (),
+) -> Figure:
+    """The paper's panels against epochs: data term, NC1, NC2 (three readings), NC3, NC4, a line for each λ.
+
+    The data term is the square loss, or the cross-entropy where a column `loss` says that of every run.
+
+    A line is the median over seeds, the band around it goes from the least to the greatest. Between its records a run
+    is interpolated, so that runs recorded at different epochs have a median. `note` is printed below the panels.
+    The `weight_decays` that were asked for keep each λ its colour where runs of another are missing.
+    With a column `num_classes`, NC3 has a thin line at √(2 − 2√(1 − 1/C)), the optimum of the unconstrained features
+    model without a bias, where W is an orthogonal frame; not where columns `loss` or `bias` tell of other runs.
+
+    Raises `ValueError` for an empty frame, a missing column, an epoch recorded twice, two runs of one λ and seed.
+
+    Rangamani and Banburski-Fahey (2022), Figures 1 and 2.
+    """
+    panels = (_data_term(frame), *COLLAPSE_PANELS)
+    columns = [f"{split}.{key}" for key in panels]
+    frame = _checked(frame, ["terminal_phase_start", *columns], one_run_per=["weight_decay", "seed"])
+    there = set(frame["weight_decay"])
+    looks = {decay: look for decay, look in _looks({*weight_decays, *there}).items() if decay in there}
+    with house_style():
+        figure, cells = grid(2, 4, size=(10.8, 5.9))
+        write_around(figure, title, note)
+        reference = _nc3_reference(frame)
+        for axes, key, column in zip(cells[:7], panels, columns, strict=True):
+            _draw_trajectories(axes, frame, column, looks)
+            _dress(axes, key, frame[column], reference)
+            _set_epoch_axis(axes, int(frame["epoch"].max()))
+        for axes in cells[3:7]:  # the lowest of each column, for the eighth cell holds the legend
+            axes.set_xlabel("epoch")
+        drawn = {line.get_label() for axes in cells for line in axes.lines}
+        marks = _marks(frame, drawn) | {str(line.get_label()): line for line in _reference_entry(reference)}
+        _draw_legend(cells[7], looks, marks, split)
+    return figure
+
+
+def trade_off_figure(frame: pd.DataFrame) -> Figure:
+    """Each run's last record on the training set against λ: NC1 to NC4 and the data term, a line for each network.
+
+    A line is the mean over seeds, a bar one sample standard deviation to either side, a dot a seed. λ = 0 stands left
+    of a gap in the axis. A last value that is not finite is left out, and the note counts the runs that had one.
+
+    Raises `ValueError` for an empty frame, a missing column, an epoch recorded twice, two runs of one network, λ, seed.
+    """
+    panels = (*TRADE_OFF_PANELS, _data_term(frame))
+    columns = [f"train.{key}" for key in panels]
+    frame = _checked(frame, ["network", *columns], one_run_per=["network", "weight_decay", "seed"])
+    last = frame.groupby("run_id").tail(1)
+    with house_style():
+        figure, cells = grid(2, 3, size=(10.0, 6.0))
+        reference = _nc3_reference(last)
+        for axes, key, column in zip(cells, panels, columns, strict=True):
+            _draw_final_values(axes, last, column)
+            _dress(axes, key, last[column], reference)
+            _set_weight_decay_axis(axes, sorted(set(last["weight_decay"])))
+        for axes in cells[3:]:
+            axes.set_xlabel(r"weight decay $\lambda$")
+        handles = [Line2D([], [], label=name, **look) for name, look in _network_looks(last).items()]
+        figure.legend(handles=handles + _reference_entry(reference), loc="outside upper center", ncols=4)
+        left_out = int((~np.isfinite(last[columns])).any(axis=1).sum())
+        counted = f" {left_out} of {len(last)} runs end with values that are not finite." if left_out else ""
+        write_around(figure, None, f"Line and bar: mean and standard deviation over seeds. Dot: a seed.{counted}")
+    return figure
+
+
+def _checked(frame: pd.DataFrame, columns: list[str], one_run_per: list[str]) -> pd.DataFrame:
+    """The rows in order of epochs, numbers as floats; or a `ValueError` that says why they cannot be drawn."""
+    if frame.empty:
+        raise InputError("the frame has no rows, so there is nothing to draw; pass at least one record of one run")
+    needed = ["run_id", "epoch", *one_run_per, *columns]
+    if missing := [column for column in needed if column not in frame.columns]:
+        raise InputError(
+            f"the frame has no column {', '.join(missing)}; pass a row for each run and recorded epoch, with all of "
+            f"{', '.join(needed)}"
+        )
+    if twice := frame[frame.duplicated(["run_id", "epoch"])][["run_id", "epoch"]].values.tolist():
+        raise InputError(f"run {twice[0][0]} has more than one record of epoch {twice[0][1]}; pass each record once")
+    _check_one_run_per(one_run_per, frame)
+    numbers = [column for column in columns if column != "network"]
+    return frame.sort_values("epoch", kind="stable").astype(dict.fromkeys(["weight_decay", *numbers], float))
+
+
+def _check_one_run_per(keys: list[str], frame: pd.DataFrame) -> None:
+    runs = frame.drop_duplicates("run_id")
+    alike = runs[runs.duplicated(keys, keep=False)].sort_values(keys, kind="stable")
+    if alike.empty:
+        return
+    one, other = alike.iloc[0], alike.iloc[1]
+    settings = [c for c in runs.columns if c not in ("run_id", "epoch", "terminal_phase_start") and "." not in c]
+    differing = [f"{c} ({one[c]}, {other[c]})" for c in settings if str(one[c]) != str(other[c])]
+    raise InputError(
+        f"runs {one['run_id']} and {other['run_id']} have the same {' and '.join(keys)} but differ in "
+        f"{', '.join(differing) or 'nothing else'}; a line over seeds would mix them: select the rows of one of them"
+    )
+
+
+def _looks(weight_decays: set[float]) -> dict[float, dict[str, Any]]:
+    """Colour and dashes of each λ: green and solid for 0, then orange, blue and others as λ grows."""
+    positive = sorted(weight_decays - {0.0})
+    looks: dict[float, dict[str, Any]] = {0.0: {"color": GREEN, "linestyle": "-"}} if 0.0 in weight_decays else {}
+    for i, weight_decay in enumerate(positive):
+        looks[weight_decay] = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+    return looks
+
+
+def _network_looks(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "color": COLOURS[i % len(COLOURS)],
+            "linestyle": ("-", *DASHES)[i % (1 + len(DASHES))],
+            "marker": MARKERS[i % len(MARKERS)],
+            "fillstyle": "none" if i % 2 else "full",
+            "markersize": 5,
+        }
+        for i, name in enumerate(sorted(set(frame["network"])))
+    }
+
+
+def _draw_trajectories(axes: Axes, frame: pd.DataFrame, column: str, looks: dict[float, dict[str, Any]]) -> None:
+    for weight_decay, look in looks.items():
+        group = frame[frame["weight_decay"] == weight_decay]
+        finite = group[np.isfinite(group[column])]
+        if finite.empty:
+            continue
+        runs = finite.pivot(index="epoch", columns="run_id", values=column)
+        runs = runs.interpolate(method="index", limit_area="inside")
+        median = runs.median(axis=1)
+        single: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(median) == 1 else {}
+        axes.plot(median.index, median, label=number(weight_decay), **look, **single)
+        if len(runs.columns) > 1:
+            axes.fill_between(median.index, runs.min(axis=1), runs.max(axis=1), color=look["color"], alpha=0.18, lw=0)
+        for run in (runs[run_id].dropna() for run_id in runs):
+            if run.index[-1] < frame["epoch"].max():
+                axes.plot(run.index[-1], run.iloc[-1], color=look["color"], **END)
+        start = _terminal_phase_start(group)
+        if median.index[0] <= start <= median.index[-1]:
+            axes.plot(start, np.interp(start, median.index, median), color=look["color"], **START)
+
+
+def _terminal_phase_start(group: pd.DataFrame) -> float:
+    """The median over runs, an epoch that was recorded; inf unless more than half have come so far."""
+    starts = group.groupby("run_id").tail(1)["terminal_phase_start"].fillna(math.inf)
+    return sorted(starts)[len(starts) // 2]
+
+
+def _draw_final_values(axes: Axes, last: pd.DataFrame, column: str) -> None:
+    finite = last[np.isfinite(last[column])]
+    for name, look in _network_looks(last).items():
+        group = finite[finite["network"] == name]
+        axes.plot(group["weight_decay"], group[column], ".", color=look["color"], alpha=0.5, markersize=4)
+        # The axis has a gap between 0 and the rest, so the line has one too.
+        for part in (group[group["weight_decay"] == 0], group[group["weight_decay"] > 0]):
+            seeds = part.groupby("weight_decay")[column]
+            mean, deviation = seeds.mean(), seeds.std(ddof=1)
+            axes.errorbar(mean.index, mean, deviation, capsize=2, elinewidth=0.8, label=name, **look)
+
+
+def _data_term(frame: pd.DataFrame) -> str:
+    return "cross_entropy" if _values(frame, "loss") == {"cross_entropy"} else "loss_data"
+
+
+def _values(frame: pd.DataFrame, column: str) -> set[Any]:
+    return set(frame[column].dropna()) if column in frame else set()
+
+
+def _nc3_reference(frame: pd.DataFrame) -> float:
+    """√(2 − 2√(1 − 1/C)); nan unless the frame tells one number of classes, and of no other loss and no bias."""
+    classes = _values(frame, "num_classes")
+    if _values(frame, "loss") - {"square"} or _values(frame, "bias") - {"none"}:
+        return math.nan
+    return math.sqrt(2 - 2 * math.sqrt(1 - 1 / classes.pop())) if len(classes) == 1 else math.nan
+
+
+def _reference_entry(reference: float) -> list[Line2D]:
+    label = f"bias-free unconstrained\nfeatures model: {reference:.3f}"
+    return [] if math.isnan(reference) else [Line2D([], [], label=label, **REFERENCE)]
+
+
+def _dress(axes: Axes, key: str, column: pd.Series, reference: float) -> None:
+    """A panel's title and y axis, and for NC3 the reference."""
+    name, formula = PANELS[key]
+    # Two texts, each on its own baseline: as one, a tall formula would lift the name above its neighbours'.
+    axes.set_title(name, pad=21)
+    axes.annotate(formula, (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points", va="baseline")
+    values = column[np.isfinite(column)].to_numpy()
+    if not len(values):
+        axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=GREY)
+    if key == "nc3" and not math.isnan(reference):
+        axes.axhline(reference, **REFERENCE)
+        values = np.append(values, reference)
+    set_value_axis(axes, values)
+
+
+def _set_epoch_axis(axes: Axes, last: int) -> None:
+    axes.set_xscale("symlog", linthresh=1, linscale=0.35)
+    axes.set_xlim(-0.3, max(last, 1) * 1.2)
+    decades = [10.0**k for k in range(len(str(last)))]
+    ticks = [0.0, *decades] if last >= 10 else [tick for tick in (0.0, 1.0, 2.0, 5.0) if tick <= max(last, 1)]
+    between = [m * decade for decade in decades for m in range(2, 10) if m * decade <= last]
+    set_ticks(axes.xaxis, {tick: f"{tick:.0f}" for tick in ticks}, between)
+
+
+def _set_weight_decay_axis(axes: Axes, weight_decays: list[float]) -> None:
+    """Logarithmic, with 0 left of a gap; labels, those of powers of ten first, as far as there is room."""
+    positive = [value for value in weight_decays if value > 0]
+    if positive and len(positive) < len(weight_decays):
+        axes.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
+        axes.set_xlim(-0.3 * positive[0], positive[-1] * 1.4)
+        gap = [0.45 * positive[0], 0.55 * positive[0]]
+        axes.plot(gap, [0, 0], transform=axes.get_xaxis_transform(), **GAP)
+    elif positive:
+        axes.set_xscale("log")
+        axes.set_xlim(positive[0] / 1.4, positive[-1] * 1.4)
+    place = axes.xaxis.get_transform().transform
+    low, high = place(np.array(axes.get_xlim()))
+    labelled: list[float] = []
+    for value in sorted(weight_decays, key=lambda value: value > 0 and not math.log10(value).is_integer()):
+        if all(abs(place(value) - place(other)) > 0.15 * (high - low) for other in labelled):
+            labelled.append(value)
+    set_ticks(axes.xaxis, {value: number(value) if value in labelled else "" for value in weight_decays}, [])
+
+
+def _marks(frame: pd.DataFrame, drawn: set[object]) -> dict[str, Any]:
+    """Legend entries for the band, if there are seeds for one, and for those marks whose labels are `drawn`."""
+    marks: dict[str, Any] = {}
+    seeds = frame.drop_duplicates("run_id").groupby("weight_decay").size()
+    if seeds.max() > 1:
+        count = f"{seeds.max()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+        marks[f"median and range of {count} seeds"] = (Patch(color=GREY, alpha=0.25, lw=0), Line2D([], [], color=GREY))
+    return marks | {
+        look["label"]: Line2D([], [], color=GREY, **look) for look in (START, END) if look["label"] in drawn
+    }
+
+
+def _draw_legend(axes: Axes, looks: dict[float, dict[str, Any]], marks: dict[str, Any], split: str) -> None:
+    """λ above, marks below, in a cell without axes: it may use the height that the others give to titles and ticks."""
+    axes.set_axis_off()
+    lines = [Line2D([], [], label=number(value), **look) for value, look in looks.items()]
+    title = r"Weight decay $\lambda$, " + {"train": "training set", "test": "test set"}.get(split, split)
+    place: dict[str, Any] = {"borderaxespad": 0, "borderpad": 0, "handlelength": 2.8, "alignment": "left"}
+    columns = math.ceil(len(lines) / 5)
+    above = axes.legend(handles=lines, title=title, ncols=columns, loc="upper left", bbox_to_anchor=(0, 1.2), **place)
+    axes.add_artist(above)
+    axes.legend(marks.values(), marks.keys(), loc="lower left", bbox_to_anchor=(0, -0.2), **place)

@@ -1,0 +1,214 @@
+"""What a report shows, as plain values for its page: numbers rounded, samples packed, and not too many of them."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...training import RunConfig
+
+#: Of a sweep's samples in motion, as 16-bit integers; in the page they take a third more.
+_MOTION_BYTES = 2_800_000
+
+#: Records of a run that are shown in motion.
+_FRAMES = 32
+
+#: What a panel is called, and its formula. Of the first two, the data terms, that of the runs' loss is shown.
+PANELS = {
+    "loss_data": ("Square loss", "(1/2N) Σᵢ ‖fᵢ − yᵢ‖²"),
+    "cross_entropy": ("Cross-entropy", "−(1/N) Σᵢ log softmax(fᵢ) of the label"),
+    "nc1": ("NC1 · within-class variability", "Tr(Σ_W Σ_B⁺)"),
+    "nc2_equinorm": ("NC2 · norms of the means", "Std ‖μ_c − μ_G‖ / Mean ‖μ_c − μ_G‖"),
+    "nc2_cosine": ("NC2 · angles of the means", "Mean |cos(μ_c − μ_G, μ_d − μ_G) + 1/(C−1)|"),
+    "nc3": ("NC3 · self-duality", "‖ W/‖W‖ − Ṁᵀ/‖Ṁ‖ ‖"),
+    "nc4": ("NC4 · nearest class mean disagrees", "share of samples"),
+}
+
+#: Beside the panels, for those who take the numbers with them.
+_OTHER_KEYS = ("accuracy", "loss", "objective")
+
+
+@dataclass(frozen=True)
+class ReportRun:
+    """A run as it was found: `records` and `snapshots` are empty where it is damaged, and `message` says why.
+
+    `status` is finished, unfinished, diverged or damaged; `snapshots` are arrays by epoch, as in `training.snapshot`.
+    """
+
+    name: str
+    status: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    message: str = ""
+    num_classes: int = 0
+    records: Sequence[Mapping[str, Any]] = ()
+    snapshots: Mapping[int, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    seconds: float = math.nan
+    provenance: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+
+
+def report_content(
+    runs: Sequence[ReportRun],
+    *,
+    title: str,
+    theory: Mapping[str, Any] | None = None,
+    claims: Sequence[Mapping[str, Any]] = (),
+    left_out: Sequence[str] = (),
+    reload_seconds: float | None = None,
+) -> dict[str, Any]:
+    """The page's values. `theory` are theory tables as plain values by the run's name, `claims` verdicts, and
+    `left_out` says what could not be read.
+
+    With `reload_seconds` the page loads itself again, as long as there is more to come.
+    """
+    found = [run for run in runs if run.status != "damaged"]
+    varied = _varied(found)
+    whole = sorted(found, key=lambda run: [values.index(run.config.get(name)) for name, values in varied.items()])
+    moving = _moving(whole, varied)
+    return {
+        "title": title,
+        "reload": reload_seconds,
+        "fields": [{"name": name, "values": values} for name, values in varied.items()],
+        "common": _common(whole),
+        "panels": _panels(whole),
+        "runs": [_run(run, varied) for run in whole],
+        "motion": {run.name: _motion(run) for run in moving},
+        "theory": _finite(theory or {}),
+        "claims": list(claims),
+        "left_out": list(left_out),
+        "damaged": [{"name": run.name, "message": run.message} for run in runs if run.status == "damaged"],
+        "provenance": _distinct(record for run in whole for record in run.provenance),
+        "notes": _distinct(note for run in whole for note in run.notes),
+    }
+
+
+def _varied(runs: Sequence[ReportRun]) -> dict[str, list[Any]]:
+    """The fields in which the runs differ with all their values; λ first, the seed last, and both always there."""
+    names = [name for name in vars(RunConfig()) if name not in ("weight_decay", "seed")]
+    found = {name: _values(runs, name) for name in ("weight_decay", *names, "seed")}
+    return {name: values for name, values in found.items() if len(values) > 1 or name in ("weight_decay", "seed")}
+
+
+def _values(runs: Sequence[ReportRun], name: str) -> list[Any]:
+    values = _distinct(run.config.get(name) for run in runs)
+    return sorted(values, key=lambda value: (isinstance(value, str), value is None, value if value is not None else 0))
+
+
+def _distinct(values: Any) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
+
+
+def _common(runs: Sequence[ReportRun]) -> dict[str, Any]:
+    """Fields that all runs share, and whether their value is the default."""
+    defaults = vars(RunConfig())
+    return {
+        name: {"value": values[0], "default": values[0] == default}
+        for name, default in defaults.items()
+        if len(values := _values(runs, name)) == 1
+    }
+
+
+def _panels(runs: Sequence[ReportRun]) -> list[dict[str, str]]:
+    entropy = bool(runs) and all(run.config.get("loss") == "cross_entropy" for run in runs)
+    left_out = "loss_data" if entropy else "cross_entropy"
+    return [
+        {"key": key, "name": name, "formula": formula} for key, (name, formula) in PANELS.items() if key != left_out
+    ]
+
+
+def _run(run: ReportRun, varied: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "status": run.status,
+        "message": run.message,
+        "values": {name: run.config.get(name) for name in varied},
+        "seconds": _rounded(run.seconds),
+        "epoch": run.records[-1]["epoch"] if run.records else None,
+        "epochs": run.config.get("epochs"),
+        "classes": run.num_classes,
+        "recorded": [record["epoch"] for record in run.records],
+        "series": {split: _series(run, split) for split in ("train", "test")},
+        "norms": _norms(run.records),
+        "terminal": run.records[-1].get("terminal_phase_start") if run.records else None,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Plain values, with None for each number that JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _series(run: ReportRun, split: str) -> dict[str, list[float | None]]:
+    """By key, over the records; of those keys that any record has, and that tell of anything."""
+    keys = [key for key in (*PANELS, *_OTHER_KEYS) if run.num_classes > 2 or not key.startswith("nc2")]
+    found = {key: [_rounded(record.get(f"{split}.{key}")) for record in run.records] for key in keys}
+    return {key: values for key, values in found.items() if any(value is not None for value in values)}
+
+
+def _rounded(value: Any) -> float | None:
+    """To seven digits; None for what is no number, or not finite."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(f"{value:.7g}")
+
+
+def _norms(records: Sequence[Mapping[str, Any]]) -> list[list[float | None]]:
+    """‖W_l‖² of every layer, over the records."""
+    by_record = [record.get("train.weight_norms", []) for record in records]
+    return [[_rounded(value) for value in layer] for layer in zip(*by_record, strict=True)] if by_record else []
+
+
+def _moving(runs: Sequence[ReportRun], varied: Mapping[str, Any]) -> list[ReportRun]:
+    """Those whose samples there is room for: one of every setting before another seed of one."""
+    seen: dict[Any, int] = {}
+
+    def turn(run: ReportRun) -> int:
+        setting = tuple(repr(run.config.get(name)) for name in varied if name != "seed")
+        seen[setting] = seen.get(setting, -1) + 1
+        return seen[setting]
+
+    left = _MOTION_BYTES
+    chosen = []
+    for run in sorted((run for run in runs if run.snapshots), key=turn):
+        size = sum(2 * run.snapshots[epoch]["samples"].size for epoch in _frames(run))
+        if size <= left:
+            chosen.append(run)
+            left -= size
+    return chosen
+
+
+def _frames(run: ReportRun) -> list[int]:
+    """Recorded epochs that are shown, the first and the last among them."""
+    epochs = sorted(run.snapshots)
+    places = np.linspace(0, len(epochs) - 1, min(_FRAMES, len(epochs))).round().astype(int)
+    return [epochs[place] for place in places]
+
+
+def _motion(run: ReportRun) -> dict[str, Any]:
+    """The samples of all frames as 16-bit integers in base64, with the number that the largest stands for."""
+    frames = _frames(run)
+    shots = [run.snapshots[epoch] for epoch in frames]
+    scales = [float(np.abs(shot["samples"]).max()) or 1.0 for shot in shots]
+    packed = [np.round(shot["samples"] / scale * 32767) for shot, scale in zip(shots, scales, strict=True)]
+    return {
+        "epochs": frames,
+        "labels": shots[0]["labels"].tolist(),
+        "scales": [_rounded(scale) for scale in scales],
+        "samples": base64.b64encode(np.stack(packed).astype("<i2").tobytes()).decode(),
+        **{name: [_matrix(shot[name]) for shot in shots] for name in ("means", "weight_gram", "means_gram")},
+    }
+
+
+def _matrix(values: np.ndarray) -> list[list[float | None]]:
+    return [[_rounded(value) for value in row] for row in values.tolist()]

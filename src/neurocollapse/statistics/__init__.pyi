@@ -1,0 +1,13 @@
+from .batches import FULL_COVARIANCE_LIMIT as FULL_COVARIANCE_LIMIT
+from .batches import check_batch as check_batch
+from .batches import check_scale as check_scale
+from .batches import check_shapes as check_shapes
+from .means import WEIGHTINGS as WEIGHTINGS
+from .means import ClassMeans as ClassMeans
+from .means import mean_of as mean_of
+from .one_pass import ClassMoments as ClassMoments
+from .projections import Projections as Projections
+from .values import Classifier as Classifier
+from .values import Objective as Objective
+from .values import Outputs as Outputs
+from .values import Statistics as Statistics

@@ -1,0 +1,129 @@
+"""Runs side by side in processes of this machine.
+
+On a CPU one-thread processes side by side do more steps than one process with all the threads, so every run has a
+process of its own, with its threads set; a run that crashes takes no other with it.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
+from pathlib import Path
+
+from ..._errors import RunError
+from ...training import RunConfig
+from .events import Event
+from .interrupts import without_interrupts
+from .work import check_workers, default_workers, thread_variables, train_and_tell
+
+
+def train_side_by_side(
+    configs: Sequence[RunConfig],
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+) -> Generator[Event, None, None]:
+    """Train the configurations into `out`, `workers` at a time (by default one per `threads` cores), and tell of it.
+
+    Closing the iterator stops the processes; what they have saved stays, and the same call goes on from there.
+    Raises `RunError` where the disk is full or cannot be written to, which stops the others too: they share it.
+    """
+    check_workers(workers)
+    workers = workers or default_workers(threads)
+    context = _context()
+    waiting = list(enumerate(configs))
+    running: dict[Connection, tuple[int, ForkServerProcess | SpawnProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                index, config = waiting.pop(0)
+                receiver, sender = context.Pipe(duplex=False)
+                job = (sender, index, config, out, data_dir, threads, device)
+                process = context.Process(target=_work, args=job, daemon=True)
+                with _thread_environment(threads), without_interrupts():
+                    process.start()
+                    running[receiver] = (index, process)
+                sender.close()
+            ready = wait(list(running))
+            for receiver in [connection for connection in running if connection in ready]:
+                index, process = running[receiver]
+                try:
+                    event: Event | None = receiver.recv()
+                except EOFError:
+                    event = _silent_end(index, process)
+                if event is not None and event.kind == "stuck":
+                    raise RunError(event.message)
+                if event is None or event.kind in ("done", "failed"):
+                    process.join()
+                    receiver.close()
+                    del running[receiver]
+                if event is not None:
+                    yield event
+    finally:
+        with without_interrupts():  # a second Ctrl-C must not leave half of them running
+            for _, process in running.values():
+                process.terminate()
+            for receiver, (_, process) in running.items():
+                process.join()
+                receiver.close()
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    """Children are forked from a process that has imported all there is, once: importing torch takes seconds.
+
+    Not from this one, which has threads, and locks that they may hold.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _silent_end(index: int, process: ForkServerProcess | SpawnProcess) -> Event:
+    process.join()
+    code = process.exitcode or 0
+    reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    return Event(index, "failed", message=f"its process {reason} (out of memory?); the same command goes on from there")
+
+
+@contextmanager
+def _thread_environment(threads: int) -> Iterator[None]:
+    """The environment of a child that has so many threads; also of what all children are forked from, if it is new."""
+    wanted = thread_variables(threads)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ |= wanted
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work(
+    sender: Connection, index: int, config: RunConfig, out: Path, data_dir: Path | None, threads: int, device: str
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # A broken pipe: the parent is gone, and with it the wish for this run; the last checkpoint stays.
+    with contextlib.suppress(BrokenPipeError):
+        sender.send(train_and_tell(index, config, out, sender.send, data_dir=data_dir, threads=threads, device=device))
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed ends nobody, and an epoch, after which its pipe would tell, may take minutes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,85 @@
+"""One run, wherever an engine trains it: its threads, its end, and what is told of it on the way."""
+
+import os
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..._errors import InputError, RunError, WriteError
+from ...training import RunConfig, State, training_data
+from ..folder import RunFolder
+from ..resuming import execute
+from .events import Event
+
+
+def default_workers(threads: int = 1) -> int:
+    """Runs at a time that fill the cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads)
+
+
+def check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}")
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """What a process must find before it imports torch: its threads, which sleep and do not spin while they wait."""
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def train_and_tell(
+    index: int,
+    config: RunConfig,
+    out: Path,
+    tell: Callable[[Event], None],
+    *,
+    data_dir: Path | None,
+    threads: int,
+    device: str,
+) -> Event:
+    """Train the run into `out`, telling of it, and return its end: this raises nothing, whatever the run does."""
+    torch.set_num_threads(threads)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # who asked for the runs has loaded the same data, and seen them
+            dataset = training_data(config, data_dir)
+        folder = execute(
+            config,
+            dataset,
+            out,
+            device=device,
+            on_state=lambda state: tell(epoch_event(index, state)),
+            on_wait=lambda: tell(Event(index, "waiting")),
+        )
+        return end_event(index, folder)
+    except WriteError as error:
+        return Event(index, "stuck", message=str(error))
+    except RunError as error:
+        return Event(index, "failed", message=str(error))
+    except Exception as error:  # the user's network or data may raise anything; the other runs go on
+        return Event(index, "failed", message=in_one_line(error))
+
+
+def end_event(index: int, folder: RunFolder) -> Event:
+    """How a run ended, by its folder."""
+    result = folder.result or {}
+    if result.get("status") == "finished":
+        return Event(index, "done", epoch=result["epoch"])
+    return Event(index, "failed", message=result.get("message", ""))
+
+
+def epoch_event(index: int, state: State) -> Event:
+    record = state.record or {}
+    return Event(index, "epoch", state.epoch, state.objective, record.get("train.accuracy"), record.get("train.nc1"))
+
+
+def in_one_line(error: Exception) -> str:
+    """The error, and for one that is not the package's own the place where it was raised."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, ValueError) or error.__traceback__ is None:
+        return text
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({place.filename}, line {place.lineno})"

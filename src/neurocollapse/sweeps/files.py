@@ -1,0 +1,106 @@
+"""Files of a run: strict JSON, lines of it, tensors with a checksum; whole, or a `RunError` that says what to do."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .._errors import InputError, RunError
+from .._files import atomic_path, to_json, write_text
+
+#: Of a .safetensors file's metadata: the checksum of its tensors.
+_CHECKSUM = "sha256"
+
+
+def damaged(path: Path, reason: object) -> RunError:
+    return RunError(f"{path} is damaged ({reason}); delete {path.parent} to run it again")
+
+
+def missing(path: Path) -> RunError:
+    return RunError(f"{path} is missing; delete {path.parent} to run it again")
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
+    """The object in a .json file, with these keys, or None where there is no file."""
+    if not path.exists():
+        return None
+    try:
+        return _object(path.read_text(encoding="utf-8"), *keys)
+    except (ValueError, OSError) as error:
+        raise damaged(path, error) from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file, with the strings that `to_json` made of numbers turned back."""
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise damaged(path, error) from error
+    lines = []
+    # Not splitlines, which also splits at characters that JSON strings may hold.
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
+        try:
+            values = _object(line.decode(), "epoch")
+        except ValueError as error:
+            raise damaged(path, f"line {number}: {error}") from error
+        lines.append({key: _numbers(value) for key, value in values.items()})
+    return lines
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(to_json(dict(line)) + "\n" for line in lines))
+
+
+def _numbers(value: Any) -> Any:
+    """Turn back what `to_json` made strings of."""
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _object(text: str, *keys: str) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict) or any(key not in values for key in keys):
+        raise InputError(f"it is not a JSON object{''.join(f' with {key!r}' for key in keys)}")
+    return values
+
+
+def read_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of these names, or all, in a .safetensors file that must be whole; none where there is no file.
+
+    All of them must have the checksum that was written with them, where there is one.
+    """
+    if not path.exists():
+        return {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+            written = (file.metadata() or {}).get(_CHECKSUM)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise damaged(path, error) from error
+    if names is None and written is not None and written != _checksum(tensors):
+        raise damaged(path, "its checksum is another")
+    return tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with atomic_path(path) as temporary:
+        # Copies, since safetensors refuses tensors that share memory, as tied weights do.
+        copies = {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
+        # Not save_file, which writes to a file of its own beside it: killed, that would stay for ever.
+        temporary.write_bytes(safetensors.torch.save(copies, metadata={_CHECKSUM: _checksum(copies)}))
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, kinds, shapes and bytes: safetensors sees that a file was cut, not that a bit has changed."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

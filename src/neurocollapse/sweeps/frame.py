@@ -1,0 +1,92 @@
+"""A folder of runs, read back as one table."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .._errors import RunError
+from ..training import Record, RunConfig
+from .folder import HEADLINES, RunFolder
+
+#: Fields of a configuration that the name of a run's folder shows.
+_IN_THE_ID = ("dataset", "network", "weight_decay", "seed")
+
+
+def folders(path: Path) -> list[RunFolder]:
+    """The runs in a folder, or the folder itself where it is one; sorted by name. Raises `RunError`."""
+    if not path.is_dir():
+        raise RunError(f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
+    if RunFolder(path).begun:
+        return [RunFolder(path)]
+    return [folder for folder in map(RunFolder, sorted(path.iterdir())) if folder.begun]
+
+
+def runs(path: Path | str) -> pd.DataFrame:
+    """Every record of every run below `path`, one row each.
+
+    Columns: `run_id`, `status` (finished, diverged, unfinished), the fields of `RunConfig`, `num_classes`, `epoch`,
+    `current_learning_rate` (of the step after), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
+    (the first recorded epoch from which the training error has been zero at every record so far), and `train.*` and
+    `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises `RunError`.
+    """
+    return records_frame(folders(Path(path)))
+
+
+def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
+    """The records of these runs, as `runs` gives them."""
+    rows = []
+    for folder in run_folders:
+        folder.check_whole()  # a run without its records would vanish without a word
+        described = folder.description
+        common = {"run_id": folder.path.name, "status": folder.status, **described["config"]}
+        common["num_classes"] = described["num_classes"]
+        for record in folder.records():
+            record["current_learning_rate"] = record.pop("learning_rate")  # beside the configuration's
+            rows.append({**common, **_flat(record)})
+    frame = pd.DataFrame(rows)
+    if len(frame):
+        frame["terminal_phase_start"] = frame["terminal_phase_start"].astype(float)
+    return frame
+
+
+def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
+    """One row per run: its id, status, how far it is, and its last numbers; of a damaged run only that it is one.
+
+    What runs differ in beyond what their ids say has a column after the id.
+    """
+    folders = list(run_folders)
+    table = pd.DataFrame([_row(folder) for folder in folders])
+    unused = [name for name in ("train.loss", "train.objective") if name in table and table[name].isna().all()]
+    table = table.drop(columns=unused[-1:])  # where nothing is recorded yet, the square loss's stays
+    configs = [folder.description["config"] if folder.damage is None else {} for folder in folders]
+    for name in [field.name for field in fields(RunConfig) if field.name not in (*_IN_THE_ID, *table)][::-1]:
+        values = [config.get(name) for config in configs]
+        if len({repr(value) for value, config in zip(values, configs, strict=True) if config}) > 1:
+            table.insert(1, name, values)
+    return table
+
+
+def _row(folder: RunFolder) -> dict[str, Any]:
+    row = {"run_id": folder.path.name, "status": "damaged", "epoch": math.nan, "epochs": math.nan}
+    row |= dict.fromkeys(HEADLINES, math.nan)
+    if folder.damage is None:
+        records = folder.records()
+        last = records[-1] if records else {}
+        row |= {"status": folder.status, "epochs": folder.description["config"]["epochs"]}
+        row |= {key: last[key] for key in row if key in last}
+    return row
+
+
+def _flat(record: Record) -> Record:
+    flat: Record = {}
+    for key, value in record.items():
+        if isinstance(value, list):
+            if key.endswith("weight_norms"):
+                flat |= {f"{key}.{layer}": norm for layer, norm in enumerate(value)}
+        else:
+            flat[key] = value
+    return flat

@@ -1,0 +1,165 @@
+"""A user's own network, tried on a few images before anything is trained: does it work, which is it, what is it not.
+
+The package's own networks need none of this.
+"""
+
+import hashlib
+import math
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .._errors import DivergedError, NetworkError
+from ..datasets import Dataset, Split
+from ..networks import check_homogeneous, find_classifier
+from ..training import RunConfig, network_of, seeded, train, train_together
+
+#: Images that a network is shown, and numbers of its output that are kept to know it by.
+_IMAGES, _OUTPUTS = 4, 16
+
+NOT_HOMOGENEOUS = "the network is not homogeneous: the theory's identities do not hold for it"
+
+DECOUPLED = "adamw decouples its decay from the gradient: it does not end at critical points of the objective shown"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells a network from an edited one: the text of its modules and shapes, and what it makes of some images.
+
+    The outputs are kept as numbers, for a hash would tell the rounding of one machine from that of the next.
+    """
+
+    sha256: str
+    outputs: tuple[float, ...]
+    """Of the network as it starts; empty where not finite, or others each time, as with random numbers of NumPy's."""
+
+    def matches(self, other: "Fingerprint") -> bool:
+        """Whether both are of the same network, to the rounding of float32."""
+        if self.sha256 != other.sha256 or len(self.outputs) != len(other.outputs):
+            return False
+        scale = max(map(abs, self.outputs), default=0.0)
+        return all(
+            math.isclose(mine, its, rel_tol=0, abs_tol=1e-4 * scale)
+            for mine, its in zip(self.outputs, other.outputs, strict=True)
+        )
+
+
+def is_users_own(config: RunConfig) -> bool:
+    return ":" in config.network
+
+
+def probe(config: RunConfig, dataset: Dataset) -> None:
+    """Train a user's network for a step on an image or two of each class. Raises `NetworkError`, whatever it does."""
+    if not is_users_own(config):
+        return
+    few = few_of_each_class(dataset, 2 * dataset.num_classes)
+    size = 1 if config.batch_size == 1 else len(few.train.labels)
+    step = replace(config, epochs=1, learning_rate=1e-9, batch_size=size)  # at this rate it cannot diverge
+    with _named(config.network, few.train.images):
+        with torch.no_grad():
+            outputs = _fresh(config, dataset).eval()(few.train.images)
+        if isinstance(outputs, Tensor) and not outputs.isfinite().all():
+            raise DivergedError
+        for _ in train(step, few):
+            pass
+
+
+def probe_stacked(config: RunConfig, dataset: Dataset) -> None:
+    """Train two runs of a network as one program for a step. Raises `NetworkError` where they cannot be stacked."""
+    few = few_of_each_class(dataset, 2 * dataset.num_classes)
+    run = replace(config, epochs=1, learning_rate=1e-9, batch_size=max(2, len(few.train.labels)))
+    with _named(config.network, few.train.images):
+        for _ in train_together([run, run], few):
+            pass
+
+
+def fingerprint(config: RunConfig, dataset: Dataset) -> Fingerprint | None:
+    """Of a user's network, from the model as it starts with seed 0; None for the package's own. `NetworkError`."""
+    if not is_users_own(config):
+        return None
+    images = dataset.train.images[:_IMAGES]
+    with _named(config.network, images), torch.no_grad():
+        model, again = (_fresh(config, dataset).eval() for _ in range(2))
+        outputs, repeated = model(images).flatten(), again(images).flatten()
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    text = re.sub("0x[0-9a-f]+", "", f"{shapes}\n{model}")  # an address differs in every process
+    places = torch.linspace(0, len(outputs) - 1, min(_OUTPUTS, len(outputs))).long()
+    known = torch.equal(outputs, repeated) and outputs.isfinite().all()
+    kept = outputs[places].tolist() if known else []
+    return Fingerprint(hashlib.sha256(text.encode()).hexdigest(), tuple(kept))
+
+
+def run_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
+    """What to say of a run beside any result. Raises `NetworkError`."""
+    notes = () if _is_homogeneous(config, dataset) else (NOT_HOMOGENEOUS,)
+    return notes + ((DECOUPLED,) if config.optimizer == "adamw" and config.weight_decay else ())
+
+
+def _is_homogeneous(config: RunConfig, dataset: Dataset) -> bool:
+    if not is_users_own(config):
+        return config.bias != "all" and config.normalization == "none"
+    images = dataset.train.images[:_IMAGES]
+    with _named(config.network, images):
+        # Dropout and batch normalisation show only in training.
+        model = _fresh(config, dataset).train()
+        _fill_zero_biases(model)
+        classifier = find_classifier(model, dataset.num_classes)
+        if config.bias in ("free", "decayed") and classifier.bias is not None:  # the theory has a place for that one
+            nn.init.zeros_(classifier.bias)
+        with seeded(0, 1):
+            found = check_homogeneous(model, images, scales=(3.0,))  # a pass for each layer is enough to wait for
+    # Not `holds`: a deviation that is nan tells nothing.
+    return not any(deviation > 1e-4 for deviation in (found.by_input, *found.by_layer.values()))
+
+
+def few_of_each_class(dataset: Dataset, samples: int) -> Dataset:
+    """About so many training samples, as many of each class as there are, and at least one; no test samples."""
+    labels = dataset.train.labels
+    per_class = max(1, samples // dataset.num_classes)
+    part = torch.cat([(labels == c).nonzero().flatten()[:per_class] for c in range(dataset.num_classes)])
+    return replace(dataset, train=Split(dataset.train.images[part], labels[part]), test=None)
+
+
+def _fresh(config: RunConfig, dataset: Dataset) -> nn.Module:
+    with seeded(0, 0):
+        return network_of(config, dataset)
+
+
+def _fill_zero_biases(model: nn.Module) -> None:
+    """A bias that starts at zero does not stay there."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.ndim < 2 and not parameter.any():
+                parameter.fill_(0.1)
+
+
+@contextmanager
+def _named(network: str, images: Float[Tensor, "samples *shape"]) -> Iterator[None]:
+    """Whatever the user's code raises, as one `NetworkError` that names the network and the place."""
+    try:
+        yield
+    except NetworkError as error:
+        text = str(error)
+        raise NetworkError(text if network in text else f"{network}: {text}") from error
+    except DivergedError as error:
+        raise NetworkError(
+            f"{network}: the network's output is not finite before training; look for NaN or huge numbers in its "
+            f"first weights"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise NetworkError(
+            f"{network} raised {type(error).__name__}: {error} ({_place(error)}) on images of shape "
+            f"{tuple(images.shape)}; mend it: it must take such images, in float32"
+        ) from error
+
+
+def _place(error: BaseException) -> str:
+    place: Any = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{place.filename}, line {place.lineno}"

@@ -1,0 +1,96 @@
+"""A run's network taken on to a critical point: beside the run, saved as it goes, so that it can be stopped."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from .._errors import RunError
+from .._files import atomic_path
+from ..theory import TheoryTable, check_evaluates, check_theory_applies, table_of
+from ..training import RefinementState, refine
+from .folder import RunFolder
+from .theory_tables import objective_of_run
+
+FILE = "refined.safetensors"
+
+#: Iterations of L-BFGS between two updates of the slopes.
+_ROUND = 20
+
+#: Not more is lost to a kill.
+_SAVE_SECONDS = 5.0
+
+
+class Refinement:
+    """The descent of one run's network, from its last weights or from where an earlier descent was left.
+
+    The point is kept in the run's folder as refined.safetensors: the network's parameters in float64, and with them the
+    iterations so far and the digest of the weights that it began from. A network that the theory does not speak of is
+    refused at once, unless `force` is set.
+    """
+
+    def __init__(self, folder: RunFolder, *, data_dir: Path | None = None, device: str = "cpu", force: bool = False):
+        self.path, self.force = folder.path / FILE, force
+        self.objective = objective_of_run(folder, data_dir=data_dir, device=device)
+        check_evaluates(self.objective)
+        check_theory_applies(self.objective, force=force)
+        self.begun_from = folder.weights_digest
+        self.iterations = self._load()
+        #: the last of the descent
+        self.state: RefinementState | None = None
+
+    def _load(self) -> int:
+        """Move to the kept point; its iterations, 0 where there is none or it began from other weights."""
+        if not self.path.exists():
+            return 0
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+        except (safetensors.SafetensorError, OSError) as error:
+            raise RunError(f"{self.path} is damaged ({error}); delete it to refine anew") from error
+        if metadata.get("begun_from") != self.begun_from:
+            return 0
+        self.objective.move_to(torch.cat([kept[name].flatten() for name in self.objective.parameters]))
+        return int(metadata["iterations"])
+
+    def descend(self, iterations: int) -> Iterator[RefinementState]:
+        """So many iterations more, the state after each round; stopped in between, the last one is saved."""
+        saved, unsaved = time.monotonic(), None
+        self.state = None
+        try:
+            for state in refine(self.objective, max_iterations=iterations, round_iterations=min(_ROUND, iterations)):
+                self.state = unsaved = state
+                if time.monotonic() - saved > _SAVE_SECONDS:
+                    self._save(state)
+                    saved, unsaved = time.monotonic(), None
+                yield state
+        finally:
+            if unsaved is not None:
+                self._save(unsaved)
+
+    def _save(self, state: RefinementState) -> None:
+        tensors = {name: value.contiguous() for name, value in self.objective.split(state.point.cpu()).items()}
+        told = {"iterations": str(self.iterations + state.iteration), "begun_from": self.begun_from}
+        with atomic_path(self.path) as temporary:
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata=told))
+
+    def table(self) -> TheoryTable:
+        """The theory table where the descent is, with what it says of the kinks.
+
+        λ‖W_l‖² and the last layer's laws hold for every choice of slopes at the kinks, so at a critical point they do
+        although ‖∇L‖, which takes ReLU'(0) = 0, stays away from zero.
+        """
+        table = table_of(self.objective, force=self.force)
+        if self.state is None:
+            return table
+        slopes = {"‖∇L‖ with slopes": self.state.subgradient_norm, "kinks": float(self.state.kinks)}
+        note = (
+            f"{self.state.status}: with slopes between 0 and 1 for {self.state.kinks} ReLUs at their kink the gradient "
+            f"is {self.state.subgradient_norm:.1e}; ‖∇L‖ takes 0 for all of them"
+        )
+        return replace(table, facts={**table.facts, **slopes}, notes=(note, *table.notes))

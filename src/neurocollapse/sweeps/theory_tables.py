@@ -1,0 +1,135 @@
+"""The theory table of runs on disk, kept beside them in theory.json."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .._errors import InputError, RunError, VerificationError
+from .._files import to_json, write_text
+from ..datasets import Dataset
+from ..networks import decays, find_classifier
+from ..theory import Comparison, TheoryTable, balance_along_flow, doubt_of_decoupled, table_of
+from ..training import FullBatch, RunConfig, flow_time, network_of, training_data
+from .folder import RunFolder
+from .identity import run_id
+from .networks_tried import fingerprint
+
+#: Version of what theory.json holds: it changes with the statements, so that a kept table is not taken for a new one.
+THEORY_VERSION = 1
+
+ALONG = "along training, read as gradient flow"
+
+
+def verify_run(
+    folder: RunFolder, *, data_dir: Path | None = None, device: str = "cpu", force: bool = False
+) -> TheoryTable:
+    """The theory table of a finished run's last weights. Raises `RunError`, `VerificationError`."""
+    dataset = training_data(folder.config, data_dir)
+    objective = _objective(folder, dataset, device)
+    table = table_of(objective, force=force, doubt=_doubt(folder.config, force=force))
+    if along := _balance_along(folder, len(objective.labels)):
+        table = replace(table, sections={**table.sections, ALONG: along})
+    if folder.path.resolve().name != run_id(folder.config, dataset):
+        renamed = "the folder's name is not the run's own: it was renamed, or its config.json was edited since"
+        table = replace(table, notes=(renamed, *table.notes))
+    return table
+
+
+def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None, device: str = "cpu") -> FullBatch:
+    """Eq. 1 of a run's network at its last weights, on its training data.
+
+    Raises `RunError` for a damaged run, other data or an edited network, `VerificationError` for one without weights.
+    """
+    return _objective(folder, training_data(folder.config, data_dir), device)
+
+
+def _objective(folder: RunFolder, dataset: Dataset, device: str) -> FullBatch:
+    folder.check_whole()
+    config = folder.config
+    if config.loss != "square":
+        raise VerificationError(f"the run's loss is {config.loss}, and the theory is about the square loss")
+    if folder.status != "finished":
+        remedy = "name another" if folder.status == "diverged" else "finish it, or name another"
+        raise VerificationError(f"there are no weights to verify: the run is {folder.status}; {remedy}")
+    folder.check_same(dataset, fingerprint(config, dataset))
+    model = network_of(config, dataset)
+    try:
+        model.load_state_dict(folder.weights())
+    except RuntimeError as error:
+        raise RunError(
+            f"{folder.path} is damaged: its model.safetensors is of another network than its config.json says "
+            f"({str(error).splitlines()[-1].strip()}); delete it to run it again"
+        ) from error
+    each = decays(model, find_classifier(model), config.weight_decay, config.bias)
+    return FullBatch(model.to(device), dataset.train.images.to(device), dataset.train.labels.to(device), each)
+
+
+def _doubt(config: RunConfig, *, force: bool) -> str | None:
+    """What speaks against the theory of a run, where `force` lets that pass. Raises `VerificationError` else."""
+    if config.optimizer != "adamw" or not config.weight_decay:
+        return None
+    return doubt_of_decoupled("adamw", force=force)
+
+
+def _balance_along(folder: RunFolder, samples: int) -> tuple[Comparison, ...]:
+    """The layer norms of the records against e^{−2λt}, t the sum of the learning rates: of SGD alone, at one λ."""
+    config, records = folder.config, folder.records()
+    flows = config.optimizer == "sgd" and config.decay_start == 1 and config.balancing == "none"
+    if not flows or len(records) < 2:
+        return ()
+    times = [flow_time(config, record["epoch"], samples) for record in records]
+    return tuple(balance_along_flow(times, [record["train.weight_norms"] for record in records], config.weight_decay))
+
+
+class TheoryFile:
+    """Tables of runs in one .json file, written whole after each; what cannot be read of it is computed again.
+
+    A table counts for a run of the same weights, from the same statements.
+    """
+
+    def __init__(self, path: Path, *, force: bool = False):
+        self.path, self.force = path, force
+        self.entries: dict[str, Any] = {}
+        self.damage = ""
+        """Why the file that is there cannot be read."""
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(known, dict):
+                raise InputError("it holds no tables")
+            self.entries = known
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            self.damage = f"{path} cannot be read ({error}); verify makes it anew"
+
+    def _key(self, folder: RunFolder) -> dict[str, Any]:
+        return {"version": THEORY_VERSION, "weights": folder.weights_digest, "forced": self.force}
+
+    def get(self, folder: RunFolder) -> TheoryTable | None:
+        """The run's table, where it was kept."""
+        entry = self.entries.get(folder.path.name)
+        if not isinstance(entry, dict) or not self._key(folder).items() <= entry.items():
+            return None
+        return TheoryTable.from_dict(entry)
+
+    def keep(self, folder: RunFolder, table: TheoryTable) -> None:
+        self.entries[folder.path.name] = {**self._key(folder), **table.to_dict()}
+        write_text(self.path, to_json(self.entries, indent=1) + "\n")
+
+
+def verify_runs(
+    folders: Iterable[RunFolder], kept: TheoryFile, *, data_dir: Path | None = None, device: str = "cpu"
+) -> Iterator[tuple[RunFolder, TheoryTable | str]]:
+    """Each run with its table, which is then in `kept`, or why it has none; what is there is not computed again."""
+    for folder in folders:
+        table = kept.get(folder)
+        if table is None:
+            try:
+                table = verify_run(folder, data_dir=data_dir, device=device, force=kept.force)
+            except ValueError as error:  # the package's own: the other runs are verified all the same
+                yield folder, str(error)
+                continue
+            kept.keep(folder, table)
+        yield folder, table

@@ -1,0 +1,64 @@
+"""One name for both: a run on disk, or a model and its data."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .._errors import InputTypeError, RunError, VerificationError
+from ..theory import TheoryTable, verify_model
+from .folder import RunFolder
+from .theory_tables import verify_run
+
+
+def verify(
+    subject: Path | str | nn.Module,
+    loader: Iterable[Any] | None = None,
+    *,
+    weight_decay: float | torch.optim.Optimizer | None = None,
+    data_dir: Path | str | None = None,
+    force: bool = False,
+) -> TheoryTable:
+    """Each identity and prediction of the theory beside what a network shows, with the residual and what it means.
+
+    Args:
+        subject: the folder of a finished run; or a model, bias-free and positively homogeneous in every layer but for
+            a bias of its last linear layer, that was trained on the square loss.
+        loader: of a model, all its training data: batches of (inputs, labels).
+        weight_decay: of a model, λ of Eq. 1, L = (1/2N) Σ‖f − y‖² + (λ/2) Σ‖W_l‖²; or the optimizer that trained it on
+            that loss, whose parameter groups say what decays. With `nn.MSELoss`, a decay of w is λ = w·C/2.
+        data_dir: of a run, where mnist or cifar10 lie.
+        force: report on networks and optimizers too that the theory does not speak of, every row marked.
+
+    Returns:
+        A `TheoryTable`: iterable over its `Comparison`s, printable, `to_frame()`, `to_dict()`. Everything is computed
+        from one full gradient in float64.
+
+    Raises:
+        ValueError: a network that is not homogeneous, decoupled decay, layers that decay differently, a run without
+            weights or of other data; the message says what was found and what to do.
+
+    >>> import neurocollapse as nc
+    >>> network = nc.build_network("mlp", (16,), 4, depth=3, width=8)
+    >>> data = nc.load_dataset("gaussian").train
+    >>> table = nc.verify(network, [(data.images, data.labels)], weight_decay=1e-3)
+    >>> max(row.residual for row in table.sections["identities, at every point"]) < 1e-12
+    True
+    """
+    if isinstance(subject, nn.Module):
+        if loader is None or weight_decay is None:
+            lacking = "loader" if loader is None else "weight_decay"
+            raise VerificationError(
+                f"verify takes a model with its loader and weight_decay=, λ or the optimizer; got no {lacking}"
+            )
+        return verify_model(subject, loader, weight_decay, force=force)
+    if not isinstance(subject, str | Path):
+        raise InputTypeError(f"verify takes a torch.nn.Module or the folder of a run, got {type(subject).__name__}")
+    if loader is not None or weight_decay is not None:
+        raise VerificationError("a run knows its data and its weight decay; leave out loader and weight_decay")
+    folder = RunFolder(Path(subject))
+    if not folder.begun:
+        raise RunError(f"{folder.path} is not a run; name the folder of one, as `neurocollapse runs` lists them")
+    return verify_run(folder, data_dir=None if data_dir is None else Path(data_dir), force=force)

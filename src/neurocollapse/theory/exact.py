@@ -1,0 +1,160 @@
+"""Problems with exact answers, run: how many digits of each the software gets."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import torch
+from torch import nn
+
+from ..datasets import load_dataset
+from ..networks import build_network, decays, find_classifier
+from ..statistics import Classifier
+from ..training import FullBatch, gradient_flow
+from .comparison import Comparison, compare
+from .evidence import Evidence, Parameter
+from .gathering import gather_evidence
+from .identities import balance_along_flow
+from .table import STATEMENTS, TheoryTable, theory_table
+from .two_clusters import two_clusters
+from .unconstrained.convex import solve_convex
+from .unconstrained.problem import UnconstrainedModel
+from .unconstrained.solution import Solution
+from .unconstrained.solver import solve_unconstrained
+
+IDENTITIES, CRITICAL, SQI, THEOREM, FRAME, _, LEMMA_2_1 = STATEMENTS
+
+#: A relative residual above this is a miss: the closed forms are reached by iteration.
+EXACT_TOLERANCE = 1e-6
+
+_DECAYS = {"weight_decay": 5e-3, "feature_decay": 2e-3}
+
+
+def _at_random_weights(network: str, dataset: str, bias: str, *, depth: int, width: int) -> FullBatch:
+    data = load_dataset(dataset, per_class=10)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_network(
+            network, data.input_shape, data.num_classes, depth=depth, width=width, bias=bias != "none"
+        )
+        if bias != "none":
+            nn.init.normal_(find_classifier(model).bias)
+    each = decays(model, find_classifier(model), 3e-3, bias)
+    return FullBatch(model, data.train.images, data.train.labels, each)
+
+
+def identities() -> Iterator[Comparison]:
+    """Euler, Lemma 2.2, balance and the central path at random weights: the worst layer of each network."""
+    networks = [("mlp", "gaussian", depth) for depth in (2, 5, 10)] + [("convnet", "mnist5k", 5)]
+    for name, dataset, depth in networks:
+        for bias in ("none", "free"):
+            table = theory_table(gather_evidence(_at_random_weights(name, dataset, bias, depth=depth, width=32)))
+            worst = max(table.sections[IDENTITIES], key=lambda comparison: comparison.residual)
+            label = f"{name}, {depth} layers, bias {bias}"
+            yield _named(worst, f"{label}: {worst.name}")
+
+
+def balance() -> Iterator[Comparison]:
+    """‖W_l‖² − ‖W_k‖² along gradient flow, e^{−2λt} of what it was."""
+    # linear layers, homogeneous too: every ReLU of every sample that switches would cut a step of the solver short
+    data = load_dataset("gaussian", per_class=10).train
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [nn.Linear(before, after, bias=False) for before, after in ((16, 8), (8, 8), (8, 4))]
+    model, decay = nn.Sequential(*layers), 0.05
+    objective = FullBatch(model, data.images, data.labels, dict.fromkeys(dict(model.named_parameters()), decay))
+    times = [0.0, 1.0, 3.0, 10.0]
+    norms = [state.weight_norms for state in gradient_flow(objective, times, rtol=1e-10, atol=1e-12)]
+    yield from balance_along_flow(times, norms, decay)
+
+
+def _problem(**changes: object) -> UnconstrainedModel:
+    values = {"num_classes": 10, "per_class": 3, "num_features": 12, **_DECAYS, **changes}
+    return UnconstrainedModel(**values)  # type: ignore[arg-type]
+
+
+#: A problem for every closed form.
+UNCONSTRAINED: dict[str, UnconstrainedModel] = {
+    "square loss": _problem(),
+    "square loss, H ≥ 0": _problem(features="relu"),
+    "square loss, free bias": _problem(bias="free"),
+    "square loss, free bias, H ≥ 0": _problem(bias="free", features="relu"),
+    "square loss, decayed bias": _problem(bias="decayed", bias_decay=0.02),
+    "square loss, strongly decayed bias": _problem(bias="decayed", bias_decay=0.5),
+    "square loss, decayed bias, H ≥ 0": _problem(bias="decayed", bias_decay=0.02, features="relu"),
+    "cross-entropy": _problem(loss="cross_entropy"),
+    "cross-entropy, H ≥ 0": _problem(loss="cross_entropy", features="relu"),
+    "two linear layers": _problem(layers=2, num_classes=4, num_features=5),
+    "three linear layers": _problem(layers=3, num_classes=4, num_features=5, weight_decay=1e-3, feature_decay=1e-3),
+    "unequal classes, one of them collapsed": _problem(
+        num_classes=4, num_features=5, per_class=(20, 10, 5, 1), weight_decay=3e-2, feature_decay=5e-2
+    ),
+}
+
+
+def unconstrained() -> Iterator[Comparison]:
+    """Each closed form beside the minimum that is found from random starts."""
+    for name, model in UNCONSTRAINED.items():
+        for comparison in solve_unconstrained(model).comparisons:
+            yield _named(comparison, f"{name}: {comparison.name}")
+
+
+def convex() -> Iterator[Comparison]:
+    """The convex form: its dual certificate is 1, its gap 0, its value that of the closed form of W and H."""
+    against = partial(compare, tells="rounding", reference="convex duality")
+    for name in ("square loss", "unequal classes, one of them collapsed"):
+        model = UNCONSTRAINED[name]
+        solution = solve_convex(model.counts, weight_decay=model.weight_decay, feature_decay=model.feature_decay)
+        yield against(f"{name}: ‖Y − Z‖_op / N√(λ_Wλ_H)", 1.0, solution.certificate)
+        yield against(f"{name}: dual value", solution.value, solution.dual_value)
+        yield against(f"{name}: least L of W and H", solution.value, solve_unconstrained(model).loss)
+
+
+def theorem() -> Iterator[Comparison]:
+    """SQI and Theorem 2.3's equations at the minimum with a free bias, the orthogonal frame's at that without one."""
+    for name in ("square loss, free bias", "square loss, free bias, H ≥ 0"):
+        table = _table_of(solve_unconstrained(UNCONSTRAINED[name]))
+        for comparison in (*table.sections[SQI], *table.sections[THEOREM], *table.sections[LEMMA_2_1]):
+            yield _named(comparison, f"{name}: {comparison.name}")
+    table = _table_of(solve_unconstrained(UNCONSTRAINED["square loss"]))
+    for comparison in table.sections[FRAME]:
+        yield _named(comparison, f"square loss: {comparison.name}")
+
+
+def without_nc1() -> Iterator[Comparison]:
+    """Two clusters in each of 4 classes: SQI, the theorem's equations and NC3 = 0, and Tr Σ_W/Tr Σ_B = 4/3."""
+    evidence = gather_evidence(two_clusters(4))
+    sections = theory_table(evidence).sections
+    yield from (*sections[CRITICAL], *sections[SQI], *sections[THEOREM])
+    yield compare(
+        "Tr Σ_W/Tr Σ_B: NC1 does not follow",
+        4 / 3,
+        evidence.measurement["nc1_trace_ratio"],
+        tells="rounding",
+        reference="exact problem",
+    )
+
+
+#: All of them, by what they are about.
+EXACT: dict[str, Callable[[], Iterable[Comparison]]] = {
+    "identities at random weights": identities,
+    "gradient flow": balance,
+    "unconstrained features: closed form and numerical minimum": unconstrained,
+    "the convex form and its dual certificate": convex,
+    "Theorem 2.3 and the orthogonal frame at exact minima": theorem,
+    "two clusters in a class: where NC1 does not follow": without_nc1,
+}
+
+
+def _named(comparison: Comparison, name: str) -> Comparison:
+    return Comparison(**{**vars(comparison), "name": name})
+
+
+def _table_of(solution: Solution) -> TheoryTable:
+    """The classifier of an unconstrained features model as the only layer, its features as those of a network."""
+    labels, bias = solution.model.labels, solution.bias
+    classifier = Classifier(solution.weight, bias)
+    errors = nn.functional.one_hot(labels, solution.model.num_classes).double() - classifier(solution.features)
+    gradient = -errors.T @ solution.features / len(labels)
+    layer = Parameter("classifier", solution.weight, gradient, solution.model.weight_decay)
+    others = () if bias is None else (Parameter("bias", bias, -errors.mean(dim=0), 0.0),)
+    return theory_table(Evidence(solution.model.weight_decay, (layer,), others, solution.features, labels, classifier))

@@ -1,0 +1,62 @@
+"""The central path: the best classifier of given features, and how far the trained one is from it.
+
+Han, Papyan and Donoho (2022), "Neural Collapse Under MSE Loss: Proximity to and Dynamics on the Central Path", in the
+units of Eq. 1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .._errors import InputError
+from .evidence import Evidence
+
+
+@dataclass(frozen=True)
+class CentralPath:
+    """The two parts of L = `loss` + `excess`.
+
+    `loss` is L at the same features with the least-squares classifier; `excess` = ½ tr((W − W_LS) A (W − W_LS)ᵀ).
+    """
+
+    weight: Float[Tensor, "classes features"]
+    bias: Float[Tensor, " classes"] | None
+    loss: float
+    excess: float
+    #: ‖W − W_LS‖_F / ‖W‖_F, the bias included
+    distance: float
+
+
+def central_path(evidence: Evidence) -> CentralPath:
+    """W_LS = (1/N) Y Hᵀ A⁻¹ with A = (1/N) H Hᵀ + λI, the minimum of L over the classifier at fixed features.
+
+    A bias is one more row of ones in H, with its own decay. λ is Eq. 1's.
+
+    Raises `ValueError` for λ = 0, where A need not have an inverse.
+    """
+    if evidence.weight_decay == 0:
+        raise InputError("the central path needs λ > 0: without decay the least-squares classifier need not be unique")
+    features, weight = evidence.features, evidence.classifier.weight
+    decays = torch.full_like(features[0], evidence.weight_decay)
+    if evidence.classifier.bias is not None:
+        features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
+        weight = torch.cat([weight, evidence.classifier.bias[:, None]], dim=1)
+        decays = torch.cat([decays, decays.new_tensor([evidence.bias_decay])])
+    number = len(features)
+    matrix = features.T @ features / number + decays.diag()
+    best = torch.cholesky_solve((features.T @ evidence.targets) / number, torch.linalg.cholesky(matrix)).T
+    difference = weight - best
+    excess = ((difference @ matrix) * difference).sum().item() / 2
+    data = (features @ best.T - evidence.targets).square().sum().item() / (2 * number)
+    classifier_penalty = (decays * weight.square()).sum().item() / 2
+    penalty = evidence.loss - evidence.data_loss - classifier_penalty + (decays * best.square()).sum().item() / 2
+    has_bias = evidence.classifier.bias is not None
+    return CentralPath(
+        best[:, :-1] if has_bias else best,
+        best[:, -1] if has_bias else None,
+        data + penalty,
+        excess,
+        (torch.linalg.norm(difference) / torch.linalg.norm(weight)).item(),
+    )

@@ -1,0 +1,84 @@
+"""The theory table of a network in memory."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import VerificationError
+from ..measuring import batches, unwrap, warn_of
+from ..training import FullBatch
+from .gathering import check_evaluates, check_theory_applies, gather_evidence
+from .table import TheoryTable, theory_table
+
+
+def verify_model(
+    model: nn.Module, loader: Iterable[Any], weight_decay: float | torch.optim.Optimizer, *, force: bool = False
+) -> TheoryTable:
+    """See `verify`."""
+    warn_of(loader, stacklevel=3)
+    model = unwrap(model)
+    decays, doubt = decays_of(model, weight_decay, force=force)
+    inputs, labels = _all_of(loader, model)
+    return table_of(FullBatch(model, inputs, labels, decays), force=force, doubt=doubt)
+
+
+def table_of(objective: FullBatch, *, force: bool, doubt: str | None = None) -> TheoryTable:
+    """The table where the objective's network is; with a `doubt`, or one found under `force`, every row is marked."""
+    check_evaluates(objective)
+    doubt = doubt or check_theory_applies(objective, force=force)
+    return theory_table(gather_evidence(objective), doubt=doubt)
+
+
+def decays_of(
+    model: nn.Module, weight_decay: float | torch.optim.Optimizer, *, force: bool
+) -> tuple[dict[str, float], str | None]:
+    """λ of every parameter that trains, by name, and what speaks against the theory where `force` lets that pass."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not isinstance(weight_decay, torch.optim.Optimizer):
+        if not isinstance(weight_decay, int | float) or not 0 <= weight_decay < float("inf"):
+            raise VerificationError(
+                f"weight_decay is λ of Eq. 1, a finite number from 0, or the optimizer; got {weight_decay!r}"
+            )
+        return dict.fromkeys(trained, float(weight_decay)), None
+    doubt = None
+    if _is_decoupled(weight_decay):
+        doubt = doubt_of_decoupled(type(weight_decay).__name__, force=force)
+    by_parameter = {
+        id(p): float(group.get("weight_decay", 0.0)) for group in weight_decay.param_groups for p in group["params"]
+    }
+    if trained and not any(id(p) in by_parameter for p in trained.values()):
+        raise VerificationError(
+            "the optimizer has none of the model's parameters: it was made for another model, or before this one was "
+            "copied or loaded; pass λ as a number"
+        )
+    return {name: by_parameter.get(id(p), 0.0) for name, p in trained.items()}, doubt
+
+
+def doubt_of_decoupled(name: str, *, force: bool) -> str:
+    """What speaks against the theory of networks trained so. Raises `VerificationError` unless `force` is set."""
+    doubt = f"{name} decouples its decay from the gradient, so that it does not end where ∇L = 0"
+    if not force:
+        raise VerificationError(
+            f"{doubt}, and the theory does not speak of it; train with coupled decay, SGD's or Adam's weight_decay "
+            f"(to see the numbers anyway: --force, or force=True)"
+        )
+    return doubt
+
+
+def _is_decoupled(optimizer: torch.optim.Optimizer) -> bool:
+    decays = any(group.get("weight_decay") for group in optimizer.param_groups)
+    told = any(group.get("decoupled_weight_decay") for group in optimizer.param_groups)
+    return decays and (told or isinstance(optimizer, torch.optim.AdamW))
+
+
+def _all_of(loader: Iterable[Any], model: nn.Module) -> tuple[Tensor, Tensor]:
+    inputs, labels = [], []
+    device = next(model.parameters()).device
+    for batch in batches(loader, model):
+        if len(batch.args) != 1 or batch.kwargs or not isinstance(batch.args[0], Tensor):
+            raise VerificationError("verify takes a loader of (inputs, labels) with one tensor of inputs")
+        inputs.append(batch.args[0].to(device))
+        labels.append(batch.labels.to(device))
+    return torch.cat(inputs), torch.cat(labels)

@@ -1,0 +1,191 @@
+"""The callback of Transformers, in real trainers: the numbers of `measure_model`, in their log, and no trace."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from neurocollapse import measure_model
+from neurocollapse.integrations.transformers import NeuralCollapseCallback
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*pin_memory.* argument is set as true but no accelerator is found"),
+]
+
+N, C = 26, 2
+IDS = torch.randint(1, 20, (N, 6), generator=torch.Generator().manual_seed(0))
+
+
+class Sentences(Dataset):
+    def __init__(self, ids):
+        self.ids, self.labels = ids, torch.arange(len(ids)) % C
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, i):
+        return {"input_ids": self.ids[i], "attention_mask": torch.ones(6).long(), "labels": self.labels[i]}
+
+
+TRAIN, EVAL = Sentences(IDS), Sentences(IDS.flip(1))
+
+
+def bert():
+    set_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    return BertForSequenceClassification(BertConfig(vocab_size=20, num_labels=C, max_position_embeddings=8, **sizes))
+
+
+def trainer_in(folder, epochs=3, **options):
+    arguments = TrainingArguments(
+        str(folder),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=3,
+        **options,
+    )
+    return Trainer(bert(), arguments, train_dataset=TRAIN, eval_dataset=EVAL)
+
+
+def logged(trainer):
+    """{epoch: {name: number}} of what was logged under nc/."""
+    found = {}
+    for entry in trainer.state.log_history:
+        values = {name: value for name, value in entry.items() if name.startswith("nc/")}
+        if values:
+            found[round(entry["epoch"])] = values
+    return found
+
+
+def expected_of(trainer, data, **options):
+    measured = measure_model(trainer.model, DataLoader(data, batch_size=4), **options)
+    return {f"nc/{key}": pytest.approx(value, rel=1e-5, abs=1e-6) for key, value in measured.items()}
+
+
+@pytest.mark.parametrize(("loader", "data"), [("train", TRAIN), ("eval", EVAL), (DataLoader(EVAL, batch_size=7), EVAL)])
+def test_the_numbers_of_the_model_in_the_trainers_log(loader, data, tmp_path):
+    trainer = trainer_in(tmp_path)
+    callback = NeuralCollapseCallback(loader=loader).attach(trainer)
+    trainer.train()
+    assert logged(trainer)[3] == expected_of(trainer, data)
+    assert callback.measurement.class_counts == (13, 13)
+    assert callback.measurement.num_features == 8
+    assert list(logged(trainer)) == [1, 2, 3]
+    assert logged(trainer)[1]["nc/nc1"] != pytest.approx(logged(trainer)[3]["nc/nc1"], rel=1e-3)
+
+
+def test_every_so_many_epochs_chosen_keys(tmp_path):
+    trainer = trainer_in(tmp_path, epochs=5)
+    NeuralCollapseCallback(2, keys=["nc1", "weight_norms"], weight_decay=0.1, subset=5).attach(trainer)
+    trainer.train()
+    assert list(logged(trainer)) == [2, 4]
+    names = set(logged(trainer)[2])
+    assert {"nc/nc1", "nc/weight_norms.0"} < names
+    assert all(name == "nc/nc1" or name.startswith("nc/weight_norms.") for name in names)
+
+
+def test_at_evaluation(tmp_path):
+    trainer = trainer_in(tmp_path, eval_strategy="steps", eval_steps=7)
+    NeuralCollapseCallback(None, "eval", keys=["nc1"]).attach(trainer)
+    trainer.train()
+    steps = [entry["step"] for entry in trainer.state.log_history if "nc/nc1" in entry]
+    assert steps == [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry] == [7, 14, 21]
+    trainer.evaluate()
+    assert trainer.state.log_history[-1]["nc/nc1"] == expected_of(trainer, EVAL)["nc/nc1"]
+
+
+def test_other_callbacks_see_the_numbers(tmp_path):
+    class Reporter(TrainerCallback):
+        seen = 0
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            self.seen += "nc/nc1" in logs
+
+    trainer, reporter = trainer_in(tmp_path, epochs=2), Reporter()
+    trainer.add_callback(reporter)
+    NeuralCollapseCallback().attach(trainer)
+    trainer.train()
+    assert reporter.seen == 2
+
+
+def test_training_is_the_same_with_and_without(tmp_path):
+    models = []
+    for callbacks in ([], [NeuralCollapseCallback(), NeuralCollapseCallback(loader="eval")]):
+        trainer = trainer_in(tmp_path, epochs=2)
+        for callback in callbacks:
+            callback.attach(trainer)
+        trainer.train()
+        models.append(trainer.model)
+    for first, second in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_callback_is_attached_once_or_says_that_it_is_not(tmp_path):
+    trainer, callback = trainer_in(tmp_path, epochs=1), NeuralCollapseCallback()
+    trainer.add_callback(callback)
+    with pytest.raises(RuntimeError, match=r"does not know its trainer; call NeuralCollapseCallback\(...\).attach"):
+        trainer.train()
+    callback.attach(trainer).attach(trainer)
+    trainer.train()
+    assert sum("nc/nc1" in entry for entry in trainer.state.log_history) == 1
+
+
+def test_bad_arguments_are_named_before_training(tmp_path):
+    with pytest.raises(ValueError, match="loader must be 'train', 'eval' or a loader, got 'val'"):
+        NeuralCollapseCallback(loader="val")
+    trainer = trainer_in(tmp_path)
+    trainer.eval_dataset = {"one": EVAL, "two": EVAL}
+    NeuralCollapseCallback(loader="eval").attach(trainer)
+    with pytest.raises(ValueError, match="has 2 data sets for evaluation; pass loader= one of them"):
+        trainer.train()
+
+
+@pytest.mark.slow
+def test_two_processes_measure_as_one(tmp_path):
+    """Real processes over gloo, as torchrun starts them."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            from tests.integrations.test_transformers import *
+
+            trainer = trainer_in(sys.argv[1], epochs=2)
+            callbacks = [NeuralCollapseCallback(loader=loader).attach(trainer) for loader in ("train", "eval")]
+            trainer.train()
+            assert torch.distributed.get_world_size() == 2
+            for callback, data in zip(callbacks, (TRAIN, EVAL)):
+                alone = measure_model(trainer.model, DataLoader(data, batch_size=4), together=False)
+                assert dict(callback.measurement) == pytest.approx(dict(alone), rel=1e-5, abs=1e-6)
+                assert callback.measurement.class_counts == (13, 13)
+            assert list(logged(trainer)) == [1, 2]
+            print("process", torch.distributed.get_rank(), "ended well", flush=True)
+            torch.distributed.destroy_process_group()
+            """
+        ),
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, str(script), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("ended well") == 2

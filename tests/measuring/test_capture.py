@@ -1,0 +1,1314 @@
+"""`capture`: which module is the head, bit for bit what it saw, and a model, a disk and a generator left as found."""
+
+import contextlib
+import copy
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import warnings
+from collections import UserDict
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from neurocollapse import CaptureWarning, FeatureStoreError
+from neurocollapse.measuring.capture import (
+    Budget,
+    FeatureStore,
+    batches,
+    capture,
+    find_head,
+    indices_of,
+    stratified_subset,
+)
+from neurocollapse.measuring.capture import store as store_module
+
+N, C = 22, 3
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(N, 3, 8, 8, generator=GENERATOR)
+VECTORS = torch.randn(N, 6, generator=GENERATOR)
+IDS = torch.randint(1, 11, (N, 5), generator=GENERATOR)
+MASK = torch.arange(5) < torch.randint(1, 6, (N, 1), generator=GENERATOR)
+LABELS = torch.arange(N) % C
+TOKEN_LABELS = torch.where(MASK, IDS % C, -100)
+
+
+class ResNet(nn.Module):
+    """In-place ReLU and all: what a hook keeps by reference has changed by the end of the forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = nn.Conv2d(4, 4, 1)  # a 1×1 convolution that is no head
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(4)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.5)
+        self.fc = nn.Linear(4, C)
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)) + self.downsample(x))
+        return self.fc(self.dropout(self.avgpool(x).flatten(1)))
+
+
+class Encoder(nn.Module):
+    """Like those of transformers: keyword inputs, and an object with logits."""
+
+    def __init__(self, *, per_token=False, wrap=lambda logits: SimpleNamespace(logits=logits, loss=None)):
+        super().__init__()
+        self.per_token, self.wrap = per_token, wrap
+        self.embedding = nn.Embedding(11, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.classifier = nn.Linear(8, C)
+
+    def forward(self, input_ids, attention_mask=None):
+        padding = None if attention_mask is None else ~attention_mask
+        hidden = self.layer(self.embedding(input_ids), src_key_padding_mask=padding)
+        return self.wrap(self.classifier(hidden if self.per_token else hidden[:, 0]))
+
+
+class TwoHeads(nn.Module):
+    def __init__(self, combine):
+        super().__init__()
+        self.body = nn.Linear(6, 5)
+        self.main, self.aux = nn.Linear(5, C), nn.Linear(5, C)
+        self.combine = combine
+
+    def forward(self, x):
+        h = self.body(x).relu()
+        return self.combine(self.main(h), self.aux(h))
+
+
+class Cosine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(C, 5))
+
+    def forward(self, h):
+        return 10 * F.normalize(h) @ F.normalize(self.weight).T
+
+
+class Then(nn.Module):
+    def __init__(self, model, function):
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, x):
+        return self.function(self.model(x))
+
+
+def mlp(head=None):
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, C) if head is None else head)
+
+
+def loader(*tensors, batch_size=5, **options):
+    return DataLoader(TensorDataset(*(tensors or (VECTORS, LABELS))), batch_size=batch_size, **options)
+
+
+def old_weight_norm(linear):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.nn.utils.weight_norm(linear)
+
+
+def conv_head():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, C, 1), nn.Flatten())
+
+
+def by_keyword(per_token=False):
+    fields = {"input_ids": IDS, "attention_mask": MASK, "labels": TOKEN_LABELS if per_token else LABELS}
+    return [{name: field[i : i + 5] for name, field in fields.items()} for i in range(0, N, 5)]
+
+
+#: model, data, name of the head
+MODELS = {
+    "sequential": (mlp, loader, "2"),
+    "resnet": (ResNet, lambda: loader(IMAGES, LABELS), "fc"),
+    "encoder": (Encoder, by_keyword, "classifier"),
+    "encoder with a dictionary": (lambda: Encoder(wrap=lambda f: {"logits": f}), by_keyword, "classifier"),
+    "encoder with a tuple": (lambda: Encoder(wrap=lambda f: (f, "more")), by_keyword, "classifier"),
+    "1x1 convolution": (conv_head, lambda: loader(IMAGES, LABELS), "3"),
+    "squeezed": (lambda: Then(conv_head()[:-1], torch.squeeze), lambda: loader(IMAGES, LABELS), "model.3"),
+    "old weight norm": (lambda: mlp(old_weight_norm(nn.Linear(5, C))), loader, "2"),
+    "weight norm": (lambda: mlp(parametrizations.weight_norm(nn.Linear(5, C))), loader, "2"),
+    "spectral norm": (lambda: mlp(parametrizations.spectral_norm(nn.Linear(5, C))), loader, "2"),
+    "old spectral norm": (lambda: mlp(torch.nn.utils.spectral_norm(nn.Linear(5, C))), loader, "2"),
+    "log-softmax": (lambda: Then(mlp(), partial(F.log_softmax, dim=1)), loader, "model.2"),
+    "softmax": (lambda: Then(mlp(), partial(F.softmax, dim=1)), loader, "model.2"),
+    "temperature": (lambda: Then(mlp(), lambda f: f / 0.07), loader, "model.2"),
+    "aux head unused": (lambda: TwoHeads(lambda main, aux: main), loader, "main"),
+    "aux head in front": (lambda: TwoHeads(lambda main, aux: aux), loader, "aux"),
+}
+
+
+def run_by_hand(model, data, module):
+    """Inputs, outputs and labels of a module over a loader, in a plain loop."""
+    inputs, outputs, labels = [], [], []
+
+    def hook(_, args, output):
+        inputs.append(args[0].clone())
+        outputs.append(output.clone())
+
+    handle = module.register_forward_hook(hook)
+    model.eval()
+    with torch.no_grad():
+        for batch in data:
+            if isinstance(batch, dict):
+                model(**{name: value for name, value in batch.items() if name != "labels"})
+                labels.append(batch["labels"])
+            else:
+                model(batch[0])
+                labels.append(batch[1])
+    handle.remove()
+    return torch.cat(inputs), torch.cat(outputs), torch.cat(labels)
+
+
+def hooks_of(model):
+    return {name: (len(m._forward_pre_hooks), len(m._forward_hooks)) for name, m in model.named_modules()}
+
+
+def modes_of(model):
+    return {name: module.training for name, module in model.named_modules()}
+
+
+def build(name):
+    torch.manual_seed(1)
+    make, data, head = MODELS[name]
+    return make(), data(), head
+
+
+# ---- the head: found, and captured bit for bit
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_head_is_found_and_its_input_is_captured_bit_for_bit(name):
+    model, data, head = build(name)
+    before = hooks_of(model)
+    captured = capture(model, data)
+    assert hooks_of(model) == before
+    inputs, outputs, labels = run_by_hand(model, data, model.get_submodule(head))
+    assert captured.head.name == head
+    assert captured.head.module is model.get_submodule(head)
+    assert torch.equal(captured.features.features, inputs.flatten(1))
+    assert torch.equal(captured.features.labels, labels)
+    recomputed = F.linear(inputs.flatten(1), captured.head.weight, captured.head.bias)
+    torch.testing.assert_close(recomputed, outputs.flatten(1))
+    named = capture(model, data, head=head)
+    assert torch.equal(named.features.features, captured.features.features)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_forward_pass(name):
+    model, data, _ = build(name)
+    calls = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    capture(model, data, layers="all")
+    assert len(calls) == len(data)
+
+
+@pytest.mark.parametrize(
+    ("combine", "message"),
+    [
+        (lambda main, aux: (main, aux), r"TwoHeads returns the outputs of 2 .* heads; pass head= one of: main, aux$"),
+        (lambda main, aux: {"a": main, "b": aux}, r"outputs of 2 possible heads; pass head= one of: main, aux$"),
+        (lambda main, aux: main - aux, r"returns \(5, 3\), which is the output of no .*: body, main, aux$"),
+        (lambda main, aux: main.argmax(1), r"returns Tensor, without numbers, which is the output of no possible head"),
+    ],
+)
+def test_an_ambiguous_head_is_an_error_and_can_be_named(combine, message):
+    model = TwoHeads(combine)
+    with pytest.raises(ValueError, match=message):
+        capture(model, loader())
+    # where it is the sum of both, the one named is not the model's output, and that is said
+    is_other = message.startswith(r"returns \(5")
+    told = pytest.warns(CaptureWarning, match="the output of the head 'aux' is not the model's")
+    with told if is_other else contextlib.nullcontext():
+        assert capture(model, loader(), head="aux").head.module is model.aux
+
+
+def test_all_layers_leave_out_what_is_not_per_sample():
+    """Such as embeddings of positions, of which there is one for all samples."""
+
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.place, self.body, self.fc = nn.Embedding(1, 6), nn.Linear(6, 5), nn.Linear(5, C)
+
+        def forward(self, x):
+            return self.fc(self.body(x + self.place(torch.zeros(1, dtype=torch.int64))))
+
+    with capture(Positions(), loader(), layers="all") as captured:
+        assert list(captured.layers) == ["body"]
+
+
+def test_empty_batches_do_not_count():
+    x, y = next(iter(loader()))
+    with capture(mlp(), [(x[:0], y[:0]), (x, y)]) as captured:
+        assert len(captured.features.labels) == len(y)
+    with pytest.raises(ValueError, match="the loader yields nothing"):
+        capture(mlp(), [(x[:0], y[:0])])
+
+
+def test_a_constant_head_beside_another_is_ambiguous():
+    model = TwoHeads(lambda main, aux: main)
+    for part in (model.main, model.aux):
+        nn.init.zeros_(part.weight)
+        nn.init.zeros_(part.bias)
+    with pytest.raises(ValueError, match="outputs of 2 possible heads"):
+        capture(model, loader())
+
+
+def test_a_model_without_a_linear_layer():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    message = r"Sequential has no layer that may be its head; it needs an nn.Linear, a 1×1 convolution, or a module"
+    for find in (lambda: capture(model, loader(IMAGES, LABELS)), lambda: find_head(model)):
+        with pytest.raises(ValueError, match=message):
+            find()
+    assert capture(model, loader(IMAGES, LABELS), head=False, layers=["0"]).head is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "ResNet has no head 'nothing': it is not there; pass head= one of: downsample, fc$"),
+        ("bn2", "ResNet has no head 'bn2': it is BatchNorm2d, which is no linear map to the classes; pass head="),
+        ("conv1", "has no head 'conv1': it is Conv2d"),
+    ],
+)
+def test_a_name_that_is_no_head(name, message):
+    for find in (lambda: capture(ResNet(), loader(IMAGES, LABELS), head=name), lambda: find_head(ResNet(), name)):
+        with pytest.raises(ValueError, match=message):
+            find()
+
+
+def test_a_bilinear_head_is_refused():
+    class Bilinear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Bilinear(6, 6, C)
+
+        def forward(self, x):
+            return self.head(x, x)
+
+    with pytest.raises(ValueError, match="no head 'head': it is Bilinear, which is no linear map"):
+        capture(Bilinear(), loader(), head="head")
+
+
+def test_find_head_by_name_and_alone():
+    model = mlp()
+    assert find_head(model, "2").module is model[2]
+    assert find_head(model[2:]).name == "2"
+    with pytest.raises(ValueError, match="has 2 layers that may be its head; pass head= one of: 0, 2"):
+        find_head(model)
+
+
+def test_a_normalised_weight_is_that_of_now_and_reading_it_changes_nothing():
+    model = MODELS["old weight norm"][0]()
+    with torch.no_grad():
+        model[2].weight_g.mul_(2)  # the attribute `weight` knows of it only after the next forward pass
+    torch.testing.assert_close(find_head(model, "2").weight.norm(dim=1), model[2].weight_g[:, 0].detach())
+    model = MODELS["old spectral norm"][0]().eval()
+    with torch.no_grad():
+        model[2].weight_orig.add_(1)
+        found = find_head(model, "2").weight
+        model(VECTORS)
+    assert torch.equal(found, model[2].weight)
+    model = MODELS["spectral norm"][0]()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    find_head(model, "2")
+    capture(model, loader())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_reading_a_spectral_norm_in_training_mode_does_not_advance_it():
+    model = MODELS["spectral norm"][0]()
+    alone = copy.deepcopy(model)
+    with torch.no_grad():
+        alone(VECTORS)
+    with pytest.warns(CaptureWarning, match="training mode"):
+        capture(model, [(VECTORS, LABELS)], eval_mode=False)
+    assert all(torch.equal(value, alone.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("head", [None, "2"])
+def test_a_cosine_head_is_captured_as_it_is_with_a_warning(head):
+    model = mlp(Cosine())
+    with pytest.warns(CaptureWarning, match=r"the head '2' computes something else than W h \+ b; .* as they are"):
+        captured = capture(model, loader(), head=head)
+    assert torch.equal(captured.features.features, run_by_hand(model, loader(), model[2])[0])
+    assert torch.equal(captured.head.weight, model[2].weight)
+    assert captured.head.bias is None
+
+
+def test_a_weight_that_does_not_fit_is_refused():
+    class Transposed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, C))
+
+        def forward(self, h):
+            return h @ self.weight
+
+    with pytest.raises(ValueError, match=r"head '2' maps 5 features to 3 outputs, but its weight is \(5, 3\)"):
+        capture(mlp(Transposed()), loader())
+
+
+class Functional(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.fc, self.function = nn.Linear(6, C), function
+
+    def forward(self, x):
+        return self.function(self.fc, x)
+
+
+def test_a_head_called_otherwise_than_once_is_an_error():
+    twice = Functional(lambda fc, x: fc(x) + fc(x))
+    with pytest.raises(ValueError, match=r"head 'fc' was called 2 times in one forward pass.*several inputs"):
+        capture(twice, [(VECTORS, LABELS)], head="fc")
+    never = Functional(lambda fc, x: F.linear(x, fc.weight))
+    with pytest.raises(ValueError, match=r"head 'fc' was called 0 times .* without calling it"):
+        capture(never, loader(), head="fc")
+    batches_seen = []
+
+    def twice_later(fc, x):
+        batches_seen.append(x)
+        return fc(x) if len(batches_seen) == 1 else fc(x) + fc(x)
+
+    with pytest.raises(ValueError, match="head 'fc' was called 2 times"):
+        capture(Functional(twice_later), loader())
+
+
+def test_an_input_changed_in_place_after_the_head():
+    def forward(fc, x):
+        h = x.clone()
+        outputs = fc(h)
+        h.zero_()
+        return outputs
+
+    model = Functional(forward)
+    with pytest.raises(ValueError, match="changes the input of its head in place; pass head='fc'"):
+        capture(model, loader())
+    assert torch.equal(capture(model, loader(), head="fc").features.features, VECTORS)
+
+
+def test_a_head_called_by_keyword():
+    model = Functional(lambda fc, x: fc(input=x))
+    assert torch.equal(capture(model, loader()).features.features, VECTORS)
+
+
+def test_a_head_among_very_many_layers_is_found_in_little_memory():
+    model = nn.Sequential(*(nn.Linear(6, 6) for _ in range(60)), nn.Linear(6, C))
+    assert capture(model, loader()).head.name == "60"
+
+
+# ---- wrappers
+
+
+def test_compiled_models_run_eagerly_and_keep_their_graphs():
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    for wrap in (
+        lambda m: torch.compile(m, backend=backend),
+        lambda m: (m.compile(backend=backend), m)[1],
+        lambda m: Then(torch.compile(m, backend=backend), nn.Identity()),
+    ):
+        torch.manual_seed(1)
+        model = Then(mlp(), lambda f: f * 1.0).eval()  # compile() in place leaves a bare Sequential as it is
+        expected = run_by_hand(model, loader(), model.model[2])[0]
+        compiled = wrap(model)
+        with torch.no_grad():
+            compiled(VECTORS[:5])
+            count = len(graphs)
+            captured = capture(compiled, loader())
+            compiled(VECTORS[:5])
+        assert len(graphs) == count > 0
+        assert torch.equal(captured.features.features, expected)
+        assert captured.head.name.endswith("model.2")
+        graphs.clear()
+        torch._dynamo.reset()
+
+
+def test_names_within_a_compiled_part_are_those_without_it():
+    model = nn.Sequential(torch.compile(mlp(), backend="eager"))
+    captured = capture(model, loader(), layers=["0.1"])
+    assert captured.head.name == "0.2"
+    assert list(captured.layers) == ["0.1"]
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_data_parallel_models_run_as_the_model_inside(one_process):
+    torch.manual_seed(1)
+    model = mlp()
+    expected = capture(model, loader())
+    for wrapped in (nn.parallel.DistributedDataParallel(model), nn.DataParallel(model)):
+        captured = capture(wrapped, loader())
+        assert captured.head.name == "2"
+        assert torch.equal(captured.features.features, expected.features.features)
+        assert capture(wrapped, loader(), head="module.2").head.name == "2"
+        assert all(modes_of(wrapped).values())
+
+
+def test_a_sharded_model_gives_its_whole_weight(one_process):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(1)
+    model = mlp()
+    expected = capture(model, loader())
+    mesh = init_device_mesh("cpu", (1,))
+    fully_shard(model[2], mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    captured = capture(model, loader())
+    assert torch.equal(captured.features.features, expected.features.features)
+    assert type(captured.head.weight) is torch.Tensor
+    assert torch.equal(captured.head.weight, expected.head.weight)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use:UserWarning", "ignore::FutureWarning")
+def test_a_model_sharded_the_older_way_gives_its_whole_weight(one_process):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    torch.manual_seed(1)
+    model = mlp()
+    expected = capture(model, loader())
+    captured = capture(FullyShardedDataParallel(model, device_id=torch.device("cpu")), loader())
+    assert captured.head.name == "2"
+    assert torch.equal(captured.features.features, expected.features.features)
+    assert torch.equal(captured.head.weight, expected.head.weight)
+
+
+# ---- the model and the generator are left as found
+
+
+class Failing(nn.Module):
+    def __init__(self, after):
+        super().__init__()
+        self.calls, self.after = 0, after
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > self.after:
+            raise RuntimeError("the forward pass failed")
+        return x
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_nothing_is_left_behind_on_an_exception(after, tmp_path):
+    model = nn.Sequential(nn.Linear(6, 5), Failing(after), nn.BatchNorm1d(5), nn.Linear(5, C))
+    model[2].eval()
+    hooks, modes = hooks_of(model), modes_of(model)
+    with pytest.raises(RuntimeError, match="the forward pass failed"):
+        capture(model, loader(), layers="all", memory_budget=0, folder=tmp_path)
+    assert hooks_of(model) == hooks
+    assert modes_of(model) == modes
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_exception_in_the_loader_the_sink_and_progress_leaves_nothing():
+    def fail(*_):
+        raise KeyError("mine")
+
+    def broken():
+        yield VECTORS[:5], LABELS[:5]
+        fail()
+
+    model = ResNet()
+    model.bn1.eval()
+    hooks, modes = hooks_of(model), modes_of(model)
+    images = loader(IMAGES, LABELS)
+    for failing in (
+        lambda: capture(model, broken(), head="fc"),
+        lambda: capture(model, images, sink=fail),
+        lambda: capture(model, images, progress=fail),
+    ):
+        with pytest.raises((KeyError, RuntimeError)):
+            failing()
+        assert hooks_of(model) == hooks
+        assert modes_of(model) == modes
+
+
+def test_every_mode_is_restored_and_no_number_of_the_model_changes():
+    model = ResNet()
+    model.bn1.eval()
+    model.fc.eval()
+    modes = modes_of(model)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    seen = []
+    model.dropout.register_forward_hook(lambda module, *_: seen.append(module.training))
+    capture(model, loader(IMAGES, LABELS))
+    assert seen
+    assert not any(seen)
+    assert modes_of(model) == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_the_global_generator_is_left_as_found():
+    model, data = mlp(), loader(shuffle=True)
+    before = torch.random.get_rng_state()
+    capture(model, data)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_training_goes_on_after_capturing():
+    model = ResNet()
+    capture(model, loader(IMAGES, LABELS))
+    model(IMAGES).sum().backward()
+    assert model.fc.weight.grad is not None
+
+
+def test_training_mode_kept_on_demand_is_warned_of():
+    model = ResNet()
+    with pytest.warns(CaptureWarning, match=r"10 modules are in training mode.*\(ResNet, Conv2d, .*eval_mode=True"):
+        capture(model, loader(IMAGES, LABELS), eval_mode=False)
+    assert model.bn1.num_batches_tracked == 5
+    capture(model.eval(), loader(IMAGES, LABELS), eval_mode=False)
+
+
+# ---- layers
+
+
+def test_outputs_of_layers_are_captured_as_they_were_when_the_layer_returned():
+    model, data = ResNet(), loader(IMAGES, LABELS)
+    captured = capture(model, data, layers=["bn1", "conv2", "avgpool"])
+    assert list(captured.layers) == ["bn1", "conv2", "avgpool"]
+    for name, store in captured.layers.items():
+        expected, labels = [], []
+        handle = model.get_submodule(name).register_forward_hook(lambda _, __, f, to=expected: to.append(f.clone()))
+        model.eval()
+        with torch.no_grad():
+            for x, y in data:
+                model(x)
+                labels.append(y)
+        handle.remove()
+        assert torch.equal(store.features, torch.cat(expected).flatten(1))
+        assert torch.equal(store.labels, torch.cat(labels))
+
+
+def test_all_layers_come_in_order_of_execution_with_repeated_ones_numbered():
+    captured = capture(ResNet(), loader(IMAGES, LABELS), layers="all", spatial="mean")
+    assert list(captured.layers) == ["conv1", "bn1", "relu#1", "relu#2", "conv2", "bn2", "downsample"]
+    assert captured.features.features.shape == (N, 4)
+    assert torch.equal(captured.features.features, captured.layers["relu#2"].features)
+    without_head = capture(ResNet(), loader(IMAGES, LABELS), head=False, layers="all")
+    assert list(without_head.layers)[-1] == "fc"
+    assert without_head.features is None
+
+
+def test_all_layers_of_an_encoder():
+    captured = capture(Encoder(), by_keyword(), layers="all")
+    names = ["embedding", "layer.self_attn", "layer.norm1", "layer.linear1", "layer.linear2", "layer.norm2"]
+    assert list(captured.layers) == names
+    assert all(store.features.shape[0] == N for store in captured.layers.values())
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (["conv1", "conv9"], "there is no layer 'conv9'; the model has conv1, bn1, relu, downsample"),
+        ("conv9", "there is no layer 'conv9'"),
+    ],
+)
+def test_layers_that_are_not_there(layers, message):
+    with pytest.raises(ValueError, match=message):
+        capture(ResNet(), loader(IMAGES, LABELS), layers=layers)
+
+
+class Unsteady(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.relu, self.unused, self.fc, self.calls = nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, C), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.fc(self.relu(self.relu(x)) if self.calls > 1 else self.relu(x))
+
+
+def test_layers_that_do_not_run_or_run_otherwise_later():
+    with pytest.raises(ValueError, match="layer 'unused' was not called in the forward pass; leave it out"):
+        capture(Unsteady(), loader(), layers=["unused"])
+    with pytest.raises(ValueError, match=r"ran otherwise than in the first batch: relu, relu#1, relu#2; leave these"):
+        capture(Unsteady(), loader(), layers=["relu"])
+
+
+def test_nothing_to_capture():
+    with pytest.raises(ValueError, match="nothing to capture: head is False, and layers names none"):
+        capture(mlp(), loader(), head=False)
+
+
+def test_spatial_and_tokens_are_checked():
+    with pytest.raises(ValueError, match="spatial must be 'flatten' or 'mean', got 'max'"):
+        capture(mlp(), loader(), spatial="max")
+    with pytest.raises(ValueError, match="tokens must be 'first', 'last', 'mean', 'all' or a position, got 'cls'"):
+        capture(mlp(), loader(), tokens="cls")
+
+
+# ---- positions: maps, tokens, pixels
+
+
+def test_maps_are_flattened_or_averaged():
+    model, data = ResNet(), loader(IMAGES, LABELS)
+    maps = run_by_hand(model, data, model.conv2)[1]
+    flat = capture(model, data, layers=["conv2"]).layers["conv2"].features
+    assert torch.equal(flat, maps.flatten(1))
+    mean = capture(model, data, layers=["conv2"], spatial="mean").layers["conv2"].features
+    torch.testing.assert_close(mean, maps.mean(dim=(2, 3)))
+
+
+def test_a_head_over_a_map_needs_the_mean():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, C, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match=r"input of the head '2' has shape \(5, 4, 6, 6\), .*; pass spatial='mean'"):
+        capture(model, loader(IMAGES, LABELS), head="2")
+    captured = capture(model, loader(IMAGES, LABELS), head="2", spatial="mean")
+    with torch.no_grad():
+        outputs = F.linear(captured.features.features, captured.head.weight, captured.head.bias)
+        torch.testing.assert_close(outputs, model(IMAGES))
+
+
+def test_tokens_with_labels_of_their_own_leave_out_what_is_ignored():
+    model = Encoder(per_token=True)
+    captured = capture(model, by_keyword(per_token=True))
+    inputs, _, labels = run_by_hand(model, by_keyword(per_token=True), model.classifier)
+    assert captured.features.features.shape == (MASK.sum(), 8)
+    assert torch.equal(captured.features.features, inputs[labels != -100])
+    assert torch.equal(captured.features.labels, labels[labels != -100])
+
+
+def test_an_index_of_ones_own_is_ignored_and_batches_without_a_label_are_skipped():
+    labels = LABELS.clone()
+    labels[:10] = 7
+    assert capture(mlp(), loader(VECTORS, labels), ignore_index=7).features.labels.equal(LABELS[10:])
+    with pytest.raises(ValueError, match="every label is 7, which is to be ignored; pass data with labels"):
+        capture(mlp(), loader(VECTORS, torch.full((N,), 7)), ignore_index=7)
+
+
+def test_pixels_with_labels_of_their_own():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, C, 1))
+    labels = torch.randint(0, C, (N, 8, 8), generator=torch.Generator().manual_seed(0))
+    labels[0, 0] = 255
+    captured = capture(model, loader(IMAGES, labels), ignore_index=255)
+    maps = run_by_hand(model, loader(IMAGES, labels), model[2])[0]
+    assert captured.features.features.shape == (N * 64 - 8, 4)
+    assert torch.equal(captured.features.features[-64:], maps[-1].flatten(1).T)
+
+
+def picked(tokens, hidden, mask):
+    """Token by token, as the words say."""
+    rows = []
+    for h, m in zip(hidden, mask, strict=True):
+        real = [token for token, is_real in zip(h, m, strict=True) if is_real]
+        rows.append({"first": real[0], "last": real[-1], "mean": sum(real) / len(real)}.get(tokens))
+    return torch.stack(rows)
+
+
+class Sequences(nn.Module):
+    """Any tensor, through a head that sees every token; the logits are those of the last real one."""
+
+    def __init__(self):
+        super().__init__()
+        self.score = nn.Linear(8, C)
+
+    def forward(self, hidden, attention_mask):
+        f = self.score(hidden)
+        return f[torch.arange(len(f)), attention_mask.sum(1) - 1]
+
+
+HIDDEN = torch.randn(N, 5, 8, generator=GENERATOR)
+SEQUENCES = [{"hidden": HIDDEN, "attention_mask": MASK, "labels": LABELS}]
+
+
+@pytest.mark.parametrize("tokens", ["first", "last", "mean"])
+def test_one_label_for_a_sequence_takes_the_token_asked_for(tokens):
+    captured = capture(Sequences(), SEQUENCES, tokens=tokens)
+    torch.testing.assert_close(captured.features.features, picked(tokens, HIDDEN, MASK), rtol=1e-6, atol=1e-6)
+    assert captured.features.labels.equal(LABELS)
+
+
+def test_all_tokens_or_one_by_position():
+    captured = capture(Sequences(), SEQUENCES, tokens="all")
+    assert captured.features.features.equal(HIDDEN[MASK])
+    assert captured.features.labels.equal(LABELS.repeat_interleave(MASK.sum(1)))
+    assert capture(Sequences(), SEQUENCES, tokens=-2).features.features.equal(HIDDEN[:, -2])
+    with pytest.raises(ValueError, match="token 5 is out of range: the input of the head 'score' has 5 tokens"):
+        capture(Sequences(), SEQUENCES, tokens=5)
+
+
+def test_a_head_over_tokens_must_be_told_and_a_layer_averages():
+    with pytest.raises(ValueError, match=r"has shape \(22, 5, 8\), but there is one label per sample; say which"):
+        capture(Sequences(), SEQUENCES)
+    model = Encoder()
+    layers = capture(model, by_keyword(), layers=["embedding"]).layers
+    hidden = model.embedding(IDS).detach()
+    torch.testing.assert_close(layers["embedding"].features, picked("mean", hidden, MASK))
+
+
+def test_without_a_mask_every_token_counts():
+    model = Then(nn.Linear(8, C), lambda f: f[:, 0])
+    for tokens, expected in {"first": HIDDEN[:, 0], "last": HIDDEN[:, -1], "mean": HIDDEN.mean(1)}.items():
+        captured = capture(model, loader(HIDDEN, LABELS, batch_size=N), tokens=tokens)
+        assert captured.features.features.equal(expected)
+
+
+# ---- types
+
+
+def test_features_keep_the_type_that_autocast_gives_them():
+    model = mlp()
+    captured = capture(model, loader(), autocast_dtype=torch.bfloat16, layers=["0"])
+    assert captured.features.features.dtype == torch.bfloat16
+    assert captured.layers["0"].features.dtype == torch.bfloat16
+    assert captured.head.weight.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        around = capture(model, loader())
+    assert torch.equal(around.features.features, captured.features.features)
+
+
+def test_non_finite_features_are_captured_for_the_statistics_to_name():
+    vectors = VECTORS.clone()
+    vectors[3, 2] = torch.nan
+    captured = capture(mlp(), loader(vectors, LABELS))
+    assert captured.features.features[3].isnan().any()
+
+
+def test_a_half_precision_model():
+    model = mlp().bfloat16()
+    assert capture(model, loader(VECTORS.bfloat16(), LABELS)).features.features.dtype == torch.bfloat16
+
+
+# ---- sink and progress
+
+
+def test_a_sink_takes_the_features_instead():
+    model, taken = mlp(), []
+    captured = capture(model, loader(), sink=lambda h, y, head: taken.append((h, y, head)))
+    assert captured.features is None
+    kept = capture(model, loader())
+    assert torch.cat([h for h, _, _ in taken]).equal(kept.features.features)
+    assert torch.cat([y for _, y, _ in taken]).equal(kept.features.labels)
+    assert all(head is captured.head for _, _, head in taken)
+    with pytest.raises(ValueError, match="a sink takes features of one place: the head alone, or with head=False one"):
+        capture(model, loader(), layers=["0"], sink=print)
+    capture(model, loader(), head=False, layers=["0"], sink=lambda h, y, head: taken.append(head))
+    assert taken[-1] is None
+    with pytest.raises(ValueError, match=r"takes features of one place, but the layer gives relu#1, relu#2"):
+        capture(ResNet(), loader(IMAGES, LABELS), head=False, layers=["relu"], sink=print)
+
+
+def test_a_sink_under_autocast_computes_in_its_own_type():
+    types = []
+    with torch.autocast("cpu", torch.bfloat16):
+        capture(mlp(), loader(), sink=lambda h, y, head: types.append((h.float() @ h.float().T).dtype))
+    assert set(types) == {torch.float32}
+
+
+def test_progress_counts_batches():
+    seen = []
+    capture(mlp(), loader(), progress=lambda *counts: seen.append(counts))
+    assert seen == [(i, 5) for i in range(1, 6)]
+    capture(mlp(), iter(loader()), head="2", progress=lambda *counts: seen.append(counts))
+    assert seen[-1][0] == 5
+
+
+# ---- loaders: what they yield
+
+HALVES = [(VECTORS[:11], LABELS[:11]), (VECTORS[11:], LABELS[11:])]
+YIELDS = {
+    "tuples": lambda x, y: (x, y),
+    "lists": lambda x, y: [x, y],
+    "more": lambda x, y: (x, y, "path", 3),
+    "labels as a list": lambda x, y: (x, y.tolist()),
+    "labels in NumPy": lambda x, y: (x, y.numpy()),
+    "labels in a column": lambda x, y: (x, y[:, None]),
+    "labels in bytes": lambda x, y: (x, y.to(torch.uint8)),
+    "label": lambda x, y: {"input": x, "label": y},
+    "targets": lambda x, y: {"input": x, "targets": y, "name": ["a"]},
+    "y, and inputs by another name": lambda x, y: {"data": x, "y": y},
+    "an image among other tensors": lambda x, y: {"image": x, "index": y, "target": y},
+    "a mapping that is no dict": lambda x, y: UserDict({"input": x, "labels": y}),
+    "inputs in a tuple": lambda x, y: ((x,), y),
+    "inputs in a mapping": lambda x, y: ({"input": x}, y),
+}
+
+
+@pytest.mark.parametrize("form", YIELDS)
+def test_whatever_a_loader_yields(form):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, C)
+
+        def forward(self, input):
+            return self.fc(input[0] if isinstance(input, tuple) else input)
+
+    captured = capture(Model(), [YIELDS[form](x, y) for x, y in HALVES])
+    assert captured.features.labels.equal(LABELS)
+    assert captured.features.labels.dtype == torch.int64
+    assert captured.features.features.equal(VECTORS)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, C)
+
+    def forward(self, a, b=None, **more):
+        return self.fc(a + b)
+
+
+@pytest.mark.parametrize("batch", [((VECTORS, VECTORS), LABELS), {"a": VECTORS, "b": VECTORS, "labels": LABELS}])
+def test_several_inputs(batch):
+    assert capture(TwoInputs(), [batch]).features.features.equal(2 * VECTORS)
+
+
+def test_label_key():
+    both = {"input": VECTORS, "label": LABELS, "coarse": LABELS // 2}
+    assert capture(nn.Linear(6, C), [both], label_key="coarse").features.labels.equal(LABELS // 2)
+    assert capture(nn.Linear(6, C), loader(VECTORS, VECTORS, LABELS), label_key=2).features.labels.equal(LABELS)
+    assert capture(nn.Linear(6, C), loader(VECTORS, VECTORS, LABELS), label_key=-1).features.labels.equal(LABELS)
+
+
+BAD = {
+    "nothing": ([], {}, "the loader yields nothing; give it data"),
+    "an iterator that was read": (iter([]), {}, r"nothing; give it data \(an iterator that was read before"),
+    "only images": ([VECTORS], {}, r"no labels: its batches are Tensor of shape \(22, 6\); let it yield"),
+    "only images in a tuple": ([(VECTORS,)], {}, "no labels: its batches are tuple"),
+    "no labels by key": ([{"x": VECTORS}], {}, "no labels: its batches have 'x', but not 'labels' or .*label_key="),
+    "another key": ([{"x": VECTORS, "y": LABELS}], {"label_key": "z"}, "have 'x', 'y', but not 'z'"),
+    "another position": (HALVES, {"label_key": 2}, "label_key is 2, but the loader yields 2 things in a tuple"),
+    "a key for tuples": (HALVES, {"label_key": "y"}, "label_key is 'y', but the loader yields 2 things"),
+    "inputs for labels": (HALVES, {"label_key": 0}, "label_key is 0, .*pass the position of the labels, from 1 to 1"),
+    "one-hot": ([(VECTORS, F.one_hot(LABELS).float())], {}, r"got torch.float32 of shape \(22, 3\); .*argmax\(1\)"),
+    "one-hot integers": ([(VECTORS, F.one_hot(LABELS))], {}, r"labels have shape \(22, 3\), which fits neither"),
+    "floats": ([(VECTORS, LABELS.float())], {}, "labels must be integers, one per sample, got torch.float32"),
+    "booleans": ([(VECTORS, LABELS > 0)], {}, "labels must be integers, one per sample, got torch.bool"),
+    "words": ([(VECTORS, ["cat"] * N)], {}, "labels are list that are no numbers"),
+    "one number": ([(VECTORS, torch.tensor(1))], {}, r"got torch.int64 of shape \(\)"),
+    "too few": ([(VECTORS, LABELS[1:])], {}, r"labels have shape \(21,\), which fits .* \(22, 6\); pass one integer"),
+    "too large": (
+        [HALVES[0], (VECTORS[:3], torch.tensor([0, 3, 1]))],
+        {},
+        "label 3 of sample 12 is out of range: labels start at 0 and end at 2, by the head ''",
+    ),
+    "negative": ([(VECTORS, LABELS - 1)], {}, "label -1 of sample 0 is out of range"),
+    "no name agrees": (
+        [{"a": VECTORS, "b": VECTORS, "y": LABELS}],
+        {},
+        "yields 'a', 'b' beside the labels, and the model's forward takes 'input'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_loaders_are_named(case):
+    data, options, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        capture(nn.Linear(6, C), data, **options)
+
+
+def test_labels_of_positions_out_of_range_name_the_position():
+    labels = TOKEN_LABELS.clone()
+    labels[2, 0] = 9
+    with pytest.raises(ValueError, match=r"label 9 of sample 2, position \[0\] is out of range"):
+        capture(nn.Linear(8, C), [(HIDDEN, labels)])
+
+
+def test_batches_can_be_read_by_themselves():
+    (batch,) = batches([{"input": VECTORS, "labels": LABELS, "id": 7}], nn.Linear(6, C))
+    assert batch.args == ()
+    assert list(batch.kwargs) == ["input"]
+    assert batch.labels is LABELS
+
+
+def test_inputs_that_change_in_size_name_the_layer():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, C))
+    data = [(IMAGES, LABELS), (IMAGES[:, :, :6], LABELS)]
+    with pytest.raises(ValueError, match=r"layer '0': earlier batches had 144 features .*, this one has 96 of"):
+        capture(model, data, layers=["0"])
+    assert len(capture(model, data, layers=["0"], spatial="mean").layers["0"].features) == 2 * N
+
+
+class Round(nn.Module):
+    def forward(self, x):
+        return x.round().long()
+
+
+class Rounding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.round, self.fc = Round(), nn.Linear(6, C)
+
+    def forward(self, x):
+        self.round(x)
+        return self.fc(x)
+
+
+def test_integer_values_are_no_features():
+    with pytest.raises(ValueError, match=r"the output of layer 'round' is torch\.int64, which cannot be features"):
+        capture(Rounding(), loader(), layers=["round"])
+
+
+# ---- cautions
+
+
+class RandomCrop:
+    pass
+
+
+class ColorJitter(nn.Module):
+    pass
+
+
+class Normalize:
+    pass
+
+
+class Compose:
+    def __init__(self, *transforms):
+        self.transforms = list(transforms)
+
+
+class Pictures(Dataset):
+    def __init__(self, transform=None):
+        self.transform = transform
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        return VECTORS[index], LABELS[index]
+
+
+def mixup_collate(samples):
+    return torch.utils.data.default_collate(samples)
+
+
+def sampled(sampler):
+    return loader(sampler=sampler)
+
+
+CAUTIONS = {
+    "remainder": (lambda: loader(drop_last=True), "drop_last=True leaves out 2 of 22 samples"),
+    "random transform": (
+        lambda: DataLoader(Pictures(Compose(Normalize(), RandomCrop(), nn.Sequential(ColorJitter()))), 5),
+        r"random transforms \(RandomCrop, ColorJitter\), so the features are those of altered samples",
+    ),
+    "within subsets": (
+        lambda: DataLoader(ConcatDataset([Subset(Subset(Pictures(RandomCrop()), range(22)), range(9))]), 5),
+        r"random transforms \(RandomCrop\)",
+    ),
+    "mixup": (lambda: loader(collate_fn=mixup_collate), "collate_fn is mixup_collate, which mixes samples"),
+    "mixup in a partial": (lambda: loader(collate_fn=partial(mixup_collate)), "collate_fn is mixup_collate"),
+    "replacement": (lambda: sampled(RandomSampler(VECTORS, replacement=True)), "RandomSampler draws with replacement"),
+    "weights": (lambda: sampled(WeightedRandomSampler([1.0] * N, N)), "WeightedRandomSampler draws with replacement"),
+    "padding": (
+        lambda: sampled(DistributedSampler(VECTORS, 4, 0)),
+        "DistributedSampler repeats 2 of 22 samples so that all 4 processes get the same number",
+    ),
+    "cut": (
+        lambda: sampled(DistributedSampler(VECTORS, 4, 0, drop_last=True)),
+        "DistributedSampler leaves out 2 of 22",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CAUTIONS)
+def test_what_would_make_the_number_wrong_is_warned_of(case):
+    make, message = CAUTIONS[case]
+    with pytest.warns(CaptureWarning, match=message) as record:
+        capture(mlp(), make())
+    assert len(record) == 1
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(VECTORS, LABELS, strict=True))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: loader(shuffle=True),
+        lambda: loader(batch_size=11, drop_last=True),
+        lambda: DataLoader(Pictures(Compose(Normalize())), 5),
+        lambda: sampled(DistributedSampler(VECTORS, 2, 0)),
+        lambda: sampled(RandomSampler(VECTORS)),
+        lambda: DataLoader(Stream(), 5),
+        lambda: DataLoader(Pictures(), batch_sampler=[[0, 1, 2], [5, 6]]),
+    ],
+)
+def test_what_is_harmless_is_not_warned_of(make):
+    assert len(capture(mlp(), make()).features.features)
+
+
+# ---- the store
+
+TYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+
+@given(
+    sizes=st.lists(st.integers(0, 7), max_size=8),
+    width=st.integers(1, 4),
+    dtype=st.sampled_from(TYPES),
+    budget=st.sampled_from([0, 40, 100, 10**6]),
+    expected=st.sampled_from([None, 3, 20, 100]),
+    block=st.sampled_from([1, 30, 10**5]),
+)
+def test_memory_and_file_give_back_what_was_appended(sizes, width, dtype, budget, expected, block):
+    whole = torch.randn(sum(sizes), width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    labels = torch.arange(sum(sizes))
+    with pytest.MonkeyPatch.context() as patch, FeatureStore(budget, expected=expected) as store:
+        patch.setattr(store_module, "BLOCK_BYTES", block)
+        for h, y in zip(whole.split(sizes), labels.split(sizes), strict=True):
+            store.append(h, y)
+            assert store.features.equal(whole[: store.num_samples])
+        assert store.num_samples == sum(sizes)
+        if sizes:
+            assert store.features.dtype == dtype
+            assert store.labels.equal(labels)
+        if whole.nbytes > budget:
+            assert store.in_file
+
+
+@pytest.mark.parametrize("name", ["resnet", "encoder"])
+def test_capturing_into_a_file_equals_capturing_into_memory(name, tmp_path):
+    model, data, _ = build(name)
+    in_memory = capture(model, data, layers="all")
+    with capture(model, data, layers="all", memory_budget=0, folder=tmp_path) as in_file:
+        assert not list(tmp_path.iterdir())  # it has no name
+        assert in_file.features.in_file
+        assert not in_memory.features.in_file
+        kept = in_file.features.features
+        assert kept.equal(in_memory.features.features)
+        for layer, store in in_file.layers.items():
+            assert store.in_file
+            assert store.features.equal(in_memory.layers[layer].features)
+            assert store.labels.equal(in_memory.layers[layer].labels)
+    assert kept.equal(in_memory.features.features)  # also after the store is closed
+    with pytest.raises(ValueError, match="the store is closed; read its features and labels before"):
+        _ = in_file.features.features
+    assert not list(tmp_path.iterdir())
+
+
+def test_stores_share_a_budget():
+    budget = Budget(100)
+    stores = [FeatureStore(budget, expected=5) for _ in range(2)]
+    for store in stores:
+        store.append(torch.ones(5, 3), torch.zeros(5, dtype=torch.long))
+    assert [store.in_file for store in stores] == [False, True]
+    assert budget.free == 40
+    stores[0].append(torch.ones(5, 3), torch.zeros(5, dtype=torch.long))
+    assert stores[0].in_file
+    assert budget.free == 100  # given back
+
+
+def test_the_features_are_never_twice_in_memory(monkeypatch):
+    monkeypatch.setattr(store_module, "BLOCK_BYTES", 4000)
+    store = FeatureStore(10**6)
+    for _ in range(100):
+        store.append(torch.ones(10, 10), torch.zeros(10, dtype=torch.long))
+    assert len(store._blocks) == 10
+    assert store.features.data_ptr() == store.features.data_ptr()
+    assert len(store._blocks) == 1
+    known = FeatureStore(10**6, expected=1000)
+    known.append(torch.ones(10, 10), torch.zeros(10, dtype=torch.long))
+    first = known.features.data_ptr()
+    known.append(torch.ones(990, 10), torch.zeros(990, dtype=torch.long))
+    assert known.features.data_ptr() == first
+
+
+def test_an_empty_store_says_so():
+    with pytest.raises(ValueError, match="there are no features: nothing was appended"):
+        _ = FeatureStore(100).features
+
+
+def test_a_change_of_type_is_refused():
+    store = FeatureStore(10**6)
+    store.append(torch.ones(2, 3), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"earlier batches had 3 features of torch.float32, .* 3 of torch.float64"):
+        store.append(torch.ones(2, 3).double(), torch.tensor([0, 1]))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
+def test_a_full_disk_is_an_error_that_names_folder_and_bytes(tmp_path):
+    code = """
+        import resource, sys, torch
+        from pathlib import Path
+        from neurocollapse import FeatureStoreError
+        from neurocollapse.measuring.capture import capture
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        data = torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(torch.randn(1000, 8), torch.arange(1000) % 2), batch_size=100)
+        try:
+            capture(torch.nn.Linear(8, 2), data, memory_budget=0, folder=Path(sys.argv[1]))
+        except FeatureStoreError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert f"cannot keep features in a file in {tmp_path} (File too large): it takes 32000 bytes" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_leaves_no_hook_and_no_file(tmp_path, monkeypatch):
+    class Full(tempfile._TemporaryFileWrapper if sys.platform == "win32" else object):
+        def __init__(self, **_):
+            self.closed = False
+
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def close(self):
+            self.closed = True
+
+    opened = []
+    monkeypatch.setattr(store_module.tempfile, "TemporaryFile", lambda **options: opened.append(Full()) or opened[-1])
+    model = mlp()
+    before = hooks_of(model)
+    with pytest.raises(FeatureStoreError, match=r"No space left on device\): it takes 440 bytes .*; make room"):
+        capture(model, loader(), memory_budget=0, folder=tmp_path)
+    assert hooks_of(model) == before
+    store = FeatureStore(0)
+    with pytest.raises(FeatureStoreError, match="No space left"):
+        store.append(torch.ones(2, 3), torch.tensor([0, 1]))
+    assert len(opened) == 2
+    assert all(file.closed for file in opened)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FeatureStoreError, match=r"cannot keep features in a file in .*nowhere \(No such file.*another"):
+        capture(mlp(), loader(), memory_budget=0, folder=tmp_path / "nowhere")
+
+
+# ---- subsets
+
+
+@given(counts=st.lists(st.integers(0, 6), min_size=1, max_size=4), per_class=st.integers(1, 5), seed=st.integers(0, 9))
+def test_a_subset_has_so_many_of_every_class(counts, per_class, seed):
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    data = DataLoader(TensorDataset(torch.arange(len(labels)), labels), batch_size=4)
+    drawn = list(stratified_subset(data, per_class, seed))
+    found = torch.cat([y for _, y in drawn]) if drawn else labels[:0]
+    assert torch.bincount(found, minlength=len(counts)).tolist() == [min(count, per_class) for count in counts]
+    places = torch.cat([x for x, _ in drawn]) if drawn else labels[:0]
+    assert places.equal(places.unique())  # each once, in order
+    again = list(stratified_subset(data, per_class, seed))
+    assert all(a[0].equal(b[0]) for a, b in zip(drawn, again, strict=True))
+
+
+class Untouched(Dataset):
+    """A data set whose samples must not be loaded."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        raise AssertionError("a sample was loaded")
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        Untouched(targets=LABELS.tolist()),
+        Untouched(labels=LABELS.numpy()),
+        Subset(Untouched(targets=LABELS), range(N)),
+        ConcatDataset([Subset(Untouched(targets=LABELS), range(10)), Subset(Untouched(targets=LABELS), range(10, N))]),
+    ],
+)
+def test_labels_are_read_without_loading_a_sample(dataset):
+    drawn = stratified_subset(DataLoader(dataset, batch_size=4), per_class=2).dataset.indices
+    assert torch.bincount(LABELS[drawn]).tolist() == [2] * C
+
+
+def test_a_subset_keeps_to_the_sampler_and_the_loaders_ways():
+    data = loader(sampler=SubsetRandomSampler([0, 1, 2, 3, 4]), collate_fn=mixup_collate)
+    drawn = stratified_subset(data, per_class=9)
+    assert drawn.dataset.indices == [0, 1, 2, 3, 4]
+    assert drawn.batch_size == 5
+    assert drawn.collate_fn is mixup_collate
+
+
+@pytest.mark.parametrize(
+    "dataset", [Untouched(), Untouched(targets=F.one_hot(LABELS)), Untouched(targets=["a"] * N), Stream()]
+)
+def test_a_dataset_without_labels_at_hand(dataset):
+    with pytest.raises(ValueError, match=rf"{type(dataset).__name__} does not have its labels at hand"):
+        stratified_subset(DataLoader(dataset), per_class=1)
+
+
+def test_a_subset_of_nothing():
+    with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
+        stratified_subset(loader(), per_class=0)
+
+
+class Every(Sampler):
+    """A sampler of one's own, which takes every so many-th sample."""
+
+    def __init__(self, step):
+        self.indices = range(0, N, step)
+
+    def __iter__(self):
+        return iter(self.indices)
+
+    def __len__(self):
+        return len(self.indices)
+
+
+def test_which_samples_a_loader_shows():
+    everything = TensorDataset(VECTORS, LABELS)
+    shared = DistributedSampler(everything, num_replicas=4, rank=1)
+    for options in ({}, {"shuffle": True}, {"sampler": shared}, {"sampler": Every(1)}, {"batch_size": None}):
+        assert list(indices_of(DataLoader(everything, **options))) == list(range(N))
+    part = SubsetRandomSampler([5, 3, 8])
+    assert indices_of(DataLoader(everything, sampler=part)) == [5, 3, 8]
+    assert indices_of(DataLoader(everything, batch_sampler=BatchSampler(part, 2, drop_last=False))) == [5, 3, 8]
+    with pytest.raises(
+        ValueError, match=r"Every shows 11 of 22 samples, but not which ones; pass a loader of .*Subset"
+    ):
+        indices_of(DataLoader(everything, sampler=Every(2)))
+
+
+def test_a_subset_of_what_is_no_data_loader():
+    with pytest.raises(ValueError, match="the data set of a DataLoader, got list; pass one"):
+        stratified_subset([(VECTORS, LABELS)], 1)

@@ -1,0 +1,285 @@
+"""Real processes over gloo: what they measure together is what one process measures alone, and none waits in vain."""
+
+import json
+import os
+import time
+import warnings
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, SubsetRandomSampler, TensorDataset
+
+from neurocollapse import measure_model
+from neurocollapse.integrations.torchmetrics import NeuralCollapse
+from tests.problems import random_problem
+
+C, COUNTS = 3, [14, 9, 8]
+N = sum(COUNTS)  # 31, which neither 2 nor 4 divides
+PROBLEM = random_problem(0, COUNTS, 6, offset=1.0)
+X, Y = PROBLEM.features, PROBLEM.labels
+STRATEGIES = ("keep", "stream", "twice")
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def network(*first):
+    torch.manual_seed(2)
+    return nn.Sequential(*first, nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, C)).double()
+
+
+def loader(inputs=X, labels=Y, **options):
+    return DataLoader(TensorDataset(inputs, labels), batch_size=4, **options)
+
+
+def sharing_sampler():
+    """As one makes it for training: it repeats samples so that every process has as many."""
+    return DistributedSampler(TensorDataset(X, Y), num_replicas=size(), rank=rank()) if dist.is_initialized() else None
+
+
+class Part(IterableDataset):
+    """This process's part of the data, where parts differ much in length and the last process has the most."""
+
+    def __iter__(self):
+        edges = [N * i**2 // size() ** 2 for i in range(size() + 1)]
+        part = slice(edges[rank()], edges[rank() + 1])
+        return zip(X[part], Y[part], strict=True)
+
+
+def parallel(model):
+    return nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
+
+
+def of_held_out(strategy):
+    return measure_model(network(), loader(X + 0.3), means=measure_model(network(), loader()).means, strategy=strategy)
+
+
+def few(strategy):
+    """Three samples: with four processes one has none."""
+    inputs, labels = X[:3], torch.tensor([0, 1, 2])
+    return measure_model(network(), loader(inputs, labels), strategy=strategy)
+
+
+def in_single_precision(strategy):
+    return measure_model(network().float(), loader(X.float()), strategy=strategy)
+
+
+def metric(keep, shard, dtype=torch.float64):
+    """The metric, with the samples dealt out by `shard(i) -> rank`, and read twice while it gathers."""
+    head = nn.Linear(6, C).double()
+    with torch.no_grad():
+        head.weight.copy_(PROBLEM.weight)
+        head.bias.copy_(torch.linspace(-1, 1, C))  # its own would depend on what ran before
+    gathered = NeuralCollapse(C, head=head, keep_features=keep)
+    features = X.to(dtype)
+    mine = torch.tensor([i for i in range(N) if shard(i) % size() == rank()], dtype=torch.int64)
+    for part in mine.split(5):
+        gathered.update(features[part], Y[part])
+    first = gathered.compute()
+    gathered.update(features[:1], Y[:1]) if rank() == 0 else gathered.update(features[:0], Y[:0])
+    assert gathered.compute()["nc1"] != first["nc1"], "what was gathered later must count too"
+    return {key: value.item() for key, value in first.items()}
+
+
+def evenly(i):
+    return i
+
+
+def unevenly(i):
+    return 0 if i < 20 else i
+
+
+def all_to_the_first(i):
+    return 0
+
+
+def all_to_the_last(i):
+    return size() - 1
+
+
+#: Every process calls these, and so does one alone: the numbers must agree.
+CASES = {
+    **{f"{s}": lambda s=s: measure_model(network(), loader(), strategy=s) for s in STRATEGIES},
+    **{f"{s}, single precision": lambda s=s: in_single_precision(s) for s in STRATEGIES},
+    **{f"{s}, few samples": lambda s=s: few(s) for s in STRATEGIES},
+    **{
+        f"{s}, padding sampler": lambda s=s: measure_model(network(), loader(sampler=sharing_sampler()), strategy=s)
+        for s in STRATEGIES
+    },
+    **{
+        f"{s}, parts of their own": lambda s=s: measure_model(network(), DataLoader(Part(), batch_size=4), strategy=s)
+        for s in STRATEGIES
+    },
+    **{
+        f"{s}, one sample of no class": lambda s=s: measure_model(network(), loader(), ood=[X[:1]], strategy=s)
+        for s in STRATEGIES
+    },
+    "keep, held out": lambda: of_held_out("keep"),
+    "twice, held out": lambda: of_held_out("twice"),
+    "shuffled": lambda: measure_model(network(), loader(shuffle=True)),
+    "a part": lambda: measure_model(network(), loader(sampler=SubsetRandomSampler(range(0, N, 2)))),
+    "a subset": lambda: measure_model(network(), loader(), subset=5),
+    "options": lambda: measure_model(network(), loader(), weighting="samples", vci=True, weight_decay=0.1),
+    "in files": lambda: measure_model(network(), loader(), memory_budget=0),
+    "data parallel": lambda: measure_model(parallel(network()), loader(), weight_decay=0.1),
+    "others with an index": lambda: measure_model(network(), loader(), ood=DataLoader(X[:1])),
+    **{
+        f"metric, {shard.__name__}, {'kept' if keep else 'moments'}": lambda k=keep, s=shard: metric(k, s)
+        for shard in (evenly, unevenly, all_to_the_first, all_to_the_last)
+        for keep in (True, False)
+    },
+    "metric, half precision, kept": lambda: metric(True, all_to_the_last, torch.float16),
+    "metric, half precision, moments": lambda: metric(False, all_to_the_last, torch.float16),
+}
+
+
+class FailingOn(nn.Module):
+    def __init__(self, failing_rank):
+        super().__init__()
+        self.failing_rank = failing_rank
+
+    def forward(self, x):
+        if rank() == self.failing_rank:
+            raise OSError("the disk is gone")
+        return x
+
+
+def spoilt():
+    inputs = X.clone()
+    inputs[1, 0] = torch.nan  # of the second process, which gets samples 1, 3, 5, ... of two
+    return inputs
+
+
+def metric_without_samples():
+    NeuralCollapse(C).compute()
+
+
+def metric_of_unlike_widths():
+    metric = NeuralCollapse(C)
+    metric.update(X[:, : 5 + (rank() == 0)], Y)
+    metric.compute()
+
+
+#: Every process must raise: the first with the message where the fault is one's own, the second where it is another's.
+FAILURES = {
+    **{
+        f"nan, {s}": (
+            lambda s=s: measure_model(network(), loader(spoilt()), strategy=s),
+            ("feature 0 of sample 0 is nan", "process 1 failed: InputError: feature 0 of sample 0 is nan"),
+        )
+        for s in STRATEGIES
+    },
+    **{
+        f"model, {s}": (
+            lambda s=s: measure_model(network(FailingOn(1)), loader(), strategy=s),
+            ("the disk is gone", "process 1 failed: OSError: the disk is gone"),
+        )
+        for s in STRATEGIES
+    },
+    **{
+        f"no data, {s}": (
+            lambda s=s: measure_model(network(), loader(X[:0], Y[:0]), strategy=s),
+            ("the loader yields nothing", "process 0 failed: InputError: the loader yields nothing"),
+        )
+        for s in STRATEGIES
+    },
+    "a class without samples": (
+        lambda: measure_model(network(), loader(X[Y < 2], Y[Y < 2])),
+        ("class 2 has no samples",) * 2,
+    ),
+    "features to be saved": (
+        lambda: measure_model(network(), loader(), save_features="features.safetensors"),
+        ("save_features needs all features in one process",) * 2,
+    ),
+    "others of nothing": (
+        lambda: measure_model(network(), loader(), ood=DataLoader(TensorDataset(X[:0]))),
+        ("the loader yields nothing", "process 0 failed: InputError: the loader yields nothing"),
+    ),
+    "metric without samples": (metric_without_samples, ("nothing to measure: the metric was not updated",) * 2),
+    "metric of unlike widths": (metric_of_unlike_widths, ("do not fit together (5 of torch.float64, 6 of",) * 2),
+}
+
+
+def outcome(case):
+    start = time.monotonic()
+    try:
+        values = {"values": dict(case() or {})}
+    except Exception as error:
+        values = {"error": f"{type(error).__name__}: {error}"}
+    return {**values, "seconds": time.monotonic() - start}
+
+
+def alone_on_the_first():
+    return measure_model(network(), loader(), together=False) if rank() == 0 else {}
+
+
+def work(this, processes, folder):
+    """All cases, one after the other: the start of a process takes longer than they do."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    dist.init_process_group(
+        "gloo", f"file://{folder}/store", rank=this, world_size=processes, timeout=timedelta(seconds=60)
+    )
+    cases = CASES | {name: case for name, (case, _) in FAILURES.items()} | {"alone": alone_on_the_first}
+    results = {name: outcome(case) for name, case in cases.items()}
+    with open(f"{folder}/{this}.json", "w", encoding="utf-8") as file:
+        json.dump(results, file)
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)  # at an ordinary end threads of PyTorch's that are still there abort it now and then
+
+
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids="{} processes".format)
+def results(request, tmp_path_factory):
+    """What every process had to say, by rank."""
+    folder = tmp_path_factory.mktemp("processes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+        torch.multiprocessing.spawn(work, (request.param, str(folder)), nprocs=request.param)
+    return [json.loads((folder / f"{this}.json").read_text(encoding="utf-8")) for this in range(request.param)]
+
+
+def flat(values):
+    norms = values.get("weight_norms", ())
+    numbers = {key: value for key, value in values.items() if key != "weight_norms"}
+    return numbers | {f"weight_norms.{layer}": norm for layer, norm in enumerate(norms)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_together_they_measure_what_one_measures_alone(results, name):
+    assert not dist.is_initialized()
+    alone = flat(CASES[name]())
+    tolerance = 1e-6 if "single precision" in name else 1e-12
+    for result in results:
+        assert "values" in result[name], result[name]
+        assert flat(result[name]["values"]) == pytest.approx(alone, rel=tolerance, abs=tolerance)
+        assert result[name]["values"] == results[0][name]["values"], "every process must have the same bits"
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_fails_in_one_fails_in_all_at_once(results, name):
+    _, (own, others) = FAILURES[name]
+    for result in results:
+        error = result[name]["error"]
+        assert own in error or others in error
+        assert result[name]["seconds"] < 20
+    errors = [result[name]["error"] for result in results]
+    assert any(
+        error.startswith(("InputError: ", "ValueError: ", "OSError: ", "FeatureStoreError: ", "WriteError: "))
+        and own in error
+        for error in errors
+    )
+    assert own == others or any(error.startswith("RuntimeError: ") and others in error for error in errors)
+
+
+def test_one_process_may_measure_by_itself(results):
+    assert results[0]["alone"]["values"] == pytest.approx(dict(measure_model(network(), loader())), rel=1e-12)
+    assert all(result["alone"]["values"] == {} for result in results[1:])

@@ -1,0 +1,435 @@
+"""Every metric: right on exact problems, equal to its naive twin on random ones, and obedient to its laws."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neurocollapse import METRICS, Measurement, measure
+from neurocollapse.measuring import gather
+from neurocollapse.statistics import Objective
+from tests import naive
+from tests.problems import (
+    GEOMETRIES,
+    PROBLEMS,
+    Problem,
+    collapsed,
+    quasi_interpolating,
+    random_problem,
+    random_problems,
+    rotation,
+    simplex_rows,
+    zeros,
+)
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def measured(problem: Problem) -> Measurement:
+    return Measurement(
+        *gather(
+            *(problem.features, problem.labels, problem.weight, problem.bias),
+            ood_mean=None if problem.ood is None else problem.ood.mean(dim=0),
+            objective=problem.objective,
+        )
+    )
+
+
+def assert_equals_twin(problem: Problem, rel: float = 1e-9) -> None:
+    arguments = problem.features, problem.labels, problem.weight, problem.bias
+    expected = naive.measure(*arguments, ood=problem.ood)
+    naive.assert_agree(measured(problem), expected, problem.features, *arguments[2:], rel=rel)
+
+
+# ---- nothing is left out
+
+
+def test_every_key_has_a_twin():
+    assert set(naive.TWINS) == set(METRICS)
+
+
+def test_every_key_is_known_on_some_exact_problem():
+    assert {key for problem in PROBLEMS for key in problem.expected} == set(METRICS)
+
+
+def test_every_key_has_a_perturbation():
+    assert set(PERTURBED) == set(METRICS)
+
+
+# ---- exact problems
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_exact_problem(problem):
+    values = measured(problem)
+    for key, value in problem.expected.items():
+        assert values[key] == pytest.approx(value, rel=1e-12, abs=1e-12, nan_ok=True), key
+
+
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.num_classes <= 5], ids=str)
+def test_twin_agrees_on_exact_problem(problem):
+    values = naive.measure(problem.features, problem.labels, problem.weight, problem.bias, ood=problem.ood)
+    for key in values.keys() & problem.expected.keys():
+        assert values[key] == pytest.approx(problem.expected[key], rel=1e-12, abs=1e-12, nan_ok=True), key
+
+
+_ORTHOGONAL = math.sqrt(2 - 2 * math.sqrt(0.9))  # 0.3203645
+_S = 10 * math.sqrt(3 * 5e-3 * 2e-3)
+_ZERO = zeros("nc1", "nc1_per_class", "nc1_vci", "nc2_norm_variance", "nc2_equinorm", "nc2_cosine", "nc2_cosine_max")
+_ZERO |= zeros("nc2_etf", "nc2_equinorm_weight", "nc3_centered", "nc3_duality", "nc4", "sqi_gap_spread")
+_ZERO |= zeros("sqi_off_spread") | {"accuracy": 1.0}
+_NO_SPREAD = zeros("nc1_trace_ratio", "nc1_cdnv")
+_DUAL = zeros("nc3", "nc2_etf_weight", "nc2_cosine_weight")
+
+
+def _interpolating(gap: float) -> dict[str, float]:
+    return {"sqi_gap": gap, "sqi_off": gap, "sqi_sum": 1.0}
+
+
+#: C = 10: what every key is at collapse, in each of the geometries that collapse can end in.
+AT_COLLAPSE = {
+    "simplex ETF, μ_G = 0": _ZERO | _NO_SPREAD | _DUAL | zeros("nc3_uncentered") | _interpolating(_S * 0.9),
+    "orthogonal frame, no bias": _ZERO
+    | _NO_SPREAD
+    | {"nc3": _ORTHOGONAL, "nc2_etf_weight": _ORTHOGONAL, "nc2_cosine_weight": 1 / 9, "nc3_uncentered": 0.0}
+    | {"sqi_gap": _S, "sqi_off": 0.0, "sqi_sum": 1 - _S},
+    "ReLU features, free bias": _ZERO
+    | _NO_SPREAD
+    | _DUAL
+    | {"nc3_uncentered": _ORTHOGONAL}
+    | _interpolating(0.05196152422706632),
+    "quasi-interpolation, any μ_G": _ZERO | _DUAL | _interpolating(0.05),
+}
+
+
+@pytest.mark.parametrize("geometry", AT_COLLAPSE)
+def test_what_every_key_is_at_collapse(geometry):
+    values = measured(GEOMETRIES[geometry]())
+    for key, value in AT_COLLAPSE[geometry].items():
+        assert values[key] == pytest.approx(value, rel=1e-12, abs=1e-12), key
+
+
+def test_quasi_interpolation_does_not_imply_all_of_nc1_nor_uncentred_duality():
+    values = measured(GEOMETRIES["quasi-interpolation, any μ_G"]())
+    assert min(values["nc1_trace_ratio"], values["nc1_cdnv"], values["nc3_uncentered"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "distance"), [(2, 0.7653669), (4, 0.5176381), (10, 0.3203645), (100, 0.1001256)]
+)
+def test_nc3_of_an_orthogonal_frame(num_classes, distance):
+    Q = rotation(num_classes)
+    assert measure(Q, range(num_classes), Q)["nc3"] == pytest.approx(distance, abs=5e-8)
+
+
+@pytest.mark.parametrize("num_features", [1, 2, 3, 5])
+def test_no_means_in_few_dimensions_come_closer_to_a_simplex_than_the_bound(num_features):
+    bound = math.sqrt(2 - 2 * math.sqrt(num_features / 8))
+    for seed in range(20):
+        values = measured(random_problem(seed, [2] * 9, num_features))
+        assert min(values["nc2_etf"], values["nc3_duality"], values["nc2_etf_weight"]) >= bound - 1e-12
+
+
+# ---- every key moves when what it measures is spoilt
+
+_BASE = quasi_interpolating(5, 7, zero_mean=True)
+_LAYERS = (2.0, 3.0)
+_OBJECTIVE = Objective(0.01, _LAYERS)
+
+
+def _spread(direction: torch.Tensor) -> Problem:
+    signs = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64).repeat(5)  # three samples a class
+    return replace(_BASE, features=_BASE.features + 0.5 * signs[:, None] * direction)
+
+
+def _with_rows(weight: torch.Tensor) -> Problem:
+    return replace(_BASE, weight=weight)
+
+
+def _of_first_class(factor: torch.Tensor) -> Problem:
+    return replace(_BASE, features=torch.where(_BASE.labels[:, None] == 0, _BASE.features @ factor, _BASE.features))
+
+
+_ALONG = _BASE.features[0] / _BASE.features[0].norm()
+_OFF = torch.linalg.svd(_BASE.weight).Vh[-1]  # a unit vector orthogonal to all means
+_PLANE = torch.outer(_ALONG, _OFF) - torch.outer(_OFF, _ALONG)
+_TURN = torch.linalg.matrix_exp(1.5 * _PLANE)  # by 1.5 radians
+_FIRST_ROW = torch.eye(5, dtype=torch.float64)[:1].T
+
+ALONG_THE_MEANS = _spread(_ALONG)
+OFF_THE_MEANS = _spread(_OFF)
+LONGER_MEAN = _of_first_class(2.0 * torch.eye(7, dtype=torch.float64))
+TURNED_MEAN = _of_first_class(_TURN)
+LONGER_ROW = _with_rows(_BASE.weight + _FIRST_ROW * _BASE.weight)
+TURNED_ROW = _with_rows(torch.where(_FIRST_ROW > 0, _BASE.weight @ _TURN, _BASE.weight))
+MEAN_ROW = _with_rows(_BASE.weight + _OFF)
+OFFSET = replace(_BASE, features=_BASE.features + _OFF)
+SWAPPED_ROWS = _with_rows(_BASE.weight[[1, 0, 2, 3, 4]])
+_OTHERS = torch.stack([_OFF + 0.1 * _ALONG, _OFF - 0.1 * _ALONG])  # their mean is orthogonal to all means
+LARGER_BIAS = replace(_BASE, bias=_BASE.bias + 0.1)
+
+PERTURBED: dict[str, list[Problem]] = {
+    "nc1": [ALONG_THE_MEANS],
+    "nc1_per_class": [ALONG_THE_MEANS],
+    "nc1_trace_ratio": [ALONG_THE_MEANS, OFF_THE_MEANS],
+    "nc1_cdnv": [ALONG_THE_MEANS, OFF_THE_MEANS],
+    "nc1_vci": [ALONG_THE_MEANS],
+    "nc2_norm_variance": [LONGER_MEAN],
+    "nc2_equinorm": [LONGER_MEAN],
+    "nc2_equinorm_weight": [LONGER_ROW],
+    "nc2_cosine": [TURNED_MEAN],
+    "nc2_cosine_max": [TURNED_MEAN],
+    "nc2_cosine_weight": [TURNED_ROW],
+    "nc2_etf": [LONGER_MEAN, TURNED_MEAN],
+    "nc2_etf_weight": [LONGER_ROW, TURNED_ROW, MEAN_ROW],
+    "nc2_uniformity": [_of_first_class(-torch.eye(7, dtype=torch.float64))],
+    "nc2_uniformity_spread": [TURNED_MEAN],
+    "nc5": [replace(_BASE, ood=_OTHERS + _BASE.features[:1])],
+    "nc3": [LONGER_MEAN, TURNED_MEAN, LONGER_ROW, TURNED_ROW, MEAN_ROW, SWAPPED_ROWS],
+    "nc3_centered": [LONGER_MEAN, TURNED_MEAN, LONGER_ROW, TURNED_ROW, SWAPPED_ROWS],
+    "nc3_uncentered": [LONGER_MEAN, TURNED_MEAN, LONGER_ROW, TURNED_ROW, MEAN_ROW, SWAPPED_ROWS, OFFSET],
+    "nc3_duality": [LONGER_MEAN, TURNED_MEAN, LONGER_ROW, TURNED_ROW, SWAPPED_ROWS],
+    "nc4": [SWAPPED_ROWS],
+    "sqi_gap": [LONGER_MEAN, LONGER_ROW, LARGER_BIAS],
+    "sqi_gap_spread": [ALONG_THE_MEANS, LONGER_ROW],
+    "sqi_off": [LONGER_MEAN, LONGER_ROW, LARGER_BIAS],
+    "sqi_off_spread": [ALONG_THE_MEANS, LONGER_ROW],
+    "sqi_sum": [LARGER_BIAS],
+    "accuracy": [SWAPPED_ROWS],
+    "margin_min": [SWAPPED_ROWS, ALONG_THE_MEANS],
+    "margin_mean": [SWAPPED_ROWS, LONGER_MEAN],
+    "loss_data": [SWAPPED_ROWS, LARGER_BIAS, ALONG_THE_MEANS],
+    "loss": [
+        replace(_BASE, objective=Objective(0.02, _LAYERS)),
+        replace(_BASE, objective=Objective(0.01, (2.0, 4.0))),
+        SWAPPED_ROWS,
+    ],
+    "weight_norms": [replace(_BASE, objective=Objective(0.01, (2.0, 4.0)))],
+}
+
+
+@pytest.mark.parametrize(("key", "number"), [(key, i) for key, cases in PERTURBED.items() for i in range(len(cases))])
+def test_perturbed_collapse_moves_the_key(key, number):
+    problem = PERTURBED[key][number]
+    before = measured(replace(_BASE, objective=_OBJECTIVE, ood=_OTHERS))[key]
+    ood = _OTHERS if problem.ood is None else problem.ood
+    after = measured(replace(problem, objective=problem.objective or _OBJECTIVE, ood=ood))[key]
+    assert after != pytest.approx(before, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        ("nc1", OFF_THE_MEANS),
+        ("nc1_vci", OFF_THE_MEANS),
+        ("nc2_etf", OFFSET),
+        ("nc3", OFFSET),
+        ("nc3_centered", MEAN_ROW),
+        ("nc3_duality", MEAN_ROW),
+        ("nc4", ALONG_THE_MEANS),
+    ],
+)
+def test_what_a_key_is_blind_to_leaves_it(key, problem):
+    assert measured(problem)[key] == pytest.approx(0.0, abs=1e-12)
+
+
+# ---- random problems
+
+
+@given(random_problems(), st.sampled_from(DTYPES))
+def test_every_key_equals_its_twin(problem, dtype):
+    """Unequal classes, p < C − 1 and p ≥ N, offsets up to 1e4, collapsed or not; on the numbers as stored."""
+    assert_equals_twin(replace(problem, features=problem.features.to(dtype)), rel=1e-8)
+
+
+@given(random_problems(lattice=True, spread=1.0, offset=0.0, scale=1.0))
+def test_every_key_equals_its_twin_where_samples_and_means_coincide(problem):
+    """On a small lattice: ties, equal class means, zero means and rows, means of lower rank."""
+    assert_equals_twin(problem)
+
+
+@given(random_problems(max_classes=4), st.floats(0, 1), st.integers(1, 4))
+def test_the_objective_equals_its_twin(problem, weight_decay, num_layers):
+    layers = [rotation(3, seed)[: seed + 1] * 2.0 for seed in range(num_layers)]
+    objective = Objective(weight_decay, tuple(layer.square().sum().item() for layer in layers))
+    arguments = problem.features, problem.labels, problem.weight, problem.bias
+    expected = naive.measure(*arguments, weight_decay=weight_decay, layers=layers)
+    values = measured(replace(problem, objective=objective, ood=problem.features))
+    assert set(values) == set(METRICS)
+    for key in naive.OBJECTIVE_KEYS:
+        assert values[key] == pytest.approx(expected[key], rel=1e-10)
+
+
+# ---- offsets and collapse
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-3])
+@pytest.mark.parametrize("seed", range(4))
+def test_float32_features_with_a_common_offset(spread, seed):
+    """An offset of 1e4 leaves float32 three decimals: at a spread of 1e-3 most samples sit on one or two numbers."""
+    problem = random_problem(seed, [6, 6, 6, 3], 5, spread=spread, offset=1e4)
+    problem = replace(problem, features=problem.features.float())
+    assert_equals_twin(problem, rel=1e-9)
+
+
+@pytest.mark.parametrize("spread", [1e-5, 1e-8, 1e-10])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("seed", range(4))
+def test_float64_features_near_collapse(spread, offset, seed):
+    """NC1 from 1e-10 to 1e-20, where stored features have six digits of spread left, or two beside the offset."""
+    problem = random_problem(seed, [7, 5, 6, 8], 6, spread=spread, offset=offset)
+    assert measured(problem)["nc1"] < 1e3 * spread**2
+    assert_equals_twin(problem, rel=1e-9 if spread > 1e-10 else 1e-7)
+
+
+@pytest.mark.parametrize("distance", [1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("seed", range(3))
+def test_geometry_near_collapse(distance, seed):
+    """Means and rows at this distance from dual simplex ETFs: the distances themselves are right to six digits."""
+    frame = simplex_rows(4, 5) @ rotation(5, seed)
+    noise = random_problem(seed, [1] * 4, 5)
+    features, labels = collapsed(frame + distance * noise.weight, 2)
+    problem = Problem("near", features, labels, frame + distance * noise.features)
+    expected = naive.measure(features, labels, problem.weight)
+    values = measured(problem)
+    for key in [key for key in METRICS if key.startswith(("nc2", "nc3"))]:
+        assert expected[key] < 10 * distance
+        assert values[key] == pytest.approx(expected[key], rel=1e-6, abs=0.0), key
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-20, 1e20, 1e37])
+def test_any_scale_that_float32_holds(scale):
+    problem = random_problem(0, [3, 4, 5], 4)
+    problem = replace(problem, features=(scale * problem.features).float(), weight=problem.weight / scale)
+    assert_equals_twin(problem, rel=1e-6)
+
+
+# ---- laws
+
+
+def times_bias(problem: Problem, factor: float) -> torch.Tensor | None:
+    return None if problem.bias is None else factor * problem.bias
+
+
+def permuted_classes(problem: Problem) -> Problem:
+    order = torch.arange(problem.num_classes).roll(1)  # new class k was class order[k]
+    bias = None if problem.bias is None else problem.bias[order]
+    return replace(problem, labels=order.argsort()[problem.labels], weight=problem.weight[order], bias=bias)
+
+
+def rotated(problem: Problem) -> Problem:
+    Q = rotation(problem.features.shape[1], seed=7)
+    return replace(problem, features=problem.features @ Q, weight=problem.weight @ Q)
+
+
+def padded(problem: Problem) -> Problem:
+    """With two more features that are constant, and columns of W that do not see them."""
+    more = torch.full((len(problem.features), 2), 0.7, dtype=torch.float64)
+    unseen = torch.zeros(problem.num_classes, 2, dtype=torch.float64)
+    features, weight = torch.cat([problem.features, more], dim=1), torch.cat([problem.weight, unseen], dim=1)
+    return replace(problem, features=features, weight=weight)
+
+
+def shifted(problem: Problem) -> Problem:
+    offset = torch.linspace(-1, 2, problem.features.shape[1], dtype=torch.float64)
+    bias = torch.zeros(problem.num_classes, dtype=torch.float64) if problem.bias is None else problem.bias
+    return replace(problem, features=problem.features + offset, bias=bias - problem.weight @ offset)
+
+
+def reordered(problem: Problem) -> Problem:
+    order = torch.randperm(len(problem.labels), generator=torch.Generator().manual_seed(0))
+    return replace(problem, features=problem.features[order], labels=problem.labels[order])
+
+
+def repeated(problem: Problem) -> Problem:
+    return replace(problem, features=problem.features.repeat(2, 1), labels=problem.labels.repeat(2))
+
+
+def scaled_against(problem: Problem) -> Problem:
+    return replace(problem, features=3.0 * problem.features, weight=problem.weight / 3)
+
+
+def scaled_features(problem: Problem) -> Problem:
+    return replace(problem, features=3.0 * problem.features, bias=times_bias(problem, 3.0))
+
+
+def scaled_classifier(problem: Problem) -> Problem:
+    return replace(problem, weight=3.0 * problem.weight, bias=times_bias(problem, 3.0))
+
+
+def raised_bias(problem: Problem) -> Problem:
+    bias = torch.zeros(problem.num_classes, dtype=torch.float64) if problem.bias is None else problem.bias
+    return replace(problem, bias=bias + 2)
+
+
+VALUES_OF_OUTPUTS = {key for key in METRICS if key.startswith("sqi")} | {"loss_data"}
+MARGINS = {"margin_min", "margin_mean"}
+
+#: law -> (transformation, keys that it multiplies and by what, keys that may change); all others stay.
+LAWS: dict[str, tuple[Callable[[Problem], Problem], dict[str, float], set[str]]] = {
+    "joint rotation of features and W": (rotated, {}, set()),
+    "more features, all constant": (padded, {}, {"nc3_uncentered"}),
+    "permutation of classes": (permuted_classes, {}, set()),
+    "order of samples": (reordered, {}, set()),
+    "every sample twice": (repeated, {}, set()),
+    "features up, W down": (scaled_against, {"nc2_norm_variance": 9.0}, set()),
+    "features and bias up": (
+        scaled_features,
+        {"nc2_norm_variance": 9.0} | dict.fromkeys(MARGINS, 3.0),
+        VALUES_OF_OUTPUTS,
+    ),
+    "W and bias up": (scaled_classifier, dict.fromkeys(MARGINS, 3.0), VALUES_OF_OUTPUTS),
+    "common offset, taken back by the bias": (shifted, {}, {"nc3_uncentered"}),
+    "one number added to every bias": (raised_bias, {}, VALUES_OF_OUTPUTS),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+@given(problem=random_problems(spread=1.0, offset=0.5, scale=1.0))
+def test_law(law, problem):
+    transform, factors, free = LAWS[law]
+    before, after = measured(problem), measured(transform(problem))
+    assert set(before) == set(after)
+    naive.assert_agree(
+        {key: value for key, value in after.items() if key not in free},
+        {key: factors.get(key, 1.0) * value for key, value in before.items() if key not in free},
+        10 * problem.features,
+        problem.weight,
+        problem.bias,
+    )
+
+
+@pytest.mark.parametrize("law", [law for law, (_, _, free) in LAWS.items() if free])
+def test_what_a_law_leaves_free_does_change(law):
+    transform, _, free = LAWS[law]
+    problem = random_problem(0, [3, 4, 5], 4)
+    before, after = measured(problem), measured(transform(problem))
+    kept = {key for key in free if after[key] == pytest.approx(before[key], rel=1e-6)}
+    assert kept <= {"sqi_gap_spread", "sqi_off_spread"}  # a common bias moves outputs without spreading them
+
+
+@given(random_problems(max_classes=2))
+def test_two_class_means_are_a_simplex_whatever_the_features(problem):
+    values = measured(problem)
+    size = problem.features.abs().max().item()
+    assert values["nc2_norm_variance"] <= 1e-24 * size**2
+    assert max(values[key] for key in ("nc2_equinorm", "nc2_cosine", "nc2_cosine_max", "nc2_etf")) < 1e-12
+
+
+@given(random_problems())
+def test_bounds(problem):
+    values = measured(problem)
+    assert 0 <= values["nc1_vci"] <= 1
+    assert all(0 <= values[key] <= 2 for key in METRICS if key.startswith("nc3") or "etf" in key)
+    assert all(0 <= values[key] <= 1 for key in ("nc4", "accuracy"))
+    assert values["nc2_cosine"] <= values["nc2_cosine_max"] <= 2
+    assert values["margin_min"] <= values["margin_mean"]
+
+
+def test_vci_is_zero_for_any_features_of_high_dimension():
+    assert measured(random_problem(0, [2, 2, 2], 6))["nc1_vci"] == pytest.approx(0, abs=1e-12)
+    assert measured(random_problem(0, [2, 2, 2], 4))["nc1_vci"] > 1e-3

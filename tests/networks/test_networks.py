@@ -1,0 +1,465 @@
+"""Networks: the paper's shapes, initialisations, homogeneity measured, the user's own."""
+
+import itertools
+import math
+import sys
+import textwrap
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import nn
+
+from neurocollapse import NetworkError
+from neurocollapse.networks import (
+    MLP,
+    build_network,
+    captured_features,
+    check_homogeneous,
+    decays,
+    find_classifier,
+    initialize,
+    layer_weights,
+)
+from neurocollapse.networks.homogeneous import ConvNet
+
+
+def seeded(seed, build):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def inputs_of(shape, samples=6, seed=0):
+    return torch.randn(samples, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def module_folder(tmp_path, monkeypatch):
+    """A folder to run from; modules imported from it are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+# The paper's architectures
+
+
+def test_convnet_has_the_layers_of_the_paper_and_nothing_else():
+    model = ConvNet((3, 32, 32), 10)
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels) for c in convolutions] == [(3, 32), (32, 64), (64, 128), (128, 256)]
+    for convolution in convolutions:
+        assert (convolution.kernel_size, convolution.stride, convolution.padding) == ((3, 3), (2, 2), (1, 1))
+    kinds = [type(module) for module in model.modules() if not list(module.children())]
+    assert kinds == [nn.Conv2d, nn.ReLU] * 4 + [nn.Flatten, nn.Linear]
+    assert [tuple(p.shape) for p in model.parameters()] == [
+        (32, 3, 3, 3),
+        (64, 32, 3, 3),
+        (128, 64, 3, 3),
+        (256, 128, 3, 3),
+        (10, 1024),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "features"),
+    [
+        ((1, 28, 28), 1024),
+        ((3, 32, 32), 1024),
+        ((1, 16, 16), 256),
+        ((1, 1, 1), 256),
+        ((2, 17, 16), 512),
+        ((1, 33, 65), 3840),
+    ],
+)
+def test_convnet_takes_images_of_any_size(shape, features):
+    model = ConvNet(shape, 7)
+    with captured_features(model.classifier) as captured, torch.no_grad():
+        outputs = model(inputs_of(shape, samples=2))
+    assert outputs.shape == (2, 7)
+    assert captured[0].shape == (2, features)
+    assert model.classifier.in_features == features
+    assert (captured[0] >= 0).all()
+
+
+def test_convnet_refuses_vectors():
+    with pytest.raises(NetworkError, match=r"convnet needs images .*got samples of shape \(16,\)"):
+        ConvNet((16,), 10)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5, 8])
+def test_mlp_depth_counts_weight_layers(depth):
+    model = MLP((1, 4, 4), 3, depth=depth, width=7)
+    shapes = [tuple(p.shape) for p in model.parameters()]
+    assert shapes == [(7, 16)] + [(7, 7)] * (depth - 2) + [(3, 7)]
+    assert sum(isinstance(module, nn.ReLU) for module in model.modules()) == depth - 1
+    assert model(inputs_of((1, 4, 4))).shape == (6, 3)
+
+
+def test_mlp_is_the_product_of_its_layers():
+    model = MLP((5,), 3, depth=3, width=4)
+    inputs = inputs_of((5,))
+    first, second, last = (p.detach() for p in model.parameters())
+    by_hand = (torch.relu(torch.relu(inputs @ first.T) @ second.T)) @ last.T
+    assert torch.allclose(model(inputs), by_hand)
+
+
+def test_mlp_needs_a_hidden_layer():
+    with pytest.raises(NetworkError, match="depth counts the classifier too, so it is at least 2; got 1"):
+        MLP((5,), 3, depth=1, width=4)
+
+
+# Initialisation
+
+
+@pytest.mark.parametrize("build", [lambda: ConvNet((1, 28, 28), 10), lambda: MLP((16,), 4, depth=4, width=32)])
+def test_initialisation_by_norm_keeps_directions_and_sets_every_norm(build):
+    default, scaled = seeded(3, build), seeded(3, build)
+    initialize(scaled, "norm", 2.5)
+    for before, after in zip(default.parameters(), scaled.parameters(), strict=True):
+        assert torch.linalg.norm(after).item() == pytest.approx(2.5, rel=1e-6)
+        assert torch.cosine_similarity(before.flatten(), after.flatten(), dim=0).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_initialisation_by_kaiming_has_variance_two_over_fan_in():
+    model = seeded(0, lambda: ConvNet((1, 28, 28), 10))
+    seeded(1, lambda: initialize(model, "kaiming", 1.0))
+    for weight in list(model.parameters())[1:]:
+        fan_in = math.prod(weight.shape[1:])
+        assert weight.var().item() * fan_in == pytest.approx(2, rel=6 * math.sqrt(2 / weight.numel()))
+        assert weight.mean().abs().item() < 5 * math.sqrt(2 / fan_in / weight.numel())
+
+
+def test_default_initialisation_is_pytorchs():
+    model = seeded(5, lambda: MLP((16,), 4, depth=3, width=8))
+    before = [p.clone() for p in model.parameters()]
+    initialize(model, "default", 2.5)
+    shapes = [(16, 8), (8, 8), (8, 4)]
+    layers = seeded(5, lambda: [nn.Linear(*shape, bias=False) for shape in shapes])
+    for after, kept, layer in zip(model.parameters(), before, layers, strict=True):
+        assert torch.equal(after, kept)
+        assert torch.equal(after, layer.weight)
+
+
+def test_a_layer_of_zeros_has_no_direction_to_keep():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    nn.init.zeros_(model[1].weight)
+    with pytest.raises(NetworkError, match=r"1\.weight of Sequential starts at zero.*choose the initialization"):
+        initialize(model, "norm", 1.0)
+    initialize(model, "kaiming", 1.0)
+    assert model[1].weight.any()
+
+
+def test_biases_and_frozen_layers_are_not_layers():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    model[2].weight.requires_grad_(False)
+    frozen = model[2].weight.clone()
+    assert list(layer_weights(model)) == ["0.weight"]
+    initialize(model, "norm", 3.0)
+    assert torch.equal(model[2].weight, frozen)
+
+
+# Homogeneity
+
+
+@given(
+    depth=st.integers(2, 6),
+    width=st.integers(4, 24),
+    scales=st.lists(st.floats(0.05, 20), min_size=1, max_size=3),
+    seed=st.integers(0, 2**16),
+)
+def test_an_mlp_is_homogeneous_in_its_input_and_every_layer(depth, width, scales, seed):
+    model = seeded(seed, lambda: MLP((9,), 3, depth=depth, width=width))
+    inputs = inputs_of((9,), samples=16, seed=seed)
+    assume(model(inputs).any())
+    measured = check_homogeneous(model, inputs, tuple(scales))
+    assert measured.holds(1e-4)
+    assert list(measured.by_layer) == [name for name, _ in model.named_parameters()]
+
+
+@given(side=st.sampled_from([8, 28, 32]), scale=st.floats(0.1, 10), seed=st.integers(0, 2**16))
+def test_the_convnet_is_homogeneous_in_its_input_and_every_layer(side, scale, seed):
+    model = seeded(seed, lambda: ConvNet((1, side, side), 10))
+    measured = check_homogeneous(model, inputs_of((1, side, side), samples=2, seed=seed), (scale,))
+    assert measured.holds(1e-4)
+    assert len(measured.by_layer) == 5
+
+
+def with_bias():
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3, bias=False))
+
+
+def with_layer_norm():
+    return nn.Sequential(nn.Linear(8, 8, bias=False), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3, bias=False))
+
+
+def with_sigmoid():
+    return nn.Sequential(nn.Linear(8, 8, bias=False), nn.Sigmoid(), nn.Linear(8, 3, bias=False))
+
+
+def with_batch_norm():
+    return nn.Sequential(nn.Linear(8, 8, bias=False), nn.BatchNorm1d(8), nn.Linear(8, 3, bias=False))
+
+
+@pytest.mark.parametrize("build", [with_bias, with_layer_norm, with_sigmoid, with_batch_norm])
+def test_what_breaks_homogeneity_is_seen_by_input_and_in_the_layer_it_breaks(build):
+    measured = check_homogeneous(seeded(0, build), inputs_of((8,)))
+    assert not measured.holds(1e-2)
+    assert measured.by_input > 1e-2
+    assert measured.by_layer["0.weight"] > 1e-2
+    last = list(measured.by_layer)[-1]  # what comes before it is only an input to it
+    assert measured.by_layer[last] < 1e-5
+
+
+def test_one_layer_that_breaks_homogeneity_is_found_where_the_input_does_not_tell():
+    class Normalised(nn.Module):  # f depends on the direction of W_1 alone, but is homogeneous in the input
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 8, bias=False), nn.Linear(8, 3, bias=False)
+
+        def forward(self, x):
+            return self.last(torch.relu(self.first(x) / torch.linalg.norm(self.first.weight)))
+
+    measured = check_homogeneous(seeded(0, Normalised), inputs_of((8,)))
+    assert measured.by_input < 1e-5
+    assert measured.by_layer["last.weight"] < 1e-5
+    assert measured.by_layer["first.weight"] > 0.3
+    assert not measured.holds()
+
+
+def test_where_outputs_are_zero_homogeneity_is_not_asserted():
+    measured = check_homogeneous(MLP((8,), 3, depth=2, width=8), torch.zeros(4, 8))
+    assert not measured.holds()
+    assert all(math.isnan(deviation) for deviation in (measured.by_input, *measured.by_layer.values()))
+
+
+def test_a_network_without_weight_layers_is_judged_by_its_input():
+    assert check_homogeneous(nn.ReLU(), inputs_of((8,))).holds()
+
+
+class Breaks(nn.Module):
+    """Fails in the middle of the check: at the call of number `at`."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.body, self.calls, self.at = with_batch_norm(), itertools.count(), at
+
+    def forward(self, x):
+        outputs = self.body(x)
+        if next(self.calls) == self.at:
+            raise RuntimeError("broken on purpose")
+        return outputs
+
+
+@pytest.mark.parametrize("at", [0, 2, 4, 6, None])
+def test_the_check_leaves_weights_and_running_statistics_bit_identical(at):
+    model = seeded(0, lambda: Breaks(at))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    if at is None:
+        check_homogeneous(model, inputs_of((8,)), (0.3, 7.0))
+    else:
+        with pytest.raises(RuntimeError, match="broken on purpose"):
+            check_homogeneous(model, inputs_of((8,)), (0.3, 7.0))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+# The classifier and its input
+
+
+def test_the_classifier_is_the_last_linear_layer():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Sequential(nn.ReLU(), nn.Linear(6, 3)), nn.Identity())
+    assert find_classifier(model, 3) is model[1][1]
+    with pytest.raises(NetworkError, match="last linear layer of Sequential has 3 outputs, but the data has 5 classes"):
+        find_classifier(model, 5)
+    with pytest.raises(NetworkError, match=r"ReLU has no nn\.Linear layer"):
+        find_classifier(nn.ReLU(), 5)
+
+
+def test_captured_features_are_the_classifiers_input_at_every_pass():
+    model = MLP((5,), 3, depth=3, width=4)
+    batches = [inputs_of((5,), seed=seed) for seed in range(2)]
+    with captured_features(model.classifier) as captured:
+        for batch in batches:
+            model(batch)
+    assert len(captured) == 2
+    assert not captured[0].requires_grad
+    assert all(torch.equal(h, model.features(x)) for h, x in zip(captured, batches, strict=True))
+    model(batches[0])
+    assert len(captured) == 2
+
+
+def test_no_hook_is_left_after_an_exception():
+    model = MLP((5,), 3, depth=3, width=4)
+    with pytest.raises(RuntimeError, match="shapes"), captured_features(model.classifier):
+        model(torch.zeros(2, 6))
+    assert not model.classifier._forward_pre_hooks
+
+
+# The user's own
+
+
+def test_a_users_network_is_called_with_shape_and_classes(module_folder):
+    (module_folder / "users_own.py").write_text(
+        textwrap.dedent("""
+            from torch import nn
+
+            def build(input_shape, num_classes):
+                network = nn.Sequential(nn.Flatten(), nn.Linear(input_shape[0] * input_shape[1], num_classes))
+                network.called_with = (input_shape, num_classes)
+                return network
+        """)
+    )
+    network = build_network("users_own:build", (2, 3), 4)
+    assert network.called_with == ((2, 3), 4)
+    assert network(torch.zeros(5, 2, 3)).shape == (5, 4)
+
+
+MODULE = """
+from torch import nn
+value = 3
+def number(shape, classes): return 3
+def no_linear(shape, classes): return nn.ReLU()
+def one_more(shape, classes): return nn.Linear(shape[0], classes + 1)
+def raises(shape, classes): raise KeyError("no such layer")
+def no_arguments(): return nn.Linear(4, 2)
+"""
+
+
+def test_a_users_function_may_take_no_arguments(module_folder):
+    (module_folder / "users_module.py").write_text(MODULE)
+    assert build_network("users_module:no_arguments", (4,), 2).weight.shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("convnt", "there is no network 'convnt'; choose convnet, mlp, or your own as module:function"),
+        ("no_such_module:build", "cannot import 'no_such_module'.*No module named 'no_such_module'.*run from its"),
+        ("bad_syntax:build", r"cannot import 'bad_syntax'.*SyntaxError"),
+        ("raises_on_import:build", r"cannot import 'raises_on_import'.*ZeroDivisionError: division by zero"),
+        (":build", "cannot import ''"),
+        (".relative:build", r"cannot import '\.relative'"),
+        ("users_module:absent", "module 'users_module' has no function 'absent'"),
+        ("users_module:value", "module 'users_module' has no function 'value'"),
+        ("users_module:", "module 'users_module' has no function ''"),
+        ("users_module:number", r"users_module:number returned int; it must return a torch\.nn\.Module"),
+        ("users_module:no_linear", r"ReLU has no nn\.Linear layer, so it has no classifier; end it with one"),
+        ("users_module:one_more", "last linear layer of Linear has 3 outputs, but the data has 2 classes"),
+        ("users_module:raises", r"raised KeyError: 'no such layer'; it is called as function\(\(4,\), 2\)"),
+    ],
+)
+def test_what_is_wrong_with_a_users_network_is_said(module_folder, name, message):
+    (module_folder / "users_module.py").write_text(MODULE)
+    (module_folder / "bad_syntax.py").write_text("def build(:\n")
+    (module_folder / "raises_on_import.py").write_text("1 / 0\n")
+    with pytest.raises(NetworkError, match=message):
+        build_network(name, (4,), 2)
+
+
+# Biases and batch normalisation in every layer
+
+
+KINDS = {
+    "convnet": (lambda **options: ConvNet((2, 16, 16), 3, **options), (2, 16, 16), (32, 64, 128, 256)),
+    "mlp": (lambda **options: MLP((9,), 3, depth=4, width=7, **options), (9,), (7, 7, 7)),
+}
+
+
+@pytest.mark.parametrize(("build", "shape", "widths"), KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    "options", list(itertools.product([False, True], repeat=3)), ids=lambda flags: "".join("01"[flag] for flag in flags)
+)
+def test_biases_and_normalisation_stand_where_they_are_asked_for(build, shape, widths, options):
+    bias, hidden_bias, batch_norm = options
+    plain, model = build(), build(bias=bias, hidden_bias=hidden_bias, batch_norm=batch_norm)
+    assert (model.classifier.bias is not None) is bias
+    modules = [module for module in model.features if list(module.parameters()) or isinstance(module, nn.ReLU)]
+    layers, norms, activations = (
+        [module for module in modules if isinstance(module, kinds)]
+        for kinds in ((nn.Linear, nn.Conv2d), (nn.BatchNorm1d, nn.BatchNorm2d), nn.ReLU)
+    )
+    assert [layer.bias is not None for layer in layers] == [hidden_bias] * len(widths)
+    assert [norm.num_features for norm in norms] == list(widths) * batch_norm
+    in_turns = zip(layers, norms, activations, strict=True) if batch_norm else zip(layers, activations, strict=True)
+    assert modules == [module for of_layer in in_turns for module in of_layer]
+    count, plain_count = (sum(p.numel() for p in network.parameters()) for network in (model, plain))
+    assert count - plain_count == 3 * bias + sum(widths) * (hidden_bias + 2 * batch_norm)
+    assert list(layer_weights(model)) == [name for name, p in model.named_parameters() if p.ndim >= 2]
+    assert len(layer_weights(model)) == len(widths) + 1
+    outputs = model(inputs_of(shape))
+    assert outputs.shape == (6, 3)
+    assert outputs.isfinite().all()
+
+
+@pytest.mark.parametrize(("build", "shape", "_widths"), KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    ("options", "homogeneous"), [({}, True), ({"hidden_bias": True}, False), ({"batch_norm": True}, False)]
+)
+def test_biases_and_normalisation_break_homogeneity(build, shape, _widths, options, homogeneous):
+    measured = check_homogeneous(seeded(0, lambda: build(**options)), inputs_of(shape))
+    assert measured.holds() is homogeneous
+    assert (measured.by_input > 1e-2) is not homogeneous
+    *hidden, classifier = measured.by_layer.values()
+    assert (max(hidden) > 1e-2) is not homogeneous
+    assert classifier < 1e-5
+
+
+@pytest.mark.parametrize("name", ["convnet", "mlp"])
+def test_options_reach_the_packages_networks(name):
+    shape = (1, 16, 16)
+    model = build_network(name, shape, 3, depth=3, width=7, bias=True, hidden_bias=True, batch_norm=True)
+    assert all(m.bias is not None for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    assert any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in model.modules())
+    model = build_network(name, shape, 3, depth=3, width=7)
+    assert all(p.ndim >= 2 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [({"hidden_bias": True}, "biases in every layer"), ({"batch_norm": True}, "batch normalisation")],
+)
+def test_a_users_network_is_built_as_it_is(module_folder, options, asked):
+    (module_folder / "users_module.py").write_text(MODULE)
+    message = f"^{asked} can be asked of convnet and mlp; build users_module:no_arguments with what it is to have$"
+    with pytest.raises(NetworkError, match=message):
+        build_network("users_module:no_arguments", (4,), 2, **options)
+
+
+# What decays
+
+
+@pytest.mark.parametrize(
+    ("bias", "undecayed"), [("none", []), ("free", ["classifier.bias"]), ("decayed", []), ("all", [])]
+)
+def test_all_that_trains_decays_but_a_free_bias(bias, undecayed):
+    model = MLP((9,), 3, depth=3, width=7, bias=bias != "none", hidden_bias=bias == "all", batch_norm=bias == "all")
+    found = decays(model, model.classifier, 0.25, bias)
+    assert list(found) == [name for name, _ in model.named_parameters()]
+    assert {name: decay for name, decay in found.items() if decay != 0.25} == dict.fromkeys(undecayed, 0.0)
+
+
+def test_the_free_bias_is_the_classifiers_own_and_frozen_parameters_do_not_decay():
+    model = MLP((9,), 3, depth=3, width=7, bias=True, hidden_bias=True)
+    model.features[1].weight.requires_grad_(False)
+    found = decays(model, model.classifier, 0.25, "free")
+    assert found == {"features.1.bias": 0.25, "features.3.weight": 0.25, "features.3.bias": 0.25,
+                     "classifier.weight": 0.25, "classifier.bias": 0.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(("bias", "told"), [("free", "none can be free of decay"), ("decayed", "none can be decayed")])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_bias_that_is_not_there_or_does_not_train_cannot_be_asked_for(bias, told, frozen):
+    model = MLP((9,), 3, depth=2, width=7, bias=frozen)
+    if frozen:
+        model.classifier.bias.requires_grad_(False)
+    with pytest.raises(NetworkError, match=rf"Linear\(.*\), has no bias that trains, so {told}; give it one, or ask"):
+        decays(model, model.classifier, 0.25, bias)
+    assert set(decays(model, model.classifier, 0.25, "none").values()) == {0.25}

@@ -1,0 +1,324 @@
+"""The report's values: what is shown, rounded, left out, packed. What a browser makes of it is in test_browser.py."""
+
+import base64
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neurocollapse import cli
+from neurocollapse.datasets import load_dataset
+from neurocollapse.reports import report_content, report_page
+from neurocollapse.sweeps import Sweep
+from neurocollapse.sweeps.resuming import execute
+from neurocollapse.training import RunConfig
+from tests.example_runs import report_run
+
+COMMAND = str(Path(sys.executable).with_name("neurocollapse"))
+GAUSSIAN = load_dataset("gaussian")
+SMALL = RunConfig(dataset="gaussian", network="mlp", depth=3, width=12, learning_rate=0.02, epochs=2)
+
+
+def content(runs, **options):
+    made = report_content(runs, title="a title", **options)
+    return json.loads(json.dumps(made, allow_nan=False))
+
+
+def of_page(page):
+    """The values that a page holds."""
+    text = page.split('<script id="content" type="application/json">')[1].split("</script>")[0]
+    return json.loads(text)
+
+
+# Which runs
+
+
+def test_what_runs_differ_in_can_be_switched_with_the_decay_first_and_the_seed_last():
+    runs = [report_run(weight_decay=decay, seed=seed, depth=depth) for decay in (1e-3, 0.0) for seed in (1, 0)
+            for depth in (5, 3)]  # fmt: skip
+    made = content(runs)
+    assert made["fields"] == [
+        {"name": "weight_decay", "values": [0.0, 1e-3]},
+        {"name": "depth", "values": [3, 5]},
+        {"name": "seed", "values": [0, 1]},
+    ]
+    places = [tuple(run["values"].values()) for run in made["runs"]]
+    assert places[:3] == [(0.0, 3, 0), (0.0, 3, 1), (0.0, 5, 0)]
+    assert len(places) == 8
+    assert made["common"]["network"] == {"value": "mlp", "default": False}
+    assert made["common"]["schedule"] == {"value": "linear", "default": True}
+    assert "depth" not in made["common"]
+
+
+def test_of_values_without_an_order_each_has_its_place():
+    runs = [report_run(per_class=value, bias=bias) for value, bias in ((20, "none"), (None, "free"), (5, "all"))]
+    fields = {field["name"]: field["values"] for field in content(runs)["fields"]}
+    assert fields["per_class"] == [5, 20, None]
+    assert fields["bias"] == ["all", "free", "none"]
+
+
+def test_a_damaged_run_is_named_and_no_curve():
+    damaged = dataclasses.replace(report_run(), status="damaged", message="it is cut short", config={}, records=())
+    made = content([report_run(seed=1), damaged])
+    assert made["damaged"] == [{"name": damaged.name, "message": "it is cut short"}]
+    assert len(made["runs"]) == 1
+
+
+def test_notes_and_machines_come_once():
+    runs = [
+        dataclasses.replace(report_run(seed=seed), notes=["classes differ"], provenance=[{"torch": "2.13"}])
+        for seed in range(3)
+    ]
+    made = content(runs)
+    assert (made["notes"], made["provenance"]) == (["classes differ"], [{"torch": "2.13"}])
+
+
+# Numbers
+
+
+def test_series_are_those_of_the_records_to_seven_digits_with_gaps_for_what_is_not_finite():
+    run = report_run(epochs=3)
+    run.records[1]["train.nc1"] = math.nan
+    run.records[2]["train.nc1"] = math.inf
+    run.records[0]["train.nc1"] = 1.23456789
+    (made,) = content([run])["runs"]
+    assert made["series"]["train"]["nc1"][:3] == [1.234568, None, None]
+    assert made["series"]["test"]["nc3"] == [float(f"{record['test.nc3']:.7g}") for record in run.records]
+    assert made["recorded"] == [record["epoch"] for record in run.records]
+    assert "objective" not in made["series"]["train"]  # no record has it
+    assert made["norms"] == [[float(f"{r['train.weight_norms'][layer]:.7g}") for r in run.records] for layer in (0, 1)]
+
+
+@pytest.mark.parametrize(("loss", "panel"), [("square", "loss_data"), ("cross_entropy", "cross_entropy")])
+def test_the_first_panel_is_the_runs_own_data_term(loss, panel):
+    assert [each["key"] for each in content([report_run(loss=loss)])["panels"]] == [
+        panel, "nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4",
+    ]  # fmt: skip
+
+
+def test_tables_with_numbers_that_json_lacks_are_told():
+    theory = {"run": {"sections": {"a": [{"name": "x", "predicted": math.nan, "residual": math.inf}]}}}
+    assert content([report_run()], theory=theory)["theory"]["run"]["sections"]["a"] == [
+        {"name": "x", "predicted": None, "residual": None}
+    ]
+
+
+# Motion
+
+
+def unpacked(moves):
+    values = np.frombuffer(base64.b64decode(moves["samples"]), dtype="<i2").astype(float) / 32767
+    frames = values.reshape(len(moves["epochs"]), len(moves["labels"]), -1)
+    return frames * np.array(moves["scales"])[:, None, None]
+
+
+def test_samples_come_back_to_four_digits_of_the_largest():
+    run = report_run(epochs=4)
+    moves = content([run])["motion"][run.name]
+    assert moves["epochs"] == sorted(run.snapshots)
+    for frame, epoch in zip(unpacked(moves), moves["epochs"], strict=True):
+        samples = run.snapshots[epoch]["samples"]
+        np.testing.assert_allclose(frame, samples, atol=5e-5 * np.abs(samples).max())
+    last = run.snapshots[moves["epochs"][-1]]
+    np.testing.assert_allclose(moves["weight_gram"][-1], last["weight_gram"], rtol=1e-4)
+
+
+def test_no_more_moves_than_a_page_can_hold_and_every_setting_before_a_second_seed():
+    runs = [report_run(weight_decay=decay, seed=seed, epochs=60, classes=10) for seed in range(3)
+            for decay in (0.0, 5e-4, 1e-3)]  # fmt: skip
+    made = content(runs)
+    assert [run.name for run in runs[:3]] == list(made["motion"])[:3]
+    for moves in made["motion"].values():
+        assert moves["epochs"][0] == 0
+        assert moves["epochs"][-1] == 60
+        assert len(moves["epochs"]) <= 32
+    assert len(report_page(report_content(runs, title="nine"))) < 10_000_000
+
+
+def test_runs_of_before_there_were_snapshots_do_not_move():
+    assert content([dataclasses.replace(report_run(), snapshots={})])["motion"] == {}
+
+
+# The page
+
+
+def test_the_page_needs_no_network_and_holds_its_text_as_text():
+    name = '</script><script>alert("{{ plotly }}")</script>'
+    run = dataclasses.replace(report_run(), name=name, message="<b>&amp;")
+    page = report_page(report_content([run], title=f"<i>{name}</i>"))
+    assert of_page(page)["runs"][0]["name"] == name
+    assert of_page(page)["title"] == f"<i>{name}</i>"
+    own = page.replace(page[page.index("<script>//# allFunctions") : page.index("<script>drawPlots")], "")
+    assert "<script>alert" not in page
+    assert page.count("<script") == 4
+    assert "<title>&lt;i&gt;&lt;/script&gt;" in page
+    for way in ("src=", "@import", "url(", "fetch(", "XMLHttpRequest"):
+        assert way not in own, way
+
+
+def test_it_is_written_without_pytorch_and_without_matplotlib():
+    script = "import sys, neurocollapse.reports; sys.exit(bool({'torch', 'matplotlib'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_without_runs_or_records_there_is_still_a_page():
+    for runs in ([], [dataclasses.replace(report_run(), records=(), snapshots={}, status="unfinished")]):
+        assert of_page(report_page(report_content(runs, title="empty")))["motion"] == {}
+
+
+# The command
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*map(str, args)])
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_the_report_of_runs_on_disk_has_what_they_recorded(tmp_path, run):
+    folders = [execute(config, GAUSSIAN, tmp_path) for config in Sweep(SMALL, {"weight_decay": (0.0, 1e-3)})]
+    (folders[1].path / "records.jsonl").write_text("{")
+    (tmp_path / "claims.json").write_text(
+        '[{"claim": "c", "setting": "s", "verdict": "holds", "source": "", "parts": []}]'
+    )
+    assert run("verify", tmp_path)[0] == 1
+    status, printed, said = run("report", tmp_path)
+    assert (status, printed) == (1, f"report: {tmp_path / 'report.html'}\n")
+    assert said.startswith(f"damaged: {folders[1].path / 'records.jsonl'} is damaged")
+    made = of_page((tmp_path / "report.html").read_text())
+    (shown,) = made["runs"]
+    assert made["title"] == "Neural collapse of the mlp on gaussian"
+    assert shown["name"] == folders[0].path.name
+    assert shown["series"]["train"]["nc1"][-1] == pytest.approx(folders[0].records()[-1]["train.nc1"], rel=1e-4)
+    assert shown["seconds"] > 0
+    assert made["provenance"][0]["device"] == "cpu"
+    assert [each["name"] for each in made["damaged"]] == [folders[1].path.name]
+    assert list(made["theory"]) == [folders[0].path.name]
+    assert made["claims"][0]["verdict"] == "holds"
+    assert made["reload"] is None
+    assert list(made["motion"]) == [folders[0].path.name]
+
+
+def test_the_report_of_a_single_run_has_the_theory_table_that_was_made_beside_it(tmp_path, run):
+    folder = execute(SMALL, GAUSSIAN, tmp_path)
+    assert run("verify", tmp_path)[0] == 0
+    assert run("report", folder.path)[0] == 0
+    assert list(of_page((folder.path / "report.html").read_text())["theory"]) == [folder.path.name]
+
+
+def test_with_two_classes_what_is_always_zero_is_no_curve():
+    series = content([report_run(classes=2)])["runs"][0]["series"]["train"]
+    assert "nc1" in series
+    assert not [key for key in series if key.startswith("nc2")]
+
+
+@pytest.mark.parametrize("what", ["nowhere", "empty"])
+def test_what_cannot_be_reported_is_one_line(tmp_path, run, what):
+    folder = tmp_path / what
+    if what != "nowhere":
+        folder.mkdir()
+    status, printed, said = run("report", folder)
+    assert (status, printed, said.count("\n")) == (2, "", 1)
+    assert str(folder) in said
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("claims.json", "{", "claims.json cannot be read (Expecting property name"),
+        (
+            "claims.json",
+            '[{"claim": "only"}]',
+            "claims.json cannot be read (it holds no verdicts); delete it, or run cl",
+        ),
+        ("theory.json", "xx", "theory.json cannot be read (Expecting value"),
+        ("theory.json", "[]", "theory.json cannot be read (it holds no tables); verify makes it anew"),
+        ("*/snapshots.safetensors", "xx", "snapshots.safetensors is damaged ("),
+    ],
+)
+def test_what_is_damaged_beside_the_records_is_left_out_and_named(tmp_path, run, name, text, said):
+    execute(SMALL, GAUSSIAN, tmp_path)
+    for path in tmp_path.glob(name) if "*" in name else [tmp_path / name]:
+        path.write_text(text)
+    status, printed, told = run("report", tmp_path)
+    assert (status, told.count("\n")) == (1, 1)
+    assert told.startswith("damaged: ")
+    assert said in told
+    assert printed == f"report: {tmp_path / 'report.html'}\n"
+    content = of_page((tmp_path / "report.html").read_text())
+    assert len(content["runs"]) == 1
+    assert [said in message for message in content["left_out"]] == [True]
+    assert content["claims"] == []
+    assert content["theory"] == {}
+
+
+@pytest.mark.parametrize("config", ["3", "[]", '{"depth": 2}', "null"])
+def test_a_config_that_is_none_is_a_damaged_run(tmp_path, run, config):
+    for seed in (0, 1):
+        folder = execute(dataclasses.replace(SMALL, seed=seed), GAUSSIAN, tmp_path)
+    described = {**json.loads((folder.path / "config.json").read_text()), "config": json.loads(config)}
+    (folder.path / "config.json").write_text(json.dumps(described))
+    status, _, told = run("report", tmp_path)
+    assert (status, told.count("\n")) == (1, 1)
+    assert told.startswith(f"damaged: {folder.path} is not a run")
+    assert len(of_page((tmp_path / "report.html").read_text())["runs"]) == 1
+
+
+def test_a_file_cannot_be_followed(tmp_path, run):
+    (tmp_path / "file").write_text("")
+    assert run("report", tmp_path / "file", "--follow") == (
+        2,
+        "",
+        f"error: {tmp_path / 'file'} is a file, not a folder\n",
+    )
+
+
+@pytest.mark.slow
+def test_what_is_followed_without_runs_ends_as_a_page_that_loads_itself_no_more(tmp_path):
+    out = tmp_path / "to come"
+    command = [COMMAND, "report", str(out), "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "loads itself no more" in said
+    assert of_page((out / "report.html").read_text())["reload"] is None
+
+
+@pytest.mark.slow
+def test_a_report_that_follows_is_kept_current_until_ctrl_c(tmp_path):
+    out = tmp_path / "to come"
+    page = out / "report.html"
+    command = [COMMAND, "report", str(out), "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == f"report: {page}\n"
+        assert of_page(page.read_text())["reload"] == 10
+        for seed in (0, 1):
+            execute(dataclasses.replace(SMALL, seed=seed), GAUSSIAN, out)
+        end = time.monotonic() + 60
+        while len(of_page(page.read_text())["runs"]) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    first, second, *_ = said.splitlines()
+    assert first == f"{out} was not there, and is a new folder now"
+    assert second == f"there are no runs in {out} yet: waiting for them, until Ctrl-C"
+    assert f"stopped; {page} is as the runs are now" in said
+    assert of_page(page.read_text())["reload"] is None

@@ -1,0 +1,113 @@
+"""Sweeps: the list of configurations, and the time a run should take."""
+
+import dataclasses
+import itertools
+import re
+import time
+
+import pytest
+import torch
+
+from neurocollapse.datasets import load_dataset
+from neurocollapse.sweeps import Sweep
+from neurocollapse.sweeps import checks as checking
+from neurocollapse.sweeps.axes import estimate_seconds
+from neurocollapse.training import RunConfig, train
+
+GAUSSIAN = load_dataset("gaussian")
+SMALL = RunConfig(
+    dataset="gaussian", network="mlp", depth=3, width=12, optimizer="adam", learning_rate=2e-3, batch_size=64, epochs=4
+)
+
+
+# The list
+
+
+def test_a_sweep_is_the_product_of_its_axes_in_order():
+    runs = Sweep(SMALL, {"weight_decay": (0.0, 1e-3), "network": ("mlp", "convnet"), "seed": range(3)})
+    assert [(run.weight_decay, run.network, run.seed) for run in runs] == list(
+        itertools.product((0.0, 1e-3), ("mlp", "convnet"), range(3))
+    )
+    assert len(runs) == 12
+    assert all(dataclasses.replace(run, weight_decay=5e-4, network="mlp", seed=0) == SMALL for run in runs)
+    assert list(runs) == list(runs)
+
+
+def test_a_sweep_without_axes_is_its_base():
+    assert list(Sweep(SMALL, {})) == [SMALL]
+    assert len(Sweep(SMALL, {"seed": ()})) == 0
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(TypeError, match="no_such_field"):
+        list(Sweep(SMALL, {"no_such_field": (1,)}))
+    with pytest.raises(ValueError, match="epochs must be at least 0, got -1"):
+        list(Sweep(SMALL, {"epochs": (1, -1)}))
+
+
+def test_a_sweep_shows_its_axes_and_what_its_runs_share():
+    base = dataclasses.replace(SMALL, dataset="<script>.npz", width=13)
+    table = Sweep(base, {"weight_decay": (0.0, 1e-3), "width": (8, 16), "seed": range(3)})._repr_html_()
+    assert "<caption>Sweep of 12 run(s); " in table
+    rows = [re.findall(r">([^<>]+)</td>", row) for row in table.split("<tr>")[1:]]
+    assert rows[:3] == [
+        ["weight_decay", "0.0, 0.001", "2 value(s)"],
+        ["width", "8, 16", "2 value(s)"],
+        ["seed", "0, 1, 2", "3 value(s)"],
+    ]
+    shared = dict(rows[3:])
+    assert shared.keys() == base.changed.keys() - {"width"}
+    assert shared["dataset"] == "&lt;script&gt;.npz"
+    assert "<caption>Sweep of 1 run(s); " in Sweep(SMALL, {})._repr_html_()
+
+
+# The estimate
+
+
+def test_the_estimate_is_of_the_right_size():
+    config = dataclasses.replace(SMALL, width=128, epochs=30)
+    list(train(dataclasses.replace(config, epochs=1), GAUSSIAN))  # what is slow the first time only
+    best = float("inf")
+    for _ in range(3):  # on a machine that does other things as well
+        estimate = estimate_seconds(config, GAUSSIAN)
+        start = time.perf_counter()
+        list(train(config, GAUSSIAN))
+        ratio = estimate / (time.perf_counter() - start)
+        best = min(best, max(ratio, 1 / ratio))
+    assert best < 4
+
+
+def test_the_estimate_grows_with_epochs_and_data():
+    few = load_dataset("gaussian", per_class=10)
+    short, long = (min(estimate_seconds(dataclasses.replace(SMALL, epochs=n), few) for _ in range(3)) for n in (5, 500))
+    assert 0 < short < long
+
+
+def test_the_estimate_leaves_threads_alone_and_cannot_diverge():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert estimate_seconds(dataclasses.replace(SMALL, learning_rate=1e9, optimizer="sgd"), GAUSSIAN) > 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_estimate_is_of_the_device_that_is_to_train(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(checking, "estimate_seconds", lambda config, dataset, device: asked.append(device) or 1.0)
+    checking.check_runs([SMALL], tmp_path, None, device="cuda:1")
+    checking.check_runs([SMALL], tmp_path, None)
+    assert asked == ["cuda:1", "cpu"]
+
+
+def test_a_run_for_the_gpus_of_a_cluster_is_timed_without_one(tmp_path):
+    (run,) = checking.check_runs([dataclasses.replace(SMALL, precision="tf32")], tmp_path, None)
+    assert run.seconds > 0
+
+
+def test_an_estimate_needs_no_samples_of_some_classes_more_than_there_are():
+    images, labels = GAUSSIAN.train.images, GAUSSIAN.train.labels
+    part = torch.cat([(labels == 0).nonzero().flatten()[:1], (labels > 0).nonzero().flatten()])
+    unbalanced = dataclasses.replace(GAUSSIAN, train=type(GAUSSIAN.train)(images[part], labels[part]), test=None)
+    assert estimate_seconds(SMALL, unbalanced) > 0

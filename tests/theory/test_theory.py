@@ -1,0 +1,330 @@
+"""Identities at every point, critical-point laws at exact optima, predictions under each reading."""
+
+import dataclasses
+import html
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import neurocollapse as nc
+from neurocollapse.geometry import simplex_etf
+from neurocollapse.networks import decays, find_classifier
+from neurocollapse.theory import (
+    STATEMENTS,
+    Evidence,
+    Parameter,
+    TheoryTable,
+    balance_along_flow,
+    central_path,
+    compare,
+    gather_evidence,
+    theory_table,
+)
+from neurocollapse.theory.table import NOT_CLAIMED
+from neurocollapse.training import FullBatch
+from tests.problems import Decay, free_bias, orthogonal_frame, quasi_interpolating, relu_features, rotation
+
+IDENTITIES, CRITICAL, SQI, THEOREM, FRAME, DECAYED_BIAS, LEMMA_2_1 = STATEMENTS
+GAUSSIAN = nc.load_dataset("gaussian", per_class=10).train
+IMAGES = nc.load_dataset("mnist5k", per_class=3).train
+
+told = {"tells": "nothing", "reference": "here"}
+
+
+# Comparisons
+
+
+def test_numbers_are_compared_relative_to_the_larger():
+    assert compare("x", 1.0, 4.0, **told).residual == 0.75
+    assert compare("x", -2.0, 1.0, **told).residual == 1.5
+    assert compare("x", 0.0, 0.0, **told).residual == 0.0
+    assert compare("x", 1.0, 1.5, scale=10.0, **told).residual == pytest.approx(0.05)
+
+
+def test_one_number_is_compared_with_each_of_many():
+    one = compare("x", 3.0, torch.tensor([2.0, 4.0]), **told)
+    assert (one.predicted, one.measured) == (3.0, 3.0)
+    assert one.residual == pytest.approx(math.sqrt(2) / math.sqrt(20))
+    assert compare("x", 0.0, torch.tensor([2.0, -2.0]), scale=1.0, **told).residual == pytest.approx(2.0)
+
+
+def test_of_matrices_the_norms_are_shown_and_the_difference_counts():
+    A = torch.eye(2, dtype=torch.float64)
+    turned = compare("x", A, -A, **told)
+    assert turned.predicted == turned.measured == pytest.approx(math.sqrt(2))
+    assert turned.residual == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("residual", "digits"), [(0.0, 16), (1e-6, 6), (1e-20, 16), (3.0, 0)])
+def test_digits_of_agreement(residual, digits):
+    assert dataclasses.replace(compare("x", 0.0, 0.0, **told), residual=residual).digits == pytest.approx(digits)
+
+
+def test_digits_of_what_is_not_defined_are_not_either():
+    assert math.isnan(dataclasses.replace(compare("x", 0.0, 0.0, **told), residual=math.nan).digits)
+
+
+# Identities, at random weights
+
+
+def objective(network, data, *, bias="none", weight_decay=3e-3, seed=0, **size):
+    torch.manual_seed(seed)
+    model = nc.build_network(
+        network, tuple(data.images.shape[1:]), int(data.labels.max()) + 1, bias=bias != "none", **size
+    )
+    if bias != "none":
+        nn.init.normal_(model.classifier.bias)
+    each = decays(model, find_classifier(model), weight_decay, bias)
+    return FullBatch(model, data.images, data.labels, each)
+
+
+NETWORKS = {
+    **{f"mlp of depth {depth}": ("mlp", GAUSSIAN, {"depth": depth, "width": 24}) for depth in range(2, 11)},
+    "convnet": ("convnet", IMAGES, {}),
+}
+
+
+@pytest.mark.parametrize("bias", ["none", "free", "decayed"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_identities_hold_at_random_weights(name, bias):
+    network, data, size = NETWORKS[name]
+    table = theory_table(gather_evidence(objective(network, data, bias=bias, **size)))
+    residuals = {comparison.name: comparison.residual for comparison in table.sections[IDENTITIES]}
+    assert max(residuals.values()) <= 1e-12, residuals
+    layers = 5 if network == "convnet" else size["depth"]
+    assert len(residuals) == layers + layers + (layers - 1) + 1  # Euler, Lemma 2.2, neighbours, the central path
+
+
+class DeepConvNet(nn.Module):
+    """3×3 convolutions and ReLU, `depth` layers with the classifier."""
+
+    def __init__(self, depth):
+        super().__init__()
+        widths = [1] + [6] * (depth - 1)
+        layers = [
+            layer
+            for i, o in itertools.pairwise(widths)
+            for layer in (nn.Conv2d(i, o, 3, padding=1, bias=False), nn.ReLU())
+        ]
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.classifier = nn.Linear(24, 10, bias=False)
+
+    def forward(self, images):
+        return self.classifier(self.features(images))
+
+
+@pytest.mark.parametrize("depth", [2, 6, 10])
+def test_identities_hold_for_convolutional_networks_of_any_depth(depth):
+    torch.manual_seed(depth)
+    model = DeepConvNet(depth)
+    each = dict.fromkeys((name for name, _ in model.named_parameters()), 1e-3)
+    table = theory_table(gather_evidence(FullBatch(model, IMAGES.images, IMAGES.labels, each)))
+    assert max(comparison.residual for comparison in table.sections[IDENTITIES]) <= 1e-12
+
+
+class Biased(nn.Module):
+    """A bias in a hidden layer, which breaks homogeneity."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = nn.Linear(16, 20)
+        self.classifier = nn.Linear(20, 4, bias=False)
+
+    def forward(self, inputs):
+        return self.classifier(torch.relu(self.hidden(inputs)))
+
+
+def test_identities_fail_for_a_network_that_is_not_homogeneous():
+    torch.manual_seed(0)
+    model = Biased()
+    each = dict.fromkeys((name for name, _ in model.named_parameters()), 1e-3)
+    table = theory_table(gather_evidence(FullBatch(model, GAUSSIAN.images, GAUSSIAN.labels, each)), doubt="it has one")
+    worst = max(comparison.residual for comparison in table.sections[IDENTITIES])
+    assert worst > 1e-3
+    assert table.notes[0] == "it has one"
+    assert {comparison.tells for comparison in table} == {NOT_CLAIMED}
+
+
+def test_layer_norms_that_merge_exponentially_agree_and_others_do_not():
+    times, decay = [0.5, 1.5, 4.0], 0.3
+    factors = [math.exp(-2 * decay * (time - times[0])) for time in times]
+    merging = [(7.0, 7.0 + 2 * factor, 7.0 - factor) for factor in factors]
+    assert [row.residual < 1e-15 for row in balance_along_flow(times, merging, decay)] == [True, True]
+    assert [row.residual > 0.02 for row in balance_along_flow(times, merging, 2 * decay)] == [True, True]
+
+
+# The central path
+
+
+@pytest.mark.parametrize("bias", ["none", "free", "decayed"])
+def test_the_least_squares_classifier_is_where_the_gradient_by_the_classifier_vanishes(bias):
+    evidence = gather_evidence(objective("mlp", GAUSSIAN, bias=bias, depth=3, width=24))
+    path = central_path(evidence)
+    outputs = evidence.features @ path.weight.T + (0.0 if path.bias is None else path.bias)
+    errors = (evidence.targets - outputs) / len(evidence.labels)
+    torch.testing.assert_close(errors.T @ evidence.features, evidence.weight_decay * path.weight)
+    assert (path.bias is None) == (bias == "none")
+    if path.bias is not None:
+        torch.testing.assert_close(errors.sum(dim=0), evidence.bias_decay * path.bias)
+    assert 0 < path.loss < evidence.loss
+    assert path.excess > 0
+
+
+def test_the_central_path_is_not_unique_without_decay():
+    with pytest.raises(ValueError, match="needs λ > 0"):
+        central_path(gather_evidence(objective("mlp", GAUSSIAN, weight_decay=0.0, depth=2, width=24)))
+
+
+# Exact optima: the last layer of an unconstrained features model as evidence
+
+
+def evidence_of(problem, weight_decay, bias_decay=0.0):
+    """The classifier of an exact problem as the only layer; its features take the place of a network's."""
+    weight = problem.weight.double()
+    errors = nn.functional.one_hot(problem.labels, len(weight)).double() - problem.features @ weight.T
+    errors -= 0.0 if problem.bias is None else problem.bias
+    gradient = -errors.T @ problem.features / len(errors)
+    others = ()
+    if problem.bias is not None:
+        others = (Parameter("bias", problem.bias, -errors.mean(dim=0), bias_decay),)
+    return Evidence(
+        weight_decay,
+        (Parameter("classifier", weight, gradient, weight_decay),),
+        others,
+        problem.features,
+        problem.labels,
+        nc.Classifier(weight, problem.bias),
+        bias_decay,
+    )
+
+
+def worst(table, reading, *, without=()):
+    return max(comparison.residual for comparison in table.sections[reading] if comparison.name not in without)
+
+
+DECAY = Decay(num_classes=10, per_class=3)
+
+
+@pytest.mark.parametrize("problem", [free_bias(DECAY), relu_features(DECAY)], ids=str)
+def test_with_a_free_bias_the_theorem_holds_exactly(problem):
+    table = theory_table(evidence_of(problem, DECAY.weight))
+    assert worst(table, SQI) < 1e-11
+    assert worst(table, THEOREM) < 1e-11
+    # a frame has one layer here, so that Euler's law for all layers is that of the classifier alone
+    assert worst(table, CRITICAL) < 1e-11
+    assert worst(table, LEMMA_2_1) < 1e-11
+    assert FRAME not in table.sections
+
+
+def test_without_a_bias_it_is_the_orthogonal_frame_that_holds():
+    table = theory_table(evidence_of(orthogonal_frame(DECAY), DECAY.weight))
+    assert worst(table, FRAME) < 1e-11
+    assert worst(table, CRITICAL) < 1e-11
+    by_name = {comparison.name: comparison for comparison in table.sections[SQI] + table.sections[THEOREM]}
+    for name in ("(C−1) × off-class output", "sum of outputs 1ᵀf", "mean cos(W^c, W^c')", "‖Σ_c W^c‖"):
+        assert by_name[name].residual == pytest.approx(1.0)  # as far as the other reading
+    assert by_name["NC3"].measured == pytest.approx(0.3203645, abs=1e-7)
+    lemma = table.sections[LEMMA_2_1]
+    assert lemma[0].residual > 0.5  # W has a mean row, so ½‖Wμ_G‖² is not all
+    assert lemma[1].residual < 1e-11
+
+
+def test_a_decayed_bias_shrinks_the_sum_of_outputs():
+    C, bias_decay = 4, 0.25
+    b = torch.full((C,), 1 / (C * (1 + bias_decay)), dtype=torch.float64)
+    base = free_bias(Decay(C, 5))
+    table = theory_table(evidence_of(dataclasses.replace(base, bias=b), Decay(C, 5).weight, bias_decay))
+    assert worst(table, DECAYED_BIAS) < 1e-12
+    (stationarity,) = [row for row in table.sections[CRITICAL] if row.name == "λ_b b"]
+    assert stationarity.residual < 1e-12
+
+
+def test_sqi_is_found_and_missed():
+    exact = evidence_of(quasi_interpolating(6, 9), 1e-3)
+    assert worst(theory_table(exact), SQI) < 1e-12
+    shaken = dataclasses.replace(exact, features=exact.features + 0.3 * rotation(9)[exact.labels])
+    assert worst(theory_table(shaken), SQI) > 0.1
+
+
+@pytest.mark.parametrize("name", ["W, Eq. 2", "‖W^c‖², Eq. 3", "⟨W^c, μ_G⟩ + b_c", "NC3"])
+def test_each_prediction_can_fail(name):
+    problem = free_bias(DECAY)
+    wrong = dataclasses.replace(problem, weight=1.2 * problem.weight + 0.1 * rotation(10), bias=problem.bias + 0.01)
+    rows = {row.name: row for row in theory_table(evidence_of(wrong, DECAY.weight)).sections[THEOREM]}
+    assert rows[name].residual > 0.01
+
+
+def test_lemma_2_1_is_least_where_it_says():
+    """With exact NC, L(α) ≥ 1/(2C), reached at α = (C−1)/C."""
+    C = 5
+    frame = simplex_etf(C)
+    labels = torch.arange(C).repeat(3)
+    losses = []
+    for alpha in (0.7, (C - 1) / C, 0.9):
+        problem = dataclasses.replace(
+            free_bias(Decay(C, 3)), features=frame[labels], labels=labels, weight=alpha * frame, bias=None
+        )
+        (row, general) = theory_table(evidence_of(problem, 1e-3)).sections[LEMMA_2_1]
+        assert row.residual < 1e-13
+        assert general.residual < 1e-13
+        losses.append(row.predicted)
+    assert losses[1] == pytest.approx(1 / (2 * C), abs=1e-15)
+    assert losses[1] < min(losses[0], losses[2])
+
+
+# The table
+
+
+def test_without_decay_what_divides_by_it_is_left_out_and_named():
+    table = theory_table(gather_evidence(objective("mlp", GAUSSIAN, weight_decay=0.0, depth=3, width=24)))
+    names = {row.name for row in table}
+    assert not {"W, Eq. 2", "λW", "spread of the ‖W_l‖²"} & names
+    assert any("equation 2, equation 3" in note for note in table.notes)
+    assert worst(table, IDENTITIES) < 1e-12
+
+
+def test_what_limits_the_theory_is_noted():
+    evidence = gather_evidence(objective("mlp", GAUSSIAN, depth=2, width=24))
+    assert any("cannot hold exactly" in note for note in theory_table(evidence).notes)
+    few = gather_evidence(objective("mlp", IMAGES, depth=2, width=8))
+    assert any("p = 8 features hold no simplex of 10 classes" in note for note in theory_table(few).notes)
+    nine = gather_evidence(objective("mlp", IMAGES, depth=2, width=9))
+    assert any("p = 9 features hold no orthogonal frame" in note for note in theory_table(nine).notes)
+    part = dataclasses.replace(evidence, features=evidence.features[:-2], labels=evidence.labels[:-2])
+    assert any("8 to 10 samples" in note for note in theory_table(part).notes)
+
+
+def test_a_network_that_collapsed_to_zero_is_told():
+    zero = objective("mlp", GAUSSIAN, depth=2, width=24)
+    zero.move_to(0 * zero.point)
+    table = theory_table(gather_evidence(zero))
+    assert any("collapsed to zero" in note for note in table.notes)
+    assert table.facts["sqi_gap"] == 1.0
+    str(table)
+
+
+def test_a_table_survives_json_and_is_readable():
+    table = theory_table(gather_evidence(objective("mlp", GAUSSIAN, depth=2, width=24)))
+    again = TheoryTable.from_dict(table.to_dict())
+    assert again == table
+    assert len(table.to_frame()) == len(list(table))
+    text = str(table)
+    for row in table:
+        assert row.name in text
+        assert row.tells in text
+
+
+def test_a_table_in_a_notebook_has_its_facts_and_escapes():
+    table = theory_table(gather_evidence(objective("mlp", GAUSSIAN, depth=2, width=24)))
+    (reading, (first, *_)), *_ = table.sections.items()
+    spoilt = dataclasses.replace(first, name="<script>", residual=1.25e-17)
+    table = TheoryTable({reading: (spoilt,)}, table.facts, ("<script>", *table.notes))
+    shown = table._repr_html_()
+    assert shown.count("&lt;script&gt;") == 2
+    assert "<script" not in shown
+    assert "1.25e-17" in shown
+    assert f"nc1 {table.facts['nc1']:.5g}," in shown
+    assert all(html.escape(note) in shown for note in table.notes)
