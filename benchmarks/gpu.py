@@ -21,7 +21,7 @@ from torch import nn
 
 from neurocollapse.datasets import Dataset
 from neurocollapse.sweeps import Sweep, check_device
-from neurocollapse.training import RunConfig, network_of, recorded_epochs, train, train_together, training_data
+from neurocollapse.training import RunConfig, epochs, network_of, recorded_epochs, train_together, training_data
 
 AXES = {"weight_decay": (0.0, 1e-4, 5e-4), "seed": range(5)}
 EPOCHS = 100
@@ -61,7 +61,7 @@ def seconds_of(configs: list[RunConfig], dataset: Dataset, device: str) -> tuple
     if len(configs) > 1:
         states = (state for _, state in train_together(configs, dataset, device=device))
     else:
-        states = train(configs[0], dataset, device=device)
+        states = epochs(configs[0], dataset, device=device)
     for state in states:
         for kind, by_epoch in seconds.items():
             by_epoch[state.epoch] += state.seconds[kind]

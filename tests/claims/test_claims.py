@@ -782,7 +782,7 @@ def test_not_both_settings_can_be_asked_for(claims, tmp_path):
 def test_where_there_are_no_runs_there_is_nothing_to_read(claims, tmp_path):
     status, printed, said = claims("--read", "--out", tmp_path / "nowhere")
     assert (status, printed) == (2, "")
-    assert said.startswith(f"error: there are no runs to read in {tmp_path / 'nowhere'}: name their folder with --out")
+    assert said.startswith(f"error: there are no runs to read in {tmp_path / 'nowhere'}: name their folder")
     assert list(tmp_path.iterdir()) == []
 
 

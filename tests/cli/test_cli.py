@@ -21,10 +21,9 @@ import torch
 
 import neurocollapse as nc
 from neurocollapse import cli
-from neurocollapse.cli import experiments
 from neurocollapse.cli.printing import shown
 from neurocollapse.datasets import load_dataset
-from neurocollapse.reports import describe_ordering, paper_ordering, summary
+from neurocollapse.reports import describe_ordering, paper_ordering, reproduction, summary
 from neurocollapse.reports.summaries import ORDERED_KEYS
 from neurocollapse.sweeps import RunFolder, run_id
 from neurocollapse.sweeps.resuming import execute
@@ -249,9 +248,9 @@ def test_a_verdict_and_a_figure_know_of_the_lambda_that_failed(tmp_path, run, mo
     for decay in decays:
         execute(dataclasses.replace(config, weight_decay=decay), GAUSSIAN, tmp_path)
     drawn = []
-    figure = experiments.collapse_figure
+    figure = reproduction.collapse_figure
     monkeypatch.setattr(
-        experiments, "collapse_figure", lambda *args, **options: drawn.append(options) or figure(*args, **options)
+        reproduction, "collapse_figure", lambda *args, **options: drawn.append(options) or figure(*args, **options)
     )
     arguments = ["reproduce", *TINY, "--out", tmp_path, "--weight-decay", *decays]
     status, printed, said = run(*arguments)
@@ -434,8 +433,8 @@ def test_what_cannot_be_stacked_is_one_line_before_anything_is_trained(tmp_path,
     words = [*TRAIN, "--normalization", "batch", "--engine", "batched", "--out", tmp_path / "out"]
     status, printed, said = run(*words)
     assert (status, printed) == (2, "")
-    assert said.startswith("error: --engine batched: mlp has frozen parameters, or buffers as those of batch normalis")
-    assert said.endswith("; train its runs in processes of their own (--engine processes)\n")
+    assert said.startswith("error: engine batched: mlp has frozen parameters, or buffers as those of batch normalis")
+    assert said.endswith("; train its runs in processes of their own (engine processes)\n")
     assert not (tmp_path / "out").exists()
 
 
@@ -740,11 +739,11 @@ COMMANDS = [
     (["reproduce", "--dataset", "gaussian"], "convnet needs images (channels, height, width), got"),
     ([*REPRODUCE, "--weight-decay", "-1e-4"], "weight_decay must be at least 0, got -0.0001"),
     ([*REPRODUCE, "--weight-decay", "nan"], "weight_decay must be finite, got nan"),
-    ([*REPRODUCE, "--weight-decay", "0", "1e-3", "0.001"], "--weight-decay has a value twice: 0.0 0.001 0.001"),
-    ([*REPRODUCE, "--weight-decay"], "--weight-decay needs at least one value"),
-    ([*REPRODUCE, "--seeds", "0"], "--seeds must be at least 1, got 0"),
+    ([*REPRODUCE, "--weight-decay", "0", "1e-3", "0.001"], "weight_decay has a value twice: 0.0, 0.001, 0.001"),
+    ([*REPRODUCE, "--weight-decay"], "weight_decay needs at least one value"),
+    ([*REPRODUCE, "--seeds", "0"], "seeds must be at least 1, got 0"),
     ([*REPRODUCE, "--epochs", "-1"], "epochs must be at least 0, got -1"),
-    ([*REPRODUCE, "--workers", "0"], "--workers must be at least 1, got 0"),
+    ([*REPRODUCE, "--workers", "0"], "workers must be at least 1, got 0"),
     ([*REPRODUCE, "--per-class", "101"], "fewer than per_class=101; ask for at most 100"),
     (["reproduce", "--dataset", "mnist", "--data-dir", "absent"], "the data folder absent does not exist"),
     (["reproduce", "--dataset", "mnist", "--data-dir", "a_file"], "the data folder a_file is a file, not a folder"),
@@ -754,13 +753,13 @@ COMMANDS = [
     ([*TRAIN, "--depth", "9" * 21], "depth must be at most 1000, got 9999"),
     ([*TRAIN, "--width", "9" * 22], "width must be at most 1000000, got 9999"),
     ([*TRAIN, "--depth", "1000000", "--dry-run"], "depth must be at most 1000, got 1000000"),
-    ([*TRAIN, "--device", "nonsense"], "--device nonsense cannot be used here; there is: cpu"),
-    (["verify", ".", "--device", "nonsense"], "--device nonsense cannot be used here; there is: cpu"),
-    (["claims", "--quick", "--read", "--out", ".", "--device", "nonsense"], "--device nonsense cannot be used here"),
-    ([*TRAIN, "--device", "mps"], "--device mps cannot be used here; there is: cpu"),
+    ([*TRAIN, "--device", "nonsense"], "device nonsense cannot be used here; there is: cpu"),
+    (["verify", ".", "--device", "nonsense"], "device nonsense cannot be used here; there is: cpu"),
+    (["claims", "--quick", "--read", "--out", ".", "--device", "nonsense"], "device nonsense cannot be used here"),
+    ([*TRAIN, "--device", "mps"], "device mps cannot be used here; there is: cpu"),
     ([*TRAIN, "--out", "x" * 300], "is not a folder that can be written to; name another (File name too long)"),
     ([*TRAIN, "--out", "/proc/x"], "/proc is not a folder that can be written to; name another"),
-    ([*TRAIN, "--device", "meta"], "--device meta cannot be used here"),
+    ([*TRAIN, "--device", "meta"], "device meta cannot be used here"),
     ([*TRAIN, "--out", "a_file"], "a_file is not a folder that can be written to; name another"),
     ([*TRAIN, "--out", "a_file/below"], "a_file is not a folder that can be written to; name another"),
     ([*TRAIN, "--vary", "seed"], "--vary 'seed' is not field=value,value,...; the fields are dataset, per_class"),
@@ -902,7 +901,7 @@ def interrupted(out, wait, *, times, stop=lambda process: os.killpg(process.pid,
 def assert_quiet_end(result, expected=130):
     status, printed, said = result
     assert (status, printed) == (expected, ""), said
-    assert "stopped; what was saved stays, and the same command goes on from there" in said
+    assert "stopped; what was saved stays, and the same command resumes it" in said
     assert "Traceback" not in said
 
 

@@ -776,7 +776,7 @@ def test_failed_download(tmp_path, monkeypatch, server, published_mnist, cache, 
     message = error_of(load_dataset, "mnist", data_dir=folder if given_folder else None)
     assert re.match(
         rf"{name} \([\d.]+ MB\) is not in .*mnist and could not be downloaded from http://127.0.0.1:\d+/ "
-        rf"{FAILURES[failure]}; fetch it by other means and put the files under --data-dir \(data_dir=\)$",
+        rf"{FAILURES[failure]}; fetch it by other means and put the files into data_dir$",
         message,
     )
     assert files_under(folder) == []

@@ -247,12 +247,12 @@ def run(capsys, monkeypatch):
     [
         (
             ["--address", "auto"],
-            "error: --address auto is that of a Ray cluster, and the engine is processes; add --engine ray\n",
+            "error: address auto is that of a Ray cluster, and the engine is processes; choose the engine ray\n",
         ),
         (["--engine", "threads"], f"error: there is no engine 'threads'; choose from {', '.join(ENGINES)}\n"),
         (
             ["--engine", "ray"],
-            "error: --engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'\n",
+            "error: engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'\n",
         ),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",
@@ -269,7 +269,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(tmp_path, run, monkeypatch, 
     monkeypatch.setattr("neurocollapse.sweeps.engines.ray_cluster.find_spec", lambda _: True)
     status, said = run("train", "--engine", "ray", "--address", address, "--out", str(tmp_path / "out"))
     assert (status, said.count("\n")) == (2, 1)
-    assert said.startswith(f"error: --address {address}: no Ray cluster answers there (")
+    assert said.startswith(f"error: address {address}: no Ray cluster answers there (")
     assert "give HOST:PORT of one that `ray start --head` began, or auto on one of its machines" in said
 
 
@@ -283,7 +283,7 @@ def test_where_the_cluster_that_auto_finds_is_gone_is_one_line(tmp_path, run, mo
         monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: "127.0.0.1:1")
     status, said = run("train", "--engine", "ray", "--address", "auto", "--out", str(tmp_path / "out"))
     assert (status, said.count("\n")) == (2, 1)
-    assert said.startswith("error: --address auto: no Ray cluster answers there ([Errno 111]")
+    assert said.startswith("error: address auto: no Ray cluster answers there ([Errno 111]")
 
 
 def test_where_auto_finds_none_is_one_line(tmp_path, run, monkeypatch):
@@ -292,7 +292,7 @@ def test_where_auto_finds_none_is_one_line(tmp_path, run, monkeypatch):
     monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
     status, said = run("train", "--engine", "ray", "--address", "auto", "--out", str(tmp_path / "out"))
     assert (status, said.count("\n")) == (2, 1)
-    assert said.startswith("error: --address auto: no Ray cluster answers there (Could not find any running Ray")
+    assert said.startswith("error: address auto: no Ray cluster answers there (Could not find any running Ray")
 
 
 # A cluster

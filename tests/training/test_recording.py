@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from neurocollapse.datasets import Dataset, Split, load_dataset
-from neurocollapse.training import RunConfig, State, epoch, recording, train, train_together
+from neurocollapse.training import RunConfig, State, epoch, epochs, recording, train_together
 
 GAUSSIAN = load_dataset("gaussian", per_class=25)
 # In batches of 22, the 100 samples are five steps an epoch, the last of them on fewer.
@@ -38,7 +38,7 @@ CASES = {
 
 
 def states(config, dataset, device="cpu"):
-    return [copied(state) for state in train(config, dataset, device=device)]
+    return [copied(state) for state in epochs(config, dataset, device=device)]
 
 
 def stacked(configs, dataset, device="cpu"):
@@ -153,9 +153,9 @@ def gpu(monkeypatch):
 @pytest.mark.parametrize("times", [0, 1, 3, 4, 10])
 def test_as_many_steps_are_taken_as_are_asked_for(gpu, times):
     recorded = recording.Recording(gpu.step, "cuda")
-    for epochs in (1, 2, 3):
+    for calls in (1, 2, 3):
         recorded.repeat(times)
-        assert gpu.taken == epochs * times
+        assert gpu.taken == calls * times
     assert gpu.recorded == (times > 3)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from neurocollapse import DivergedError, NetworkError
 from neurocollapse.datasets import Dataset, Split, load_dataset
-from neurocollapse.training import RunConfig, State, train, train_together
+from neurocollapse.training import RunConfig, State, epochs, train_together
 
 GAUSSIAN = load_dataset("gaussian")
 FEW = load_dataset("gaussian", per_class=25)
@@ -98,7 +98,7 @@ def kept(state: State) -> State:
 def alone(configs, dataset, resumes=None):
     resumes = resumes or [None] * len(configs)
     return [
-        [kept(s) for s in train(config, dataset, resume=resume)]
+        [kept(s) for s in epochs(config, dataset, resume=resume)]
         for config, resume in zip(configs, resumes, strict=True)
     ]
 
@@ -204,7 +204,7 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on(place):
     assert [state.epoch for state in states] == list(range(len(states)))
     assert states  # what was recorded before
     with pytest.raises(DivergedError) as caught:
-        list(train(configs[place], FEW))
+        list(epochs(configs[place], FEW))
     assert str(caught.value) == str(error)
     for index in {0, 1, 2, 3} - {place}:
         assert_close(alone([configs[index]], FEW)[0], stacked[index])

@@ -18,7 +18,7 @@ from neurocollapse import DivergedError, NetworkError, training
 from neurocollapse.datasets import Dataset, Split, load_dataset
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import balance, build_network, find_layers, initialize
-from neurocollapse.training import RunConfig, State, learning_rate, network_of, recorded_epochs, train
+from neurocollapse.training import RunConfig, State, epochs, learning_rate, network_of, recorded_epochs
 from neurocollapse.training.run import Run
 from neurocollapse.training.schedule import decay_factor
 
@@ -41,7 +41,7 @@ GAUSSIAN = load_dataset("gaussian")
 
 def history(config, dataset=GAUSSIAN, **options):
     """All states, with tensors of their own: those yielded are the live ones."""
-    return [kept(state) for state in train(config, dataset, **options)]
+    return [kept(state) for state in epochs(config, dataset, **options)]
 
 
 def kept(state: State) -> State:
@@ -203,7 +203,7 @@ def test_a_test_split_that_lacks_a_class_is_not_measured():
 
 
 def test_per_class_takes_a_balanced_part():
-    states = list(train(dataclasses.replace(SMALL, per_class=7, epochs=1)))
+    states = list(epochs(dataclasses.replace(SMALL, per_class=7, epochs=1)))
     assert states[-1].record["train.class_counts"] == [7] * 4
     assert states[-1].record["test.class_counts"] == [25] * 4
 
@@ -331,7 +331,7 @@ def test_divergence_keeps_what_was_recorded_and_says_what_to_do():
     with pytest.raises(
         DivergedError, match=r"objective became (inf|nan) in epoch \d+ \(λ = 0\.003, learning rate 30\)"
     ):
-        seen.extend(kept(state) for state in train(config, GAUSSIAN))
+        seen.extend(kept(state) for state in epochs(config, GAUSSIAN))
     assert 1 < len(seen) < 50
     assert all(math.isfinite(norm) for state in seen for norm in weights(state).values() for norm in norm.flatten())
     assert [state.epoch for state in seen] == list(range(len(seen)))
@@ -339,7 +339,7 @@ def test_divergence_keeps_what_was_recorded_and_says_what_to_do():
 
 def test_a_network_that_starts_with_infinite_outputs_has_diverged():
     with pytest.raises(DivergedError, match="features are no longer finite; try a smaller learning rate"):
-        list(train(dataclasses.replace(SMALL, initial_norm=1e30), GAUSSIAN))
+        list(epochs(dataclasses.replace(SMALL, initial_norm=1e30), GAUSSIAN))
 
 
 # The same configuration gives the same bits
@@ -357,7 +357,7 @@ def test_the_same_configuration_gives_the_same_run(optimizer):
 def test_runs_taken_in_turns_do_not_disturb_one_another():
     configs = [dataclasses.replace(SMALL, seed=seed) for seed in (0, 1)]
     alone = [history(config) for config in configs]
-    in_turns = [(kept(a), kept(b)) for a, b in zip(*(train(config, GAUSSIAN) for config in configs), strict=True)]
+    in_turns = [(kept(a), kept(b)) for a, b in zip(*(epochs(config, GAUSSIAN) for config in configs), strict=True)]
     assert all(same_run(run, turns) for run, turns in zip(alone, zip(*in_turns, strict=True), strict=True))
 
 
@@ -389,7 +389,7 @@ def test_the_start_is_pytorchs_own_under_the_seed():
 
 def test_the_callers_random_numbers_are_untouched():
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # not Python's: beartype uses those here
-    for _ in train(dataclasses.replace(SMALL, epochs=2), GAUSSIAN):
+    for _ in epochs(dataclasses.replace(SMALL, epochs=2), GAUSSIAN):
         assert torch.equal(torch.get_rng_state(), before[0])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]
@@ -538,7 +538,7 @@ def test_a_parameter_outside_the_loss_is_named(users):
     with pytest.raises(
         NetworkError, match=r"forgotten\.weight of Unused does not enter the loss; remove it, or freeze"
     ):
-        list(train(dataclasses.replace(SMALL, network="users_networks:unused"), GAUSSIAN))
+        list(epochs(dataclasses.replace(SMALL, network="users_networks:unused"), GAUSSIAN))
 
 
 def test_a_frozen_parameter_stays(users):
@@ -561,7 +561,7 @@ def test_a_classifier_that_is_never_called_is_said(users):
 
     users.backwards = lambda shape, classes: Backwards(*shape, classes)
     with pytest.raises(NetworkError, match=r"does not call its last linear layer.*define the classifier last"):
-        list(train(dataclasses.replace(SMALL, network="users_networks:backwards"), GAUSSIAN))
+        list(epochs(dataclasses.replace(SMALL, network="users_networks:backwards"), GAUSSIAN))
 
 
 @pytest.mark.parametrize(
@@ -656,8 +656,8 @@ def test_a_number_beyond_any_float_is_not_finite():
 
 
 def test_training_takes_a_configuration_and_says_so():
-    with pytest.raises(TypeError, match="train takes a RunConfig, got 'x' of type str"):
-        next(inspect.unwrap(train)("x"))  # without the tests' own checking of types
+    with pytest.raises(TypeError, match="epochs takes a RunConfig, got 'x' of type str"):
+        inspect.unwrap(epochs)("x")  # without the tests' own checking of types
 
 
 def test_an_mlp_that_does_not_fit_in_memory_is_said(monkeypatch):

@@ -9,15 +9,13 @@ import pandas as pd
 import tyro
 
 from .._errors import InputError
-from .._files import atomic_path, to_json
-from ..reports import collapse_figure, describe_ordering, missing_decays, paper_ordering, save_figure, summary, wide
-from ..sweeps import Sweep, folders, records_frame, runs_table
+from .._files import to_json
+from ..reports import describe_ordering, reproduction_sweep, wide
+from ..reports import reproduce as run_reproduction
+from ..sweeps import Plan, Sweep, folders, plan_sweep, runs_table
 from ..training import RunConfig
-from .options import ComparedOptions, Folder, Machines, RunOptions, axis, distinct
-from .planning import Plan, carry_out, prepare
+from .options import ComparedOptions, Folder, Machines, RunOptions, axis
 from .printing import messages, out_console, print_frame, rows, shown
-from .report import titled, write_report
-from .theory import keep_tables
 
 
 def reproduce(
@@ -47,41 +45,32 @@ def reproduce(
         json: Print the summary as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
             there is none of.
     """
-    if seeds < 1:
-        raise InputError(f"--seeds must be at least 1, got {seeds}")
     base = RunConfig(**dataclasses.asdict(config))
-    sweep = Sweep(base, {"weight_decay": distinct("--weight-decay", weight_decay), "seed": range(seeds)})
-    plan = prepare(list(sweep), out, machines, messages, tensorboard=tensorboard)
     if dry_run:
-        return _print_plan(plan, json)
-    done = carry_out(plan, messages)
-    frame = records_frame(done.whole)
-    if not len(frame):
+        sweep = reproduction_sweep(base, weight_decay, seeds)
+        return _print_plan(plan_sweep(sweep, out, tensorboard=tensorboard, progress=True, **vars(machines)), json)
+    done = run_reproduction(
+        base,
+        weight_decays=weight_decay,
+        seeds=seeds,
+        out=out,
+        tensorboard=tensorboard,
+        progress=True,
+        **vars(machines),
+    )
+    if done.report is None:
         messages.print("nothing was recorded, so there is nothing to draw")
         return 1
-    title = titled([base])
-    note = "; ".join(plan.notes) or None
-    paths = save_figure(collapse_figure(frame, title=title, note=note, weight_decays=weight_decay), out)
-    table = summary(frame)
-    with atomic_path(out / "summary.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    keep_tables(
-        [run for run in done.whole if run.status == "finished"],
-        out / "theory.json",
-        data_dir=machines.data_dir,
-        device=machines.device_here,
-    )
-    page, _ = write_report(out)
-    ordering, missing = paper_ordering(frame), missing_decays(frame, weight_decay)
     if json:
-        answer = {"summary": rows(table), "ordering": ordering, "missing": missing, "failed": done.failures}
-        print(to_json(answer, indent=2))
+        answer = {"summary": rows(done.summary), "ordering": done.ordering, "missing": done.missing}
+        print(to_json({**answer, "failed": done.runs.failures}, indent=2))
     else:
-        print_frame(wide(table).reset_index(), "last epoch of the finished runs, mean ± deviation over seeds")
-        out_console.print(describe_ordering(ordering, weight_decay, missing))
+        print_frame(wide(done.summary).reset_index(), "last epoch of the finished runs, mean ± deviation over seeds")
+        out_console.print(describe_ordering(done.ordering, weight_decay, done.missing))
         theory = f"   theory beside them: neurocollapse verify {out}" if base.loss == "square" else ""
-        out_console.print(f"report: {page}   figure: {paths[0]}   numbers: {out / 'summary.csv'}{theory}")
-    return 1 if done.failures else 0
+        paths = f"report: {done.report}   figure: {done.figures[0]}   numbers: {out / 'summary.csv'}"
+        out_console.print(f"{paths}{theory}")
+    return 1 if done.runs.failures else 0
 
 
 def train(
@@ -111,12 +100,12 @@ def train(
     if len(axes) < len(vary):
         raise InputError(f"--vary names a field twice: {' '.join(vary)}")
     base = RunConfig(**dataclasses.asdict(config))
-    configs = list(Sweep(base, axes))
-    plan = prepare(configs, out, machines, messages, tensorboard=tensorboard)
+    sweep = Sweep(base, axes)
+    plan = plan_sweep(sweep, out, tensorboard=tensorboard, progress=True, **vars(machines))
     if dry_run:
         return _print_plan(plan, json)
-    done = carry_out(plan, messages)
-    _print_runs(runs_table(done.folders), json)
+    done = plan.carry_out()
+    _print_runs(runs_table(done), json)
     return 1 if done.failures else 0
 
 

@@ -9,7 +9,7 @@ from rich.progress import Progress, TextColumn, track
 
 from .._errors import InputError, VerificationError
 from .._files import to_json
-from ..sweeps import ALONG, Refinement, RunFolder, TheoryFile, check_device, folders, verify_run, verify_runs
+from ..sweeps import ALONG, Refinement, RunFolder, check_device, folders, keep_tables, run_labels, verify_run
 from ..sweeps.refined_points import FILE as REFINED
 from ..theory import (
     EXACT,
@@ -22,7 +22,6 @@ from ..theory import (
     solve_unconstrained,
 )
 from .printing import messages, out_console, print_frame, shown
-from .progress import names
 
 
 def verify(
@@ -102,34 +101,14 @@ def _refined(run: RunFolder, iterations: int, data_dir: Path | None, device: str
 def _print_side_by_side(
     found: list[RunFolder], theory_file: Path, data_dir: Path | None, device: str, force: bool, json: bool
 ) -> int:
-    tables = keep_tables(found, theory_file, data_dir=data_dir, device=device, force=force)
+    tables = keep_tables(found, theory_file, data_dir=data_dir, device=device, force=force, progress=True)
     if json:
         print(to_json({folder.path.name: table.to_dict() for folder, table in tables.items()}, indent=2))
     elif tables:
-        labels = names([folder.config for folder in tables])
+        labels = run_labels([folder.config for folder in tables])
         _print_residuals(dict(zip(labels, tables.values(), strict=True)))
         out_console.print(f"every number is in {theory_file}; `neurocollapse verify RUN` prints the table of one")
     return 0 if len(tables) == len(found) else 1 if tables else 2
-
-
-def keep_tables(
-    found: list[RunFolder], theory_file: Path, *, data_dir: Path | None, device: str, force: bool = False
-) -> dict[RunFolder, TheoryTable]:
-    """The tables of these runs, kept in `theory_file`, with progress; which have none, and why, is told."""
-    tables = {}
-    reasons: dict[str, list[str]] = {}
-    kept = TheoryFile(theory_file, force=force)
-    known = all(kept.get(folder) for folder in found)
-    verified = verify_runs(found, kept, data_dir=data_dir, device=device)
-    for folder, table in track(verified, "verifying", len(found), console=messages, disable=known):
-        if isinstance(table, str):
-            reasons.setdefault(table, []).append(folder.path.name)
-        else:
-            tables[folder] = table
-    for reason, runs in reasons.items():
-        which = f"all {len(runs)} runs" if len(runs) == len(found) > 1 else ", ".join(runs)
-        messages.print(f"not verified, {which}: {reason}")
-    return tables
 
 
 def _print_exact(json: bool) -> int:

@@ -7,8 +7,13 @@ from .figures.theory import theory_figure as theory_figure
 from .page.content import ReportRun as ReportRun
 from .page.content import report_content as report_content
 from .page.html import report_page as report_page
+from .reproduction import Reproduction as Reproduction
+from .reproduction import reproduce as reproduce
+from .reproduction import reproduction_sweep as reproduction_sweep
 from .summaries import describe_ordering as describe_ordering
 from .summaries import missing_decays as missing_decays
 from .summaries import paper_ordering as paper_ordering
 from .summaries import summary as summary
 from .summaries import wide as wide
+from .writing import report as report
+from .writing import write_report as write_report

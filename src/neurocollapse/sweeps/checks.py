@@ -41,13 +41,13 @@ def check_device(device: str) -> None:
         torch.zeros(1, device=device, dtype=torch.float64).item()  # the metrics are taken in float64
     except (RuntimeError, AssertionError, TypeError):  # AssertionError: PyTorch was built without CUDA
         there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise InputError(f"--device {device} cannot be used here; there is: {', '.join(there)}") from None
+        raise InputError(f"device {device} cannot be used here; there is: {', '.join(there)}") from None
 
 
 def check_precision(precision: str, device: str) -> None:
     """`ValueError` where a device that is to train has no such products, and would take others."""
     if precision == "tf32" and not device.startswith("cuda"):
-        raise InputError(f"precision tf32 is of NVIDIA GPUs, got device {device}; take float32 here, or --device cuda")
+        raise InputError(f"precision tf32 is of NVIDIA GPUs, got device {device}; take float32, or device cuda")
 
 
 def check_runs(
@@ -115,7 +115,7 @@ def _check_stackable(config: RunConfig, dataset: Dataset) -> None:
     try:
         probe_stacked(config, dataset)
     except NetworkError as error:
-        raise NetworkError(f"--engine batched: {error}") from error
+        raise NetworkError(f"engine batched: {error}") from error
 
 
 def _estimate(config: RunConfig, dataset: Dataset, device: str) -> float | str:

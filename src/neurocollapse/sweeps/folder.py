@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ class RunFolder:
             raise missing(self.path / "config.json")
         config = described.get("config")
         if "num_classes" not in described or not isinstance(config, dict) or "epochs" not in config:
-            raise RunError(f"{self.path} is not a run: its config.json is not of one; name a folder that --out made")
+            raise RunError(f"{self.path} is not a run: its config.json is not of one; name the folder of a run")
         return described
 
     @property
@@ -250,7 +250,7 @@ class RunFolder:
         described = read_json(self.path / "config.json")
         if described is None:
             return
-        remedy = "name another folder with --out, or delete that one"
+        remedy = "name another folder, or delete that one"
         for name, now in (("data_sha256", dataset.sha256), ("definitions", DEFINITIONS_VERSION)):
             if described.get(name) != now:
                 raise RunError(f"{self.path} was made with {name} {described.get(name)}, and now it is {now}; {remedy}")
@@ -287,10 +287,14 @@ class RunFolder:
 
     def finish(self, tensors: dict[str, Tensor], result: dict[str, Any]) -> None:
         if result["status"] == "finished":
-            prefix = "model."
-            weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            write_tensors(self.path / "model.safetensors", weights)
+            write_tensors(self.path / "model.safetensors", model_weights(tensors))
         write_text(self.path / "result.json", to_json(result, indent=2) + "\n")
+
+
+def model_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's own tensors of a `State`, by the names of its parameters."""
+    prefix = "model."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _epoch_of(name: str) -> int:

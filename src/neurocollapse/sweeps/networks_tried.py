@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .._errors import DivergedError, NetworkError
 from ..datasets import Dataset, Split
 from ..networks import check_homogeneous, find_classifier
-from ..training import RunConfig, network_of, seeded, train, train_together
+from ..training import RunConfig, epochs, network_of, seeded, train_together
 
 #: Images that a network is shown, and numbers of its output that are kept to know it by.
 _IMAGES, _OUTPUTS = 4, 16
@@ -67,7 +67,7 @@ def probe(config: RunConfig, dataset: Dataset) -> None:
             outputs = _fresh(config, dataset).eval()(few.train.images)
         if isinstance(outputs, Tensor) and not outputs.isfinite().all():
             raise DivergedError
-        for _ in train(step, few):
+        for _ in epochs(step, few):
             pass
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .._errors import DivergedError, RunError
 from ..datasets import Dataset
-from ..training import RunConfig, State, train, train_together
+from ..training import RunConfig, State, epochs, train_together
 from .folder import RunFolder
 from .identity import run_id
 from .networks_tried import fingerprint, run_notes
@@ -37,7 +37,7 @@ def execute(
         if folder.result is None:
             keeper = _Keeper(folder)
             try:
-                for state in train(config, dataset, resume=folder.resume_point(), device=device):
+                for state in epochs(config, dataset, resume=folder.resume_point(), device=device):
                     keeper.keep(state)
                     on_state(state)
             except DivergedError as error:

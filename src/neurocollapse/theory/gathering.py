@@ -88,9 +88,7 @@ def check_theory_applies(objective: FullBatch, *, force: bool) -> str | None:
     fault = _fault(homogeneity_without_bias(objective.model, objective.inputs[:_TRIED]))
     if fault is None or force:
         return fault
-    raise VerificationError(
-        f"{fault}; the theory is about homogeneous networks (to see the numbers anyway: --force, or force=True)"
-    )
+    raise VerificationError(f"{fault}; the theory is about homogeneous networks (to see the numbers anyway: force)")
 
 
 def homogeneity_without_bias(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> Homogeneity:

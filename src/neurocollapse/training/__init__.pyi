@@ -3,8 +3,8 @@ from .flow import gradient_flow as gradient_flow
 from .full_batch import FullBatch as FullBatch
 from .loop import State as State
 from .loop import data_part as data_part
+from .loop import epochs as epochs
 from .loop import stack_key as stack_key
-from .loop import train as train
 from .loop import train_together as train_together
 from .loop import training_data as training_data
 from .refinement import RefinementState as RefinementState

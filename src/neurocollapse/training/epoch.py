@@ -80,7 +80,7 @@ class Together:
         except RuntimeError as error:
             raise NetworkError(
                 f"{first.config.network} cannot be trained stacked ({' '.join(str(error).split())}); train its runs "
-                f"in processes of their own (--engine processes)"
+                f"in processes of their own (engine processes)"
             ) from error
         return [_end(*ended) for ended in zip(self.runs, epochs, data_terms, strict=True)]
 
@@ -92,7 +92,7 @@ def _check_stackable(run: Run) -> None:
         raise NetworkError(
             f"{run.config.network} has frozen parameters, or buffers as those of batch normalisation "
             f"({', '.join(others[:3])}), and cannot be trained stacked; train its runs in processes of their own "
-            f"(--engine processes)"
+            f"(engine processes)"
         )
 
 

@@ -27,5 +27,5 @@ def engine_named(name: str, address: str | None = None) -> Engine:
         check_ray(address)
         return partial(train_on_ray, address=address)
     if address is not None:
-        raise InputError(f"--address {address} is that of a Ray cluster, and the engine is {name}; add --engine ray")
+        raise InputError(f"address {address} is that of a Ray cluster, and the engine is {name}; choose the engine ray")
     return ENGINES[name]
