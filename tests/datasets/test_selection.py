@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -251,3 +252,11 @@ def test_balanced_batch_normalisation_is_refused():
 def test_batch_normalisation_of_single_samples_is_refused():
     with pytest.raises(ValueError, match="normalization batch needs a batch_size of at least 2, got 1"):
         RunConfig(normalization="batch", batch_size=1)
+
+
+def test_a_split_is_a_data_set_of_samples_with_labels():
+    split = load_dataset("gaussian").train
+    image, label = split[3]
+    assert len(split) == len(split.labels)
+    assert torch.equal(image, split.images[3])
+    assert label == split.labels[3]

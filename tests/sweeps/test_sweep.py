@@ -42,8 +42,8 @@ def test_a_sweep_without_axes_is_its_base():
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
-        ({"no_such_field": (1,)}, "a run has no field 'no_such_field'; the fields are dataset, "),
-        ({"sead": (1,)}, "a run has no field 'sead'; did you mean 'seed'[?]"),
+        ({"no_such_field": (1,)}, "a run has no field 'no_such_field'; there are dataset, "),
+        ({"sead": (1,)}, r"a run has no field 'sead' \(did you mean 'seed'\?\); there are"),
         ({"epochs": (1, -1)}, "epochs must be at least 0, got -1"),
         ({"network": "mlp"}, "network takes a sequence of values, got 'mlp'; write"),
         ({"seed": 3}, "seed takes a sequence of values, got 3; write"),

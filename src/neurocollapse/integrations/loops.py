@@ -1,6 +1,5 @@
 """What the callbacks of training loops share: when to measure, and which numbers to log."""
 
-import difflib
 import inspect
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from .._errors import InputError, InputTypeError
+from .._errors import InputError, InputTypeError, did_you_mean
 from ..measuring import CaptureOptions, indices_of, measure_model, reloaded
 from ..metrics import METRICS, Measurement
 
@@ -39,10 +38,12 @@ class Probe:
         # now, and not after the first epochs
         for key in keys or ():
             if key not in METRICS:
-                raise InputError(f"there is no key {key!r}{_hint(key, METRICS)}; see neurocollapse.METRICS")
+                raise InputError(f"there is no key {key!r}{did_you_mean(key, METRICS)}; see neurocollapse.METRICS")
         for option in options:
             if option not in _OPTIONS:
-                raise InputTypeError(f"there is no option {option!r}{_hint(option, _OPTIONS)}; see measure_model")
+                raise InputTypeError(
+                    f"there is no option {option!r}{did_you_mean(option, _OPTIONS)}; see measure_model"
+                )
         self.every, self.keys, self.prefix, self.options = every, keys, prefix, options
         #: the last measurement
         self.measurement: Measurement | None = None
@@ -66,8 +67,3 @@ class Probe:
             else:
                 values[f"{self.prefix}{key}"] = value
         return values
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .._errors import did_you_mean
 from .._html import html_table
 from ..statistics import ClassMeans, Statistics
 from . import decisions, duality, simplex, variability
@@ -119,6 +120,8 @@ class Measurement(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if key in self.missing:
             raise KeyError(f"{key} is not here: it needs {self.missing[key]}")
+        if key not in self._values:
+            raise KeyError(f"there is no key {key!r}{did_you_mean(str(key), METRICS)}; see neurocollapse.METRICS")
         return self._values[key]
 
     def __iter__(self) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Many runs: the list of their configurations, and how long one should take."""
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .._errors import InputError, InputTypeError
+from .._errors import InputError, InputTypeError, did_you_mean
 from .._html import html_table, listed
 from ..datasets import Dataset
 from ..training import RunConfig, epochs, recorded_epochs
@@ -47,9 +46,7 @@ class Sweep:
         """The values of a field, as the configuration holds them."""
         fields = list(vars(self.base))
         if name not in fields:
-            close = difflib.get_close_matches(str(name), fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"the fields are {', '.join(fields)}"
-            raise InputError(f"a run has no field {name!r}; {hint}")
+            raise InputError(f"a run has no field {name!r}{did_you_mean(name, fields)}; there are {', '.join(fields)}")
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise InputTypeError(f"{name} takes a sequence of values, got {given!r}; write [{given!r}]")
         values = tuple(getattr(replace(self.base, **{name: value}), name) for value in given)
