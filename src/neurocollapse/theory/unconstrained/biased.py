@@ -83,7 +83,7 @@ def with_bias_and_relu(model: UnconstrainedModel) -> ClosedForm:
 
 
 def _stretched(strength: float, kappa: float, num_classes: int) -> tuple[float, float]:
-    """Solves t √((C−1) a² + c²) = `strength` for (a, c). The left side grows with t from 0 to √(C−1+κ²); zeros beyond."""
+    """Solves t √((C−1) a² + c²) = `strength` for (a, c); the left side grows with t from 0 to √(C−1+κ²), then zeros."""
 
     def solution(t: float) -> tuple[float, float]:
         return 1 / (1 + t), kappa / (kappa + t) if kappa else 0.0
