@@ -1,6 +1,6 @@
-"""The default recipe against the paper-like one: objective and NC1 reached, and the time both took, in one run.
+"""Compares the default recipe with the paper-like one in one run each: objective and NC1 reached, and time taken.
 
-The two train in turn, epoch by epoch, on one thread, so that whatever else the machine does hits both alike.
+The two train in turn, epoch by epoch, on one thread, so that other load on the machine affects both alike.
 usage: recipes.py [EPOCHS_OF_THE_DEFAULT EPOCHS_OF_THE_PAPER_LIKE]
 """
 

@@ -82,7 +82,7 @@ def at_rest(config: nc.RunConfig, record: dict[str, object], gradient: float, sp
 
 
 def chosen_rate(config: nc.RunConfig, data: nc.Dataset) -> float | None:
-    """The largest rate at which some epochs learn something: the data term comes below that of a constant output."""
+    """The largest rate at which some epochs learn something: the data term falls below the one of a constant output."""
     for rate in RATES:
         try:
             *_, last = epochs(replace(config, learning_rate=rate, schedule="constant", epochs=TRIED), data)

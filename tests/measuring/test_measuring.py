@@ -248,7 +248,7 @@ def test_the_variability_collapse_index_is_there_where_it_is_cheap_or_asked_for(
     assert set(measure(H, Y, W, B, vci=False)) == set(without)
     monkeypatch.setattr(neurocollapse.measuring.features, "_CHEAP_COVARIANCE", H.numel() * H.shape[1] - 1)
     assert set(measure(H, Y, W, B)) == set(without)
-    with pytest.raises(KeyError, match=r"nc1_vci is not here: it needs all of Σ_W, N p² operations, which vci=True"):
+    with pytest.raises(KeyError, match=r"nc1_vci is not here: it needs the whole of Σ_W, at N p² operations; pass vci"):
         _ = measure(H, Y, W, B)["nc1_vci"]
     assert dict(measure(H, Y, W, B, vci=True)) == dict(WHOLE)
 
