@@ -28,6 +28,7 @@ from neurocollapse.reports import describe_ordering, paper_ordering, summary
 from neurocollapse.reports.summaries import ORDERED_KEYS
 from neurocollapse.sweeps import RunFolder, run_id
 from neurocollapse.sweeps.resuming import execute
+from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig
 
 COMMAND = str(Path(sys.executable).with_name("neurocollapse"))
@@ -914,7 +915,7 @@ ENDS = {
 
 @pytest.mark.parametrize(("status", "stop"), ENDS.values(), ids=ENDS)
 def test_the_command_ends_quietly_and_the_run_goes_on_later(tmp_path, status, stop):
-    run = RunFolder(tmp_path / run_id(LONG, GAUSSIAN))
+    run = RunWriter(tmp_path / run_id(LONG, GAUSSIAN))
 
     def until_it_trains(process):
         deadline = time.monotonic() + 120
