@@ -2,37 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
-import tyro
+from typing import TYPE_CHECKING
 
 from .._errors import InputError
 from .._files import atomic_path, to_json
-from ..claims import (
-    FULL,
-    QUICK,
-    RESULTS,
-    Judged,
-    Result,
-    Setting,
-    claims_page,
-    claims_values,
-    judge_claims,
-    notes_on,
-    read_results,
-    results_of,
-    write_results,
-)
-from ..sweeps import Planned, check_device, check_runs
 from ..training import RunConfig
-from .options import Folder, Machines
-from .planning import carry_out, prepare, print_notes
+from .options import Folder, MachineOptions, Machines
 from .printing import messages, out_console, print_frame
-from .theory import keep_tables
+
+if TYPE_CHECKING:
+    from ..claims import Judged, Result, Setting
+    from ..sweeps import Planned
 
 
 def claims(
-    machines: tyro.conf.OmitArgPrefixes[Machines],
+    machines: MachineOptions,
     quick: bool = False,
     full: bool = False,
     out: Folder = Path("results/claims"),
@@ -40,11 +24,11 @@ def claims(
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
-    """Judge the paper's claims and open questions: run what each needs, and give a verdict with seeds and intervals.
+    """Judge each claim of the paper, and its open questions: verdicts with seeds and intervals.
 
-    Writes claims.md and claims.json into the folder, and each finished run's numbers into results.jsonl. Run it again
-    to go on where it was stopped: a run that is in results.jsonl, brought from another machine or with this project,
-    needs neither its folder nor to be run again.
+    Runs what each needs, and writes claims.md and claims.json into the folder, and each finished run's numbers into
+    results.jsonl. Run it again to go on where it was stopped: a run that is in results.jsonl, brought from another
+    machine or with this project, needs neither its folder nor to be run again.
 
     Example: neurocollapse claims --quick
 
@@ -58,8 +42,17 @@ def claims(
         json: Print the verdicts as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
             there is none of.
     """
+    import pandas as pd
+
+    from ..claims import FULL, QUICK, RESULTS, claims_values, read_results, write_results
+    from ..sweeps import check_device
+    from .planning import carry_out, prepare
+
     if quick == full:
-        raise InputError("claims takes either --quick or --full")
+        raise InputError(
+            "claims takes either --quick, all claims on the 5,000 bundled digits, or --full, these and those on all of "
+            "MNIST and CIFAR-10, which takes hours, or a GPU"
+        )
     if read and not out.is_dir():
         raise InputError(f"there are no runs to read in {out}: name their folder with --out, or leave out --read")
     settings = FULL if full else QUICK
@@ -93,8 +86,11 @@ def claims(
     return 1 if failed else 0
 
 
-def _read(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> tuple[list[Planned], bool]:
+def _read(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> "tuple[list[Planned], bool]":
     """What is there of these runs, and whether any of it is damaged."""
+    from ..sweeps import check_runs
+    from .planning import print_notes
+
     runs = check_runs(configs, out, data_dir, timed=False)
     print_notes(runs, messages)
     damages = [run.damage for run in runs if run.damage]
@@ -105,9 +101,12 @@ def _read(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> tup
 
 
 def _found(
-    runs: Sequence[Planned], settings: Sequence[Setting], out: Path, machines: Machines
-) -> dict[RunConfig, Result]:
+    runs: "Sequence[Planned]", settings: "Sequence[Setting]", out: Path, machines: Machines
+) -> "dict[RunConfig, Result]":
     """Those of the runs that have finished, with the theory tables of those that claims about the theory need."""
+    from ..claims import results_of
+    from .theory import keep_tables
+
     finished = {run.config: run.folder for run in runs if run.folder.damage is None and run.folder.status == "finished"}
     asked = {
         config for setting in settings for name in ("decay", "bias") for config in setting.experiments.get(name, ())
@@ -121,8 +120,12 @@ def _found(
     return {result.config: result for result in results_of(finished.values(), tables)}
 
 
-def _write_page(settings: Sequence[Setting], kept: Mapping[RunConfig, Result], out: Path, command: str) -> list[Judged]:
+def _write_page(
+    settings: "Sequence[Setting]", kept: "Mapping[RunConfig, Result]", out: Path, command: str
+) -> "list[Judged]":
     """Every claim judged by the results, as claims.md and claims.json."""
+    from ..claims import claims_page, claims_values, judge_claims, notes_on
+
     judged = [each for setting in settings for each in judge_claims(setting, kept.values())]
     page = claims_page(judged, command, {setting.name: notes_on(setting, kept) for setting in settings})
     for name, text in (("claims.md", page), ("claims.json", to_json(claims_values(judged), indent=1) + "\n")):

@@ -5,16 +5,18 @@ import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from .._errors import InputError, RunError
 from .._files import write_text
-from ..reports import ReportRun, report_content, report_page
-from ..sweeps import RunFolder, TheoryFile, folders
 from ..training import RunConfig
 from .printing import messages, out_console
+
+if TYPE_CHECKING:
+    from ..reports import ReportRun
+    from ..sweeps import RunFolder
 
 #: What people call the data sets.
 _TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
@@ -37,6 +39,8 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
         folder: The folder that a command wrote with --out.
         follow: Keep the page current while runs write, until Ctrl-C; it loads itself again.
     """
+    from ..sweeps import folders
+
     if follow and not folder.exists():
         folder.mkdir(parents=True)
         messages.print(f"{folder} was not there, and is a new folder now")
@@ -66,6 +70,9 @@ def write_report(folder: Path, *, reload_seconds: float | None = None, begun: bo
 
     Raises `RunError` where no runs are, unless they need not have `begun`.
     """
+    from ..reports import report_content, report_page
+    from ..sweeps import TheoryFile, folders
+
     found = folders(folder)
     if not found and begun:
         raise RunError(f"there are no runs in {folder}; name a folder that --out made")
@@ -97,8 +104,10 @@ def titled(configs: Iterable[RunConfig]) -> str:
     return "Neural collapse" + "".join(told)
 
 
-def _as_found(folder: RunFolder, left_out: list[str]) -> ReportRun:
+def _as_found(folder: "RunFolder", left_out: list[str]) -> "ReportRun":
     """A run for the page; what is damaged of a run that is whole all the same joins what is left out."""
+    from ..reports import ReportRun
+
     try:
         folder.check_whole()
         described, result = folder.description, folder.result or {"status": "unfinished"}
@@ -118,7 +127,7 @@ def _as_found(folder: RunFolder, left_out: list[str]) -> ReportRun:
         return ReportRun(folder.path.name, "damaged", message=str(error))
 
 
-def _snapshots(folder: RunFolder, left_out: list[str]) -> dict[int, dict[str, Any]]:
+def _snapshots(folder: "RunFolder", left_out: list[str]) -> dict[int, dict[str, Any]]:
     try:
         return folder.snapshots()
     except RunError as error:

@@ -1,3 +1,4 @@
+from .config import GROUPS as GROUPS
 from .config import RunConfig as RunConfig
 from .flow import gradient_flow as gradient_flow
 from .full_batch import FullBatch as FullBatch
