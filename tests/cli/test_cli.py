@@ -27,6 +27,7 @@ from neurocollapse.reports import describe_ordering, paper_ordering, reproductio
 from neurocollapse.reports.summaries import ORDERED_KEYS
 from neurocollapse.sweeps import RunFolder, run_id
 from neurocollapse.sweeps.resuming import execute
+from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig
 
 COMMAND = str(Path(sys.executable).with_name("neurocollapse"))
@@ -803,17 +804,6 @@ def test_a_folder_that_cannot_be_written_is_one_line(workplace, run):
     assert_one_line(run(*TRAIN, "--out", "closed/below"), "closed is not a folder that can be written to")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["train", "--epoch", "3"], ["train", "--epochs", "many"], ["reproduse"], [], ["measure"]], ids=str
-)
-def test_a_mistyped_option_is_the_parsers_to_explain(run, arguments):
-    status, printed, said = run(*arguments)
-    assert status == 2
-    assert printed == ""
-    assert "Traceback" not in said
-    assert said
-
-
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))
 def test_every_command_has_help_with_an_example(run, command):
     status, printed, _ = run(command, "--help")
@@ -824,25 +814,6 @@ def test_every_command_has_help_with_an_example(run, command):
     assert (json in text) == (command != "report")  # which prints no numbers
     options = [option.partition(" (default: ") for option in text.split(" --")[1:]]
     assert [option for option, default, _ in options if default and len(option.split()) < 4] == []  # without help
-
-
-@pytest.mark.parametrize("command", ["reproduce", "train"])
-def test_the_help_says_what_a_data_file_holds(run, command):
-    text = " ".join(run(command, "--help")[1].replace("│", " ").split())
-    assert "gaussian, or a .npz file with images, labels (N,) from 0 to C-1 and, optionally, test_images and" in text
-    assert "(N, height, width, channels), (N, channels, height, width), or vectors (N, features)" in text
-
-
-def test_the_version(run):
-    assert run("--version") == (0, f"neurocollapse {nc.__version__}\n", "")
-    assert "--version" in run("--help")[1]
-
-
-@pytest.mark.parametrize("command", ["reproduce", "train"])
-def test_a_folder_without_a_name_is_refused(run, command):
-    status, printed, said = run(command, "--out", "")
-    assert (status, printed) == (2, "")
-    assert "the name of the folder is empty" in said
 
 
 def test_the_real_command_says_one_line_too(tmp_path):
@@ -913,7 +884,7 @@ ENDS = {
 
 @pytest.mark.parametrize(("status", "stop"), ENDS.values(), ids=ENDS)
 def test_the_command_ends_quietly_and_the_run_goes_on_later(tmp_path, status, stop):
-    run = RunFolder(tmp_path / run_id(LONG, GAUSSIAN))
+    run = RunWriter(tmp_path / run_id(LONG, GAUSSIAN))
 
     def until_it_trains(process):
         deadline = time.monotonic() + 120

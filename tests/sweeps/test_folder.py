@@ -33,6 +33,7 @@ from neurocollapse.sweeps import resuming as execution
 from neurocollapse.sweeps.frame import runs
 from neurocollapse.sweeps.networks_tried import NOT_HOMOGENEOUS
 from neurocollapse.sweeps.resuming import execute
+from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig
 
 GAUSSIAN = load_dataset("gaussian")
@@ -201,7 +202,7 @@ values = st.none() | st.booleans() | numbers | st.lists(numbers, max_size=3)
 
 @given(record=st.dictionaries(st.text(max_size=8), values, max_size=4), epoch=st.integers(0, 99))
 def test_records_are_strict_json_and_come_back_as_they_were(tmp_path_factory, record, epoch):
-    folder = RunFolder(tmp_path_factory.mktemp("records"))
+    folder = RunWriter(tmp_path_factory.mktemp("records"))
     record = {**record, "epoch": epoch}
     folder.append(record, {"train": 0.5}, {})
 
@@ -387,7 +388,7 @@ def stopped_after(epoch, config, out):
 
     with pytest.raises(Killed):
         execute(config, FEW, out, on_state=on_state)
-    return RunFolder(out / run_id(config, FEW))
+    return RunWriter(out / run_id(config, FEW))
 
 
 def test_between_records_checkpoints_are_written_in_time(tmp_path, monkeypatch):
@@ -450,7 +451,9 @@ def test_the_same_name_with_other_data_is_refused_finished_or_not(undisturbed, t
 
 def test_another_place_that_goes_on_with_a_run_is_added_to_its_provenance(tmp_path, monkeypatch):
     folder = stopped_after(3, SMALL, tmp_path)
-    monkeypatch.setattr("neurocollapse.sweeps.folder.provenance", lambda device: {"torch": "another", "device": device})
+    monkeypatch.setattr(
+        "neurocollapse.sweeps.writing.provenance", lambda device: {"torch": "another", "device": device}
+    )
     execute(SMALL, FEW, tmp_path)
     first, second = folder.description["provenance"]
     assert first["torch"] == torch.__version__

@@ -22,6 +22,7 @@ from neurocollapse.sweeps import ENGINES, RunFolder, Sweep, run_id
 from neurocollapse.sweeps.engines import ray_cluster
 from neurocollapse.sweeps.engines.processes import train_side_by_side
 from neurocollapse.sweeps.engines.ray_cluster import RETRIES, train_on_ray
+from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig
 
 slow = pytest.mark.slow
@@ -148,7 +149,7 @@ def test_closing_the_iterator_cancels_the_tasks_and_keeps_what_is_saved(tmp_path
             seen.add(event.index)
             if seen == {0, 1} and event.epoch > 2:
                 break
-    begun = [RunFolder(tmp_path / run_id(config, GAUSSIAN)) for config in configs]
+    begun = [RunWriter(tmp_path / run_id(config, GAUSSIAN)) for config in configs]
     assert [folder.begun for folder in begun] == [True, True, False, False]
     for folder in begun[:2]:
         with folder.lock(lambda: pytest.fail("a worker goes on")):
@@ -209,7 +210,7 @@ ENDS = {
 @pytest.mark.parametrize(("status", "stop"), ENDS.values(), ids=ENDS)
 def test_when_the_command_ends_so_do_its_workers(tmp_path, status, stop):
     process = start(tmp_path, "--epochs", "100000")
-    run = RunFolder(tmp_path / run_id(dataclasses.replace(SMALL, epochs=100_000), GAUSSIAN))
+    run = RunWriter(tmp_path / run_id(dataclasses.replace(SMALL, epochs=100_000), GAUSSIAN))
     wait_for((run.path / "checkpoint.safetensors").exists)
     stop(process)
     _, said = process.communicate(timeout=60)

@@ -2,18 +2,14 @@
 
 from pathlib import Path
 
-import pandas as pd
-import tyro
-
 from .._errors import InputError
 from .._files import to_json
-from ..claims import FULL, QUICK, claims_values, judge_all, plan_claims
-from .options import Folder, Machines
+from .options import Folder, MachineOptions
 from .printing import out_console, print_frame
 
 
 def claims(
-    machines: tyro.conf.OmitArgPrefixes[Machines],
+    machines: MachineOptions,
     quick: bool = False,
     full: bool = False,
     out: Folder = Path("results/claims"),
@@ -21,11 +17,11 @@ def claims(
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
-    """Judge the paper's claims and open questions: run what each needs, and give a verdict with seeds and intervals.
+    """Judge each claim of the paper, and its open questions: verdicts with seeds and intervals.
 
-    Writes claims.md and claims.json into the folder, and each finished run's numbers into results.jsonl. Run it again
-    to go on where it was stopped: a run that is in results.jsonl, brought from another machine or with this project,
-    needs neither its folder nor to be run again.
+    Runs what each needs, and writes claims.md and claims.json into the folder, and each finished run's numbers into
+    results.jsonl. Run it again to go on where it was stopped: a run that is in results.jsonl, brought from another
+    machine or with this project, needs neither its folder nor to be run again.
 
     Example: neurocollapse claims --quick
 
@@ -39,8 +35,15 @@ def claims(
         json: Print the verdicts as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
             there is none of.
     """
+    import pandas as pd
+
+    from ..claims import FULL, QUICK, claims_values, judge_all, plan_claims
+
     if quick == full:
-        raise InputError("claims takes either --quick or --full")
+        raise InputError(
+            "claims takes either --quick, all claims on the 5,000 bundled digits, or --full, these and those on all of "
+            "MNIST and CIFAR-10, which takes hours, or a GPU"
+        )
     settings = FULL if full else QUICK
     if dry_run:
         plan_claims(settings, out, progress=True, **vars(machines))

@@ -1,26 +1,24 @@
-"""`reproduce` and `train`: runs on disk from configurations; `runs`: what is there."""
+"""`reproduce` and `train`: runs on disk from configurations."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from .._errors import InputError
 from .._files import to_json
-from ..reports import describe_ordering, reproduction_sweep, wide
-from ..reports import reproduce as run_reproduction
-from ..sweeps import Plan, Sweep, folders, plan_sweep, runs_table
 from ..training import RunConfig
-from .options import ComparedOptions, Folder, Machines, RunOptions, axis
-from .printing import messages, out_console, print_frame, rows, shown
+from .listing import print_runs
+from .options import ComparedOptions, Folder, MachineOptions, RunOptions, axis
+from .printing import messages, out_console, print_frame, rows
+
+if TYPE_CHECKING:
+    from ..sweeps import Plan
 
 
 def reproduce(
-    config: tyro.conf.OmitArgPrefixes[ComparedOptions],
-    machines: tyro.conf.OmitArgPrefixes[Machines],
+    config: ComparedOptions,
+    machines: MachineOptions,
     weight_decay: tuple[float, ...] = (0.0, 5e-4, 1e-3),
     seeds: int = 1,
     out: Folder = Path("results/reproduce"),
@@ -45,6 +43,10 @@ def reproduce(
         json: Print the summary as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
             there is none of.
     """
+    from ..reports import describe_ordering, reproduction_sweep, wide
+    from ..reports import reproduce as run_reproduction
+    from ..sweeps import plan_sweep
+
     base = RunConfig(**dataclasses.asdict(config))
     if dry_run:
         sweep = reproduction_sweep(base, weight_decay, seeds)
@@ -74,8 +76,8 @@ def reproduce(
 
 
 def train(
-    config: tyro.conf.OmitArgPrefixes[RunOptions],
-    machines: tyro.conf.OmitArgPrefixes[Machines],
+    config: RunOptions,
+    machines: MachineOptions,
     vary: tuple[str, ...] = (),
     out: Folder = Path("results/runs"),
     tensorboard: Folder | None = None,
@@ -96,6 +98,8 @@ def train(
         json: Print the last records as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null
             is what there is none of.
     """
+    from ..sweeps import Sweep, plan_sweep, runs_table
+
     axes: dict[str, Sequence[Any]] = dict(axis(text) for text in vary)
     if len(axes) < len(vary):
         raise InputError(f"--vary names a field twice: {' '.join(vary)}")
@@ -105,29 +109,11 @@ def train(
     if dry_run:
         return _print_plan(plan, json)
     done = plan.carry_out()
-    _print_runs(runs_table(done), json)
+    print_runs(runs_table(done), json)
     return 1 if done.failures else 0
 
 
-def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:
-    """List the runs in a folder: how far each is, and its last numbers.
-
-    Example: neurocollapse runs results/reproduce
-
-    Args:
-        folder: The folder that a command wrote with --out.
-        json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
-            none of.
-    """
-    found = folders(folder)
-    _print_runs(runs_table(found), json)
-    damages = [damage for run in found if (damage := run.damage)]
-    for damage in damages:
-        messages.print(f"damaged: {damage}")
-    return 1 if damages else 0
-
-
-def _print_plan(plan: Plan, json: bool) -> int:
+def _print_plan(plan: "Plan", json: bool) -> int:
     """What a dry run has to say beyond the estimate that `prepare` prints for people."""
     if json:
         answer: dict[str, Any] = {"seconds": plan.seconds, "workers": plan.workers}
@@ -136,12 +122,3 @@ def _print_plan(plan: Plan, json: bool) -> int:
         answer["damaged"] = [run.folder.path.name for run in plan.runs if run.damage]
         print(to_json(answer, indent=2))
     return 0
-
-
-def _print_runs(table: pd.DataFrame, json: bool) -> None:
-    if json:
-        print(to_json(rows(table), indent=2))
-    elif len(table):
-        print_frame(table.map(shown), f"{len(table)} run(s)")
-    else:
-        out_console.print("no runs here")

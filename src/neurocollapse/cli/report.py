@@ -6,8 +6,6 @@ from pathlib import Path
 
 import tyro
 
-from ..reports import write_report
-from ..sweeps import folders
 from .printing import messages, out_console
 
 #: Seconds between two looks at runs that go on, and after which a page of theirs loads itself again.
@@ -25,6 +23,9 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
         folder: The folder that a command wrote with --out.
         follow: Keep the page current while runs write, until Ctrl-C; it loads itself again.
     """
+    from ..reports import write_report
+    from ..sweeps import folders
+
     if follow and not folder.exists():
         folder.mkdir(parents=True)
         messages.print(f"{folder} was not there, and is a new folder now")

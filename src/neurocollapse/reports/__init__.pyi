@@ -4,6 +4,8 @@ from .figures.records import collapse_figure as collapse_figure
 from .figures.records import trade_off_figure as trade_off_figure
 from .figures.theory import minority_figure as minority_figure
 from .figures.theory import theory_figure as theory_figure
+from .folder_report import report as report
+from .folder_report import write_report as write_report
 from .page.content import ReportRun as ReportRun
 from .page.content import report_content as report_content
 from .page.html import report_page as report_page
@@ -15,5 +17,3 @@ from .summaries import missing_decays as missing_decays
 from .summaries import paper_ordering as paper_ordering
 from .summaries import summary as summary
 from .summaries import wide as wide
-from .writing import report as report
-from .writing import write_report as write_report

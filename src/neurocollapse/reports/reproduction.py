@@ -11,8 +11,8 @@ from .._files import atomic_path
 from ..sweeps import Sweep, SweepResult, keep_tables, plan_sweep, records_frame
 from ..training import RunConfig
 from .figures import collapse_figure, save_figure
+from .folder_report import titled, write_report
 from .summaries import missing_decays, paper_ordering, summary
-from .writing import titled, write_report
 
 
 @dataclass(frozen=True)

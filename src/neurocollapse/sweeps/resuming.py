@@ -9,8 +9,9 @@ from .._errors import DivergedError, RunError
 from ..datasets import Dataset
 from ..training import RunConfig, State, epochs, train_together
 from .folder import RunFolder
-from .identity import run_id
+from .identity import check_same, run_id
 from .networks_tried import fingerprint, run_notes
+from .writing import RunWriter
 
 #: A long epoch is not lost for want of a record: a checkpoint is written at least this often.
 CHECKPOINT_SECONDS = 20.0
@@ -92,13 +93,13 @@ def execute_together(
 @contextmanager
 def _opened(
     config: RunConfig, dataset: Dataset, out: Path, device: str, on_wait: Callable[[], None]
-) -> Iterator[RunFolder]:
+) -> Iterator[RunWriter]:
     """The run's folder, held against other processes, checked, and described unless the run has ended."""
-    folder = RunFolder(out / run_id(config, dataset))
+    folder = RunWriter(out / run_id(config, dataset))
     network = fingerprint(config, dataset)
     with folder.lock(on_wait):
         folder.check_whole()
-        folder.check_same(dataset, network)
+        check_same(folder, dataset, network)
         if folder.result is None:
             folder.clear_leftovers()
             folder.describe(config, dataset, device, network, run_notes(config, dataset))
@@ -108,7 +109,7 @@ def _opened(
 class _Keeper:
     """Writes what a run arrives at: records at once, checkpoints with them and every so often, the end."""
 
-    def __init__(self, folder: RunFolder):
+    def __init__(self, folder: RunWriter):
         self.folder = folder
         self.seconds: dict[str, float] = {}
         self.saved = time.monotonic()

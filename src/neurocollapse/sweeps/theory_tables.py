@@ -14,7 +14,7 @@ from ..networks import decays, find_classifier
 from ..theory import Comparison, TheoryTable, balance_along_flow, doubt_of_decoupled, table_of
 from ..training import FullBatch, RunConfig, flow_time, network_of, training_data
 from .folder import RunFolder
-from .identity import run_id
+from .identity import check_same, run_id
 from .networks_tried import fingerprint
 
 #: Version of what theory.json holds: it changes with the statements, so that a kept table is not taken for a new one.
@@ -54,7 +54,7 @@ def _objective(folder: RunFolder, dataset: Dataset, device: str) -> FullBatch:
     if folder.status != "finished":
         remedy = "name another" if folder.status == "diverged" else "finish it, or name another"
         raise VerificationError(f"there are no weights to verify: the run is {folder.status}; {remedy}")
-    folder.check_same(dataset, fingerprint(config, dataset))
+    check_same(folder, dataset, fingerprint(config, dataset))
     model = network_of(config, dataset)
     try:
         model.load_state_dict(folder.weights())

@@ -14,10 +14,11 @@ from ..datasets import Dataset
 from ..training import Record, RunConfig, epochs, network_of, training_data
 from .engines.events import Event
 from .engines.work import epoch_event
-from .folder import RunFolder, model_weights
+from .folder import RunFolder
 from .frame import frame_of, record_rows, records_frame
 from .identity import run_id
 from .resuming import execute
+from .tensors import model_weights
 from .watching import run_labels, watched
 
 

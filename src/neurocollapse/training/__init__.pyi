@@ -1,3 +1,4 @@
+from .config import GROUPS as GROUPS
 from .config import RunConfig as RunConfig
 from .flow import gradient_flow as gradient_flow
 from .full_batch import FullBatch as FullBatch
@@ -9,9 +10,9 @@ from .loop import train_together as train_together
 from .loop import training_data as training_data
 from .refinement import RefinementState as RefinementState
 from .refinement import refine as refine
-from .run import Record as Record
 from .run import network_of as network_of
 from .run import seeded as seeded
+from .schedule import Record as Record
 from .schedule import flow_time as flow_time
 from .schedule import learning_rate as learning_rate
 from .schedule import recorded_epochs as recorded_epochs

@@ -12,8 +12,8 @@ from .._errors import DivergedError, InputError, InputTypeError
 from ..datasets import Dataset, load_dataset
 from .config import RunConfig
 from .epoch import Alone, Together
-from .run import Record, Run, on_device
-from .schedule import recorded_epochs
+from .run import Run, on_device
+from .schedule import Record, recorded_epochs
 
 #: The tensors of an earlier state, and the last record before or at it.
 Resume = tuple[Mapping[str, Tensor], Record]

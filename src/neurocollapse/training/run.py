@@ -30,7 +30,7 @@ from .augmentation import Augmentation, draw_augmentation
 from .config import EPOCHS, RunConfig
 from .losses import LOSSES
 from .precision import products_in
-from .schedule import learning_rate, paces
+from .schedule import Record, learning_rate, paces
 from .snapshot import shown_samples, snapshot
 from .step import Pace, Weights, fresh_moments
 
@@ -39,8 +39,6 @@ _CHUNK = 1000
 
 #: Images used to find the layers of a network that is balanced.
 _TRIED = 16
-
-Record = dict[str, Any]
 
 
 def network_of(config: RunConfig, dataset: Dataset) -> nn.Module:

@@ -2,8 +2,12 @@
 
 import math
 from functools import lru_cache
+from typing import Any
 
 from .config import RunConfig
+
+#: What is measured at an epoch, by key.
+Record = dict[str, Any]
 
 
 def recorded_epochs(epochs: int) -> tuple[int, ...]:
