@@ -19,9 +19,7 @@ from .._errors import CheckpointError
 from .._files import atomic_path, to_json
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
-from ..networks import build_network, call_builder
-from .capture.heads import evaluation, unwrap
-from .capture.samples import tensors_of
+from ..networks import build_network, call_builder, evaluation, tensors_of, unwrap
 from .models import measure_model
 
 #: Samples in a forward pass.

@@ -110,7 +110,7 @@ def _is_homogeneous(config: RunConfig, dataset: Dataset) -> bool:
         # Dropout and batch normalisation show only in training.
         model = _fresh(config, dataset).train()
         _fill_zero_biases(model)
-        classifier = find_classifier(model, dataset.num_classes)
+        classifier = find_classifier(model, images, dataset.num_classes)
         if config.bias in ("free", "decayed") and classifier.bias is not None:  # the theory has a place for that one
             nn.init.zeros_(classifier.bias)
         with seeded(0, 1):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..._errors import CaptureWarning, InputError
+from ...networks import Head, evaluation, unwrap
 from .cautions import warn_of
-from .heads import Head, evaluation, unwrap
 from .loaders import Batch, batches, to_device
 from .samples import Selection
 from .store import Budget, FeatureStore
