@@ -4,6 +4,8 @@ from .architectures import build_network as build_network
 from .balancing import Layer as Layer
 from .balancing import balance as balance
 from .balancing import find_layers as find_layers
+from .fingerprints import Fingerprint as Fingerprint
+from .fingerprints import fingerprint_of as fingerprint_of
 from .heads import Call as Call
 from .heads import Calls as Calls
 from .heads import Head as Head
