@@ -23,7 +23,7 @@ CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
 
 
 @dataclass(frozen=True)
-class Selection:
+class Positions:
     """How positions become samples: see `capture`."""
 
     spatial: str = "flatten"

@@ -22,7 +22,7 @@ from ...networks import (
     tensors_of,
 )
 from .loaders import Batch
-from .samples import Place, Selection
+from .samples import Place, Positions
 
 #: What computes without having parameters.
 ACTIVATIONS = tuple(getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__)
@@ -33,8 +33,8 @@ Rows = tuple[Tensor, Tensor]  # features (rows, features) and labels (rows,)
 class Tap:
     """A context with hooks on a model, there inside it only. Call `start(batch)`, the model, then `finish`."""
 
-    def __init__(self, selection: Selection):
-        self.selection = selection
+    def __init__(self, positions: Positions):
+        self.positions = positions
         self.batch: Batch | None = None
         self.handles: list[RemovableHandle] = []
 
@@ -50,7 +50,7 @@ class Tap:
         assert self.batch is not None
         value = first_tensor(place, values).detach()
         mask = self.batch.kwargs.get("attention_mask")
-        features, labels = self.selection(place, value, self.batch.labels, mask)
+        features, labels = self.positions(place, value, self.batch.labels, mask)
         shared = features.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
         return features.clone() if shared else features, labels
 
@@ -58,8 +58,8 @@ class Tap:
 class HeadTap(Tap):
     """Takes the input of the head, which it finds, unless it is named, by the outputs of the first forward pass."""
 
-    def __init__(self, model: nn.Module, name: str | None, selection: Selection):
-        super().__init__(selection)
+    def __init__(self, model: nn.Module, name: str | None, positions: Positions):
+        super().__init__(positions)
         self.model, self.is_named = model, name is not None
         self.candidates = candidates_for(model, name)
         self.calls = Calls(self.candidates, copied=self.is_named)
@@ -139,8 +139,8 @@ def _called(name: str, times: int) -> ValueError:
 class LayerTap(Tap):
     """Takes the outputs of layers, by name or all that compute, in the order in which they run."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], selection: Selection):
-        super().__init__(selection)
+    def __init__(self, model: nn.Module, layers: Sequence[str], positions: Positions):
+        super().__init__(positions)
         self.all = layers == "all"
         modules = modules_by_name(model)
         self.layers = computing_layers(modules) if self.all else _named(modules, layers)
