@@ -12,7 +12,6 @@ import torch
 
 from neurocollapse.theory import UnconstrainedModel, solve_convex, solve_unconstrained
 from neurocollapse.theory.unconstrained.closed_forms import closed_form
-from neurocollapse.theory.unconstrained.convex import solve_convex_numerically
 
 
 def plain(model: UnconstrainedModel, iterations: int = 200) -> tuple[float, float]:
@@ -96,13 +95,6 @@ def convex() -> None:
         return solve_convex(counts, weight_decay=1e-4, feature_decay=1e-5).duality_gap
 
     show("C = 1000, N = 35,000, with its certificate", f"{seconds(solve, 3):.2f} s", f"gap {solve():.0e}")
-    labels = torch.arange(20).repeat_interleave(10)
-    targets = torch.nn.functional.one_hot(labels).T.double()
-
-    def gradually() -> float:
-        return solve_convex_numerically(targets, weight_decay=1e-3, feature_decay=1e-3).duality_gap
-
-    show("proximal gradient, C = 20, N = 200", f"{seconds(gradually, 3):.2f} s", f"gap {gradually():.0e}")
 
 
 def show(*cells: str) -> None:

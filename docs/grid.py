@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from figures import trade_off_figure
 
 import neurocollapse as nc
-from neurocollapse.reports import paper_ordering, save_figure, summary, trade_off_figure, wide
+from neurocollapse.reports import paper_ordering, save_figure, summary, wide
 from neurocollapse.reports.summaries import SUMMARY_KEYS, final_records
 
 HERE = Path(__file__).parent

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from figures import minority_figure, theory_figure
 from torch import nn
 
 import neurocollapse as nc
-from neurocollapse.reports import minority_figure, save_figure, theory_figure
+from neurocollapse.reports import save_figure
 from neurocollapse.sweeps import RunFolder, objective_of_run
 from neurocollapse.theory import balance_along_flow, gather_evidence, theory_table
 from neurocollapse.training import FullBatch, gradient_flow

@@ -1,15 +1,19 @@
-"""Files that are there whole or not at all, and strict JSON."""
+"""Files that are there whole or not at all, strict JSON, and the arrays of .npz files."""
 
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._errors import WriteError
+from ._errors import InputError, NeurocollapseError, WriteError
+
+if TYPE_CHECKING:  # a command that reads no arrays starts without NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @contextmanager
@@ -49,3 +53,61 @@ def to_json(value: Any, **options: Any) -> str:
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(plain(value), allow_nan=False, ensure_ascii=False, **options)
+
+
+def read_npz(
+    path: Path, names: Sequence[str], kind: type[NeurocollapseError]
+) -> "tuple[dict[str, NDArray[Any]], list[str]]":
+    """The arrays of these names in an .npz file, as far as they are there, and the names of all arrays in it.
+
+    Nothing is unpickled, and other arrays are not read. Raises an error of this kind for a file that is absent, damaged
+    or not an .npz, and for an array that does not hold real numbers; its message proposes to save the first two names.
+    """
+    import zipfile
+    import zlib
+
+    import numpy as np
+
+    remedy = f"save plain numeric arrays with numpy.savez(path, {names[0]}=..., {names[1]}=...)"
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+            if not start:
+                raise kind(f"{path} is empty; {remedy}")
+            if not start.startswith(b"PK"):
+                fault = "holds a bare array, so it is not" if start == b"\x93NUM" else "is not"
+                raise kind(f"{path} {fault} an .npz file (it starts with the bytes {start!r}); {remedy}")
+            if not zipfile.is_zipfile(file):
+                raise kind(f"{path} is truncated or damaged (a zip file without its end); make or copy it again")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: _read_array(path, archive, name, kind) for name in names if name in archive.files}
+                return arrays, list(archive.files)
+    except kind:
+        raise
+    except FileNotFoundError:
+        raise kind(f"there is no file {path}; check the path") from None
+    # What NumPy and zipfile raise for arrays that are truncated, damaged, compressed in unknown ways, or pickled.
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise kind(f"{path} cannot be read ({_in_one_line(error)}); {remedy}") from error
+
+
+def _read_array(
+    path: Path, archive: "np.lib.npyio.NpzFile", name: str, kind: type[NeurocollapseError]
+) -> "NDArray[Any]":
+    try:
+        array = archive[name]
+    except MemoryError as error:
+        raise kind(
+            f"array {name!r} in {path} does not fit in memory ({_in_one_line(error)}); save a part of it"
+        ) from error
+    except Exception as error:
+        raise InputError(f"array {name!r}: {_in_one_line(error)}") from error
+    dtype = getattr(array, "dtype", None)  # none where a member of the archive is not in NumPy's format
+    if dtype is None or dtype.kind not in "buif":
+        raise InputError(f"array {name!r} does not hold real numbers" + (f" but {dtype}" if dtype else ""))
+    return array
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

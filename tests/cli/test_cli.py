@@ -686,10 +686,10 @@ MEASURE = {
     "folder": (lambda tmp: tmp, "must end in .npz or .safetensors"),
     "folder.npz": (lambda tmp: (tmp / "folder.npz").mkdir() or tmp / "folder.npz", "is a folder; name a feature file"),
     "empty": (lambda tmp: written(tmp / "f.npz", b""), "is empty; write it again"),
-    "garbage": (lambda tmp: written(tmp / "f.npz", b"garbage" * 99), "is not an .npz archive; save it with"),
+    "garbage": (lambda tmp: written(tmp / "f.npz", b"garbage" * 99), "is not an .npz file (it starts with"),
     "truncated": (lambda tmp: truncated(npz(tmp / "f.npz")), "is truncated or damaged"),
     "no labels": (lambda tmp: npz(tmp / "f.npz", labels=None), "has no labels (it has: features, weight, bias)"),
-    "objects": (lambda tmp: npz(tmp / "f.npz", features=np.array([{}] * 30)), "holds Python objects"),
+    "objects": (lambda tmp: npz(tmp / "f.npz", features=np.array([{}] * 30)), "'features': Object arrays cannot be"),
     "nan": (lambda tmp: npz(tmp / "f.npz", features=with_nan((7, 2))), "feature 2 of sample 7 is nan"),
     "label": (lambda tmp: npz(tmp / "f.npz", labels=LABELS + 1), "label 3 of sample 2 is out of range"),
     "negative label": (lambda tmp: npz(tmp / "f.npz", labels=LABELS - 1), "label -1 of sample 0 is out of range"),
@@ -701,7 +701,7 @@ MEASURE = {
     "empty class": (lambda tmp: npz(tmp / "f.npz", labels=LABELS // 2 * 2), "class 1 has no samples"),
     "wrong suffix": (lambda tmp: written(tmp / "f.csv", b"1,2,3"), "must end in .npz or .safetensors"),
     "safetensors": (lambda tmp: damaged_safetensors(tmp / "f.safetensors"), "is not a whole safetensors file"),
-    "bare .npy": (lambda tmp: bare_array(tmp / "f.npz"), "holds a bare array; save it with numpy.savez"),
+    "bare .npy": (lambda tmp: bare_array(tmp / "f.npz"), "holds a bare array, so it is not an .npz file"),
     "markup": (lambda tmp: written(tmp / "[bold]:car:.npz", b""), "[bold]:car:.npz is empty"),
 }  # fmt: skip
 

@@ -42,11 +42,11 @@ from neurocollapse.measuring.capture import (
     FeatureStore,
     batches,
     capture,
-    find_head,
     indices_of,
     stratified_subset,
 )
 from neurocollapse.measuring.capture import store as store_module
+from neurocollapse.networks import find_head
 
 N, C = 22, 3
 GENERATOR = torch.Generator().manual_seed(0)

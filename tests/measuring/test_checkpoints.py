@@ -117,6 +117,25 @@ def test_a_trajectory_goes_on_where_it_was(tmp_path):
     assert [(line["name"], line["nc1"]) for line in lines] == [("epoch_1", "inf"), ("new", 1.0)]
 
 
+@pytest.mark.parametrize(
+    ("network", "known"),
+    [
+        ({"sha256": "a", "outputs": [1.0, -2.00001]}, True),  # another machine's rounding
+        ("a hash, as earlier versions kept it", True),
+        ({"sha256": "a", "outputs": [1.0, -2.1]}, False),
+        ({"sha256": "b", "outputs": [1.0, -2.0]}, False),
+    ],
+)
+def test_a_trajectory_counts_for_the_same_network(tmp_path, network, known):
+    save_file(weights(0), checkpoint := tmp_path / "epoch_0.safetensors")
+    conditions = {"dataset": "gaussian", "network": {"sha256": "a", "outputs": (1.0, -2.0)}}
+    ((_, begun),) = Trajectory(tmp_path / "trajectory.jsonl", conditions).missing([checkpoint])
+    (tmp_path / "trajectory.jsonl").write_text(json.dumps({**begun, "network": network}) + "\n")
+    trajectory = Trajectory(tmp_path / "trajectory.jsonl", conditions)
+    assert len(list(trajectory.missing([checkpoint]))) == (not known)
+    assert len(trajectory.of([checkpoint])) == known
+
+
 def test_a_file_that_is_no_trajectory(tmp_path):
     (tmp_path / "notes.jsonl").write_text("hello")
     with pytest.raises(CheckpointError, match=r"notes.jsonl is no trajectory .*remove it, or name another file"):

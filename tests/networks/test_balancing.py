@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neurocollapse import NetworkError
-from neurocollapse.networks import MLP, balance, find_layers
-from neurocollapse.networks.homogeneous import ConvNet
+from neurocollapse.networks import MLP, ConvNet, balance, find_layers
 
 IMAGES, VECTORS = (3, 20, 18), (7,)
 

@@ -14,6 +14,7 @@ from torch import nn
 from neurocollapse import NetworkError
 from neurocollapse.networks import (
     MLP,
+    ConvNet,
     build_network,
     captured_features,
     check_homogeneous,
@@ -22,7 +23,6 @@ from neurocollapse.networks import (
     initialize,
     layer_weights,
 )
-from neurocollapse.networks.homogeneous import ConvNet
 
 
 def seeded(seed, build):
@@ -274,13 +274,63 @@ def test_the_check_leaves_weights_and_running_statistics_bit_identical(at):
 # The classifier and its input
 
 
-def test_the_classifier_is_the_last_linear_layer():
+class OutOfOrder(nn.Module):
+    """Its head is defined first, and two other layers have as many outputs."""
+
+    def __init__(self, features, classes):
+        super().__init__()
+        self.head = nn.Linear(classes, classes, bias=False)
+        self.first = nn.Linear(features, classes, bias=False)
+        self.dropout = nn.Dropout(0.5)
+        self.unused = nn.Linear(features, classes, bias=False)
+
+    def forward(self, x):
+        return self.head(input=torch.relu(self.dropout(self.first(x))))
+
+
+def test_the_classifier_is_the_linear_layer_that_gives_the_output():
     model = nn.Sequential(nn.Linear(4, 6), nn.Sequential(nn.ReLU(), nn.Linear(6, 3)), nn.Identity())
-    assert find_classifier(model, 3) is model[1][1]
+    inputs = inputs_of((4,))
+    assert find_classifier(model, inputs) is find_classifier(model, inputs, 3) is model[1][1]
     with pytest.raises(NetworkError, match="last linear layer of Sequential has 3 outputs, but the data has 5 classes"):
-        find_classifier(model, 5)
+        find_classifier(model, inputs, 5)
     with pytest.raises(NetworkError, match=r"ReLU has no nn\.Linear layer"):
-        find_classifier(nn.ReLU(), 5)
+        find_classifier(nn.ReLU(), inputs, 5)
+
+
+def test_the_order_of_definition_does_not_decide_which_layer_is_the_classifier():
+    model = OutOfOrder(4, 3)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    assert find_classifier(model, inputs_of((4,)), 3) is model.head
+    assert torch.equal(torch.rand(1), expected)
+    assert model.training
+    assert model.dropout.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with captured_features(model.head) as captured:
+        model.eval()(inputs_of((4,)))
+    assert torch.equal(captured[0], torch.relu(model.first(inputs_of((4,)))))
+
+
+@pytest.mark.parametrize(
+    ("output", "fault"),
+    [
+        (lambda first, second: first + second, "its output is that of none of them"),
+        (lambda first, second: (first, second), r"its output is that of 2 of them \(first, second\)"),
+    ],
+)
+def test_an_output_of_no_layer_or_of_several_is_refused(output, fault):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return output(self.first(x), self.second(x))
+
+    with pytest.raises(NetworkError, match=f"Two has 2 linear layers, first, second, and {fault}; return the output"):
+        find_classifier(Two(), inputs_of((4,)), 3)
 
 
 def test_captured_features_are_the_classifiers_input_at_every_pass():

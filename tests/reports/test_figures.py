@@ -1,6 +1,8 @@
+import runpy
 import subprocess
 import sys
 from itertools import combinations
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -10,7 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
-from neurocollapse.reports import PANELS, collapse_figure, minority_figure, save_figure, theory_figure, trade_off_figure
+from neurocollapse.reports import PANELS, collapse_figure, save_figure
+
+#: Those of the pages alone, which are drawn from a script beside them.
+DOCS = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "figures.py"))
+trade_off_figure, theory_figure, minority_figure = (
+    DOCS[name] for name in ("trade_off_figure", "theory_figure", "minority_figure")
+)
 
 
 def records(weight_decays=(0.0, 5e-4, 1e-3), seeds=3, last_epoch=200, network="convnet", per_decade=8):

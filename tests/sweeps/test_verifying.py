@@ -188,6 +188,22 @@ def test_frozen_layers_are_told_and_a_frozen_classifier_is_refused():
         nc.verify(model, DATA, weight_decay=1e-3)
 
 
+def test_a_network_whose_last_defined_layer_is_not_its_head_is_verified_as_it_is_measured():
+    class HeadFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.hidden = nn.Linear(12, 4, bias=False), nn.Linear(16, 12, bias=False)
+
+        def forward(self, inputs):
+            return self.head(torch.relu(self.hidden(inputs)))
+
+    torch.manual_seed(0)
+    model = HeadFirst()
+    assert nc.measure_model(model, DATA).num_features == 12
+    table = nc.verify(model, DATA, weight_decay=1e-3)
+    assert max(row.residual for row in table.sections["identities, at every point"]) < 1e-12
+
+
 def test_a_network_must_return_the_classifiers_outputs_alone():
     class Two(nn.Module):
         def __init__(self):

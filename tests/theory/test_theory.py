@@ -77,7 +77,7 @@ def objective(network, data, *, bias="none", weight_decay=3e-3, seed=0, **size):
     )
     if bias != "none":
         nn.init.normal_(model.classifier.bias)
-    each = decays(model, find_classifier(model), weight_decay, bias)
+    each = decays(model, find_classifier(model, data.images), weight_decay, bias)
     return FullBatch(model, data.images, data.labels, each)
 
 

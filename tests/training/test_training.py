@@ -554,13 +554,29 @@ def test_a_frozen_parameter_stays(users):
     assert len(states[-1].record["train.weight_norms"]) == 1
 
 
+def test_the_last_layer_that_is_defined_need_not_be_the_classifier(users):
+    class HeadFirst(torch.nn.Module):
+        def __init__(self, features, classes):
+            super().__init__()
+            self.head, self.hidden = (torch.nn.Linear(n, classes, bias=False) for n in (classes, features))
+
+        def forward(self, x):
+            return self.head(torch.relu(self.hidden(x)))
+
+    users.head_first = lambda shape, classes: HeadFirst(*shape, classes)
+    state = history(dataclasses.replace(SMALL, network="users_networks:head_first"))[-1]
+    norms = [state.tensors[f"model.{name}.weight"].square().sum().item() for name in ("head", "hidden")]
+    assert state.record["train.weight_norms"] == pytest.approx(norms)
+    assert state.record["train.nc1"] >= 0
+
+
 def test_a_classifier_that_is_never_called_is_said(users):
     class Backwards(Unused):
         def forward(self, x):
             return self.forgotten(x)
 
     users.backwards = lambda shape, classes: Backwards(*shape, classes)
-    with pytest.raises(NetworkError, match=r"does not call its last linear layer.*define the classifier last"):
+    with pytest.raises(NetworkError, match=r"does not call its last linear layer.*return the output of such a layer"):
         list(epochs(dataclasses.replace(SMALL, network="users_networks:backwards"), GAUSSIAN))
 
 
@@ -664,7 +680,7 @@ def test_an_mlp_that_does_not_fit_in_memory_is_said(monkeypatch):
     def refuse(*_args, **_kwargs):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("neurocollapse.networks.homogeneous.nn.Linear", refuse)
+    monkeypatch.setattr("neurocollapse.networks.architectures.nn.Linear", refuse)
     with pytest.raises(NetworkError, match=r"a layer of 12×16 weights \(7.68e-07 GB\) does not fit in memory"):
         history(SMALL)
 

@@ -2,3 +2,4 @@ from .dataset import Dataset as Dataset
 from .dataset import Split as Split
 from .load import load_dataset as load_dataset
 from .mixture import gaussian_mixture as gaussian_mixture
+from .selection import Selection as Selection

@@ -1,7 +1,5 @@
 """The user's own data: an .npz file of plain arrays."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._errors import DatasetError, InputError
+from .._errors import DatasetError
+from .._files import read_npz
 from .dataset import Samples, Source
-
-# What NumPy and zipfile raise for arrays that are truncated, damaged, compressed in unknown ways, or pickled.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 # As float64 scalars, which the stored arrays' types, float16 too, are widened to. Squares of larger pixels would
 # overflow, and larger labels are not exact in float64; NaN and infinity are not below either.
@@ -45,53 +41,14 @@ def read_user_file(path: Path) -> Source:
 
 
 def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """Arrays of an .npz file by name; nothing is unpickled, and arrays of other names are not read.
-
-    Raises `DatasetError` for a file or array that is absent, damaged, not an .npz, or holds pickled objects.
-    """
-    remedy = "save plain numeric arrays with numpy.savez(path, images=..., labels=...)"
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-            if not start:
-                raise DatasetError(f"{path} is empty; {remedy}")
-            if start != b"PK\x03\x04":
-                raise DatasetError(f"{path} is not an .npz file (it starts with the bytes {start!r}); {remedy}")
-            if not zipfile.is_zipfile(file):
-                raise DatasetError(
-                    f"{path} is truncated or damaged (a zip file without its end); make or copy it again"
-                )
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                absent = [key for key in required if key not in archive.files]
-                if absent:
-                    raise DatasetError(f"{path} has no array {absent[0]!r}, only {archive.files}; {remedy}")
-                wanted = [key for key in (*required, *optional) if key in archive.files]
-                return {key: _read_array(path, archive, key) for key in wanted}
-    except FileNotFoundError:
-        raise DatasetError(f"there is no file {path}; check the path") from None
-    except DatasetError:
-        raise
-    except UNREADABLE as error:
-        raise DatasetError(f"{path} cannot be read ({_in_one_line(error)}); {remedy}") from error
-
-
-def _read_array(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> NDArray[Any]:
-    try:
-        array = archive[key]
-    except MemoryError as error:
+    """Arrays of an .npz file by name: see `read_npz`. Raises `DatasetError`, also where a required one is absent."""
+    arrays, there = read_npz(path, [*required, *optional], DatasetError)
+    if absent := [name for name in required if name not in arrays]:
         raise DatasetError(
-            f"array {key!r} in {path} does not fit in memory ({_in_one_line(error)}); save a part of it"
-        ) from error
-    except UNREADABLE as error:
-        raise InputError(f"array {key!r}: {_in_one_line(error)}") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
-        raise InputError(f"array {key!r} does not hold real numbers")
-    return array
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+            f"{path} has no array {absent[0]!r}, only {there}; save plain numeric arrays with "
+            f"numpy.savez(path, images=..., labels=...)"
+        )
+    return arrays
 
 
 def _samples(path: Path, arrays: dict[str, NDArray[Any]], prefix: str) -> Samples:

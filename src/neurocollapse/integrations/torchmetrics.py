@@ -17,8 +17,9 @@ except ImportError as error:
         "neurocollapse.integrations.torchmetrics needs torchmetrics; pip install 'neurocollapse[metrics]'"
     ) from error
 
-from ..measuring import find_head, is_cheap, measure
+from ..measuring import is_cheap, measure
 from ..metrics import METRICS, Measurement
+from ..networks import find_head
 from ..statistics import WEIGHTINGS, Classifier, ClassMoments, check_batch
 
 #: Types of features. A process sends the index of its own to the others.

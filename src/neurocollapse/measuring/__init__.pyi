@@ -1,7 +1,5 @@
 from .capture.cautions import warn_of as warn_of
 from .capture.forward import CaptureOptions as CaptureOptions
-from .capture.heads import find_head as find_head
-from .capture.heads import unwrap as unwrap
 from .capture.loaders import batches as batches
 from .capture.store import Budget as Budget
 from .capture.store import FeatureStore as FeatureStore

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from .._errors import CheckpointError
 from .._files import atomic_path, to_json
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
-from ..networks import build_network, call_builder
-from .capture.heads import evaluation, unwrap
-from .capture.samples import tensors_of
+from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, unwrap
 from .models import measure_model
 
 #: Samples in a forward pass.
@@ -114,29 +112,23 @@ def subject(
     if chosen is None:
         raise CheckpointError(f"{data.name} has no test split; measure the training split")
     build = build_network if ":" not in model else call_builder
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # what is measured untrained is the same each time
-        network = build(model, data.input_shape, data.num_classes)
-    conditions = {"model": model, "network": _network_sha256(network, chosen.images[:2])}
+
+    def untrained() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what is measured untrained is the same each time
+            return build(model, data.input_shape, data.num_classes)
+
+    conditions = {"model": model, "network": asdict(fingerprint_of(untrained, chosen.images))}
     conditions |= {"dataset": data.name, "split": split, "data_sha256": data.sha256}
-    return Subject(network, chosen, {**conditions, "definitions": DEFINITIONS_VERSION})
-
-
-def _network_sha256(network: nn.Module, images: Tensor) -> str:
-    """Of its modules, shapes and first outputs, so that what an edited network gives is not taken for the old one's."""
-    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    with torch.no_grad(), evaluation(network):
-        outputs = tensors_of(network(images))
-    # to three digits: another machine rounds otherwise, and should it come out otherwise, measures again
-    text = [f"{value:.3g}" for output in outputs for value in output.double().flatten()[:16].tolist()]
-    return hashlib.sha256(re.sub("0x[0-9a-f]+", "", f"{network}{shapes}{text}").encode()).hexdigest()
+    return Subject(untrained(), chosen, {**conditions, "definitions": DEFINITIONS_VERSION})
 
 
 class Trajectory:
     """Measurements of checkpoints in a .jsonl file, a line each, written whole after every one of them.
 
-    A line counts for a checkpoint of the same name and content, measured under the same `conditions`; so a replay that
-    was killed goes on where it was, and a checkpoint written anew is measured anew.
+    A line counts for a checkpoint of the same name and content, measured under the same `conditions`, of which
+    `network` is a `Fingerprint`; so a replay that was killed goes on where it was, and a checkpoint written anew is
+    measured anew.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any]):
@@ -152,20 +144,35 @@ class Trajectory:
         """The checkpoints not measured yet, each with what to begin its line with."""
         for checkpoint in checkpoints:
             begun = {"checkpoint": checkpoint.name, "sha256": _sha256(checkpoint), **self.conditions}
-            if not any(begun.items() <= line.items() for line in self.lines):
+            if not any(_agrees(begun, line) for line in self.lines):
                 yield checkpoint, begun
 
     def of(self, checkpoints: list[Path]) -> list[dict[str, Any]]:
         """The lines of these checkpoints, in their order."""
         names = [checkpoint.name for checkpoint in checkpoints]
-        mine = [line for line in self.lines if self.conditions.items() <= line.items() and line["checkpoint"] in names]
+        mine = [line for line in self.lines if _agrees(self.conditions, line) and line["checkpoint"] in names]
         return sorted(mine, key=lambda line: names.index(line["checkpoint"]))
 
     def add(self, line: dict[str, Any]) -> None:
         same = {"checkpoint": line["checkpoint"], **self.conditions}
-        self.lines = [known for known in self.lines if not same.items() <= known.items()] + [line]
+        self.lines = [known for known in self.lines if not _agrees(same, known)] + [line]
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(to_json(known) + "\n" for known in self.lines), encoding="utf-8")
+
+
+def _agrees(conditions: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
+    """Whether a line has all these conditions, its network as far as rounding lets one say."""
+    conditions, then = dict(conditions), line.get("network")
+    now = conditions.pop("network", None)
+    if not conditions.items() <= line.items():
+        return False
+    if now is None or isinstance(then, str):  # earlier versions kept a hash of rounded outputs, which says no more
+        return True
+    return then is not None and _fingerprint(then).matches(_fingerprint(now))
+
+
+def _fingerprint(kept: Mapping[str, Any]) -> Fingerprint:
+    return Fingerprint(kept["sha256"], tuple(kept["outputs"]))
 
 
 def replay(

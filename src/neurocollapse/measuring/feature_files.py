@@ -2,8 +2,6 @@
 
 import difflib
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import FeatureFileError
+from .._files import read_npz
 
 REQUIRED = ("features", "labels")
 OPTIONAL = ("weight", "bias", "ood")
@@ -50,39 +49,14 @@ def _with_hint(name: str, there: Iterable[str]) -> str:
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    try:
-        with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise FeatureFileError(f"{path} holds a bare array; save it with numpy.savez(features=..., labels=...)")
-            # Of others only the name matters, for the message.
-            return {n: _read_member(path, file, n) if n in REQUIRED + OPTIONAL else torch.empty(0) for n in file.files}
-    except FeatureFileError:
-        raise
-    except ValueError as error:  # what NumPy says of a file that is no archive
-        raise FeatureFileError(f"{path} is not an .npz archive; save it with numpy.savez") from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-        raise FeatureFileError(f"{path} is truncated or damaged ({error}); write it again") from error
+    arrays, there = read_npz(path, REQUIRED + OPTIONAL, FeatureFileError)
+    # Of others only the name matters, for the message.
+    return {name: _as_tensor(path, name, arrays[name]) if name in arrays else torch.empty(0) for name in there}
 
 
-def _read_member(path: Path, file: np.lib.npyio.NpzFile, name: str) -> Tensor:
-    try:
-        return _as_tensor(path, name, file[name])
-    except FeatureFileError:
-        raise
-    except MemoryError as error:
-        raise FeatureFileError(f"{name} in {path} does not fit in memory ({error}); measure a part of it") from error
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise FeatureFileError(f"{path} holds Python objects, which are not read; save plain numbers") from error
-        raise FeatureFileError(f"{name} in {path} is damaged ({error}); write it again") from error
-
-
-def _as_tensor(path: Path, name: str, array: np.ndarray | bytes) -> Tensor:
-    if isinstance(array, bytes):  # what NumPy gives for a member of the archive that is not in its format
-        raise FeatureFileError(f"{name} in {path} is no array; save the file with numpy.savez")
-    if array.dtype.kind not in "fiu":
-        raise FeatureFileError(f"{name} in {path} is an array of {array.dtype}; it must be numbers")
+def _as_tensor(path: Path, name: str, array: np.ndarray) -> Tensor:
+    if array.dtype.kind == "b":
+        raise FeatureFileError(f"{name} in {path} is an array of bool; it must be numbers")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))

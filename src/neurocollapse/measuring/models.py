@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from .._errors import InputError, InputTypeError
 from .._files import atomic_path
 from ..metrics import Measurement
-from ..networks import layer_weights
+from ..networks import Head, layer_weights, unwrap
 from ..statistics import Classifier, ClassMeans, ClassMoments, Objective, Projections
 from .capture.forward import Captured, CaptureOptions, capture
-from .capture.heads import Head, unwrap
 from .capture.loaders import LABEL_KEYS
 from .capture.store import FeatureStore
 from .capture.subset import stratified_subset

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .._errors import NetworkError
+from .modes import modes_kept
 
 #: After an epoch weights are not far from balance: three sweeps find it to a few parts in a thousand.
 _SWEEPS = 3
@@ -77,20 +78,16 @@ def find_layers(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> li
     Raises `NetworkError` where they do not follow one another so that rescaling leaves f as it is, which is tried on
     `inputs`, two or more, with other weights. The model is left as it was found.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with modes_kept(model):
         for training in (True, False):  # normalisation shows only in training
             model.train(training)
             with torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else []):
                 _try(model, inputs)
-    finally:
-        for module, training in modes:
-            module.training = training
     return _layers(dict(model.named_parameters()))
 
 
 def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
-    """Those of a network's parameters that train, as `networks.layer_weights` counts layers."""
+    """Those of a network's parameters that train, as `layer_weights` counts layers."""
     layers = []
     for name, weight in tensors.items():
         if weight.requires_grad and weight.ndim >= 2:

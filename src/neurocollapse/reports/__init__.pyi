@@ -1,9 +1,6 @@
 from .figures.drawing import save_figure as save_figure
 from .figures.records import PANELS as PANELS
 from .figures.records import collapse_figure as collapse_figure
-from .figures.records import trade_off_figure as trade_off_figure
-from .figures.theory import minority_figure as minority_figure
-from .figures.theory import theory_figure as theory_figure
 from .folder_report import report as report
 from .folder_report import write_report as write_report
 from .page.content import ReportRun as ReportRun

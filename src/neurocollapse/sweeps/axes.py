@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from .._errors import InputError, InputTypeError, did_you_mean
 from .._html import html_table, listed
 from ..datasets import Dataset
 from ..training import RunConfig, epochs, recorded_epochs
 from .networks_tried import few_of_each_class
+from .threads import torch_threads
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,10 @@ def estimate_seconds(config: RunConfig, dataset: Dataset, device: str = "cpu") -
     labels = dataset.train.labels
     small = few_of_each_class(dataset, _SAMPLE)
     share = len(small.train.labels) / len(labels)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         # On a GPU the first epochs set things up and record the step. A step takes as long at any learning rate; at
         # this one it cannot diverge.
         *_, last = epochs(replace(config, epochs=1 if device == "cpu" else 3, learning_rate=1e-9), small, device=device)
-    finally:
-        torch.set_num_threads(threads)
     test_share = 1.0 if dataset.test is None else 1 + len(dataset.test.labels) / len(labels)
     training = config.epochs * last.seconds["train"] / share
     records = len(recorded_epochs(config.epochs)) * last.seconds["measure"] * test_share / share

@@ -1,6 +1,5 @@
 """What tells a run from others, and what its bits depend on."""
 
-import dataclasses
 import hashlib
 import json
 import platform
@@ -25,16 +24,10 @@ def run_id(config: RunConfig, dataset: Dataset) -> str:
 
     A data file counts by its content, so that moving it changes nothing and editing it makes another run.
     """
-    values = dataclasses.asdict(config)
+    different = config.changed
     if Path(config.dataset).suffix:
-        values["dataset"] = dataset.sha256
-    defaults = dataclasses.asdict(RunConfig())
-    different = {
-        name: float(value) if isinstance(defaults[name], float) else value  # λ = 0 is λ = 0.0
-        for name, value in sorted(values.items())
-        if value != defaults[name]
-    }
-    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, different]).encode()).hexdigest()[:8]
+        different["dataset"] = dataset.sha256
+    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, different], sort_keys=True).encode()).hexdigest()[:8]
     network = config.network.replace(":", ".")
     return f"{Path(config.dataset).stem}-{network}-wd{config.weight_decay:g}-seed{config.seed}-{digest}"
 

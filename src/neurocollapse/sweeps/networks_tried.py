@@ -3,13 +3,10 @@
 The package's own networks need none of this.
 """
 
-import hashlib
-import math
-import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,37 +15,16 @@ from torch import Tensor, nn
 
 from .._errors import DivergedError, NetworkError
 from ..datasets import Dataset, Split
-from ..networks import check_homogeneous, find_classifier
+from ..networks import Fingerprint as Fingerprint
+from ..networks import check_homogeneous, find_classifier, fingerprint_of
 from ..training import RunConfig, epochs, network_of, seeded, train_together
 
-#: Images that a network is shown, and numbers of its output that are kept to know it by.
-_IMAGES, _OUTPUTS = 4, 16
+#: Images on which homogeneity is tried.
+_IMAGES = 4
 
 NOT_HOMOGENEOUS = "the network is not homogeneous: the theory's identities do not hold for it"
 
 DECOUPLED = "adamw decouples its decay from the gradient: it does not end at critical points of the objective shown"
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What tells a network from an edited one: the text of its modules and shapes, and what it makes of some images.
-
-    The outputs are kept as numbers, for a hash would tell the rounding of one machine from that of the next.
-    """
-
-    sha256: str
-    outputs: tuple[float, ...]
-    """Of the network as it starts; empty where not finite, or others each time, as with random numbers of NumPy's."""
-
-    def matches(self, other: "Fingerprint") -> bool:
-        """Whether both are of the same network, to the rounding of float32."""
-        if self.sha256 != other.sha256 or len(self.outputs) != len(other.outputs):
-            return False
-        scale = max(map(abs, self.outputs), default=0.0)
-        return all(
-            math.isclose(mine, its, rel_tol=0, abs_tol=1e-4 * scale)
-            for mine, its in zip(self.outputs, other.outputs, strict=True)
-        )
 
 
 def is_users_own(config: RunConfig) -> bool:
@@ -84,16 +60,9 @@ def fingerprint(config: RunConfig, dataset: Dataset) -> Fingerprint | None:
     """Of a user's network, from the model as it starts with seed 0; None for the package's own. `NetworkError`."""
     if not is_users_own(config):
         return None
-    images = dataset.train.images[:_IMAGES]
-    with _named(config.network, images), torch.no_grad():
-        model, again = (_fresh(config, dataset).eval() for _ in range(2))
-        outputs, repeated = model(images).flatten(), again(images).flatten()
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    text = re.sub("0x[0-9a-f]+", "", f"{shapes}\n{model}")  # an address differs in every process
-    places = torch.linspace(0, len(outputs) - 1, min(_OUTPUTS, len(outputs))).long()
-    known = torch.equal(outputs, repeated) and outputs.isfinite().all()
-    kept = outputs[places].tolist() if known else []
-    return Fingerprint(hashlib.sha256(text.encode()).hexdigest(), tuple(kept))
+    images = dataset.train.images
+    with _named(config.network, images):
+        return fingerprint_of(lambda: _fresh(config, dataset), images)
 
 
 def run_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
@@ -110,7 +79,7 @@ def _is_homogeneous(config: RunConfig, dataset: Dataset) -> bool:
         # Dropout and batch normalisation show only in training.
         model = _fresh(config, dataset).train()
         _fill_zero_biases(model)
-        classifier = find_classifier(model, dataset.num_classes)
+        classifier = find_classifier(model, images, dataset.num_classes)
         if config.bias in ("free", "decayed") and classifier.bias is not None:  # the theory has a place for that one
             nn.init.zeros_(classifier.bias)
         with seeded(0, 1):

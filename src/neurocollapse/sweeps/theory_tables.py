@@ -63,7 +63,8 @@ def _objective(folder: RunFolder, dataset: Dataset, device: str) -> FullBatch:
             f"{folder.path} is damaged: its model.safetensors is of another network than its config.json says "
             f"({str(error).splitlines()[-1].strip()}); delete it to run it again"
         ) from error
-    each = decays(model, find_classifier(model), config.weight_decay, config.bias)
+    classifier = find_classifier(model, dataset.train.images[:2], dataset.num_classes)
+    each = decays(model, classifier, config.weight_decay, config.bias)
     return FullBatch(model.to(device), dataset.train.images.to(device), dataset.train.labels.to(device), each)
 
 

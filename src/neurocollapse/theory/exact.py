@@ -37,8 +37,8 @@ def _at_random_weights(network: str, dataset: str, bias: str, *, depth: int, wid
             network, data.input_shape, data.num_classes, depth=depth, width=width, bias=bias != "none"
         )
         if bias != "none":
-            nn.init.normal_(find_classifier(model).bias)
-    each = decays(model, find_classifier(model), 3e-3, bias)
+            nn.init.normal_(find_classifier(model, data.train.images[:2]).bias)
+    each = decays(model, find_classifier(model, data.train.images[:2]), 3e-3, bias)
     return FullBatch(model, data.train.images, data.train.labels, each)
 
 

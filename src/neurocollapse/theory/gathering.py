@@ -23,7 +23,7 @@ def gather_evidence(objective: FullBatch) -> Evidence:
     Layers are the trainable tensors of two or more dimensions. Raises `VerificationError` if they do not share one
     decay λ.
     """
-    classifier = find_classifier(objective.model)
+    classifier = _classifier(objective)
     with captured_features(classifier) as captured:
         _, gradient = objective.data_gradient()
     gradients = objective.split(gradient)
@@ -45,6 +45,10 @@ def gather_evidence(objective: FullBatch) -> Evidence:
     )
 
 
+def _classifier(objective: FullBatch) -> nn.Linear:
+    return find_classifier(objective.model, objective.inputs[:_TRIED])
+
+
 def _common_decay(layers: tuple[Parameter, ...]) -> float:
     decays = {layer.decay: layer.name for layer in layers}
     if len(decays) != 1:
@@ -60,7 +64,7 @@ def check_evaluates(objective: FullBatch) -> None:
 
     Raises `VerificationError` or `NetworkError` if not.
     """
-    classifier = find_classifier(objective.model)
+    classifier = _classifier(objective)
     if not classifier.weight.requires_grad:
         raise VerificationError(
             f"the last linear layer, {classifier}, is frozen, and the theory is about one that trains; let it train"
@@ -93,7 +97,7 @@ def check_theory_applies(objective: FullBatch, *, force: bool) -> str | None:
 
 def homogeneity_without_bias(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> Homogeneity:
     """Calls `check_homogeneous` on f − b, the network without the classifier's bias b."""
-    bias = find_classifier(model).bias
+    bias = find_classifier(model, inputs).bias
     if bias is None:
         return check_homogeneous(model, inputs)
     kept = bias.detach().clone()

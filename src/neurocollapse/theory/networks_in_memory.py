@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import VerificationError
-from ..measuring import batches, unwrap, warn_of
+from ..measuring import batches, warn_of
+from ..networks import unwrap
 from ..training import FullBatch
 from .gathering import check_evaluates, check_theory_applies, gather_evidence
 from .table import TheoryTable, theory_table

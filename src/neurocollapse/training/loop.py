@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from .._errors import DivergedError, InputError, InputTypeError
-from ..datasets import Dataset, load_dataset
+from ..datasets import Dataset, Selection, load_dataset
 from .config import RunConfig
 from .epoch import Alone, Together
 from .run import Run, on_device
@@ -38,24 +39,18 @@ class State:
 
 def data_part(config: RunConfig) -> RunConfig:
     """The configuration with what does not bear on its data at the defaults: equal for runs that share a data set."""
-    seed = config.seed if config.label_noise else 0
-    return RunConfig(**{name: getattr(config, name) for name in _DATA_FIELDS}, seed=seed)
+    return RunConfig(dataset=config.dataset, **_selection(config))
 
 
-_DATA_FIELDS = ("dataset", "per_class", "imbalance", "imbalance_ratio", "label_noise")
+def _selection(config: RunConfig) -> dict[str, Any]:
+    """The fields of a `Selection`; the seed counts only where labels are shuffled."""
+    chosen = {field.name: getattr(config, field.name) for field in fields(Selection)}
+    return chosen if config.label_noise else {**chosen, "seed": 0}
 
 
 def training_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
     """The data that a configuration trains on: see `load_dataset`."""
-    return load_dataset(
-        config.dataset,
-        data_dir=data_dir,
-        per_class=config.per_class,
-        imbalance=config.imbalance,
-        imbalance_ratio=config.imbalance_ratio,
-        label_noise=config.label_noise,
-        seed=config.seed,
-    )
+    return load_dataset(config.dataset, data_dir=data_dir, **_selection(config))
 
 
 def epochs(
@@ -89,7 +84,7 @@ def _states(config: RunConfig, dataset: Dataset | None, resume: Resume | None, d
 
 def stack_key(config: RunConfig) -> RunConfig:
     """Equal for configurations that can be trained as one program: what may differ is at one value."""
-    seed = config.seed if config.label_noise else 0  # the data are shared
+    seed = data_part(config).seed  # the data are shared
     return replace(
         config, seed=seed, weight_decay=0.0, learning_rate=1.0, initial_norm=1.0, epochs=0, gradient_tolerance=0.0
     )

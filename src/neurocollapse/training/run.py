@@ -21,6 +21,7 @@ from ..networks import (
     captured_features,
     check_head,
     decays,
+    evaluation,
     find_classifier,
     find_layers,
     initialize,
@@ -37,7 +38,7 @@ from .step import Pace, Weights, fresh_moments
 #: Samples in one forward pass while measuring.
 _CHUNK = 1000
 
-#: Images used to find the layers of a network that is balanced.
+#: Images used to find the classifier, and the channels of a network that is balanced.
 _TRIED = 16
 
 
@@ -97,7 +98,8 @@ class Run:
             self.model = network_of(config, dataset)
             initialize(self.model, config.initialization, config.initial_norm)
         self.model.to(device)
-        self.classifier = find_classifier(self.model, dataset.num_classes)
+        self.train_split = _to(dataset.train, device)
+        self.classifier = find_classifier(self.model, self.train_split.images[:_TRIED], dataset.num_classes)
         self.weights: Weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not self.weights:
             raise NetworkError(
@@ -109,7 +111,6 @@ class Run:
         self.dtype = next(iter(self.weights.values())).dtype
         self.moments = fresh_moments(config.optimizer, self.weights)
         self.loss = LOSSES[config.loss]
-        self.train_split = _to(dataset.train, device)
         self._balanced: list[Layer] = []
         if config.balancing == "epoch":
             self._balanced = find_layers(self.model, self.train_split.images[:_TRIED])
@@ -171,12 +172,10 @@ class Run:
 
         Returns the record and a `snapshot`.
         """
-        with products_in("float32", self.device):
+        with products_in("float32", self.device), evaluation(self.model):
             return self._measure(epoch)
 
     def _measure(self, epoch: int) -> tuple[Record, dict[str, Tensor]]:
-        was_training = self.model.training
-        self.model.eval()
         train_values, statistics, features = self._measure_split(self.train_split, with_gradient=True)
         gradient_norm = self._gradient_norm()
         record: Record = {
@@ -188,7 +187,6 @@ class Run:
         if self.test_split is not None:
             test_values, *_ = self._measure_split(self.test_split, with_gradient=False)
             record |= {f"test.{key}": value for key, value in test_values.items()}
-        self.model.train(was_training)
         return record, snapshot(statistics, features[self.shown], self.train_split.labels[self.shown])
 
     def _measure_split(self, split: Split, *, with_gradient: bool) -> tuple[dict[str, Any], Statistics, Tensor]:

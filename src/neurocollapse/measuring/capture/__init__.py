@@ -2,9 +2,7 @@
 
 from .cautions import warn_of
 from .forward import MEMORY_BUDGET, Captured, CaptureOptions, capture
-from .heads import Head, evaluation, find_head, unwrap
 from .loaders import LABEL_KEYS, Batch, batches
-from .samples import tensors_of
 from .store import Budget, FeatureStore
 from .subset import indices_of, reloaded, stratified_subset
 
@@ -16,15 +14,10 @@ __all__ = [
     "CaptureOptions",
     "Captured",
     "FeatureStore",
-    "Head",
     "batches",
     "capture",
-    "evaluation",
-    "find_head",
     "indices_of",
     "reloaded",
     "stratified_subset",
-    "tensors_of",
-    "unwrap",
     "warn_of",
 ]

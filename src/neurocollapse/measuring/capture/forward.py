@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..._errors import CaptureWarning, InputError
+from ...networks import Head, evaluation, unwrap
 from .cautions import warn_of
-from .heads import Head, evaluation, unwrap
 from .loaders import Batch, batches, to_device
-from .samples import Selection
+from .samples import Positions
 from .store import Budget, FeatureStore
 from .taps import HeadTap, LayerTap, Rows
 
@@ -143,7 +143,7 @@ def capture(
             stack.enter_context(context)
         if eval_mode:
             stack.enter_context(evaluation(model))
-        taps = stack.enter_context(_Taps(model, head, layers, Selection(spatial, tokens, ignore_index)))
+        taps = stack.enter_context(_Taps(model, head, layers, Positions(spatial, tokens, ignore_index)))
         if sink is not None and not taps.is_single:
             raise InputError("a sink takes features of one place: the head alone, or with head=False one layer")
         stores = _Stores(Budget(memory_budget), folder, samples)
@@ -166,11 +166,11 @@ class _Taps:
     """The head's tap and the layers', and the forward pass between their start and finish."""
 
     def __init__(
-        self, model: nn.Module, head: str | Literal[False] | None, layers: Sequence[str], selection: Selection
+        self, model: nn.Module, head: str | Literal[False] | None, layers: Sequence[str], positions: Positions
     ):
-        self.model, self.selection = unwrap(model), selection
-        self.head_tap = None if head is False else HeadTap(model, head, selection)
-        self.layer_tap = LayerTap(model, layers, selection)
+        self.model, self.positions = unwrap(model), positions
+        self.head_tap = None if head is False else HeadTap(model, head, positions)
+        self.layer_tap = LayerTap(model, layers, positions)
         self.seen = 0  # samples
         if self.head_tap is None and not self.layer_tap.layers:
             raise InputError("there is nothing to capture: head is False, and layers names none")
@@ -208,7 +208,7 @@ class _Taps:
     def _check_labels(self, labels: Tensor) -> None:
         classes = None if self.head is None else len(self.head.weight)
         wrong = (labels < 0) if classes is None else (labels < 0) | (labels >= classes)
-        wrong &= labels != self.selection.ignore_index
+        wrong &= labels != self.positions.ignore_index
         if wrong.any():
             index = wrong.nonzero()[0].tolist()
             where = f"sample {self.seen + index[0]}" + (f", position {index[1:]}" if index[1:] else "")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._errors import InputError
-from .heads import unwrap
+from ...networks import unwrap
 
 #: Where a mapping has its labels: the first of these that is there.
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")

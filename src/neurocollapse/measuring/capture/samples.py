@@ -1,8 +1,6 @@
 """From what a layer sees or gives, and labels of any layout, to rows of features with one label each."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,22 +22,8 @@ CHANNELS_FIRST = (
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
 
 
-def tensors_of(output: object) -> list[Tensor]:
-    """The tensors of what a module returned: `.logits` or ["logits"] alone where there is one, else all, in order."""
-    if isinstance(output, Tensor):
-        return [output]
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return [logits]
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if isinstance(output, list | tuple):
-        return [tensor for part in output for tensor in tensors_of(part)]
-    return []
-
-
 @dataclass(frozen=True)
-class Selection:
+class Positions:
     """How positions become samples: see `capture`."""
 
     spatial: str = "flatten"
@@ -128,10 +112,3 @@ class Place:
 
     def __str__(self) -> str:
         return f"the input of the head {self.name!r}" if self.is_head else f"the output of layer {self.name!r}"
-
-
-def first_tensor(place: Place, values: Any) -> Tensor:
-    tensors = tensors_of(values)
-    if not tensors:
-        raise InputError(f"{place} is {type(values).__name__} without a tensor; name another layer")
-    return tensors[0]

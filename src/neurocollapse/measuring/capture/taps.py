@@ -1,7 +1,6 @@
 """Hooks that take features from a model while it runs: the input of its head, the outputs of its layers."""
 
 import warnings
-from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -9,13 +8,22 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..._errors import CaptureWarning, InputError
-from .heads import Call, Head, candidates_for, check_linear, gives, head_of_output, modules_by_name, read_head
+from ...networks import (
+    Call,
+    Calls,
+    Head,
+    candidates_for,
+    check_linear,
+    first_tensor,
+    gives,
+    head_of_output,
+    modules_by_name,
+    read_head,
+    tensors_of,
+)
 from .loaders import Batch
-from .samples import Place, Selection, first_tensor, tensors_of
+from .samples import Place, Positions
 
-#: The head is sought among this many calls, the last ones of the first forward pass: to keep the inputs of all would
-#: take as much memory as training does.
-CALLS_KEPT = 16
 #: What computes without having parameters.
 ACTIVATIONS = tuple(getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__)
 
@@ -25,8 +33,8 @@ Rows = tuple[Tensor, Tensor]  # features (rows, features) and labels (rows,)
 class Tap:
     """A context with hooks on a model, there inside it only. Call `start(batch)`, the model, then `finish`."""
 
-    def __init__(self, selection: Selection):
-        self.selection = selection
+    def __init__(self, positions: Positions):
+        self.positions = positions
         self.batch: Batch | None = None
         self.handles: list[RemovableHandle] = []
 
@@ -42,7 +50,7 @@ class Tap:
         assert self.batch is not None
         value = first_tensor(place, values).detach()
         mask = self.batch.kwargs.get("attention_mask")
-        features, labels = self.selection(place, value, self.batch.labels, mask)
+        features, labels = self.positions(place, value, self.batch.labels, mask)
         shared = features.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
         return features.clone() if shared else features, labels
 
@@ -50,20 +58,21 @@ class Tap:
 class HeadTap(Tap):
     """Takes the input of the head, which it finds, unless it is named, by the outputs of the first forward pass."""
 
-    def __init__(self, model: nn.Module, name: str | None, selection: Selection):
-        super().__init__(selection)
+    def __init__(self, model: nn.Module, name: str | None, positions: Positions):
+        super().__init__(positions)
         self.model, self.is_named = model, name is not None
         self.candidates = candidates_for(model, name)
+        self.calls = Calls(self.candidates, copied=self.is_named)
         self.head: Head | None = None
-        self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
-        self.counts: Counter[str] = Counter()
         self.taken: list[Rows] = []
 
     def __enter__(self) -> Self:
-        for name, module in self.candidates.items():
-            self.handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
-            self.handles.append(module.register_forward_hook(self._after(name)))
+        self.calls.__enter__()
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self.calls.__exit__()
+        super().__exit__()
 
     def start(self, batch: Batch) -> None:
         self.batch = batch
@@ -78,41 +87,25 @@ class HeadTap(Tap):
             raise _called(self.head.name, len(self.taken))
         return self.taken.pop()
 
-    def _before(self, name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            value = first_tensor(Place(name, self.candidates[name], is_head=True), [*args, *kwargs.values()])
-            value = value.clone() if self.is_named else value
-            self.calls.append(Call(name, value, _version(value)))
-            self.counts[name] += 1
-
-        return hook
-
-    def _after(self, name: str) -> Any:
-        def hook(_: nn.Module, __: object, output: object) -> None:
-            if isinstance(output, Tensor) and self.calls and self.calls[-1].name == name:
-                self.calls[-1].output = output
-
-        return hook
-
     def _find(self, output: object) -> None:
         if self.is_named:
             (name,) = self.candidates
-            if not self.calls:
+            if not self.calls.last:
                 raise _called(name, 0)
-            call = self.calls[-1]
+            call = self.calls.last[-1]
             _warn_unless_output(call, output)
         else:
-            call = head_of_output(self.model, self.calls, output, self.candidates)
-        if self.counts[call.name] > 1:
-            raise _called(call.name, self.counts[call.name])
-        if _version(call.input) != call.version:
+            call = head_of_output(self.model, self.calls.last, output, self.candidates)
+        if self.calls.counts[call.name] > 1:
+            raise _called(call.name, self.calls.counts[call.name])
+        if call.input_has_changed:
             raise InputError(f"the model changes the input of its head in place; pass head={call.name!r}")
-        super().__exit__()
+        self.calls.__exit__()
         self.head = read_head(self.model, call.name, self.candidates[call.name])
         place = Place(self.head.name, self.head.module, is_head=True)
         check_linear(self.head, call.input, call.output)
         self.taken.append(self.rows(place, call.input))
-        self.calls.clear()
+        self.calls.last.clear()
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.taken.append(self.rows(place, [*args, *kwargs.values()]))
@@ -135,10 +128,6 @@ def _warn_unless_output(call: Call, output: object) -> None:
         )
 
 
-def _version(value: Tensor) -> int:
-    return -1 if value.is_inference() else value._version
-
-
 def _called(name: str, times: int) -> ValueError:
     reason = "its weight may be used without calling it" if not times else "it then has several inputs for one label"
     return ValueError(
@@ -150,8 +139,8 @@ def _called(name: str, times: int) -> ValueError:
 class LayerTap(Tap):
     """Takes the outputs of layers, by name or all that compute, in the order in which they run."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], selection: Selection):
-        super().__init__(selection)
+    def __init__(self, model: nn.Module, layers: Sequence[str], positions: Positions):
+        super().__init__(positions)
         self.all = layers == "all"
         modules = modules_by_name(model)
         self.layers = computing_layers(modules) if self.all else _named(modules, layers)

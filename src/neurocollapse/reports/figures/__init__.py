@@ -1,7 +1,6 @@
 """Figures: pure functions from numbers to a matplotlib figure, and one that writes it to disk."""
 
 from .drawing import save_figure
-from .records import PANELS, collapse_figure, trade_off_figure
-from .theory import minority_figure, theory_figure
+from .records import PANELS, collapse_figure
 
-__all__ = ["PANELS", "collapse_figure", "minority_figure", "save_figure", "theory_figure", "trade_off_figure"]
+__all__ = ["PANELS", "collapse_figure", "save_figure"]

@@ -23,7 +23,6 @@ GREEN = "#009E73"
 COLOURS = ("#E69F00", "#0072B2", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#882255")
 #: Five against seven colours: 35 λs before a pair of the two comes back.
 DASHES = ((0, (5, 1.5)), (0, (7, 1.5, 1.5, 1.5)), (0, (1.5, 1.2)), (0, (9, 2)), (0, (4, 1.2, 1.2, 1.2, 1.2, 1.2)))
-MARKERS = "osD^vP"
 GREY = "#555555"
 REFERENCE: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "linestyle": (0, (1, 2))}
 

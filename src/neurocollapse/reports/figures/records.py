@@ -22,7 +22,6 @@ from .drawing import (
     DASHES,
     GREEN,
     GREY,
-    MARKERS,
     REFERENCE,
     grid,
     house_style,
@@ -50,7 +49,6 @@ PANELS = {
     "nc4": ("NC4  nearest class mean disagrees", "share of samples"),
 }
 COLLAPSE_PANELS = ("nc1", "nc2_norm_variance", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
-TRADE_OFF_PANELS = ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
 
 START: dict[str, Any] = {
     "marker": "o",
@@ -65,15 +63,6 @@ END: dict[str, Any] = {
     "markeredgewidth": 1.2,
     "linestyle": "none",
     "label": "a run’s last finite record",
-}
-#: Two strokes across an axis.
-GAP: dict[str, Any] = {
-    "marker": [(-0.4, -1), (0.4, 1)],
-    "markersize": 6,
-    "markeredgewidth": 0.6,
-    "color": "black",
-    "linestyle": "none",
-    "clip_on": False,
 }
 
 
@@ -99,57 +88,28 @@ def collapse_figure(
 
     Rangamani and Banburski-Fahey (2022), Figures 1 and 2.
     """
-    panels = (_data_term(frame), *COLLAPSE_PANELS)
+    panels = (data_term(frame), *COLLAPSE_PANELS)
     columns = [f"{split}.{key}" for key in panels]
-    frame = _checked(frame, ["terminal_phase_start", *columns], one_run_per=["weight_decay", "seed"])
+    frame = checked(frame, ["terminal_phase_start", *columns], one_run_per=["weight_decay", "seed"])
     there = set(frame["weight_decay"])
     looks = {decay: look for decay, look in _looks({*weight_decays, *there}).items() if decay in there}
     with house_style():
         figure, cells = grid(2, 4, size=(10.8, 5.9))
         write_around(figure, title, note)
-        reference = _nc3_reference(frame)
+        reference = nc3_reference(frame)
         for axes, key, column in zip(cells[:7], panels, columns, strict=True):
             _draw_trajectories(axes, frame, column, looks)
-            _dress(axes, key, frame[column], reference)
+            dress(axes, key, frame[column], reference)
             _set_epoch_axis(axes, int(frame["epoch"].max()))
         for axes in cells[3:7]:  # the lowest of each column, for the eighth cell holds the legend
             axes.set_xlabel("epoch")
         drawn = {line.get_label() for axes in cells for line in axes.lines}
-        marks = _marks(frame, drawn) | {str(line.get_label()): line for line in _reference_entry(reference)}
+        marks = _marks(frame, drawn) | {str(line.get_label()): line for line in reference_entry(reference)}
         _draw_legend(cells[7], looks, marks, split)
     return figure
 
 
-def trade_off_figure(frame: pd.DataFrame) -> Figure:
-    """Each run's last record on the training set against λ: NC1 to NC4 and the data term, a line for each network.
-
-    A line is the mean over seeds, a bar one sample standard deviation to either side, a dot a seed. λ = 0 stands left
-    of a gap in the axis. A last value that is not finite is left out, and the note counts the runs that had one.
-
-    Raises `ValueError` for an empty frame, a missing column, an epoch recorded twice, two runs of one network, λ, seed.
-    """
-    panels = (*TRADE_OFF_PANELS, _data_term(frame))
-    columns = [f"train.{key}" for key in panels]
-    frame = _checked(frame, ["network", *columns], one_run_per=["network", "weight_decay", "seed"])
-    last = frame.groupby("run_id").tail(1)
-    with house_style():
-        figure, cells = grid(2, 3, size=(10.0, 6.0))
-        reference = _nc3_reference(last)
-        for axes, key, column in zip(cells, panels, columns, strict=True):
-            _draw_final_values(axes, last, column)
-            _dress(axes, key, last[column], reference)
-            _set_weight_decay_axis(axes, sorted(set(last["weight_decay"])))
-        for axes in cells[3:]:
-            axes.set_xlabel(r"weight decay $\lambda$")
-        handles = [Line2D([], [], label=name, **look) for name, look in _network_looks(last).items()]
-        figure.legend(handles=handles + _reference_entry(reference), loc="outside upper center", ncols=4)
-        left_out = int((~np.isfinite(last[columns])).any(axis=1).sum())
-        counted = f" {left_out} of {len(last)} runs end with values that are not finite." if left_out else ""
-        write_around(figure, None, f"Line and bar: mean and standard deviation over seeds. Dot: a seed.{counted}")
-    return figure
-
-
-def _checked(frame: pd.DataFrame, columns: list[str], one_run_per: list[str]) -> pd.DataFrame:
+def checked(frame: pd.DataFrame, columns: list[str], one_run_per: list[str]) -> pd.DataFrame:
     """The rows in order of epochs, numbers as floats; or a `ValueError` that says why they cannot be drawn."""
     if frame.empty:
         raise InputError("the frame has no rows, so there is nothing to draw; pass at least one record of one run")
@@ -189,19 +149,6 @@ def _looks(weight_decays: set[float]) -> dict[float, dict[str, Any]]:
     return looks
 
 
-def _network_looks(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    return {
-        name: {
-            "color": COLOURS[i % len(COLOURS)],
-            "linestyle": ("-", *DASHES)[i % (1 + len(DASHES))],
-            "marker": MARKERS[i % len(MARKERS)],
-            "fillstyle": "none" if i % 2 else "full",
-            "markersize": 5,
-        }
-        for i, name in enumerate(sorted(set(frame["network"])))
-    }
-
-
 def _draw_trajectories(axes: Axes, frame: pd.DataFrame, column: str, looks: dict[float, dict[str, Any]]) -> None:
     for weight_decay, look in looks.items():
         group = frame[frame["weight_decay"] == weight_decay]
@@ -229,19 +176,7 @@ def _terminal_phase_start(group: pd.DataFrame) -> float:
     return sorted(starts)[len(starts) // 2]
 
 
-def _draw_final_values(axes: Axes, last: pd.DataFrame, column: str) -> None:
-    finite = last[np.isfinite(last[column])]
-    for name, look in _network_looks(last).items():
-        group = finite[finite["network"] == name]
-        axes.plot(group["weight_decay"], group[column], ".", color=look["color"], alpha=0.5, markersize=4)
-        # The axis has a gap between 0 and the rest, so the line has one too.
-        for part in (group[group["weight_decay"] == 0], group[group["weight_decay"] > 0]):
-            seeds = part.groupby("weight_decay")[column]
-            mean, deviation = seeds.mean(), seeds.std(ddof=1)
-            axes.errorbar(mean.index, mean, deviation, capsize=2, elinewidth=0.8, label=name, **look)
-
-
-def _data_term(frame: pd.DataFrame) -> str:
+def data_term(frame: pd.DataFrame) -> str:
     return "cross_entropy" if _values(frame, "loss") == {"cross_entropy"} else "loss_data"
 
 
@@ -249,7 +184,7 @@ def _values(frame: pd.DataFrame, column: str) -> set[Any]:
     return set(frame[column].dropna()) if column in frame else set()
 
 
-def _nc3_reference(frame: pd.DataFrame) -> float:
+def nc3_reference(frame: pd.DataFrame) -> float:
     """√(2 − 2√(1 − 1/C)); nan unless the frame tells one number of classes, and of no other loss and no bias."""
     classes = _values(frame, "num_classes")
     if _values(frame, "loss") - {"square"} or _values(frame, "bias") - {"none"}:
@@ -257,12 +192,12 @@ def _nc3_reference(frame: pd.DataFrame) -> float:
     return math.sqrt(2 - 2 * math.sqrt(1 - 1 / classes.pop())) if len(classes) == 1 else math.nan
 
 
-def _reference_entry(reference: float) -> list[Line2D]:
+def reference_entry(reference: float) -> list[Line2D]:
     label = f"bias-free unconstrained\nfeatures model: {reference:.3f}"
     return [] if math.isnan(reference) else [Line2D([], [], label=label, **REFERENCE)]
 
 
-def _dress(axes: Axes, key: str, column: pd.Series, reference: float) -> None:
+def dress(axes: Axes, key: str, column: pd.Series, reference: float) -> None:
     """A panel's title and y axis, and for NC3 the reference."""
     name, formula = PANELS[key]
     # Two texts, each on its own baseline: as one, a tall formula would lift the name above its neighbours'.
@@ -284,26 +219,6 @@ def _set_epoch_axis(axes: Axes, last: int) -> None:
     ticks = [0.0, *decades] if last >= 10 else [tick for tick in (0.0, 1.0, 2.0, 5.0) if tick <= max(last, 1)]
     between = [m * decade for decade in decades for m in range(2, 10) if m * decade <= last]
     set_ticks(axes.xaxis, {tick: f"{tick:.0f}" for tick in ticks}, between)
-
-
-def _set_weight_decay_axis(axes: Axes, weight_decays: list[float]) -> None:
-    """Logarithmic, with 0 left of a gap; labels, those of powers of ten first, as far as there is room."""
-    positive = [value for value in weight_decays if value > 0]
-    if positive and len(positive) < len(weight_decays):
-        axes.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
-        axes.set_xlim(-0.3 * positive[0], positive[-1] * 1.4)
-        gap = [0.45 * positive[0], 0.55 * positive[0]]
-        axes.plot(gap, [0, 0], transform=axes.get_xaxis_transform(), **GAP)
-    elif positive:
-        axes.set_xscale("log")
-        axes.set_xlim(positive[0] / 1.4, positive[-1] * 1.4)
-    place = axes.xaxis.get_transform().transform
-    low, high = place(np.array(axes.get_xlim()))
-    labelled: list[float] = []
-    for value in sorted(weight_decays, key=lambda value: value > 0 and not math.log10(value).is_integer()):
-        if all(abs(place(value) - place(other)) > 0.15 * (high - low) for other in labelled):
-            labelled.append(value)
-    set_ticks(axes.xaxis, {value: number(value) if value in labelled else "" for value in weight_decays}, [])
 
 
 def _marks(frame: pd.DataFrame, drawn: set[object]) -> dict[str, Any]:

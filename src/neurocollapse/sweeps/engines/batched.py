@@ -5,14 +5,12 @@ either engine goes on with what the other began.
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-
-import torch
 
 from ..._errors import RunError, WriteError
 from ...training import RunConfig, State, stack_key, training_data
 from ..resuming import execute_together
+from ..threads import torch_threads
 from .events import Event
 from .work import check_workers, default_workers, end_event, epoch_event, in_one_line
 
@@ -38,7 +36,7 @@ def train_batched(
     programs: dict[RunConfig, list[int]] = {}
     for index, config in enumerate(configs):
         programs.setdefault(stack_key(config), []).append(index)
-    with _threads(threads or default_workers()):
+    with torch_threads(threads or default_workers()):
         for indices in programs.values():
             size = workers or len(indices)
             for start in range(0, len(indices), size):
@@ -72,13 +70,3 @@ def _train_program(
 
 def _refuse_to_wait() -> None:
     raise RuntimeError("another process is training a run of this program; the same command goes on after it")
-
-
-@contextmanager
-def _threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

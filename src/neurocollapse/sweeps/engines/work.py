@@ -6,12 +6,11 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from ..._errors import InputError, RunError, WriteError
 from ...training import RunConfig, State, training_data
 from ..folder import RunFolder
 from ..resuming import execute
+from ..threads import torch_threads
 from .events import Event
 
 
@@ -42,18 +41,18 @@ def train_and_tell(
     device: str,
 ) -> Event:
     """Train the run into `out`, telling of it, and return its end: this raises nothing, whatever the run does."""
-    torch.set_num_threads(threads)
     try:
         with warnings.catch_warnings(action="ignore"):  # who asked for the runs has loaded the same data, and seen them
             dataset = training_data(config, data_dir)
-        folder = execute(
-            config,
-            dataset,
-            out,
-            device=device,
-            on_state=lambda state: tell(epoch_event(index, state)),
-            on_wait=lambda: tell(Event(index, "waiting")),
-        )
+        with torch_threads(threads):
+            folder = execute(
+                config,
+                dataset,
+                out,
+                device=device,
+                on_state=lambda state: tell(epoch_event(index, state)),
+                on_wait=lambda: tell(Event(index, "waiting")),
+            )
         return end_event(index, folder)
     except WriteError as error:
         return Event(index, "stuck", message=str(error))

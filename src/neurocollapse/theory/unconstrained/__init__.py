@@ -9,7 +9,7 @@ unconstrained features: square loss, bias none, features free, 1 linear layer
 """
 
 from .closed_forms import closed_form
-from .convex import ConvexSolution, solve_convex, solve_convex_numerically
+from .convex import ConvexSolution, solve_convex
 from .optimum import ClosedForm
 from .problem import UnconstrainedModel
 from .solution import Solution
@@ -22,6 +22,5 @@ __all__ = [
     "UnconstrainedModel",
     "closed_form",
     "solve_convex",
-    "solve_convex_numerically",
     "solve_unconstrained",
 ]

@@ -29,8 +29,6 @@ class ConvexSolution:
     counts: Float[Tensor, " columns"]
     weight_decay: float
     feature_decay: float
-    #: iterations of the numerical method; 0 if Z is known in closed form
-    iterations: int = 0
 
     @property
     def num_samples(self) -> int:
@@ -142,57 +140,6 @@ def solve_convex(counts: Sequence[int], *, weight_decay: float, feature_decay: f
     n = torch.tensor(counts, dtype=torch.float64)
     x = (1 - n.sum() * math.sqrt(weight_decay * feature_decay) / n.sqrt()).clamp(min=0)
     return ConvexSolution(torch.eye(len(n), dtype=torch.float64), torch.diag(x), n, weight_decay, feature_decay)
-
-
-def solve_convex_numerically(
-    targets: Float[Tensor, "classes samples"],
-    *,
-    weight_decay: float,
-    feature_decay: float,
-    tolerance: float = 1e-13,
-    iterations: int = 1000,
-) -> ConvexSolution:
-    """Solves the convex problem for any targets Y, as the whole C × N matrix, by accelerated proximal gradient steps.
-
-    Starts from zero. A step subtracts ητ from the singular values of A − η (A − Y)/N, with η = N/2 and A the
-    extrapolation of the last two Z; the last one moves Z by less than `tolerance` √N. The method does not use that
-    targets are one-hot, so it checks `solve_convex`.
-
-    Beck and Teboulle, "A fast iterative shrinkage-thresholding algorithm for linear inverse problems" (2009).
-
-    Raises `ValueError` for a decay that is not positive and finite, or if `iterations` do not suffice.
-
-    >>> classes = torch.arange(4).repeat_interleave(torch.tensor([20, 10, 5, 1]))
-    >>> Y = torch.nn.functional.one_hot(classes).T.double()
-    >>> solution = solve_convex_numerically(Y, weight_decay=3e-2, feature_decay=5e-2)
-    >>> solution.outputs[0, 0].item(), solution.rank
-    (0.6882..., 3)
-    """
-    _check_decays(weight_decay, feature_decay)
-    Y = targets.double()
-    N, tau = Y.shape[1], math.sqrt(weight_decay * feature_decay)
-    step = N / 2
-    Z = ahead = torch.zeros_like(Y)
-    momentum = 1.0
-    for iteration in range(1, iterations + 1):
-        previous, Z = Z, _shrink(ahead - step / N * (ahead - Y), step * tau)
-        if torch.linalg.norm(Z - previous) <= tolerance * math.sqrt(N):
-            ones = torch.ones(N, dtype=torch.float64)
-            return ConvexSolution(Y, Z, ones, weight_decay, feature_decay, iteration)
-        if ((ahead - Z) * (Z - previous)).sum() > 0:  # the extrapolation went too far: start it again
-            momentum = 1.0
-        following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-        ahead = Z + (momentum - 1) / following * (Z - previous)
-        momentum = following
-    raise InputError(
-        f"no convergence in {iterations} iterations; pass more iterations or a tolerance above {tolerance}"
-    )
-
-
-def _shrink(A: Float[Tensor, "classes samples"], threshold: float) -> Float[Tensor, "classes samples"]:
-    """Subtracts the threshold from the singular values of A, down to zero at most."""
-    U, singular_values, Vt = torch.linalg.svd(A, full_matrices=False)
-    return U * (singular_values - threshold).clamp(min=0) @ Vt
 
 
 def _check_decays(weight_decay: float, feature_decay: float) -> None:

@@ -1,21 +1,27 @@
-"""The classifier head of any model: which module it is, and its effective weight."""
+"""The classifier head of any model: which module it is, its effective weight, and what it sees."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils.hooks import RemovableHandle
 
-from ..._errors import CaptureWarning, InputError
-from .samples import tensors_of
+from .._errors import CaptureWarning, InputError, NetworkError
+from .modes import evaluation
 
 #: The rows on which a head is checked to be linear.
 CHECKED_ROWS = 64
+#: The head is sought among this many calls, the last ones of the first forward pass: to keep the inputs of all would
+#: take as much memory as training does.
+CALLS_KEPT = 16
 
 #: What wrappers put into the names of the modules inside them.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -57,6 +63,52 @@ def find_head(model: nn.Module, name: str | None = None) -> Head:
             raise InputError(_which(model, f"has {len(candidates)} layers that may be its head", candidates))
         ((found, module),) = candidates.items()
         return read_head(model, found, module)
+
+
+def find_classifier(
+    model: nn.Module, inputs: Float[Tensor, "samples *shape"], num_classes: int | None = None
+) -> nn.Linear:
+    """The `nn.Linear` that a model ends in, with `num_classes` outputs where they are given.
+
+    Where several are possible, the model is run on `inputs`, and the one whose output it returns is taken; the model
+    and the global random generator are left as they were. Raises `NetworkError`.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> find_classifier(model, torch.ones(1, 4)) is model[2]
+    True
+    """
+    candidates = possible_classifiers(model, num_classes)
+    if len(candidates) == 1:
+        return next(iter(candidates.values()))
+    generators = torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else [])
+    with torch.no_grad(), generators, evaluation(model), Calls(candidates) as calls:
+        output = model(inputs)
+    found = list(dict.fromkeys(call.name for call in _with_output(calls.last, output)))
+    if len(found) != 1:
+        fault = f"that of {len(found)} of them ({', '.join(found)})" if found else "that of none of them"
+        raise NetworkError(
+            f"{type(unwrap(model)).__name__} has {len(candidates)} linear layers, {', '.join(candidates)}, and its "
+            f"output is {fault}; return the output of one, the classifier, as it is"
+        )
+    return candidates[found[0]]
+
+
+def possible_classifiers(model: nn.Module, num_classes: int | None = None) -> dict[str, nn.Linear]:
+    """Every `nn.Linear` that may be the head, with `num_classes` outputs where they are given, by name.
+
+    Raises `NetworkError` where there is none.
+    """
+    linears = {name: module for name, module in head_candidates(model).items() if isinstance(module, nn.Linear)}
+    if not linears:
+        raise NetworkError(f"{type(model).__name__} has no nn.Linear layer, so it has no classifier; end it with one")
+    fitting = {name: module for name, module in linears.items() if num_classes in (None, module.out_features)}
+    if not fitting:
+        *_, last = linears.values()
+        raise NetworkError(
+            f"the last linear layer of {type(model).__name__} has {last.out_features} outputs, but the data has "
+            f"{num_classes} classes"
+        )
+    return fitting
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -137,27 +189,100 @@ class Call:
     version: int  # of the input's numbers when the candidate saw them
     output: Tensor | None = None
 
+    @property
+    def input_has_changed(self) -> bool:
+        """Whether the model has changed the input in place since."""
+        return _version(self.input) != self.version
 
-def head_of_output(model: nn.Module, calls: Sequence[Call], output: object, candidates: dict[str, nn.Module]) -> Call:
+
+class Calls:
+    """The last calls of candidates in a forward pass: a context with hooks on them, there inside it only."""
+
+    def __init__(self, candidates: Mapping[str, nn.Module], *, copied: bool = False):
+        self.candidates, self.copied = candidates, copied
+        self.last: deque[Call] = deque(maxlen=CALLS_KEPT)
+        self.counts: Counter[str] = Counter()
+        self.handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        for name, module in self.candidates.items():
+            self.handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
+            self.handles.append(module.register_forward_hook(self._after(name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self.handles:
+            self.handles.pop().remove()
+
+    def _before(self, name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            value = first_tensor(f"the input of the head {name!r}", [*args, *kwargs.values()])
+            value = value.clone() if self.copied else value
+            self.last.append(Call(name, value, _version(value)))
+            self.counts[name] += 1
+
+        return hook
+
+    def _after(self, name: str) -> Any:
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            if isinstance(output, Tensor) and self.last and self.last[-1].name == name:
+                self.last[-1].output = output
+
+        return hook
+
+
+def _version(value: Tensor) -> int:
+    return -1 if value.is_inference() else value._version
+
+
+def tensors_of(output: object) -> list[Tensor]:
+    """The tensors of what a module returned: `.logits` or ["logits"] alone where there is one, else all, in order."""
+    if isinstance(output, Tensor):
+        return [output]
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return [logits]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, list | tuple):
+        return [tensor for part in output for tensor in tensors_of(part)]
+    return []
+
+
+def first_tensor(place: object, values: Any) -> Tensor:
+    tensors = tensors_of(values)
+    if not tensors:
+        raise InputError(f"{place} is {type(values).__name__} without a tensor; name another layer")
+    return tensors[0]
+
+
+def head_of_output(model: nn.Module, calls: Iterable[Call], output: object, candidates: dict[str, nn.Module]) -> Call:
     """The call whose output is the model's output, or failing that a row-wise increasing function of it.
 
     Such functions are softmax, log-softmax and a temperature. Raises `ValueError` unless there is exactly one.
     """
-    results = [tensor for tensor in tensors_of(output) if tensor.is_floating_point()]
-    found: list[Call] = []
-    for test in (_is_same, _is_increasing):
-        found = [c for c in calls if c.output is not None and any(test(c.output, result) for result in results)]
-        if found:
-            break
+    found = _with_output(calls, output)
     names = dict.fromkeys(call.name for call in found)
     if not names:
-        shapes = (
-            ", ".join(str(tuple(result.shape)) for result in results) or f"{type(output).__name__}, without numbers"
-        )
+        shapes = ", ".join(str(tuple(result.shape)) for result in _numbers(output))
+        shapes = shapes or f"{type(output).__name__}, without numbers"
         raise InputError(_which(model, f"returns {shapes}, which is the output of no possible head", candidates))
     if len(names) > 1:
         raise InputError(_which(model, f"returns the outputs of {len(names)} possible heads", list(names)))
     return found[-1]
+
+
+def _with_output(calls: Iterable[Call], output: object) -> list[Call]:
+    """The calls that gave the model's output, or failing that one which has its order in every row."""
+    results, made = _numbers(output), [(call, call.output) for call in calls if call.output is not None]
+    for test in (_is_same, _is_increasing):
+        if found := [call for call, given in made if any(test(given, result) for result in results)]:
+            return found
+    return []
+
+
+def _numbers(output: object) -> list[Tensor]:
+    return [tensor for tensor in tensors_of(output) if tensor.is_floating_point()]
 
 
 def gives(output: Tensor | None, result: Tensor) -> bool:
@@ -235,17 +360,42 @@ def _whole_parameters(model: nn.Module) -> AbstractContextManager[None]:
     return FullyShardedDataParallel.summon_full_params(unwrap(model), writeback=False)
 
 
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode within the context, and afterwards in the mode that it was in.
+# ---- what it sees
 
-    The flags are set directly: `train()`, which a model may override, need not undo itself.
-    """
-    modes = [(module, module.training) for module in model.modules()]
+
+@contextmanager
+def captured_features(classifier: nn.Linear) -> Iterator[list[Tensor]]:
+    """Within the context, every forward pass appends the classifier's input, (samples, features), to the list."""
+    captured: list[Tensor] = []
+    handle = classifier.register_forward_pre_hook(
+        lambda _, args, kwargs: captured.append(first_tensor("its input", [*args, *kwargs.values()]).detach()),
+        with_kwargs=True,
+    )
     try:
-        for module, _ in modes:
-            module.training = False
-        yield
+        yield captured
     finally:
-        for module, mode in modes:
-            module.training = mode
+        handle.remove()
+
+
+def check_head(outputs: object, captured: list[Tensor], classifier: nn.Linear) -> None:
+    """`NetworkError` unless `outputs` are what the classifier made of the last of its captured inputs.
+
+    Metrics and theory read f = W h + b off the last linear layer, so that must be what the network returns.
+    """
+    if not isinstance(outputs, Tensor):
+        raise NetworkError(
+            f"the network returns a {type(outputs).__name__}; return the classifier's output alone, a tensor "
+            f"(samples, classes)"
+        )
+    if not captured:
+        raise NetworkError(
+            f"the network does not call its last linear layer, {classifier}, the only one with an output for each "
+            f"class; return the output of such a layer"
+        )
+    with torch.no_grad():
+        head = nn.functional.linear(captured[-1], classifier.weight, classifier.bias)
+    if outputs.shape != head.shape or (outputs - head).abs().max() > 1e-3 * head.abs().max():
+        raise NetworkError(
+            f"the network's output is not that of its last linear layer, {classifier}; "
+            f"return the classifier's output as it is"
+        )

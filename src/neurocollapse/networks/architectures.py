@@ -1,0 +1,112 @@
+"""Classifiers without biases or normalisation, so that f is positively homogeneous of degree one in every layer."""
+
+import itertools
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .._errors import NetworkError
+from .heads import possible_classifiers
+from .users_own import call_builder
+
+
+class ConvNet(nn.Module):
+    """The paper's five layers: four 3×3 convolutions of stride 2, each with ReLU, then the linear classifier.
+
+    Input (samples, channels, height, width); 28×28 and 32×32 images both give p = 1024 features.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        bias: bool = False,
+        hidden_bias: bool = False,
+        batch_norm: bool = False,
+    ):
+        super().__init__()
+        if len(input_shape) != 3:
+            raise NetworkError(f"convnet needs images (channels, height, width), got samples of shape {input_shape}")
+        channels, height, width = input_shape
+        widths = (channels, 32, 64, 128, 256)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers.append(nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=hidden_bias))
+            layers += [*_normalization(nn.BatchNorm2d, after, batch_norm), nn.ReLU()]
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        num_features = widths[-1] * math.ceil(height / 16) * math.ceil(width / 16)
+        self.classifier = nn.Linear(num_features, num_classes, bias=bias)
+
+    def forward(self, images: Float[Tensor, "samples channels height width"]) -> Float[Tensor, "samples classes"]:
+        return self.classifier(self.features(images))
+
+
+class MLP(nn.Module):
+    """`depth` linear layers, the classifier included, with ReLU between; hidden layers of `width` units."""
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        depth: int,
+        width: int,
+        bias: bool = False,
+        hidden_bias: bool = False,
+        batch_norm: bool = False,
+    ):
+        super().__init__()
+        if depth < 2:
+            raise NetworkError(f"depth counts the classifier too, so it is at least 2; got {depth}")
+        widths = [math.prod(input_shape)] + [width] * (depth - 1)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in itertools.pairwise(widths):
+            try:
+                layers.append(nn.Linear(before, after, bias=hidden_bias))
+            except RuntimeError as error:  # what PyTorch raises for want of memory
+                raise NetworkError(
+                    f"a layer of {after}×{before} weights ({4e-9 * after * before:.3g} GB) does not fit in memory "
+                    f"beside those before it; choose a smaller width"
+                ) from error
+            layers += [*_normalization(nn.BatchNorm1d, after, batch_norm), nn.ReLU()]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width, num_classes, bias=bias)
+
+    def forward(self, inputs: Float[Tensor, "samples *shape"]) -> Float[Tensor, "samples classes"]:
+        return self.classifier(self.features(inputs))
+
+
+def _normalization(kind: type[nn.Module], width: int, wanted: bool) -> list[nn.Module]:
+    return [kind(width)] if wanted else []
+
+
+def build_network(
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    depth: int = 5,
+    width: int = 512,
+    bias: bool = False,
+    hidden_bias: bool = False,
+    batch_norm: bool = False,
+) -> nn.Module:
+    """`convnet`, `mlp` (of `depth` and `width`), or the user's own as `module:function`.
+
+    Of the first two, `bias` gives the classifier a bias, `hidden_bias` the other layers, and `batch_norm` puts batch
+    normalisation before every ReLU; the last two break homogeneity. The user's function returns a module whose last
+    linear layer has `num_classes` outputs: see `call_builder`. Raises `NetworkError`.
+    """
+    if name == "convnet":
+        return ConvNet(input_shape, num_classes, bias=bias, hidden_bias=hidden_bias, batch_norm=batch_norm)
+    if name == "mlp":
+        layers = {"depth": depth, "width": width}
+        return MLP(input_shape, num_classes, **layers, bias=bias, hidden_bias=hidden_bias, batch_norm=batch_norm)
+    if hidden_bias or batch_norm:
+        asked = "biases in every layer" if hidden_bias else "batch normalisation"
+        raise NetworkError(f"{asked} can be asked of convnet and mlp; build {name} with what it is to have")
+    network = call_builder(name, input_shape, num_classes)
+    possible_classifiers(network, num_classes)
+    return network

@@ -1,0 +1,61 @@
+"""Networks of the user's own, named as module:function."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from .._errors import NetworkError
+
+
+def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """What the user's `module:function` returns, whatever its head. Raises `NetworkError`.
+
+    It is called as function(input_shape, num_classes), or without arguments where it takes none.
+    """
+    if ":" not in name:
+        raise NetworkError(f"there is no network {name!r}; choose convnet, mlp, or your own as module:function")
+    function = _load_function(name)
+    arguments = (input_shape, num_classes) if _takes_two(function) else ()
+    try:
+        network = function(*arguments)
+    except (Exception, SystemExit) as error:
+        called = ", ".join(map(str, arguments))
+        raise NetworkError(
+            f"{name} raised {type(error).__name__}: {error}; it is called as function({called})"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise NetworkError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
+    return network
+
+
+def _takes_two(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):  # it needs arguments, or does not tell
+        return True
+    try:
+        inspect.signature(function).bind((), 0)
+    except TypeError:
+        return False
+    return True
+
+
+def _load_function(name: str) -> Callable[..., object]:
+    module_name, _, function_name = name.partition(":")
+    if str(Path.cwd()) not in sys.path:  # as `python -m` does: the user's module lies where the command is typed
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
+        raise NetworkError(
+            f"cannot import {module_name!r} for network {name!r} ({type(error).__name__}: {error}); "
+            f"run from its folder, install it, or mend it"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise NetworkError(f"module {module_name!r} has no function {function_name!r}, asked for by network {name!r}")
+    return function
