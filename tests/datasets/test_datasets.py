@@ -925,16 +925,10 @@ GOOD = npy(HEADER % 8)
         (b"", r"mine.npz is empty; save plain numeric arrays"),
         (b"a,b\n1,2\n", r"is not an .npz file \(it starts with the bytes b'a,b\\n'\)"),
         (GOOD, r"is not an .npz file \(it starts with the bytes b'\\x93NUM'\)"),
-        (
-            zip_of(images=GOOD, labels=GOOD)[:-30],
-            r"damaged \(a zip file without its end\); make or copy",
-        ),
+        (zip_of(images=GOOD, labels=GOOD)[:-30], r"damaged \(a zip file without its end\); make or copy"),
         (zip_of(images=GOOD, labels=b"text"), r"array 'labels' does not hold real numbers"),
         (zip_of(images=GOOD, labels=GOOD[:-4]), r"cannot be read \(array 'labels'"),
-        (
-            zip_of(images=npy(HEADER % 10**15), labels=GOOD),
-            r"array 'images' in .* does not fit in memory \(.*TiB",
-        ),
+        (zip_of(images=npy(HEADER % 10**15), labels=GOOD), r"array 'images' in .* does not fit in memory \(.*TiB"),
         (zip_of(images=npy(HEADER % -5), labels=GOOD), r"cannot be read \(array 'images'"),
         (zip_of(images=npy("{'descr': __import__('os')}"), labels=GOOD), r"cannot be read \(array 'images'"),
         (

@@ -21,9 +21,7 @@ from transformers import (
 from neurocollapse import measure_model
 from neurocollapse.integrations.transformers import NeuralCollapseCallback
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*pin_memory.* argument is set as true but no accelerator is found"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:.*pin_memory.* argument is set as true but no accelerator is found")]
 
 N, C = 26, 2
 IDS = torch.randint(1, 20, (N, 6), generator=torch.Generator().manual_seed(0))

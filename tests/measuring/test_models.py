@@ -305,10 +305,7 @@ def test_bad_options_are_named(tmp_path):
         ({"strategy": "stream", "save_features": tmp_path / "f.safetensors"}, "save_features needs .* strategy='keep'"),
         ({"strategy": "twice", "save_features": tmp_path / "f.safetensors"}, "save_features needs .* strategy='keep'"),
         ({"save_features": tmp_path / "f.npz"}, "save_features must end in .safetensors, got .*f.npz"),
-        (
-            {"strategy": "stream", "means": means},
-            "not on given ones; use strategy='keep'",
-        ),
+        ({"strategy": "stream", "means": means}, "not on given ones; use strategy='keep'"),
         ({"together": True}, "there is no process group; call torch.distributed.init_process_group first"),
         ({"subset": 3}, "from the data set of a DataLoader, got list"),
     ):

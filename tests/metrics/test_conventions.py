@@ -385,12 +385,7 @@ ROWS = [
         "p / C**2 * nc1",
         "nc1_per_class",
     ),
-    Row(
-        f"{PACKAGE} at c3864c26: `covariance_pinv`, svd",
-        trace_with_scatter_over_features,
-        "p / C * nc1",
-        "nc1",
-    ),
+    Row(f"{PACKAGE} at c3864c26: `covariance_pinv`, svd", trace_with_scatter_over_features, "p / C * nc1", "nc1"),
     Row(
         "Tirer, Huang and Niles-Weed (2023), Eq. 3; Kothapalli and Tirer: `trace_S_W_div_S_B`",
         trace_ratio_around_samples,
@@ -438,13 +433,7 @@ ROWS = [
         "nc2_etf_weight",
         "nc2_etf",
     ),
-    Row(
-        "Zhou et al. (2022): `compute_ETF`",
-        gram_of_centered_weight,
-        "nc2_etf_weight",
-        "nc2_etf",
-        (CENTERED_WEIGHT,),
-    ),
+    Row("Zhou et al. (2022): `compute_ETF`", gram_of_centered_weight, "nc2_etf_weight", "nc2_etf", (CENTERED_WEIGHT,)),
     Row(
         "Dang et al. (2023): `compute_NC2_ETF_H`",
         gram_of_means_around_samples,
