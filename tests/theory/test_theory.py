@@ -1,9 +1,9 @@
 """Identities at every point, critical-point laws at exact optima, predictions under each reading."""
 
-import dataclasses
 import html
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,11 +60,11 @@ def test_of_matrices_the_norms_are_shown_and_the_difference_counts():
 
 @pytest.mark.parametrize(("residual", "digits"), [(0.0, 16), (1e-6, 6), (1e-20, 16), (3.0, 0)])
 def test_digits_of_agreement(residual, digits):
-    assert dataclasses.replace(compare("x", 0.0, 0.0, **told), residual=residual).digits == pytest.approx(digits)
+    assert replace(compare("x", 0.0, 0.0, **told), residual=residual).digits == pytest.approx(digits)
 
 
 def test_digits_of_what_is_not_defined_are_not_either():
-    assert math.isnan(dataclasses.replace(compare("x", 0.0, 0.0, **told), residual=math.nan).digits)
+    assert math.isnan(replace(compare("x", 0.0, 0.0, **told), residual=math.nan).digits)
 
 
 # Identities, at random weights
@@ -236,7 +236,7 @@ def test_a_decayed_bias_shrinks_the_sum_of_outputs():
     C, bias_decay = 4, 0.25
     b = torch.full((C,), 1 / (C * (1 + bias_decay)), dtype=torch.float64)
     base = free_bias(Decay(C, 5))
-    table = theory_table(evidence_of(dataclasses.replace(base, bias=b), Decay(C, 5).weight, bias_decay))
+    table = theory_table(evidence_of(replace(base, bias=b), Decay(C, 5).weight, bias_decay))
     assert worst(table, DECAYED_BIAS) < 1e-12
     (stationarity,) = [row for row in table.sections[CRITICAL] if row.name == "λ_b b"]
     assert stationarity.residual < 1e-12
@@ -245,14 +245,14 @@ def test_a_decayed_bias_shrinks_the_sum_of_outputs():
 def test_sqi_is_found_and_missed():
     exact = evidence_of(quasi_interpolating(6, 9), 1e-3)
     assert worst(theory_table(exact), SQI) < 1e-12
-    shaken = dataclasses.replace(exact, features=exact.features + 0.3 * rotation(9)[exact.labels])
+    shaken = replace(exact, features=exact.features + 0.3 * rotation(9)[exact.labels])
     assert worst(theory_table(shaken), SQI) > 0.1
 
 
 @pytest.mark.parametrize("name", ["W, Eq. 2", "‖W^c‖², Eq. 3", "⟨W^c, μ_G⟩ + b_c", "NC3"])
 def test_each_prediction_can_fail(name):
     problem = free_bias(DECAY)
-    wrong = dataclasses.replace(problem, weight=1.2 * problem.weight + 0.1 * rotation(10), bias=problem.bias + 0.01)
+    wrong = replace(problem, weight=1.2 * problem.weight + 0.1 * rotation(10), bias=problem.bias + 0.01)
     rows = {row.name: row for row in theory_table(evidence_of(wrong, DECAY.weight)).sections[THEOREM]}
     assert rows[name].residual > 0.01
 
@@ -264,7 +264,7 @@ def test_lemma_2_1_is_least_where_it_says():
     labels = torch.arange(C).repeat(3)
     losses = []
     for alpha in (0.7, (C - 1) / C, 0.9):
-        problem = dataclasses.replace(
+        problem = replace(
             free_bias(Decay(C, 3)), features=frame[labels], labels=labels, weight=alpha * frame, bias=None
         )
         (row, general) = theory_table(evidence_of(problem, 1e-3)).sections[LEMMA_2_1]
@@ -293,7 +293,7 @@ def test_what_limits_the_theory_is_noted():
     assert any("p = 8 features hold no simplex of 10 classes" in note for note in theory_table(few).notes)
     nine = gather_evidence(objective("mlp", IMAGES, depth=2, width=9))
     assert any("p = 9 features hold no orthogonal frame" in note for note in theory_table(nine).notes)
-    part = dataclasses.replace(evidence, features=evidence.features[:-2], labels=evidence.labels[:-2])
+    part = replace(evidence, features=evidence.features[:-2], labels=evidence.labels[:-2])
     assert any("8 to 10 samples" in note for note in theory_table(part).notes)
 
 
@@ -320,7 +320,7 @@ def test_a_table_survives_json_and_is_readable():
 def test_a_table_in_a_notebook_has_its_facts_and_escapes():
     table = theory_table(gather_evidence(objective("mlp", GAUSSIAN, depth=2, width=24)))
     (reading, (first, *_)), *_ = table.sections.items()
-    spoilt = dataclasses.replace(first, name="<script>", residual=1.25e-17)
+    spoilt = replace(first, name="<script>", residual=1.25e-17)
     table = TheoryTable({reading: (spoilt,)}, table.facts, ("<script>", *table.notes))
     shown = table._repr_html_()
     assert shown.count("&lt;script&gt;") == 2
