@@ -1,7 +1,7 @@
 """Which training samples are taken and with which labels: exact counts, and noise that leaves the classes' sizes."""
 
-import dataclasses
 from collections import Counter
+from dataclasses import asdict
 from decimal import ROUND_HALF_EVEN, Decimal
 from types import SimpleNamespace
 
@@ -239,7 +239,7 @@ def test_a_selection_that_makes_no_sense_is_refused(options, message):
     ],
 )
 def test_a_configuration_of_it_is_refused(field, value, message):
-    values = {**dataclasses.asdict(RunConfig()), field: value}
+    values = {**asdict(RunConfig()), field: value}
     with pytest.raises(ValueError, match=message):
         RunConfig.__post_init__(SimpleNamespace(**values))  # without the tests' own checking of types
 

@@ -10,7 +10,7 @@ from neurocollapse.metrics.variability import structureless_nc1
 from tests.problems import Decay, dual_simplex, orthogonal_frame, polygon, random_problem, rotation
 
 
-def structureless(counts: list[int], num_features: int, seeds: int = 100) -> dict[str, float]:
+def structureless(counts: list[int], num_features: int, seeds: int = 50) -> dict[str, float]:
     """The twin: features that know nothing of their labels, drawn and measured, and averaged over seeds."""
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     draws = []

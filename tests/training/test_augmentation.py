@@ -1,7 +1,7 @@
 """Shifted and mirrored images, against a loop over images; and what is drawn for them, and when."""
 
-import dataclasses
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -157,7 +157,7 @@ def test_seed_and_epoch_decide_the_images(kind):
 def test_measurements_are_of_the_images_as_they_are():
     config = RunConfig(network="mlp", depth=2, width=4, epochs=0)
     (plain,), (augmented,) = (
-        list(epochs(each, toy())) for each in (config, dataclasses.replace(config, augmentation="shift_flip"))
+        list(epochs(each, toy())) for each in (config, replace(config, augmentation="shift_flip"))
     )
     assert plain.record["train.nc1"] == augmented.record["train.nc1"]
 
