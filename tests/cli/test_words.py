@@ -57,6 +57,27 @@ def test_no_sentence_of_the_help_is_broken(run, command, monkeypatch):
         assert not line or line.startswith("-") or before.startswith("-") or line.endswith(("options", "─", "-")), line
 
 
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_the_help_fits_into_the_terminal(run, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    assert max(map(len, run(command, "--help")[1].splitlines())) <= 70
+
+
+def test_a_sentence_goes_on_after_a_line_that_begins_with_a_bracket(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+
+    def command(number: int = 1) -> int:
+        """Do nothing.
+
+        Args:
+            number: How many, of all that
+                (where there are any) were asked for.
+        """
+
+    call_of("command", command, ["--help"])()
+    assert "of all that (where there" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["reproduce", "train"])
 def test_the_help_says_what_a_data_file_holds(run, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")

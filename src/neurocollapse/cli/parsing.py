@@ -6,6 +6,9 @@ import difflib
 import inspect
 import io
 import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -31,7 +34,7 @@ class Form:
 
 
 def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Callable[[], int]:
-    """The call that the words ask for, or after `--help` one that does nothing. Raises `InputError`."""
+    """The call that the words ask for, or after `--help` one that prints it. Raises `InputError`."""
     hints, forms = _hints(command)
     fields: list[tuple[str, Any, Any]] = []
     for key, parameter in inspect.signature(command).parameters.items():
@@ -41,17 +44,17 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
         else:
             fields.append((key, hints[key], _field(parameter.default)))
     asked = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
-    # tyro keeps a line break before what is indented.
+    # tyro keeps a line break before what does not begin with a letter.
     asked.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(command.__doc__ or ""))
-    said = io.StringIO()
+    shown, said = _Page(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(said):
             answers: Any = tyro.cli(
                 asked, prog=f"neurocollapse {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,)
             )
     except SystemExit as end:
         if not end.code:
-            return lambda: 0
+            return partial(_print_help, shown.getvalue())
         wrong = _complaint(command, words) or " ".join(re.sub(r"[^\w\s!-~]", " ", said.getvalue()).split())
         raise InputError(f"{wrong}; see neurocollapse {name} --help") from None
     typed = dict(vars(answers))
@@ -59,6 +62,29 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
         given = [vars(typed.pop(group.__name__)).items() for group in form.groups]
         typed[key] = form.kind(**dict(chain(*given)))
     return partial(command, **typed)
+
+
+class _Page(io.StringIO):
+    """Keeps what is printed, and looks like standard output to what asks whether that is a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._as = sys.stdout
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._as.encoding
+
+    def isatty(self) -> bool:
+        return self._as.isatty()
+
+
+def _print_help(text: str) -> int:
+    """Print help with its paragraphs wrapped, which tyro prints in one line each; options are wrapped already."""
+    width = shutil.get_terminal_size().columns
+    for line in text.splitlines():
+        print(textwrap.fill(line, width) if line[:1].isalpha() else line)
+    return 0
 
 
 def _field(default: Any) -> Any:
