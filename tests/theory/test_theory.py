@@ -297,7 +297,7 @@ def test_what_limits_the_theory_is_noted():
     assert any("8 to 10 samples" in note for note in theory_table(part).notes)
 
 
-def test_a_network_that_collapsed_to_zero_is_told():
+def test_a_network_that_collapsed_to_zero_is_noted():
     zero = objective("mlp", GAUSSIAN, depth=2, width=24)
     zero.move_to(0 * zero.point)
     table = theory_table(gather_evidence(zero))

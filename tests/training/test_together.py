@@ -194,7 +194,7 @@ def test_runs_of_different_lengths_leave_one_by_one():
 
 
 @pytest.mark.parametrize("place", [0, 2])
-def test_a_run_that_diverges_is_told_and_the_others_go_on(place):
+def test_a_run_that_diverges_is_named_and_the_others_continue(place):
     configs = configs_of(dataclasses.replace(SMALL, epochs=4))
     configs[place] = dataclasses.replace(configs[place], learning_rate=1e8)
     stacked = together(configs, FEW)
@@ -217,19 +217,19 @@ def test_random_numbers_of_the_caller_are_untouched():
 
 
 @pytest.mark.parametrize(
-    ("network", "told"),
+    ("network", "fault"),
     [
         (
             "batch_norm",
-            r"buffers as those of batch normalisation \(network\.1\.running_mean, network\.1\.running_var, network",
+            r"buffers like those of batch normalisation \(network\.1\.running_mean, network\.1\.running_var, network",
         ),
         ("frozen", r"frozen parameters, or buffers.*\(network\.0\.weight\)"),
         ("dropout", r"cannot be trained stacked \(.*random"),
     ],
 )
-def test_a_network_that_cannot_be_stacked_is_told_with_the_remedy(network, told):
+def test_a_network_that_cannot_be_stacked_is_refused_with_the_remedy(network, fault):
     configs = configs_of(dataclasses.replace(SMALL, network=f"{MODULE}:{network}"))
-    with pytest.raises(NetworkError, match=f"{MODULE}:{network}.*{told}.*; train its runs in processes of their own"):
+    with pytest.raises(NetworkError, match=f"{MODULE}:{network}.*{fault}.*; train its runs in processes of their own"):
         together(configs, FEW)
 
 
@@ -255,7 +255,7 @@ def ends(runs):
 
 @pytest.mark.slow
 def test_long_runs_together_end_as_those_alone_in_distribution():
-    """Two samples of 20 seeds, Kolmogorov and Smirnov's test at the level 0.001; and it tells another decay."""
+    """Two samples of 20 seeds, Kolmogorov and Smirnov's test at the level 0.001, which detects another decay."""
     base = RunConfig(dataset="gaussian", network="mlp", depth=4, width=32, weight_decay=2e-3, epochs=60)
     seeds = [{"seed": seed} for seed in range(20)]
     separate, stacked = (ends(way(configs_of(base, seeds), GAUSSIAN)) for way in (alone, together))

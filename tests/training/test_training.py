@@ -437,7 +437,7 @@ def users(monkeypatch):
     ids=lambda options: "-".join(map(str, options.values())),
 )
 @pytest.mark.usefixtures("users")
-def test_a_run_resumed_at_any_epoch_goes_on_as_if_it_had_never_stopped(options):
+def test_a_run_resumed_at_any_epoch_equals_an_undisturbed_one(options):
     config = dataclasses.replace(SMALL, **options)
     whole = history(config)
     assert not torch.equal(
