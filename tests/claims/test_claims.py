@@ -575,7 +575,7 @@ def test_the_page_has_every_claim_with_its_verdict_in_tables_that_are_whole(of, 
         assert f"- `{setting.name}`: {setting.words}." in page
 
 
-def test_intervals_and_bounds_are_told():
+def test_intervals_and_bounds_are_shown():
     assert shown(Interval(0.31, 0.22, 0.4412, 5)) == "0.31 (0.22 to 0.441; 5 seeds)"
     assert shown(UNKNOWN) == "0.3 (1 seed)"
     page = claims_page(judge_claims(MNIST5K, results_with(holding)), "command")
@@ -698,7 +698,7 @@ def test_results_of_two_machines_are_one_file_after_the_other_and_the_last_of_a_
         (lambda line: line.replace('"notes": [', '"n": ['), "it has no 'notes'"),
     ],
 )  # fmt: skip
-def test_a_line_that_is_no_result_is_named(tmp_path, change, said):
+def test_a_line_that_is_not_a_result_is_named(tmp_path, change, said):
     path = tmp_path / RESULTS
     write_results(path, KEPT)
     first, second, third = path.read_text().splitlines()

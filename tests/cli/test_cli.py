@@ -434,7 +434,7 @@ def test_what_cannot_be_stacked_is_one_line_before_anything_is_trained(tmp_path,
     words = [*TRAIN, "--normalization", "batch", "--engine", "batched", "--out", tmp_path / "out"]
     status, printed, said = run(*words)
     assert (status, printed) == (2, "")
-    assert said.startswith("error: engine batched: mlp has frozen parameters, or buffers as those of batch normalis")
+    assert said.startswith("error: engine batched: mlp has frozen parameters, or buffers like those of batch normalis")
     assert said.endswith("; train its runs in processes of their own (engine processes)\n")
     assert not (tmp_path / "out").exists()
 

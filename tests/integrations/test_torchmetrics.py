@@ -108,7 +108,7 @@ def test_a_model_copied_with_its_metric_has_a_metric_of_its_own_head():
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_forward_gives_the_batch_and_goes_on_gathering(keep):
+def test_forward_gives_the_batch_and_keeps_gathering(keep):
     metric = NeuralCollapse(3, head=head_of(), keep_features=keep)
     keys = set(WHOLE) if keep else ONE_PASS
     for part in (slice(0, 12), slice(12, 24)):

@@ -482,7 +482,7 @@ def test_merged_means_know_how_far_their_samples_reached(order):
     assert Projections(means).centered.span.rank == 0
 
 
-def test_class_means_that_rounding_alone_tells_apart_span_nothing():
+def test_class_means_that_differ_by_rounding_alone_span_nothing():
     values = Measurement(two_sweeps(around_one_point()))
     assert values.rank == 0
     assert [values[key] for key in ("nc1", "nc1_per_class", "nc1_trace_ratio", "nc1_cdnv")] == [math.inf] * 4

@@ -113,7 +113,7 @@ def test_a_network_that_cannot_be_stacked_fails_its_program_alone(tmp_path):
     assert ends[1].kind == "done"
     assert ends[0].kind == "failed"
     assert (
-        "mlp has frozen parameters, or buffers as those of batch normalisation (features.2.running_mean"
+        "mlp has frozen parameters, or buffers like those of batch normalisation (features.2.running_mean"
         in ends[0].message
     )
     assert "train its runs in processes of their own" in ends[0].message

@@ -264,7 +264,7 @@ def test_what_limits_the_theory_is_noted():
         assert any(message in note for note in table.notes), message
 
 
-def test_a_network_that_collapsed_to_zero_is_told():
+def test_a_network_that_collapsed_to_zero_is_noted():
     zero = objective("mlp", GAUSSIAN, depth=2, width=24)
     zero.move_to(0 * zero.point)
     table = theory_table(gather_evidence(zero))

@@ -127,7 +127,7 @@ def test_more_times_change_neither_the_end_nor_much_of_the_cost():
     assert often.evaluations < 2 * once.evaluations
 
 
-def test_a_flow_goes_on_from_a_point_that_was_kept():
+def test_a_flow_resumes_from_a_kept_point():
     kept, whole = gradient_flow(mlp(3, 0.01), [0.5, 1.0])
     objective = mlp(3, 0.01)
     objective.move_to(kept.point)

@@ -64,7 +64,7 @@ def by_counter(monkeypatch):
 
 
 @pytest.mark.parametrize(("options", "dataset"), CASES.values(), ids=CASES)
-def test_steps_told_by_a_counter_are_the_steps(by_counter, monkeypatch, options, dataset):
+def test_steps_numbered_by_a_counter_are_the_steps(by_counter, monkeypatch, options, dataset):
     config = replace(BASE, **options)
     counted = history(config, dataset)
     samples, size = len(dataset.train.labels), min(config.batch_size, len(dataset.train.labels))
@@ -78,7 +78,7 @@ STACKED = {name: case for name, case in CASES.items() if "norm" not in name}
 
 
 @pytest.mark.parametrize(("options", "dataset"), STACKED.values(), ids=STACKED)
-def test_stacked_steps_told_by_a_counter_are_the_steps(by_counter, monkeypatch, options, dataset):
+def test_stacked_steps_numbered_by_a_counter_are_the_steps(by_counter, monkeypatch, options, dataset):
     configs = [replace(BASE, **{**options, **varied}) for varied in VARIED]
     counted = stacked(configs, dataset)
     assert by_counter
@@ -139,7 +139,7 @@ def test_as_many_steps_are_taken_as_are_asked_for(gpu, times):
     assert gpu.recorded == (times > 3)
 
 
-def test_what_cannot_be_recorded_is_launched_anew_and_told(gpu):
+def test_a_step_that_cannot_be_recorded_is_launched_each_time_with_a_warning(gpu):
     gpu.failing = True
     recorded = recording.Recording(gpu.step, "cuda")
     with pytest.warns(UserWarning, match=r"cannot be recorded as a CUDA graph, .* \(not while it is recorded\)"):

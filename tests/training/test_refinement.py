@@ -125,7 +125,7 @@ def test_what_the_caller_does_in_between_changes_nothing():
         objective.move_to(torch.zeros_like(objective.point))
 
 
-def test_it_goes_on_from_a_point_that_was_kept(trained):
+def test_it_resumes_from_a_kept_point(trained):
     _, states = trained
     objective = mlp()
     objective.move_to(states[len(states) // 2].point)

@@ -161,7 +161,7 @@ def test_runs_of_different_lengths_leave_one_by_one():
 
 
 @pytest.mark.parametrize("place", [0, 2])
-def test_a_run_that_diverges_is_told_and_the_others_go_on(place):
+def test_a_run_that_diverges_is_named_and_the_others_continue(place):
     configs = configs_of(replace(SMALL, epochs=4))
     configs[place] = replace(configs[place], learning_rate=1e8)
     stacked = together(configs, FEW)
@@ -188,7 +188,7 @@ def test_random_numbers_of_the_caller_are_untouched():
     [
         (
             {"network": f"{MODULE}:batch_norm"},
-            r"batch_norm.*buffers as those of batch normalisation \(network\.1\.running_mean, network\.1\.running_var",
+            r"batch_norm.*buffers like those of batch normalisation \(network\.1\.running_mean, network\.1\.running_var",
         ),
         ({"network": f"{MODULE}:frozen"}, r"frozen.*frozen parameters, or buffers.*\(network\.0\.weight\)"),
         ({"network": f"{MODULE}:dropout"}, r"dropout.*cannot be trained stacked \(.*random"),
@@ -215,7 +215,7 @@ def ends(runs):
 
 @pytest.mark.slow
 def test_long_runs_together_end_as_those_alone_in_distribution():
-    """Two samples of 20 seeds, Kolmogorov and Smirnov's test at the level 0.001; and it tells another decay."""
+    """Two samples of 20 seeds, Kolmogorov and Smirnov's test at the level 0.001, which detects another decay."""
     base = RunConfig(dataset="gaussian", network="mlp", depth=4, width=32, weight_decay=2e-3, epochs=60)
     seeds = [{"seed": seed} for seed in range(20)]
     separate, stacked = (ends(way(configs_of(base, seeds), GAUSSIAN)) for way in (alone, together))

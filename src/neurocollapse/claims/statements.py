@@ -1,6 +1,6 @@
-"""Every claim of the paper and question that it leaves open: what is measured, and by which rule it is judged.
+"""The claims and open questions of the paper, with the quantities that are measured and the rules that judge them.
 
-The quantities are made so that they are small where the claim holds: ratios to λ = 0, differences, residuals.
+Every quantity is small if the claim holds: a ratio to λ = 0, a difference or a residual.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

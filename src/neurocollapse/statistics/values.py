@@ -49,7 +49,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Objective:
-    """The part of Eq. 1 that features do not show: λ and ‖W_l‖_F² of every layer, in the network's order."""
+    """The penalty of Eq. 1: λ, and ‖W_l‖_F² of every layer in the network's order."""
 
     weight_decay: float
     weight_norms: tuple[float, ...]

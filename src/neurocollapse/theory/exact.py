@@ -110,7 +110,7 @@ def convex() -> Iterator[Comparison]:
 
 
 def theorem() -> Iterator[Comparison]:
-    """SQI and the equations of Theorem 2.3 at the minimum with a free bias, the orthogonal frame at the one without."""
+    """SQI and Theorem 2.3 at the minimum with a free bias, and the orthogonal frame at the minimum without a bias."""
     for name in ("square loss, free bias", "square loss, free bias, H ≥ 0"):
         table = _table_of(solve_unconstrained(UNCONSTRAINED[name]))
         for comparison in (*table.sections[SQI], *table.sections[THEOREM], *table.sections[LEMMA_2_1]):

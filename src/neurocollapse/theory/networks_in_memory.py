@@ -62,7 +62,7 @@ def doubt_of_decoupled(name: str, *, force: bool) -> str:
     doubt = f"{name} decouples its decay from the gradient, so that it does not end where ∇L = 0"
     if not force:
         raise VerificationError(
-            f"{doubt}, and the theory does not speak of it; train with coupled decay, SGD's or Adam's weight_decay "
+            f"{doubt}, and the theory does not cover it; train with coupled decay, SGD's or Adam's weight_decay "
             f"(to see the numbers anyway: force)"
         )
     return doubt

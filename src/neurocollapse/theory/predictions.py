@@ -114,7 +114,7 @@ def weights_of_orthogonal_frame(evidence: Evidence) -> Iterator[Comparison]:
 
 
 def decayed_bias(evidence: Evidence) -> Iterator[Comparison]:
-    """b = 1/(C(1 + λ_b)) and 1ᵀf = 1/(1 + λ_b): only for this sum does SQI fail."""
+    """b = 1/(C(1 + λ_b)) and 1ᵀf = 1/(1 + λ_b): SQI fails only because this sum is not 1."""
     against = partial(compare, tells=FROM_DECAYED, reference=UFM)
     shrunk = 1 / (1 + evidence.bias_decay)
     yield against("b_c", shrunk / evidence.num_classes, evidence.bias)

@@ -65,7 +65,7 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
 }
 
 #: What a residual means if the theory does not apply to the network.
-NOT_CLAIMED = "not claimed: the theory does not speak of this network"
+NOT_CLAIMED = "not claimed: the theory does not cover this network"
 
 #: The measured keys above the table. `nc1` and `nc1_trace_ratio` stand together, since SQI implies neither.
 FACTS = (
@@ -176,7 +176,7 @@ def theory_table(evidence: Evidence, *, doubt: str | None = None) -> TheoryTable
         for reading, comparisons in sections.items():
             sections[reading] = tuple(replace(comparison, tells=NOT_CLAIMED) for comparison in comparisons)
     if left_out:
-        notes.append(f"λ = 0: left out, for they divide by λ or need decay: {', '.join(left_out)}")
+        notes.append(f"λ = 0: left out because they divide by λ or need decay: {', '.join(left_out)}")
     return TheoryTable(sections, _facts(evidence), tuple(notes))
 
 
@@ -202,13 +202,13 @@ def _notes(evidence: Evidence) -> Iterator[str]:
     if evidence.frozen:
         yield (
             f"{len(evidence.frozen)} parameters are frozen ({', '.join(evidence.frozen[:3])}), so L, ‖W‖, ‖∇L‖ and the "
-            f"laws of layers are of the others"
+            f"laws of layers include only the others"
         )
     zero = bool(evidence.outputs.abs().max() < 1e-6)
     if zero:
         yield (
             f"all outputs are zero: at λ = {evidence.weight_decay:g} everything has collapsed to zero and ε is 1, so "
-            f"that the predictions compare nothing with nothing"
+            f"the comparisons below mean nothing"
         )
     if evidence.bias_kind == "none" and evidence.weight_decay and not zero:
         yield (

@@ -90,7 +90,7 @@ def _check_stackable(run: Run) -> None:
     frozen = [name for name, p in run.model.named_parameters() if not p.requires_grad]
     if others := frozen + [name for name, _ in run.model.named_buffers()]:
         raise NetworkError(
-            f"{run.config.network} has frozen parameters, or buffers as those of batch normalisation "
+            f"{run.config.network} has frozen parameters, or buffers like those of batch normalisation "
             f"({', '.join(others[:3])}), and cannot be trained stacked; train its runs in processes of their own "
             f"(engine processes)"
         )

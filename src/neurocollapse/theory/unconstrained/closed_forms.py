@@ -22,9 +22,9 @@ from .problem import UnconstrainedModel
 def closed_form(model: UnconstrainedModel) -> ClosedForm | None:
     """The optimum in closed form; None if no closed form is known.
 
-    Known are, for H free and H ≥ 0, the square loss without a bias, for any class sizes and any number of layers; and
-    for classes of equal size and one layer, the square loss with a free or decayed bias, and cross-entropy with or
-    without a bias.
+    Closed forms are known, for H free and for H ≥ 0, in two cases: the square loss without a bias, for any class sizes
+    and any number of layers; and the square loss with a free or decayed bias, or cross-entropy with or without a bias,
+    for classes of equal size and one layer.
 
     >>> model = UnconstrainedModel(num_classes=10, per_class=3, num_features=12, weight_decay=5e-3, feature_decay=2e-3,
     ...                            bias="free", features="relu")
@@ -121,7 +121,9 @@ def _collapsed_classes(model: UnconstrainedModel, outputs: Sequence[float]) -> t
 
 
 def _cross_entropy(model: UnconstrainedModel) -> ClosedForm:
-    """The optimum for cross-entropy, one layer and equal classes. A bias is zero (a free one up to a constant).
+    """The optimum for cross-entropy, one layer and equal classes.
+
+    A bias is zero, or constant if it is free, and changes nothing.
 
     All margins f^(c) − f^(c') are one x, the least point of log(1 + (C−1) e^{−x}) + κx with κ = (C−1) √(n λ_W λ_H) for
     H free and κ = √(C (C−1) n λ_W λ_H) for H ≥ 0: x = log((C−1) (1 − κ)/κ), or 0 if κ ≥ (C−1)/C. Both layers decay
@@ -140,7 +142,7 @@ def _cross_entropy(model: UnconstrainedModel) -> ClosedForm:
         bias = None
         notes.append(NOT_UNIQUE)
     elif model.bias == "free":
-        notes.append("a free bias is unique up to a constant, here the one with Σ b = 0")
+        notes.append("a free bias is unique up to a constant; this one has Σ b = 0")
     return ClosedForm(
         case="cross-entropy" + ("" if model.features == "free" else ", H ≥ 0"),
         loss=math.log1p((C - 1) * math.exp(-x)) + kappa * x,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 #: A note on optima that are not unique.
-NOT_UNIQUE = "two classes: the bias and the single ‖μ_c‖ are not unique, shown is the symmetric optimum"
+NOT_UNIQUE = "two classes: the bias and the single ‖μ_c‖ are not unique; this is the symmetric optimum"
 
 
 @dataclass(frozen=True)

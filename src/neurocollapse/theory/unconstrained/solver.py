@@ -26,7 +26,7 @@ def solve_unconstrained(
     """Minimises the unconstrained features model by Newton's method from Gaussian starts, in float64.
 
     The objective is reduced to the class means, which loses no minimum (see `ReducedObjective`), and minimised over all
-    layers, means and the bias together. Of the closed form only the `notes` are used, at the end.
+    layers, means and the bias together. The solver does not use the closed form, except for its `notes` at the end.
 
     With one layer, H free and p ≥ C every local minimum is global (Zhu et al. 2021 and Zhou et al. 2022), so one start
     is enough. With H ≥ 0 or several layers there are other minima: by default there are eight and sixteen starts, the
