@@ -125,7 +125,10 @@ MISTAKES = {
     "nothing to list": (["runs"], "the folder is missing; see neurocollapse runs --help"),
     "a folder without a name": (["train", "--out", ""], "--out cannot be '': the name of the folder is empty"),
     "nothing to measure": (["measure"], "measure takes either a file of features, or --model with --dataset"),
-    "no extent of claims": (["claims"], "--quick, all claims on the 5,000 bundled digits, or --full, these and those"),
+    "no extent of claims": (
+        ["claims"],
+        "either --quick or --full: all claims on the 5,000 bundled digits, or these and",
+    ),
     "an impossible run": (["train", "--depth", "1"], "depth must be at least 2, got 1"),
 }
 

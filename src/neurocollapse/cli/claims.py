@@ -50,8 +50,8 @@ def claims(
 
     if quick == full:
         raise InputError(
-            "claims takes either --quick, all claims on the 5,000 bundled digits, or --full, these and those on all of "
-            "MNIST and CIFAR-10, which takes hours, or a GPU"
+            "claims takes either --quick or --full: all claims on the 5,000 bundled digits, or these and those about "
+            "weight decay on all of MNIST and CIFAR-10, which takes hours, or a GPU"
         )
     if read and not out.is_dir():
         raise InputError(f"there are no runs to read in {out}: name their folder with --out, or leave out --read")
