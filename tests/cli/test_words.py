@@ -115,7 +115,7 @@ MISTAKES = {
     "a short option": (["train", "-x"], "there is no option -x; see neurocollapse train --help"),
     "no number": (["train", "--epochs", "many"], "--epochs cannot be 'many': it takes whole numbers"),
     "no number after =": (["train", "--epochs=1.5"], "--epochs cannot be '1.5': it takes whole numbers"),
-    "a number or None": (["train", "--per-class", "x"], "--per-class cannot be 'x': it takes whole numbers or None"),
+    "a number or None": (["train", "--per-class", "x"], "--per-class cannot be 'x': it takes whole numbers"),
     "one of several": (["reproduce", "--weight-decay", "0", "x"], "--weight-decay cannot be 'x': it takes numbers"),
     "no choice": (["train", "--schedule", "cosin"], "cannot be 'cosin': there are constant, steps, cosine, linear"),
     "no value": (["train", "--epochs"], "--epochs needs a value; see neurocollapse train --help"),
