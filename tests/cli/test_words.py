@@ -115,7 +115,7 @@ MISTAKES = {
     "a short option": (["train", "-x"], "there is no option -x; see neurocollapse train --help"),
     "no number": (["train", "--epochs", "many"], "--epochs cannot be 'many': it takes whole numbers"),
     "no number after =": (["train", "--epochs=1.5"], "--epochs cannot be '1.5': it takes whole numbers"),
-    "a number or None": (["train", "--per-class", "x"], "--per-class cannot be 'x': it takes whole numbers or None"),
+    "a number or None": (["train", "--per-class", "x"], "--per-class cannot be 'x': it takes whole numbers"),
     "one of several": (["reproduce", "--weight-decay", "0", "x"], "--weight-decay cannot be 'x': it takes numbers"),
     "no choice": (["train", "--schedule", "cosin"], "cannot be 'cosin': there are constant, steps, cosine, linear"),
     "no value": (["train", "--epochs"], "--epochs needs a value; see neurocollapse train --help"),
@@ -125,7 +125,10 @@ MISTAKES = {
     "nothing to list": (["runs"], "the folder is missing; see neurocollapse runs --help"),
     "a folder without a name": (["train", "--out", ""], "--out cannot be '': the name of the folder is empty"),
     "nothing to measure": (["measure"], "measure takes either a file of features, or --model with --dataset"),
-    "no extent of claims": (["claims"], "--quick, all claims on the 5,000 bundled digits, or --full, these and those"),
+    "no extent of claims": (
+        ["claims"],
+        "either --quick or --full: all claims on the 5,000 bundled digits, or these and",
+    ),
     "an impossible run": (["train", "--depth", "1"], "depth must be at least 2, got 1"),
 }
 
