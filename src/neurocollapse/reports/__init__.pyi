@@ -1,9 +1,9 @@
 from .figures.drawing import save_figure as save_figure
-from .figures.records import PANELS as PANELS
 from .figures.records import collapse_figure as collapse_figure
 from .page.content import ReportRun as ReportRun
 from .page.content import report_content as report_content
 from .page.html import report_page as report_page
+from .panels import PANELS as PANELS
 from .summaries import describe_ordering as describe_ordering
 from .summaries import missing_decays as missing_decays
 from .summaries import paper_ordering as paper_ordering
