@@ -1,11 +1,12 @@
-"""The paper's two figures on a GPU: 3 λ × 5 seeds of the convnet on full MNIST and CIFAR-10.
+"""Times the paper's two figures on a GPU: 3 λ × 5 seeds of the convnet on full MNIST and CIFAR-10.
 
-Trains the 15 runs for a few epochs stacked into one program, and one of them alone, and prints for an epoch of all 15
-the seconds of both, their ratio, images per second, what share the products of the stacked program are of the device's
-own rate of multiplying matrices, measured here, and how long 100 epochs with their 15 measurements would take.
+Trains the 15 runs for a few epochs stacked into one program, and one of them alone. For an epoch of all 15 it prints
+the seconds of both, their ratio, images per second, and the rate of the stacked program's products relative to the
+device's own rate of multiplying matrices, measured here. It also estimates the time of 100 epochs with their 15
+measurements.
 
     python benchmarks/gpu.py --data-dir DATA
-    python benchmarks/gpu.py --dataset mnist5k --device cpu --epochs 2      # tries the script where there is no GPU
+    python benchmarks/gpu.py --dataset mnist5k --device cpu --epochs 2      # tries the script without a GPU
 """
 
 import argparse
@@ -21,7 +22,7 @@ from torch import nn
 
 from neurocollapse.datasets import Dataset
 from neurocollapse.sweeps import Sweep, check_device
-from neurocollapse.training import RunConfig, network_of, recorded_epochs, train, train_together, training_data
+from neurocollapse.training import RunConfig, epochs, network_of, recorded_epochs, train_together, training_data
 
 AXES = {"weight_decay": (0.0, 1e-4, 5e-4), "seed": range(5)}
 EPOCHS = 100
@@ -40,7 +41,7 @@ def matrix_rate(device: str) -> float:
 
 
 def operations(config: RunConfig, dataset: Dataset) -> int:
-    """Of one image in training, in the products of the layers: forward, and twice that backward."""
+    """The operations in the products of the layers for one image in training: forward, and twice that backward."""
     counted = 0
 
     def count(module: nn.Module, _: object, outputs: torch.Tensor) -> None:
@@ -56,12 +57,12 @@ def operations(config: RunConfig, dataset: Dataset) -> int:
 
 
 def seconds_of(configs: list[RunConfig], dataset: Dataset, device: str) -> tuple[float, float]:
-    """To train an epoch, and to measure once: of these runs stacked, or of a single one by itself."""
+    """The seconds to train an epoch and to measure once, for these runs stacked or for a single one."""
     seconds: dict[str, dict[int, float]] = {"train": defaultdict(float), "measure": defaultdict(float)}
     if len(configs) > 1:
         states = (state for _, state in train_together(configs, dataset, device=device))
     else:
-        states = train(configs[0], dataset, device=device)
+        states = epochs(configs[0], dataset, device=device)
     for state in states:
         for kind, by_epoch in seconds.items():
             by_epoch[state.epoch] += state.seconds[kind]

@@ -1,6 +1,6 @@
-"""`measure` against the three-pass p × p way of published packages, and against reading the features twice.
+"""Compares `measure` with the three-pass p × p method of published packages, and with reading the features twice.
 
-Seconds are medians of runs taken in turn; the last column is a ratio. Name cases to run only those.
+Seconds are medians of runs that take turns; the last column is a ratio. Name cases to run only those.
 """
 
 import argparse

@@ -1,5 +1,8 @@
-"""A sweep by Ray on two workers against one: wall times and their ratio, beside that of `processes`, which shows what
-the machine gives at most: two runs share its memory. How long Ray takes to start is shown apart."""
+"""Compares a sweep by Ray on two workers with one worker: wall times and their ratio.
+
+The ratio of `processes` shows the most that the machine allows, since two runs share its memory. The time that Ray
+takes to start is printed separately.
+"""
 
 import argparse
 import os
@@ -30,13 +33,13 @@ def seconds(engine: str, workers: int, epochs: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="of each, in turn")
-    parser.add_argument("--epochs", type=int, default=BASE.epochs, help="of each run")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="repetitions of each, in turn")
+    parser.add_argument("--epochs", type=int, default=BASE.epochs, help="epochs of each run")
     options = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     start = time.perf_counter()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    begun = time.perf_counter() - start
+    starting = time.perf_counter() - start
     times: dict[tuple[str, int], list[float]] = {(engine, n): [] for engine in ("ray", "processes") for n in (1, 2)}
     for _ in range(options.repetitions):
         for (engine, workers), taken in times.items():
@@ -44,7 +47,7 @@ def main() -> None:
             print(f"{engine}, {workers} worker(s): {taken[-1]:.1f} s", flush=True)
     ray.shutdown()
     print(f"{RUNS} runs of the convnet on 2,000 digits, {options.epochs} epochs each; load {os.getloadavg()[0]:.1f}")
-    print(f"{'start of Ray':<24}{begun:>8.1f} s")
+    print(f"{'start of Ray':<24}{starting:>8.1f} s")
     for (engine, workers), taken in times.items():
         each = " ".join(f"{t:.1f}" for t in taken)
         print(f"{f'{engine}, {workers} worker(s)':<24}{statistics.median(taken):>8.1f} s   each: {each}")

@@ -1,6 +1,6 @@
-"""The default recipe against the paper-like one: objective and NC1 reached, and the time both took, in one run.
+"""Compares the default recipe with the paper-like one in one run each: objective and NC1 reached, and time taken.
 
-The two train in turn, epoch by epoch, on one thread, so that whatever else the machine does hits both alike.
+The two train in turn, epoch by epoch, on one thread, so that other load on the machine affects both alike.
 usage: recipes.py [EPOCHS_OF_THE_DEFAULT EPOCHS_OF_THE_PAPER_LIKE]
 """
 
@@ -11,7 +11,7 @@ from itertools import zip_longest
 import torch
 
 from neurocollapse.datasets import load_dataset
-from neurocollapse.training import RunConfig, State, train
+from neurocollapse.training import RunConfig, State
 
 PAPER_LIKE = RunConfig(
     initialization="default", optimizer="sgd", learning_rate=0.067, schedule="steps", batch_size=128, weight_decay=5e-4
@@ -28,7 +28,7 @@ def main(epochs: int, paper_like_epochs: int) -> None:
     }
     seconds = dict.fromkeys(recipes, 0.0)
     last: dict[str, State] = {}
-    for states in zip_longest(*(train(config, data) for config in recipes.values())):
+    for states in zip_longest(*(epochs(config, data) for config in recipes.values())):
         for name, state in zip(recipes, states, strict=True):
             if state is not None:
                 seconds[name] += state.seconds["train"]

@@ -1,4 +1,4 @@
-"""The report of a large sweep: its size, how long a browser takes to open it, and what recording it costs a training.
+"""Measures the report of a large sweep: its size, the time to open it in a browser, and the cost of recording for it.
 
 Needs Debian's chromium and chromium-driver, and the package's test extra.
 """
@@ -27,7 +27,7 @@ SETTLING = 5  # seconds until the browser's own start is over
 
 
 def made_up(weight_decay: float, seed: int) -> ReportRun:
-    """A run whose numbers are random: their size is that of real ones."""
+    """Writes a run whose numbers are random, and as large in the file as real ones."""
     generator = np.random.default_rng(seed)
     shot = {"samples": (CLASSES * SHOWN, CLASSES)} | dict.fromkeys(
         ("means", "weight_gram", "means_gram"), (CLASSES,) * 2
@@ -51,7 +51,7 @@ def made_up(weight_decay: float, seed: int) -> ReportRun:
 
 
 def opening(page: Path) -> float:
-    """Seconds until the plots in sight are drawn, in a browser of its own."""
+    """The seconds until a new browser has drawn the visible plots."""
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,900"):

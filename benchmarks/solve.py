@@ -1,6 +1,6 @@
-"""The unconstrained features model: solving it by class means and Newton's method, against plain L-BFGS on all of it.
+"""Compares two solvers of the unconstrained features model: Newton's method on class means, and L-BFGS on all features.
 
-Seconds are medians of runs taken in turn; the last column is a ratio. Name cases to run only those.
+Seconds are medians of runs that take turns; the last column is a ratio. Name cases to run only those.
 """
 
 import argparse

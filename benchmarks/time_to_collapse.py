@@ -1,18 +1,18 @@
-r"""Time to collapse: seconds until the objective and NC1 are low, for the paper-like recipe and for faster ones.
+r"""Measures the time to collapse: seconds until objective and NC1 are low, for the paper-like recipe and faster ones.
 
-All train the same network on the same data on one thread at several lengths, those of a seed in turn, a fortieth or a
-tenth of each; of the lengths the best counts, for each recipe and level, so that a merely shorter schedule wins
-nothing. The objective, Eq. 1 on all training data at the weights, and NC1 are measured along the way, outside the
-clock. Seconds are of the processor, as far as the training took it, so that what else the machine does matters little;
-with --device cuda they are of the clock.
+All recipes train the same network on the same data on one thread, at several lengths. The runs of a seed take turns,
+a fortieth or a tenth of each at a time. For each recipe and level the best length counts, so that a merely shorter
+schedule wins nothing. The objective, Eq. 1 on all training data, and NC1 are measured along the way, while the clock
+is stopped. Seconds are processor time of the training, so that other load on the machine matters little; with
+--device cuda they are wall time.
 
 Finished runs are kept in --out and not trained again. What LOG.md shows:
     python benchmarks/time_to_collapse.py --recipes muon "muon, λ constant" default
     python benchmarks/time_to_collapse.py --dataset cifar10 --data-dir DATA --precision float32 --epochs 10 \
         --paper-like-epochs 50 --recipes "muon, balanced" --paces
-Muon multiplies in bfloat16, which on a processor that has none is slow: there --precision float32 is its best. Of large
-batches glibc may give every step's memory back, and the faults cost a tenth: MALLOC_TRIM_THRESHOLD_=1000000000 and
-MALLOC_MMAP_THRESHOLD_=33554432 in the environment keep it.
+Muon multiplies in bfloat16, which is slow on a processor without it: use --precision float32 there. With large
+batches glibc may give the memory of every step back, and the page faults cost a tenth of the time:
+MALLOC_TRIM_THRESHOLD_=1000000000 and MALLOC_MMAP_THRESHOLD_=33554432 in the environment keep it.
 """
 
 import argparse
@@ -60,7 +60,7 @@ Curves = dict[str, dict[int, list[Curve]]]
 
 
 def points(config: nc.RunConfig, dataset: Dataset, device: str) -> Iterator[dict[str, float]]:
-    """The seconds of training until an epoch, and what is measured there."""
+    """The seconds of training until an epoch, and the measurements there."""
     if device != "cpu":  # outside the clock: libraries set themselves up in the first steps of a kind
         Alone(Run(config, dataset, device)).epoch(1)
     run = Run(config, dataset, device)
@@ -87,7 +87,7 @@ def points(config: nc.RunConfig, dataset: Dataset, device: str) -> Iterator[dict
 
 
 def kept_curve(path: Path, config: nc.RunConfig, device: str) -> Curve | None:
-    """The run's points, where they were kept."""
+    """The run's points, if they were kept."""
     if not path.exists():
         return None
     kept = json.loads(path.read_text())
@@ -96,7 +96,7 @@ def kept_curve(path: Path, config: nc.RunConfig, device: str) -> Curve | None:
 
 
 def train_in_turn(runs: dict[Path, nc.RunConfig], dataset: Dataset, device: str) -> dict[Path, Curve]:
-    """The points of each run, kept ones or by training from point to point in turn: machines are slower at times."""
+    """The points of each run, read from disk or trained; the runs take turns, since the speed of a machine varies."""
     found = {path: kept_curve(path, config, device) for path, config in runs.items()}
     todo = {path: points(runs[path], dataset, device) for path, curve in found.items() if curve is None}
     curves = {path: curve or [] for path, curve in found.items()}
@@ -114,12 +114,12 @@ def train_in_turn(runs: dict[Path, nc.RunConfig], dataset: Dataset, device: str)
 
 
 def reached(curve: Curve, objective: float, nc1: float) -> float:
-    """Seconds until both are as low; infinite where they never are."""
+    """The seconds until both are as low; infinite if they never are."""
     return next((p["seconds"] for p in curve if p["objective"] <= objective and p["nc1"] <= nc1), math.inf)
 
 
 def fastest(lengths: dict[int, list[Curve]], objective: float, nc1: float) -> tuple[float, str]:
-    """The median over seeds of the seconds, at the length where it is least, and all of them in words."""
+    """The least median over seeds of the seconds, over all lengths, and a text with the seconds of each seed."""
     times = {epochs: [reached(curve, objective, nc1) for curve in curves] for epochs, curves in lengths.items()}
     best = min(times, key=lambda epochs: (statistics.median(times[epochs]), epochs))
     if all(math.isinf(value) for seconds in times.values() for value in seconds):
@@ -156,17 +156,17 @@ def print_times(curves: Curves, reference: float, nc1: float) -> None:
         for label, objective in levels.items():
             if math.isnan(objective):
                 continue
-            (theirs, told), *found = [fastest(curves[name], objective, bound) for name in (first, *others)]
+            (theirs, in_words), *found = [fastest(curves[name], objective, bound) for name in (first, *others)]
             ratios = [
                 f"{theirs / ours:.1f}" if theirs < math.inf else "∞" if ours < math.inf else "" for ours, _ in found
             ]
-            cells = " | ".join([told, *(words for _, words in found)])
+            cells = " | ".join([in_words, *(words for _, words in found)])
             limit = "" if math.isinf(bound) else f"{bound:g}"
             print(f"| {label} | {objective:.5f} | {limit} | {cells} | {', '.join(ratios)} |")
 
 
 def print_paces(recipes: dict[str, nc.RunConfig], dataset: Dataset, device: str) -> None:
-    """How long a sample takes: parts of an epoch in turn, since a machine is slower at one hour than at another."""
+    """Prints the time per sample. Recipes take turns with parts of an epoch, since the speed of a machine varies."""
     train = dataset.train
     part = replace(train, images=train.images[:PART].clone(), labels=train.labels[:PART].clone())
     clock = time.process_time if device == "cpu" else time.perf_counter
@@ -187,7 +187,7 @@ def print_paces(recipes: dict[str, nc.RunConfig], dataset: Dataset, device: str)
 def measured(
     asked: dict[str, tuple[nc.RunConfig, Sequence[int]]], dataset: Dataset, arguments: argparse.Namespace
 ) -> Curves:
-    """The curves of each recipe at each of its lengths, told as they come."""
+    """Measures the curves of each recipe at each of its lengths, and prints the last point of each."""
     curves: Curves = {name: {epochs: [] for epochs in lengths} for name, (_, lengths) in asked.items()}
     for seed in arguments.seeds:
         places, runs = {}, {}

@@ -1,4 +1,4 @@
-"""The theory table of the default run: seconds, and as a multiple of the one full gradient in float64 that it needs."""
+"""Times the theory table of the default run, in seconds and as a multiple of the full gradient in float64 it needs."""
 
 import argparse
 import statistics

@@ -1,4 +1,4 @@
-"""Tables and figure of docs/grid.md from a folder of runs: python docs/grid.py RUNS."""
+"""Makes the tables and the figure of docs/grid.md from a folder of runs: python docs/grid.py RUNS."""
 
 import sys
 from pathlib import Path

@@ -15,7 +15,7 @@ import torch
 
 import neurocollapse as nc
 from neurocollapse import DivergedError
-from neurocollapse.training import FullBatch, State, network_of, train
+from neurocollapse.training import FullBatch, State, epochs, network_of
 
 STARTS: dict[str, dict[str, object]] = {
     "default": {"initialization": "default"},
@@ -82,10 +82,10 @@ def at_rest(config: nc.RunConfig, record: dict[str, object], gradient: float, sp
 
 
 def chosen_rate(config: nc.RunConfig, data: nc.Dataset) -> float | None:
-    """The largest rate at which some epochs learn something: the data term comes below that of a constant output."""
+    """The largest rate at which some epochs learn something: the data term falls below the one of a constant output."""
     for rate in RATES:
         try:
-            *_, last = train(replace(config, learning_rate=rate, schedule="constant", epochs=TRIED), data)
+            *_, last = epochs(replace(config, learning_rate=rate, schedule="constant", epochs=TRIED), data)
         except DivergedError:
             continue
         assert last.record is not None
@@ -108,7 +108,7 @@ def trained(cell: Cell, data: nc.Dataset) -> dict[str, object]:
     try:
         for epochs in ROUNDS:
             config = replace(config, epochs=epochs)
-            for state in train(config, data, resume=resume):
+            for state in epochs(config, data, resume=resume):
                 if state.record is not None:
                     kept = {
                         key: state.record[f"train.{key}"] for key in ("loss", "loss_data", "nc1", "nc3", "accuracy")

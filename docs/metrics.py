@@ -1,7 +1,7 @@
-"""The table and the boxes of docs/metrics.md, from the table of metrics itself: python docs/metrics.py.
+"""Writes the table and the boxes of docs/metrics.md from `METRICS`: python docs/metrics.py.
 
-The page has a pair of comments for each key of `METRICS` and one for the table; what stands between them is written
-here, and all around it by hand. A key without a place on the page, or a place without a key, is an error.
+The page has a pair of comments for each key of `METRICS` and one for the table. The text between them is generated, and
+the rest is written by hand. A key without a place on the page, or a place without a key, is an error.
 """
 
 import math
@@ -17,7 +17,7 @@ PAGE = Path(__file__).with_suffix(".md")
 OPEN, CLOSE = "<!-- {}: written by docs/metrics.py -->", "<!-- end -->"
 _PLACE = re.compile(OPEN.format(r"(\w+)") + "\n.*?" + CLOSE, flags=re.DOTALL)
 
-#: The size of which the table gives values.
+#: The size for which the table gives values.
 CLASSES, PER_CLASS, FEATURES = 10, 100, 64
 #: What a metric needs beside features and labels, by the first field of `Statistics` that it names.
 _NEEDS = {
@@ -30,7 +30,7 @@ _NEEDS = {
 
 
 def page(text: str) -> str:
-    """The page with all that is generated written anew. Raises `ValueError`: a key or a place is missing."""
+    """Regenerates the boxes and the table of the page. Raises `ValueError` if a key or a place is missing."""
     places = _PLACE.findall(text)
     expected = ["table", *nc.METRICS]
     if sorted(places) != sorted(expected):
@@ -68,7 +68,7 @@ def table(values: pd.DataFrame) -> str:
 
 
 def reference() -> pd.DataFrame:
-    """What each key would be at collapse and without structure."""
+    """The values of each key at collapse and without structure."""
     labels = torch.arange(CLASSES).repeat(PER_CLASS)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(len(labels), FEATURES, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The pictures of docs/metrics.md, from features whose numbers are known on paper: python docs/pictures.py."""
+"""Draws the pictures of docs/metrics.md, from features whose numbers are known exactly: python docs/pictures.py."""
 
 import sys
 from collections.abc import Callable

@@ -1,8 +1,7 @@
-"""How pages and docstrings become HTML, beside what Markdown does: a hook of MkDocs.
+"""A hook of MkDocs that formats formulas and examples, which Markdown does not.
 
-Formulas as they are written everywhere here, such as W^c, Σ_W and ‖W_l‖_F², get raised and lowered letters, outside
-code. They need neither a script nor a font, and the source reads the same everywhere. The examples at the end of
-docstrings become code.
+Formulas outside code, such as W^c, Σ_W and ‖W_l‖_F², get superscripts and subscripts. They need neither a script nor a
+font, and the source reads the same everywhere. The examples at the end of docstrings become code.
 """
 
 import re
@@ -15,7 +14,7 @@ from markdown.extensions import Extension
 from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 
-#: What may bear an index: a letter that ends no word, a Greek one, a closing bar or parenthesis, an operator.
+#: What may have an index: a letter that does not end a word, a Greek letter, a closing bar or parenthesis, an operator.
 _BASE = r"(?:(?<![A-Za-z_])(?:(?:arg)?(?:max|min)|log|[A-Za-z])|[Α-ωḢṀẆ∇‖)])"
 #: An index: one small letter or digit, a few capitals, a star, or whatever stands in braces or parentheses.
 _INDEX = r"(?:\{[^{}]*\}|\((?:[^()]|\([^()]*\))*\)|[A-Z]{1,3}(?![a-z])|[a-zα-ω0-9](?![a-z])'?|\*)"

@@ -1,4 +1,4 @@
-"""Figures and tables of docs/theory.md: python docs/theory.py NAME=RUN..., where runs of one name share their look."""
+"""Makes the figures and tables of docs/theory.md: python docs/theory.py NAME=RUN...; runs of one name look alike."""
 
 import sys
 from collections.abc import Iterator

@@ -21,8 +21,8 @@ for noise in (1e-4, 1e-2, 0.3, 1.0, 3.0):
     m = nc.measure(features, labels, weight)
     print(f"{noise:6g}  {m['nc1']:8.2e}  {m['nc2_etf']:8.2e}  {m['nc3']:8.2e}  {m['nc4']:8.2%}  {m['accuracy']:8.2%}")
 
-print("\nAll there is to know of the last row, each number with its definition:\n")
+print("\nEvery number of the last row, with its definition:\n")
 print(m)
-print("\nNot measured, and what it would take:")
+print("\nNot measured, and what it needs:")
 for key, need in m.missing.items():
     print(f"  {key}: {need}")

@@ -33,7 +33,7 @@ def main(epochs: int, every: int) -> None:
             nn.functional.cross_entropy(model(inputs), labels).backward()
             optimizer.step()
         if epoch % every == 0:
-            # Training goes on in the mode it was in. Held-out samples are compared with the means of the training set.
+            # The model is then in its own mode again. Held-out samples are compared with the means of the training set.
             m = nc.measure_model(model, train)
             held_out = nc.measure_model(model, test, means=m.means)
             print(

@@ -1,6 +1,6 @@
-"""Neural collapse as a metric of TorchMetrics, updated batch by batch beside the accuracy.
+"""Neural collapse as a TorchMetrics metric, updated batch by batch beside the accuracy.
 
-Under torchrun the same lines measure all processes' samples together: `compute` gathers them.
+Under torchrun the same lines measure the samples of all processes together: `compute` gathers them.
 """
 
 import torch
@@ -17,7 +17,7 @@ centers = torch.randn(C, p)
 body, head = nn.Sequential(nn.Linear(p, 32), nn.ReLU()), nn.Linear(32, C)
 optimizer = torch.optim.SGD([*body.parameters(), *head.parameters()], lr=0.1, weight_decay=5e-4)
 
-# Kept features give every number; moments are small however many samples come, and lack nc4 alone.
+# Kept features give every number. Moments stay small for any number of samples, and lack only nc4.
 collapse = MetricCollection(
     {
         "kept": NeuralCollapse(C, head=head),
@@ -36,7 +36,7 @@ for epoch in range(1, 6):
         nn.functional.cross_entropy(outputs, labels).backward()
         optimizer.step()
         accuracy.update(outputs, labels)
-        collapse.update(features, labels)  # what the head sees; forward would measure each batch as well
+        collapse.update(features, labels)  # the head's inputs; forward would measure each batch as well
     m = collapse.compute()
     print(
         f"{epoch:5}  {accuracy.compute():8.1%}  {m['kept_nc1']:8.4f}  {m['moments_nc1']:14.4f}  "

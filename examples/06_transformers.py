@@ -61,7 +61,7 @@ def main(samples: int, epochs: int, every: int) -> None:
         if "nc/nc1" in entry:
             numbers = "  ".join(f"{key} {value:8.4f}" for key, value in entry.items() if key.startswith("nc/"))
             print(f"epoch {entry['epoch']:3.0f}  {numbers}")
-    print(f"The head sees {callback.measurement.num_features} features.")
+    print(f"The head's input has {callback.measurement.num_features} features.")
 
 
 if __name__ == "__main__":

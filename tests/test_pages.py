@@ -1,4 +1,4 @@
-"""The pages of docs/: what they tell people to type runs and prints what they show, and the built site is whole.
+"""The pages of docs/: their commands and snippets run and print what the pages show, and the built site is whole.
 
 A page is its blocks of code, in order, in one folder and one namespace: `python` is run, or written to the file of its
 title; of `console` the commands behind `$` that are neurocollapse's. What a `console` shows below a command, and a

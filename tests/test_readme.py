@@ -1,4 +1,4 @@
-"""What the README tells people to type."""
+"""The commands, snippets and links of the README work."""
 
 import re
 from pathlib import Path

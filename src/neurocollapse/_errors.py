@@ -4,6 +4,8 @@ All derive from `NeurocollapseError`, and each from `ValueError` or `OSError` to
 came in and what to do.
 """
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -67,3 +69,13 @@ class WriteError(NeurocollapseError, OSError):
 
 class CaptureWarning(UserWarning):
     """Something by which a measurement may differ from that of the model on the data as it is."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest of the known words, to append to a message; empty if none is near.
+
+    >>> "there is no key 'nc_1'" + did_you_mean("nc_1", ["nc1", "nc4"])
+    "there is no key 'nc_1' (did you mean 'nc1'?)"
+    """
+    close = difflib.get_close_matches(word.lower(), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,6 +1,6 @@
-"""Simplex geometry: the frame that collapse tends to, distances from it, and every numerical tolerance.
+"""Simplex geometry: the simplex ETF that collapse tends to, distances from it, and all numerical tolerances.
 
-Rows are vectors throughout: class means and classifier are both (classes, features).
+Vectors are rows throughout: class means and classifier are both (classes, features).
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,14 @@ from ._errors import InputError
 
 EPSILON = torch.finfo(torch.float64).eps
 
-#: Two scores of one sample closer than this, relative to the size of what was summed, are a tie. Sums of a few
-#: thousand products in float64 are good to about 1e-13; without a margin the summands' order would break exact ties.
+#: Two scores of a sample are a tie if they differ by less than this, relative to the size of the terms that were
+#: summed. Sums of a few thousand products in float64 have errors of about 1e-13, and without a margin the order of the
+#: terms would break exact ties.
 TIE_TOLERANCE = 1e-12
 
 
 def simplex_etf(num_classes: int) -> Float[Tensor, "classes classes"]:
-    """The canonical simplex equiangular tight frame, rows of unit norm and mutual cosine −1/(C−1).
+    """The canonical simplex equiangular tight frame: C rows of unit norm and mutual cosine −1/(C−1).
 
     K* = √(C/(C−1)) (I − 11ᵀ/C), float64. Rangamani and Banburski-Fahey (2022), Section 2.2.
 
@@ -45,9 +46,10 @@ def centering(num_classes: int) -> Float[Tensor, "classes classes"]:
 def normalized_distance(
     A: Float[Tensor, "rows columns"], B: Float[Tensor, "rows columns"], scale: float = 0.0
 ) -> float:
-    """‖A/‖A‖_F − B/‖B‖_F‖_F, between 0 (same direction) and 2 (opposite); nan where one of them vanishes.
+    """‖A/‖A‖_F − B/‖B‖_F‖_F, between 0 (same direction) and 2 (opposite); nan if A or B vanishes.
 
-    A vanishes up to max(rows, columns) · 2.2e-16 · `scale`, the size of what it was computed from.
+    A counts as zero if ‖A‖_F ≤ max(rows, columns) · 2.2e-16 · `scale`, where `scale` is the size of the numbers that A
+    was computed from.
     """
     norm = torch.linalg.norm(A)
     if norm <= max(A.shape) * EPSILON * scale:
@@ -55,14 +57,14 @@ def normalized_distance(
     return torch.linalg.norm(A / norm - B / torch.linalg.norm(B)).item()
 
 
-#: Numbers in a tile of a matrix over pairs of classes, which as a whole would be 800 MB for 10,000 classes.
+#: Numbers in a tile of a matrix over pairs of classes. The whole matrix would take 800 MB for 10,000 classes.
 _TILE = 2**22
-#: Below this share of what was subtracted a difference has lost more than three of its digits.
+#: A difference below this share of its terms has lost more than three digits.
 _CANCELLED = 1e-3
 
 
 class Gram:
-    """⟨a_c, b_c'⟩ of the rows of A and B, or of A with itself: kept where it fits a tile, else made tile by tile."""
+    """The matrix ⟨a_c, b_c'⟩ of the rows of A and B, by default B = A; computed in tiles if it does not fit one."""
 
     def __init__(self, A: Float[Tensor, "classes features"], B: Float[Tensor, "classes features"] | None = None):
         self.A, self.B = A, A if B is None else B
@@ -74,7 +76,7 @@ class Gram:
         return self.A @ self.B.T
 
     def tiles(self) -> Iterator[tuple[slice, Float[Tensor, "rows classes"]]]:
-        """Consecutive rows of the matrix."""
+        """Yields the matrix in tiles of consecutive rows."""
         for rows in self.rows:
             yield rows, self._only_tile if len(self.rows) == 1 else self.A[rows] @ self.B.T
 
@@ -103,7 +105,7 @@ class Gram:
 
 
 def _by_differences(squares: Tensor, sizes: Tensor, vectors: Tensor, rows: slice) -> Tensor:
-    """`squares` of distances to vectors[rows], computed anew where they are the small difference of `sizes`."""
+    """Recomputes squared distances to vectors[rows] from the differences where they are small against `sizes`."""
     near, others = (squares <= _CANCELLED * sizes).nonzero(as_tuple=True)
     for part in torch.arange(len(near), device=near.device).split(max(1, _TILE // max(1, vectors.shape[1]))):
         differences = vectors[rows][near[part]] - vectors[others[part]]
@@ -114,7 +116,7 @@ def _by_differences(squares: Tensor, sizes: Tensor, vectors: Tensor, rows: slice
 def simplex_distance(gram: Gram, scale: float = 0.0) -> float:
     """‖G/‖G‖_F − (I − 11ᵀ/C)/√(C−1)‖_F: how far a Gram matrix is from a simplex ETF's, whatever its scale.
 
-    nan where G vanishes, up to C · 2.2e-16 · `scale`, the size of what it was computed from.
+    nan if ‖G‖_F ≤ C · 2.2e-16 · `scale`, where `scale` is the size of the numbers that G was computed from.
     """
     num_classes = len(gram.A)
     size = (gram.A.abs().max() * gram.B.abs().max()).item()  # without it the squares of G might not fit
@@ -132,7 +134,7 @@ def simplex_distance(gram: Gram, scale: float = 0.0) -> float:
 
 
 def shifted_cosines(gram: Gram) -> Float[Tensor, " pairs"]:
-    """|cos(a_c, a_c') + 1/(C−1)| for every pair c < c'; nan where one of the two is zero."""
+    """|cos(a_c, a_c') + 1/(C−1)| for every pair c < c'; nan if one of the two is zero."""
     return (pairs(gram.cosines()) + 1 / (len(gram.A) - 1)).abs()
 
 
@@ -145,13 +147,13 @@ def pairs(tiles: Iterator[tuple[slice, Float[Tensor, "rows classes"]]]) -> Float
 
 @lru_cache(maxsize=1)  # several metrics go over the same pairs
 def _above(height: int, width: int, start: int) -> Int[Tensor, " pairs"]:
-    """Where in a tile, flattened, whose first row is row `start`, the entries above the diagonal are."""
+    """The indices of entries above the diagonal in a flattened tile whose first row is row `start`."""
     rows, columns = torch.triu_indices(height, width, offset=start + 1)
     return rows * width + columns
 
 
 def half_distance_to_nearest(gram: Gram) -> Float[Tensor, " classes"]:
-    """Half the distance from each row to the nearest other row: what lies within is nearer to it than to any other."""
+    """Half the distance from each row to the nearest other row. Points within are nearer to this row than to others."""
     nearest = []
     for rows, squares in gram.squared_distances():
         squares.diagonal(rows.start).fill_(torch.inf)
@@ -165,21 +167,21 @@ class Span:
 
     directions: Float[Tensor, "rank features"]
     singular_values: Float[Tensor, " rank"]
-    #: lengths of centred means, and of their differences, that rounding alone could have made
+    #: rounding alone could have made centred means, or differences of them, of up to this length
     tolerance: float
 
     @property
     def rank(self) -> int:
+        """The dimension of the span."""
         return len(self.singular_values)
 
 
 def centered_span(centered_class_means: Float[Tensor, "classes features"], scale: float) -> Span:
-    """Singular directions of the centred class means, without those that rounding alone could have made.
+    """The singular directions of the centred class means, without those that rounding alone could have made.
 
-    A singular value counts when it exceeds max(C, p) · 2.2e-16 · max(σ₁, `scale`), where `scale` is the largest
-    entry of the data that the means were averaged from: the means of widely spread samples are known only to that.
-    The rank of Σ_B is this rank, its tolerance the square of this one. It is at most min(p, C−1) by construction,
-    since the rows sum to zero.
+    A singular value counts if it exceeds max(C, p) · 2.2e-16 · max(σ₁, `scale`), where `scale` is the largest entry of
+    the data that the means were averaged from, which limits how precisely they are known. Σ_B has the same rank, with
+    the square of this tolerance. It is at most min(p, C−1), since the rows sum to zero.
     """
     num_classes, num_features = centered_class_means.shape
     singular_values, directions = _well_conditioned_svd(centered_class_means) or _svd(centered_class_means)
@@ -195,10 +197,11 @@ def _svd(A: Float[Tensor, "classes features"]) -> tuple[Tensor, Tensor]:
 
 
 def _well_conditioned_svd(A: Float[Tensor, "classes features"]) -> tuple[Tensor, Tensor] | None:
-    """Singular values and directions of many rows that sum to zero, by A Aᵀ, in a third of the time; else None.
+    """Singular values and directions of many rows that sum to zero, by A Aᵀ in a third of the time.
 
-    A Aᵀ has the squares of the singular values, so their ratio κ costs κ² of the precision: up to κ = 100 that leaves
-    twelve digits. The zero that the rows' sum makes is left out.
+    The eigenvalues of A Aᵀ are the squares of the singular values, so a ratio κ of these costs κ² of the precision. Up
+    to κ = 100 twelve digits are left; beyond, and for few rows, the result is None. The singular value of zero, which
+    rows that sum to zero have, is left out.
     """
     num_classes, num_features = A.shape
     if not _MANY_ROWS <= num_classes <= num_features:
@@ -211,18 +214,18 @@ def _well_conditioned_svd(A: Float[Tensor, "classes features"]) -> tuple[Tensor,
     return singular_values, rows / singular_values[:, None]
 
 
-#: Below so many rows a singular value decomposition takes no time.
+#: For fewer rows a singular value decomposition takes no time.
 _MANY_ROWS = 256
 
 
 def pseudo_inverse_root(
     covariance: Float[Tensor, "features features"], scale: float = 0.0
 ) -> Float[Tensor, "features rank"]:
-    """A with A Aᵀ = Σ⁺ of a positive semi-definite matrix.
+    """A root A of the pseudo-inverse of a positive semi-definite matrix: A Aᵀ = Σ⁺.
 
-    Eigenvalues up to p · 2.2e-16 · max(the largest, `scale`) count as zero, where `scale` is the size of what the
-    matrix was computed from. Σ⁺ itself is not formed: one spurious eigenvalue, harmless in A, would fill it with
-    numbers of 1e15 that no longer cancel.
+    Eigenvalues up to p · 2.2e-16 · max(the largest, `scale`) count as zero, where `scale` is the size of the numbers
+    that the matrix was computed from. Σ⁺ itself is not formed: one spurious eigenvalue, harmless in A, would fill it
+    with numbers of 1e15 that no longer cancel.
     """
     eigenvalues, vectors = torch.linalg.eigh(covariance)
     kept = eigenvalues > len(covariance) * EPSILON * max(eigenvalues[-1].item(), scale)
@@ -232,13 +235,13 @@ def pseudo_inverse_root(
 def tied_for_largest(
     scores: Float[Tensor, "samples classes"], size: Float[Tensor, " samples"]
 ) -> Bool[Tensor, "samples classes"]:
-    """Which scores equal their sample's largest to rounding: to `TIE_TOLERANCE` times `size`.
+    """Which scores equal the largest of their sample, up to `TIE_TOLERANCE` times `size`.
 
-    `size` bounds the terms that were summed, such as ‖h‖ max_c ‖W^c‖; where they cancel, the scores are much smaller.
+    `size` bounds the terms that were summed, such as ‖h‖ max_c ‖W^c‖. If they cancel, the scores are much smaller.
     """
     return scores >= scores.amax(dim=1, keepdim=True) - TIE_TOLERANCE * size[:, None]
 
 
 def first_largest(scores: Float[Tensor, "samples classes"], size: Float[Tensor, " samples"]) -> Int[Tensor, " samples"]:
-    """argmax over classes, where ties, to rounding, go to the lowest class."""
+    """argmax over classes; ties, to rounding, go to the lowest class."""
     return tied_for_largest(scores, size).to(torch.uint8).argmax(dim=1)

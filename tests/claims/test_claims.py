@@ -48,7 +48,7 @@ from neurocollapse.claims.contrasts import (
     rank_correlation,
     undecayed,
 )
-from neurocollapse.claims.page import told
+from neurocollapse.claims.page import shown
 from neurocollapse.claims.verdicts import Rule, combined, mean_interval, ratio_interval
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweeps import RunFolder, Sweep, verify_run
@@ -575,9 +575,9 @@ def test_the_page_has_every_claim_with_its_verdict_in_tables_that_are_whole(of, 
         assert f"- `{setting.name}`: {setting.words}." in page
 
 
-def test_intervals_and_bounds_are_told():
-    assert told(Interval(0.31, 0.22, 0.4412, 5)) == "0.31 (0.22 to 0.441; 5 seeds)"
-    assert told(UNKNOWN) == "0.3 (1 seed)"
+def test_intervals_and_bounds_are_shown():
+    assert shown(Interval(0.31, 0.22, 0.4412, 5)) == "0.31 (0.22 to 0.441; 5 seeds)"
+    assert shown(UNKNOWN) == "0.3 (1 seed)"
     page = claims_page(judge_claims(MNIST5K, results_with(holding)), "command")
     assert "| 0.5, 1 |" in page
     assert "| 0.001, 0.01 (possible) |" in page
@@ -690,7 +690,7 @@ def test_results_of_two_machines_are_one_file_after_the_other_and_the_last_of_a_
         (lambda line: "{", "Expecting property name"),
         (lambda line: "[]", "list indices"),
         (lambda line: line.replace('"definitions": 1', '"definitions": 0'), "its version of definitions is 0"),
-        (lambda line: line.replace('"schema": 2', '"schema": 9'), "its version of schema is 9, and that of"),
+        (lambda line: line.replace('"schema": 2', '"schema": 9'), "its version of schema is 9, but this package has 2"),
         (lambda line: line.replace('"theory": 1, ', ""), "it has no 'theory'"),
         (lambda line: line.replace('"epochs"', '"eras"'), "unexpected keyword argument 'eras'"),
         (lambda line: line.replace('"epochs": 2', '"epochs": -2'), "epochs must be at least 0, got -2"),
@@ -698,14 +698,14 @@ def test_results_of_two_machines_are_one_file_after_the_other_and_the_last_of_a_
         (lambda line: line.replace('"notes": [', '"n": ['), "it has no 'notes'"),
     ],
 )  # fmt: skip
-def test_a_line_that_is_no_result_is_named(tmp_path, change, said):
+def test_a_line_that_is_not_a_result_is_named(tmp_path, change, said):
     path = tmp_path / RESULTS
     write_results(path, KEPT)
     first, second, third = path.read_text().splitlines()
     assert change(first) != first
     path.write_text("\n".join([second, change(first), third]))
     with pytest.raises(
-        RunError, match=f"^line 2 of {re.escape(str(path))} is no result \\(.*{re.escape(said)}"
+        RunError, match=f"^line 2 of {re.escape(str(path))} is not a result \\(.*{re.escape(said)}"
     ) as caught:
         read_results(path)
     assert str(caught.value).endswith("; delete it to run that one again")
@@ -715,7 +715,7 @@ def test_a_file_of_results_cut_within_a_character_names_the_line(tmp_path):
     path = tmp_path / RESULTS
     write_results(path, KEPT)
     path.write_bytes(path.read_bytes() + '{"notes": ["λ'.encode()[:-1])
-    with pytest.raises(RunError, match=rf"^line {len(KEPT) + 1} of {re.escape(str(path))} is no result \(.*utf-8"):
+    with pytest.raises(RunError, match=rf"^line {len(KEPT) + 1} of {re.escape(str(path))} is not a result \(.*utf-8"):
         read_results(path)
 
 
@@ -782,7 +782,7 @@ def test_not_both_settings_can_be_asked_for(claims, tmp_path):
 def test_where_there_are_no_runs_there_is_nothing_to_read(claims, tmp_path):
     status, printed, said = claims("--read", "--out", tmp_path / "nowhere")
     assert (status, printed) == (2, "")
-    assert said.startswith(f"error: there are no runs to read in {tmp_path / 'nowhere'}: name their folder with --out")
+    assert said.startswith(f"error: there are no runs to read in {tmp_path / 'nowhere'}: name their folder")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -842,7 +842,7 @@ def test_a_file_of_results_that_cannot_be_read_is_left_as_it_is(claims, tmp_path
     (tmp_path / RESULTS).write_text("nonsense\n")
     status, printed, said = claims("--read", "--out", tmp_path)
     assert (status, printed) == (2, "")
-    assert said.startswith(f"error: line 1 of {tmp_path / RESULTS} is no result (Expecting value")
+    assert said.startswith(f"error: line 1 of {tmp_path / RESULTS} is not a result (Expecting value")
     assert (tmp_path / RESULTS).read_text() == "nonsense\n"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -1,12 +1,13 @@
 """Which training samples are taken and with which labels: exact counts, and noise that leaves the classes' sizes."""
 
-import dataclasses
 from collections import Counter
+from dataclasses import asdict
 from decimal import ROUND_HALF_EVEN, Decimal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -238,7 +239,7 @@ def test_a_selection_that_makes_no_sense_is_refused(options, message):
     ],
 )
 def test_a_configuration_of_it_is_refused(field, value, message):
-    values = {**dataclasses.asdict(RunConfig()), field: value}
+    values = {**asdict(RunConfig()), field: value}
     with pytest.raises(ValueError, match=message):
         RunConfig.__post_init__(SimpleNamespace(**values))  # without the tests' own checking of types
 
@@ -251,3 +252,11 @@ def test_balanced_batch_normalisation_is_refused():
 def test_batch_normalisation_of_single_samples_is_refused():
     with pytest.raises(ValueError, match="normalization batch needs a batch_size of at least 2, got 1"):
         RunConfig(normalization="batch", batch_size=1)
+
+
+def test_a_split_is_a_data_set_of_samples_with_labels():
+    split = load_dataset("gaussian").train
+    image, label = split[3]
+    assert len(split) == len(split.labels)
+    assert torch.equal(image, split.images[3])
+    assert label == split.labels[3]

@@ -1,9 +1,5 @@
 """The callback of Lightning, in real trainers: the numbers of `measure_model`, in their loggers, and no trace."""
 
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from neurocollapse import METRICS, measure_model
 from neurocollapse.integrations.lightning import NeuralCollapseCallback
+from tests.integrations.scripts import run_script
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers which may be a bottleneck"),
@@ -161,34 +158,24 @@ def test_options_are_those_of_measure_model_and_keys_those_of_the_table():
 @pytest.mark.slow
 def test_two_processes_measure_as_one(tmp_path):
     """Real DistributedDataParallel over gloo, 33 samples that two do not divide."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys
-            import warnings
-            from tests.integrations.test_lightning import *
+    script = """
+        import sys
+        import warnings
+        from tests.integrations.test_lightning import *
 
-            def run():
-                warnings.simplefilter("ignore")
-                callback = NeuralCollapseCallback(vci=True)
-                module, trainer, _ = fit(callback, sys.argv[1], strategy="ddp", devices=2, epochs=2)
-                alone = measure_model(module, DataLoader(DATA, batch_size=4), together=False, vci=True)
-                assert dict(callback.measurement) == pytest.approx(dict(alone), rel=1e-5, abs=1e-6)
-                assert callback.measurement.class_counts == (11, 11, 11)
-                assert trainer.callback_metrics["nc/nc1"].item() == pytest.approx(alone["nc1"], rel=1e-5)
-                assert trainer.world_size == 2
-                print("process", trainer.global_rank, "ended well", flush=True)
+        def run():
+            warnings.simplefilter("ignore")
+            callback = NeuralCollapseCallback(vci=True)
+            module, trainer, _ = fit(callback, sys.argv[1], strategy="ddp", devices=2, epochs=2)
+            alone = measure_model(module, DataLoader(DATA, batch_size=4), together=False, vci=True)
+            assert dict(callback.measurement) == pytest.approx(dict(alone), rel=1e-5, abs=1e-6)
+            assert callback.measurement.class_counts == (11, 11, 11)
+            assert trainer.callback_metrics["nc/nc1"].item() == pytest.approx(alone["nc1"], rel=1e-5)
+            assert trainer.world_size == 2
+            print("process", trainer.global_rank, "ended well", flush=True)
 
-            if __name__ == "__main__":
-                run()
-            """
-        ),
-        encoding="utf-8",
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("ended well") == 2
+        if __name__ == "__main__":
+            run()
+        """
+    assert run_script(script, tmp_path).count("ended well") == 2
     assert list(rows(tmp_path)) == [0, 1]

@@ -1,11 +1,5 @@
 """The callback of Transformers, in real trainers: the numbers of `measure_model`, in their log, and no trace."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -20,10 +14,9 @@ from transformers import (
 
 from neurocollapse import measure_model
 from neurocollapse.integrations.transformers import NeuralCollapseCallback
+from tests.integrations.scripts import run_script
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*pin_memory.* argument is set as true but no accelerator is found"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:.*pin_memory.* argument is set as true but no accelerator is found")]
 
 N, C = 26, 2
 IDS = torch.randint(1, 20, (N, 6), generator=torch.Generator().manual_seed(0))
@@ -161,31 +154,21 @@ def test_bad_arguments_are_named_before_training(tmp_path):
 @pytest.mark.slow
 def test_two_processes_measure_as_one(tmp_path):
     """Real processes over gloo, as torchrun starts them."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys
-            from tests.integrations.test_transformers import *
+    script = """
+        import sys
+        from tests.integrations.test_transformers import *
 
-            trainer = trainer_in(sys.argv[1], epochs=2)
-            callbacks = [NeuralCollapseCallback(loader=loader).attach(trainer) for loader in ("train", "eval")]
-            trainer.train()
-            assert torch.distributed.get_world_size() == 2
-            for callback, data in zip(callbacks, (TRAIN, EVAL)):
-                alone = measure_model(trainer.model, DataLoader(data, batch_size=4), together=False)
-                assert dict(callback.measurement) == pytest.approx(dict(alone), rel=1e-5, abs=1e-6)
-                assert callback.measurement.class_counts == (13, 13)
-            assert list(logged(trainer)) == [1, 2]
-            print("process", torch.distributed.get_rank(), "ended well", flush=True)
-            torch.distributed.destroy_process_group()
-            """
-        ),
-        encoding="utf-8",
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launcher, str(script), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("ended well") == 2
+        trainer = trainer_in(sys.argv[1], epochs=2)
+        callbacks = [NeuralCollapseCallback(loader=loader).attach(trainer) for loader in ("train", "eval")]
+        trainer.train()
+        assert torch.distributed.get_world_size() == 2
+        for callback, data in zip(callbacks, (TRAIN, EVAL)):
+            alone = measure_model(trainer.model, DataLoader(data, batch_size=4), together=False)
+            assert dict(callback.measurement) == pytest.approx(dict(alone), rel=1e-5, abs=1e-6)
+            assert callback.measurement.class_counts == (13, 13)
+        assert list(logged(trainer)) == [1, 2]
+        print("process", torch.distributed.get_rank(), "ended well", flush=True)
+        torch.distributed.destroy_process_group()
+        """
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    assert run_script(script, tmp_path, *launcher).count("ended well") == 2

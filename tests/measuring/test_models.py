@@ -15,6 +15,7 @@ from neurocollapse import CaptureWarning, measure, measure_layers, measure_model
 from neurocollapse.cli import main
 from neurocollapse.measuring import read_features
 from neurocollapse.measuring.processes import Processes
+from tests.modules import Model, found
 from tests.problems import random_problem
 
 C, COUNTS = 3, [14, 9, 8]
@@ -188,35 +189,23 @@ def test_saved_features_of_a_head_without_a_bias(tmp_path):
 
 
 def test_features_in_a_file_give_identical_numbers(tmp_path):
-    in_memory = measure_model(MODEL, loader())
-    in_file = measure_model(MODEL, loader(), memory_budget=0, folder=tmp_path)
-    assert dict(in_file) == dict(in_memory)
-    layers = measure_layers(MODEL, loader(), memory_budget=0, folder=tmp_path)
-    assert {name: dict(m) for name, m in layers.items()} == {
-        name: dict(m) for name, m in measure_layers(MODEL, loader()).items()
-    }
+    in_file = {"memory_budget": 0, "folder": tmp_path}
+    assert dict(measure_model(MODEL, loader(), **in_file)) == dict(measure_model(MODEL, loader()))
+    layers, others = measure_layers(MODEL, loader(), **in_file), measure_layers(MODEL, loader())
+    assert {name: dict(m) for name, m in layers.items()} == {name: dict(m) for name, m in others.items()}
     assert not list(tmp_path.iterdir())
 
 
 # ---- layers
 
 
-@torch.no_grad()
-def outputs_of_layers(model, inputs):
-    """{name: output}, flattened, of a Sequential."""
-    outputs = {}
-    for name, module in model.named_children():
-        inputs = module(inputs)
-        outputs[name] = inputs.flatten(1)
-    return outputs
-
-
 def test_every_layer_side_by_side():
     measured = measure_layers(MODEL, loader())
-    outputs = outputs_of_layers(MODEL, X)
     assert list(measured) == ["0", "1", "3", "4", "5"]  # what computes, then the head's input
     for name in ("0", "1", "3", "4"):
-        assert dict(measured[name]) == close(measure(outputs[name], Y)), name
+        with torch.no_grad():
+            outputs = MODEL[: int(name) + 1](X).flatten(1)
+        assert dict(measured[name]) == close(measure(outputs, Y)), name
     assert dict(measured["5"]) == close(by_hand())
     assert all(a != b for a, b in pairwise(m["nc1"] for m in measured.values() if m is not measured["5"]))
     assert {m.class_counts for m in measured.values()} == {tuple(COUNTS)}
@@ -241,24 +230,13 @@ def test_layers_from_one_forward_pass():
 # ---- tokens
 
 
-class Tagger(nn.Module):
-    """A label for every token."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(20, 6)
-        self.body = nn.Linear(6, 5)
-        self.classifier = nn.Linear(5, C)
-
-    def forward(self, input_ids):
-        return {"logits": self.classifier(self.body(self.embedding(input_ids)).tanh())}
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("ignored", [-100, 2])
 def test_a_label_for_every_token_leaves_out_what_is_ignored(strategy, ignored):
     torch.manual_seed(0)
-    model, ids = Tagger().double(), torch.randint(20, (8, 5))
+    body, head = nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, C)
+    model = Model(lambda self, input_ids: {"logits": self.head(self.body(input_ids))}, body=body, head=head).double()
+    ids = torch.randint(20, (8, 5))
     # with 2 ignored, no token of class 2 counts: then 2 stands for other tokens
     labels = torch.where(torch.rand(8, 5) < 0.3, ignored, ids % C)
     data = [{"input_ids": ids[i : i + 3], "labels": labels[i : i + 3]} for i in range(0, 8, 3)]
@@ -266,10 +244,8 @@ def test_a_label_for_every_token_leaves_out_what_is_ignored(strategy, ignored):
         with pytest.raises(ValueError, match="class 2 has no samples"):
             measure_model(model, data, ignore_index=ignored, strategy=strategy)
         return
-    with torch.no_grad():
-        hidden = model.body(model.embedding(ids)).tanh()
-    kept = labels != ignored
-    expected = measure(hidden[kept], labels[kept], model.classifier.weight, model.classifier.bias)
+    hidden, kept = body(ids).detach(), labels != ignored
+    expected = measure(hidden[kept], labels[kept], head.weight, head.bias)
     measured = measure_model(model, data, ignore_index=ignored, strategy=strategy)
     assert dict(measured) == close(expected, missed(strategy))
     assert sum(measured.class_counts) == int(kept.sum()) < labels.numel()
@@ -284,12 +260,9 @@ def test_a_generator_is_enough_for_one_pass(strategy):
     assert dict(measured) == close(by_hand(), missed(strategy))
 
 
-def test_a_generator_is_not_enough_for_two_passes():
+def test_a_generator_is_not_enough_for_two_passes_and_does_not_lose_its_first_batch():
     with pytest.raises(ValueError, match="an iterator that was read before is empty"):
         measure_model(MODEL, (batch for batch in [next(iter(loader()))]), strategy="twice")
-
-
-def test_a_generator_of_several_batches_does_not_lose_its_first_to_two_passes():
     with pytest.raises(ValueError, match="iterator"):
         measure_model(MODEL, (batch for batch in loader()), strategy="twice")
 
@@ -305,10 +278,7 @@ def test_bad_options_are_named(tmp_path):
         ({"strategy": "stream", "save_features": tmp_path / "f.safetensors"}, "save_features needs .* strategy='keep'"),
         ({"strategy": "twice", "save_features": tmp_path / "f.safetensors"}, "save_features needs .* strategy='keep'"),
         ({"save_features": tmp_path / "f.npz"}, "save_features must end in .safetensors, got .*f.npz"),
-        (
-            {"strategy": "stream", "means": means},
-            "not on given ones; use strategy='keep'",
-        ),
+        ({"strategy": "stream", "means": means}, "not on given ones; use strategy='keep'"),
         ({"together": True}, "there is no process group; call torch.distributed.init_process_group first"),
         ({"subset": 3}, "from the data set of a DataLoader, got list"),
     ):
@@ -318,9 +288,11 @@ def test_bad_options_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_bad_data_is_named(strategy):
+def test_bad_data_and_weightings_are_named(strategy):
     spoilt = X.clone()
     spoilt[7, 0] = math.nan
+    with pytest.raises(ValueError, match="weighting must be one of classes, samples, got 'sample'"):
+        measure_model(MODEL, loader(), weighting="sample", strategy=strategy)
     for data, message in (
         (loader(spoilt), "is nan; every feature must be finite"),
         (loader(labels=Y + 1), "label 3 of sample .* is out of range: .* end at 2, by the head '5'"),
@@ -331,26 +303,17 @@ def test_bad_data_is_named(strategy):
             measure_model(MODEL, data, strategy=strategy)
 
 
-def test_the_weighting_is_checked():
-    for strategy in STRATEGIES:
-        with pytest.raises(ValueError, match="weighting must be one of classes, samples, got 'sample'"):
-            measure_model(MODEL, loader(), weighting="sample", strategy=strategy)
-
-
-class Overflowing(nn.Module):
-    def forward(self, x):
-        return x / 0
-
-
 def test_errors_name_the_layer():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Sequential(Overflowing()), nn.Sigmoid(), nn.Linear(4, C))
-    with pytest.raises(ValueError, match=r"^layer '2': feature 0 of sample 0 is -?inf"):
-        measure_layers(model.double(), loader(), layers=["1", "2"])
-    with pytest.raises(ValueError, match=r"^layer '0': class 2 has no samples"):
-        measure_layers(MODEL, loader(X[Y < 2], Y[Y < 2]))
-    last = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), Overflowing(), nn.Linear(4, C)).double()
-    with pytest.raises(ValueError, match=r"^layer '3': feature 0 of sample 0 is -?inf"):
-        measure_layers(last, loader(), layers=["1"])
+    overflowing = Model(lambda _, x: x / 0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Sequential(overflowing), nn.Sigmoid(), nn.Linear(4, C))
+    last = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), overflowing, nn.Linear(4, C))
+    for network, data, layers, message in (
+        (model.double(), loader(), ["1", "2"], r"^layer '2': feature 0 of sample 0 is -?inf"),
+        (MODEL, loader(X[Y < 2], Y[Y < 2]), "all", "^layer '0': class 2 has no samples"),
+        (last.double(), loader(), ["1"], r"^layer '3': feature 0 of sample 0 is -?inf"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure_layers(network, data, layers=layers)
 
 
 @pytest.mark.parametrize(("strategy", "passes"), [("keep", 1), ("stream", 1), ("twice", 2)])
@@ -365,13 +328,9 @@ def test_progress_is_told_of_every_batch(strategy, passes):
 def test_a_model_is_left_as_it_was_found(strategy):
     model = network().train()
     model[4].eval()
-    before = {name: (m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
-    state = torch.get_rng_state()
+    before = found(model)
     measure_model(model, loader(shuffle=True), strategy=strategy)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert before == {
-        name: (m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()
-    }
+    assert found(model) == before
 
 
 def test_what_makes_a_number_wrong_is_warned_of():
@@ -379,24 +338,25 @@ def test_what_makes_a_number_wrong_is_warned_of():
         measure_model(MODEL, loader(drop_last=True))
 
 
-@pytest.mark.parametrize("strategy", ["keep", "stream", "twice"])
+FEW = [(torch.randn(9, 4), torch.arange(9) % 3)]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_diverged_classifier_is_refused(strategy, value):
     """It would choose class 0 always, or be right always: nothing compares with nan."""
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     with torch.no_grad():
         model[2].weight[1, 2] = value
-    data = [(torch.randn(9, 4), torch.arange(9) % 3)]
     with pytest.raises(ValueError, match=rf"weight\[1, 2\] is {value}; every entry must be finite"):
-        measure_model(model, data, head="2", strategy=strategy)
+        measure_model(model, FEW, head="2", strategy=strategy)
 
 
 def test_what_is_no_model_and_no_means():
-    data = [(torch.randn(9, 4), torch.arange(9) % 3)]
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
-        measure_model.__wrapped__(lambda x: x, data)
+        measure_model.__wrapped__(lambda x: x, FEW)
     with pytest.raises(TypeError, match=r"means must be those of another measurement, its .means, got Tensor"):
-        measure_model.__wrapped__(nn.Linear(4, 3), data, means=torch.ones(3, 4))
+        measure_model.__wrapped__(nn.Linear(4, 3), FEW, means=torch.ones(3, 4))
 
 
 def test_features_that_cannot_be_saved(tmp_path, monkeypatch):
@@ -405,9 +365,7 @@ def test_features_that_cannot_be_saved(tmp_path, monkeypatch):
 
     monkeypatch.setattr("neurocollapse.measuring.models.save_file", full)
     with pytest.raises(OSError, match=r"features.safetensors cannot be written .*No space left.*make room"):
-        measure_model(
-            nn.Linear(4, 3), [(torch.randn(9, 4), torch.arange(9) % 3)], save_features=tmp_path / "features.safetensors"
-        )
+        measure_model(nn.Linear(4, 3), FEW, save_features=tmp_path / "features.safetensors")
     assert not list(tmp_path.iterdir())
 
 

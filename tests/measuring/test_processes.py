@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Su
 
 from neurocollapse import measure_model
 from neurocollapse.integrations.torchmetrics import NeuralCollapse
+from tests.modules import Model
 from tests.problems import random_problem
 
 C, COUNTS = 3, [14, 9, 8]
@@ -62,16 +63,6 @@ def of_held_out(strategy):
     return measure_model(network(), loader(X + 0.3), means=measure_model(network(), loader()).means, strategy=strategy)
 
 
-def few(strategy):
-    """Three samples: with four processes one has none."""
-    inputs, labels = X[:3], torch.tensor([0, 1, 2])
-    return measure_model(network(), loader(inputs, labels), strategy=strategy)
-
-
-def in_single_precision(strategy):
-    return measure_model(network().float(), loader(X.float()), strategy=strategy)
-
-
 def metric(keep, shard, dtype=torch.float64):
     """The metric, with the samples dealt out by `shard(i) -> rank`, and read twice while it gathers."""
     head = nn.Linear(6, C).double()
@@ -89,39 +80,25 @@ def metric(keep, shard, dtype=torch.float64):
     return {key: value.item() for key, value in first.items()}
 
 
-def evenly(i):
-    return i
+SHARDS = {
+    "evenly": lambda i: i,
+    "unevenly": lambda i: 0 if i < 20 else i,
+    "all to the first": lambda i: 0,
+    "all to the last": lambda i: size() - 1,
+}
 
-
-def unevenly(i):
-    return 0 if i < 20 else i
-
-
-def all_to_the_first(i):
-    return 0
-
-
-def all_to_the_last(i):
-    return size() - 1
-
-
-#: Every process calls these, and so does one alone: the numbers must agree.
+#: Every process calls these with each strategy, and so does one alone: the numbers must agree.
+BY_STRATEGY = {
+    "whole": lambda s: measure_model(network(), loader(), strategy=s),
+    "single precision": lambda s: measure_model(network().float(), loader(X.float()), strategy=s),
+    # of three samples one of four processes has none
+    "few samples": lambda s: measure_model(network(), loader(X[:3], torch.arange(3)), strategy=s),
+    "padding sampler": lambda s: measure_model(network(), loader(sampler=sharing_sampler()), strategy=s),
+    "parts of their own": lambda s: measure_model(network(), DataLoader(Part(), batch_size=4), strategy=s),
+    "one sample of no class": lambda s: measure_model(network(), loader(), ood=[X[:1]], strategy=s),
+}
 CASES = {
-    **{f"{s}": lambda s=s: measure_model(network(), loader(), strategy=s) for s in STRATEGIES},
-    **{f"{s}, single precision": lambda s=s: in_single_precision(s) for s in STRATEGIES},
-    **{f"{s}, few samples": lambda s=s: few(s) for s in STRATEGIES},
-    **{
-        f"{s}, padding sampler": lambda s=s: measure_model(network(), loader(sampler=sharing_sampler()), strategy=s)
-        for s in STRATEGIES
-    },
-    **{
-        f"{s}, parts of their own": lambda s=s: measure_model(network(), DataLoader(Part(), batch_size=4), strategy=s)
-        for s in STRATEGIES
-    },
-    **{
-        f"{s}, one sample of no class": lambda s=s: measure_model(network(), loader(), ood=[X[:1]], strategy=s)
-        for s in STRATEGIES
-    },
+    **{f"{s}, {name}": lambda s=s, case=case: case(s) for name, case in BY_STRATEGY.items() for s in STRATEGIES},
     "keep, held out": lambda: of_held_out("keep"),
     "twice, held out": lambda: of_held_out("twice"),
     "shuffled": lambda: measure_model(network(), loader(shuffle=True)),
@@ -132,24 +109,19 @@ CASES = {
     "data parallel": lambda: measure_model(parallel(network()), loader(), weight_decay=0.1),
     "others with an index": lambda: measure_model(network(), loader(), ood=DataLoader(X[:1])),
     **{
-        f"metric, {shard.__name__}, {'kept' if keep else 'moments'}": lambda k=keep, s=shard: metric(k, s)
-        for shard in (evenly, unevenly, all_to_the_first, all_to_the_last)
+        f"metric, {name}, {'kept' if keep else 'moments'}": lambda k=keep, s=shard: metric(k, s)
+        for name, shard in SHARDS.items()
         for keep in (True, False)
     },
-    "metric, half precision, kept": lambda: metric(True, all_to_the_last, torch.float16),
-    "metric, half precision, moments": lambda: metric(False, all_to_the_last, torch.float16),
+    "metric, half precision, kept": lambda: metric(True, SHARDS["all to the last"], torch.float16),
+    "metric, half precision, moments": lambda: metric(False, SHARDS["all to the last"], torch.float16),
 }
 
 
-class FailingOn(nn.Module):
-    def __init__(self, failing_rank):
-        super().__init__()
-        self.failing_rank = failing_rank
-
-    def forward(self, x):
-        if rank() == self.failing_rank:
-            raise OSError("the disk is gone")
-        return x
+def fail_in_the_second(_, x):
+    if rank() == 1:
+        raise OSError("the disk is gone")
+    return x
 
 
 def spoilt():
@@ -158,37 +130,29 @@ def spoilt():
     return inputs
 
 
-def metric_without_samples():
-    NeuralCollapse(C).compute()
-
-
 def metric_of_unlike_widths():
     metric = NeuralCollapse(C)
     metric.update(X[:, : 5 + (rank() == 0)], Y)
     metric.compute()
 
 
+NOTHING = ("the loader yields nothing", "process 0 failed: InputError: the loader yields nothing")
+FAILURES_BY_STRATEGY = {
+    "nan": (
+        lambda s: measure_model(network(), loader(spoilt()), strategy=s),
+        ("feature 0 of sample 0 is nan", "process 1 failed: InputError: feature 0 of sample 0 is nan"),
+    ),
+    "model": (
+        lambda s: measure_model(network(Model(fail_in_the_second)), loader(), strategy=s),
+        ("the disk is gone", "process 1 failed: OSError: the disk is gone"),
+    ),
+    "no data": (lambda s: measure_model(network(), loader(X[:0], Y[:0]), strategy=s), NOTHING),
+}
 #: Every process must raise: the first with the message where the fault is one's own, the second where it is another's.
 FAILURES = {
     **{
-        f"nan, {s}": (
-            lambda s=s: measure_model(network(), loader(spoilt()), strategy=s),
-            ("feature 0 of sample 0 is nan", "process 1 failed: InputError: feature 0 of sample 0 is nan"),
-        )
-        for s in STRATEGIES
-    },
-    **{
-        f"model, {s}": (
-            lambda s=s: measure_model(network(FailingOn(1)), loader(), strategy=s),
-            ("the disk is gone", "process 1 failed: OSError: the disk is gone"),
-        )
-        for s in STRATEGIES
-    },
-    **{
-        f"no data, {s}": (
-            lambda s=s: measure_model(network(), loader(X[:0], Y[:0]), strategy=s),
-            ("the loader yields nothing", "process 0 failed: InputError: the loader yields nothing"),
-        )
+        f"{name}, {s}": (lambda s=s, case=case: case(s), messages)
+        for name, (case, messages) in FAILURES_BY_STRATEGY.items()
         for s in STRATEGIES
     },
     "a class without samples": (
@@ -201,11 +165,20 @@ FAILURES = {
     ),
     "others of nothing": (
         lambda: measure_model(network(), loader(), ood=DataLoader(TensorDataset(X[:0]))),
-        ("the loader yields nothing", "process 0 failed: InputError: the loader yields nothing"),
+        NOTHING,
     ),
-    "metric without samples": (metric_without_samples, ("nothing to measure: the metric was not updated",) * 2),
+    "metric without samples": (
+        lambda: NeuralCollapse(C).compute(),
+        ("nothing to measure: the metric was not updated",) * 2,
+    ),
     "metric of unlike widths": (metric_of_unlike_widths, ("do not fit together (5 of torch.float64, 6 of",) * 2),
 }
+
+
+#: Every process calls these, and so does one alone: the numbers must agree.
+
+
+#: Every process must raise: the first with the message where the fault is one's own, the second where it is another's.
 
 
 def outcome(case):

@@ -81,6 +81,14 @@ def mean_of_samples(d: Data) -> np.ndarray:
     return d.H.mean(axis=0)
 
 
+def around_classes(d: Data) -> np.ndarray:
+    return d.means - mean_of_classes(d)
+
+
+def around_samples(d: Data) -> np.ndarray:
+    return d.means - mean_of_samples(d)
+
+
 def within(d: Data) -> np.ndarray:
     Z = d.H - d.means[d.y]
     return Z.T @ Z / len(Z)
@@ -134,30 +142,21 @@ def trace_per_class_around_samples(d: Data) -> float:
     return np.trace(within(d) @ np.linalg.pinv(between(d, mean_of_samples(d)))) / d.C
 
 
-def trace_per_class_of_unit_features(d: Data) -> float:
-    return trace_per_class_around_samples(replace(d, H=d.H / np.linalg.norm(d.H, axis=1, keepdims=True)))
-
-
 def trace_per_class(d: Data) -> float:
     return trace_with_pinv(d) / d.C
 
 
+def scatter_over_features(d: Data) -> np.ndarray:
+    M = around_classes(d)
+    return M.T @ M / M.shape[1]
+
+
 def trace_with_scatter_over_features(d: Data) -> float:
-    M = d.means - mean_of_classes(d)
-    return np.trace(within(d) @ np.linalg.pinv(M.T @ M / M.shape[1]))
-
-
-def trace_ratio_around_samples(d: Data) -> float:
-    return np.trace(within(d)) / np.trace(between(d, mean_of_samples(d)))
+    return np.trace(within(d) @ np.linalg.pinv(scatter_over_features(d)))
 
 
 def trace_ratio(d: Data) -> float:
     return np.trace(within(d)) / np.trace(between(d, mean_of_classes(d)))
-
-
-def trace_ratio_with_scatter_over_features(d: Data) -> float:
-    M = d.means - mean_of_classes(d)
-    return np.trace(within(d)) / np.trace(M.T @ M / M.shape[1])
 
 
 def cdnv_from_second_moments(d: Data) -> float:
@@ -169,7 +168,7 @@ def cdnv_from_second_moments(d: Data) -> float:
 
 def cdnv_over_ordered_pairs(d: Data) -> float:
     v, distances = variances(d), squared_distances(d)
-    return float(np.mean([v[i] / distances[i, j] for i, j in permutations(range(d.C), 2)]))
+    return np.mean([v[i] / distances[i, j] for i, j in permutations(range(d.C), 2)])
 
 
 def cdnv_grid(d: Data) -> float:
@@ -188,7 +187,7 @@ def vci(d: Data) -> float:
 
 
 def variance_of_norms(d: Data) -> float:
-    return float(np.var(np.linalg.norm(d.means - mean_of_classes(d), axis=1)))
+    return np.var(np.linalg.norm(around_classes(d), axis=1))
 
 
 def sample_variation(vectors: np.ndarray) -> float:
@@ -197,15 +196,7 @@ def sample_variation(vectors: np.ndarray) -> float:
 
 
 def variation_of_means(d: Data) -> float:
-    return sample_variation(d.means - mean_of_classes(d))
-
-
-def variation_of_means_around_samples(d: Data) -> float:
-    return sample_variation(d.means - mean_of_samples(d))
-
-
-def variation_of_weight(d: Data) -> float:
-    return sample_variation(d.W)
+    return sample_variation(around_classes(d))
 
 
 def coherence(vectors: np.ndarray) -> float:
@@ -216,61 +207,26 @@ def coherence(vectors: np.ndarray) -> float:
 
 
 def coherence_of_means(d: Data) -> float:
-    return coherence(d.means - mean_of_classes(d))
+    return coherence(around_classes(d))
 
 
-def coherence_of_weight(d: Data) -> float:
-    return coherence(d.W)
-
-
-def gram_of_weight(d: Data) -> float:
-    return off_simplex(d.W @ d.W.T)
+def gram_off_simplex(vectors: np.ndarray) -> float:
+    return off_simplex(vectors @ vectors.T)
 
 
 def gram_of_centered_weight(d: Data) -> float:
-    W = d.W - d.W.mean(axis=0)
-    return off_simplex(W @ W.T)
-
-
-def gram_of_means_around_samples(d: Data) -> float:
-    M = d.means - mean_of_samples(d)
-    return off_simplex(M @ M.T)
-
-
-def gram_of_means(d: Data) -> float:
-    M = d.means - mean_of_classes(d)
-    return off_simplex(M @ M.T)
+    return gram_off_simplex(d.W - d.W.mean(axis=0))
 
 
 # NC3
 
 
 def distance_to_means(d: Data) -> float:
-    return float(np.linalg.norm(unit(d.W) - unit(d.means - mean_of_classes(d))))
-
-
-def squared_distance_to_means(d: Data) -> float:
-    return ((unit(d.W) - unit(d.means - mean_of_classes(d))) ** 2).sum()
-
-
-def distance_to_means_around_samples(d: Data) -> float:
-    return float(np.linalg.norm(unit(d.W) - unit(d.means - mean_of_samples(d))))
+    return np.linalg.norm(unit(d.W) - unit(around_classes(d)))
 
 
 def distance_to_uncentered_means(d: Data) -> float:
-    return float(np.linalg.norm(unit(d.W) - unit(d.means)))
-
-
-def duality_around_samples(d: Data) -> float:
-    return off_simplex(d.W @ (d.means - mean_of_samples(d)).T)
-
-
-def duality_of_centered_weight(d: Data) -> float:
-    return off_simplex((d.W - d.W.mean(axis=0)) @ (d.means - mean_of_samples(d)).T)
-
-
-def duality(d: Data) -> float:
-    return off_simplex(d.W @ (d.means - mean_of_classes(d)).T)
+    return np.linalg.norm(unit(d.W) - unit(d.means))
 
 
 # NC4
@@ -282,10 +238,6 @@ def mismatch(d: Data) -> float:
 
 def agreement(d: Data) -> float:
     return np.mean(d.outputs.argmax(axis=1) == nearest_mean(d))
-
-
-def agreement_without_bias(d: Data) -> float:
-    return np.mean((d.H @ d.W.T).argmax(axis=1) == nearest_mean(d))
 
 
 # Uniformity on the sphere, and NC5
@@ -324,10 +276,6 @@ def penalty(d: Data) -> float:
 
 def loss_per_sample_and_half_decay(d: Data) -> float:
     return squared_loss_per_sample(d) + d.decay / 2 * penalty(d)
-
-
-def loss_per_output_and_half_decay(d: Data) -> float:
-    return squared_loss_per_output(d) + d.decay / 2 * penalty(d)
 
 
 def half_loss_and_whole_decay(d: Data) -> float:
@@ -372,7 +320,7 @@ ROWS = [
     ),
     Row(
         "Jiang et al. (2024): `NC1`",
-        trace_per_class_of_unit_features,
+        lambda d: trace_per_class_around_samples(replace(d, H=d.H / np.linalg.norm(d.H, axis=1, keepdims=True))),
         "nc1_per_class",
         "nc1",
         (UNIT_FEATURES, EQUAL_SIZES),
@@ -385,15 +333,10 @@ ROWS = [
         "p / C**2 * nc1",
         "nc1_per_class",
     ),
-    Row(
-        f"{PACKAGE} at c3864c26: `covariance_pinv`, svd",
-        trace_with_scatter_over_features,
-        "p / C * nc1",
-        "nc1",
-    ),
+    Row(f"{PACKAGE} at c3864c26: `covariance_pinv`, svd", trace_with_scatter_over_features, "p / C * nc1", "nc1"),
     Row(
         "Tirer, Huang and Niles-Weed (2023), Eq. 3; Kothapalli and Tirer: `trace_S_W_div_S_B`",
-        trace_ratio_around_samples,
+        lambda d: np.trace(within(d)) / np.trace(between(d, mean_of_samples(d))),
         "nc1_trace_ratio",
         "nc1_per_class",
         (EQUAL_SIZES,),
@@ -401,7 +344,7 @@ ROWS = [
     Row(f"{PACKAGE} at c05a0b80: `covariance_ratio`, quotient", trace_ratio, "nc1_trace_ratio", "nc1_per_class"),
     Row(
         f"{PACKAGE} at c3864c26: `covariance_ratio`",
-        trace_ratio_with_scatter_over_features,
+        lambda d: np.trace(within(d)) / np.trace(scatter_over_features(d)),
         "p / C * nc1_trace_ratio",
         "nc1_trace_ratio",
     ),
@@ -418,47 +361,41 @@ ROWS = [
     Row(f"{NOTEBOOK}: `norm_M_CoV`", variation_of_means, "sqrt(C / (C - 1)) * nc2_equinorm", "nc2_equinorm"),
     Row(
         f"{NOTEBOOK}: `norm_W_CoV`; Markou et al. (2024): `W_equinorm`",
-        variation_of_weight,
+        lambda d: sample_variation(d.W),
         "sqrt(C / (C - 1)) * nc2_equinorm_weight",
         "nc2_equinorm_weight",
     ),
     Row(
         "Markou et al. (2024): `H_equinorm`",
-        variation_of_means_around_samples,
+        lambda d: sample_variation(around_samples(d)),
         "sqrt(C / (C - 1)) * nc2_equinorm",
         "nc2_equinorm",
         (EQUAL_SIZES,),
     ),
     Row(f"{RANGAMANI}, NC2, cosines", coherence_of_means, "nc2_cosine", "nc2_cosine_max"),
     Row(f"{NOTEBOOK}: `cos_M`", coherence_of_means, "nc2_cosine", "(C - 1) / C * nc2_cosine"),
-    Row(f"{NOTEBOOK}: `cos_W`", coherence_of_weight, "nc2_cosine_weight", "(C - 1) / C * nc2_cosine_weight"),
+    Row(f"{NOTEBOOK}: `cos_W`", lambda d: coherence(d.W), "nc2_cosine_weight", "(C - 1) / C * nc2_cosine_weight"),
     Row(
         "Zhu et al. (2021), Dang et al. (2023), Markou et al. (2024): `compute_ETF`",
-        gram_of_weight,
+        lambda d: gram_off_simplex(d.W),
         "nc2_etf_weight",
         "nc2_etf",
     ),
-    Row(
-        "Zhou et al. (2022): `compute_ETF`",
-        gram_of_centered_weight,
-        "nc2_etf_weight",
-        "nc2_etf",
-        (CENTERED_WEIGHT,),
-    ),
+    Row("Zhou et al. (2022): `compute_ETF`", gram_of_centered_weight, "nc2_etf_weight", "nc2_etf", (CENTERED_WEIGHT,)),
     Row(
         "Dang et al. (2023): `compute_NC2_ETF_H`",
-        gram_of_means_around_samples,
+        lambda d: gram_off_simplex(around_samples(d)),
         "nc2_etf",
         "nc2_etf_weight",
         (EQUAL_SIZES,),
     ),
-    Row(f"{PACKAGE}: `simplex_etf_error`", gram_of_means, "nc2_etf", "nc2_etf_weight"),
+    Row(f"{PACKAGE}: `simplex_etf_error`", lambda d: gram_off_simplex(around_classes(d)), "nc2_etf", "nc2_etf_weight"),
     Row(f"{RANGAMANI}, NC3", distance_to_means, "nc3", "nc3**2"),
-    Row(f"{NOTEBOOK}: `W_M_dist`", squared_distance_to_means, "nc3**2", "nc3"),
+    Row(f"{NOTEBOOK}: `W_M_dist`", lambda d: ((unit(d.W) - unit(around_classes(d))) ** 2).sum(), "nc3**2", "nc3"),
     Row(f"{LINGUISTIC} at fdf606fc: `diff_duality`", distance_to_means, "nc3", "nc3**2"),
     Row(
         "Dang et al. (2023): `compute_NC3_W_sub_H_centered`; `nc-toolbox`: `nc3_self_duality`",
-        distance_to_means_around_samples,
+        lambda d: np.linalg.norm(unit(d.W) - unit(around_samples(d))),
         "nc3",
         "nc3_centered",
         (EQUAL_SIZES,),
@@ -466,19 +403,19 @@ ROWS = [
     Row("Dang et al. (2023): `compute_NC3_W_sub_H`", distance_to_uncentered_means, "nc3_uncentered", "nc3"),
     Row(
         "Zhu et al. (2021), Dang et al. (2023), Markou et al. (2024): `WH_relation_metric`",
-        duality_around_samples,
+        lambda d: off_simplex(d.W @ (around_samples(d)).T),
         "nc3_duality",
         "nc3",
         (EQUAL_SIZES,),
     ),
     Row(
         "Zhou et al. (2022): `WH_relation_metric`",
-        duality_of_centered_weight,
+        lambda d: off_simplex((d.W - d.W.mean(axis=0)) @ (around_samples(d)).T),
         "nc3_duality",
         "nc3_centered",
         (CENTERED_WEIGHT, EQUAL_SIZES),
     ),
-    Row(f"{PACKAGE}: `self_duality_error`", duality, "nc3_duality", "nc3"),
+    Row(f"{PACKAGE}: `self_duality_error`", lambda d: off_simplex(d.W @ (around_classes(d)).T), "nc3_duality", "nc3"),
     Row(
         f"{PACKAGE}: `kernel_stats` of `log_kernel`, average",
         lambda d: log_inverse_distances(d, mean_of_classes(d)).mean(),
@@ -503,7 +440,7 @@ ROWS = [
     Row("`nc-toolbox`: `nc4_classifier_agreement`", agreement, "1 - nc4", "nc4"),
     Row(
         f"{PACKAGE}: `clf_ncc_agreement`; {LINGUISTIC} at 83f59b4a: `matches` / N",
-        agreement_without_bias,
+        lambda d: np.mean((d.H @ d.W.T).argmax(axis=1) == nearest_mean(d)),
         "1 - nc4",
         "nc4",
         (NO_BIAS,),
@@ -513,7 +450,7 @@ ROWS = [
     Row(f"{NOTEBOOK}: `reg_loss`", loss_per_sample_and_half_decay, "2 * loss", "loss", ("λ = w / 2",)),
     Row(
         "PyTorch: `nn.MSELoss()` with `SGD(weight_decay=w)`",
-        loss_per_output_and_half_decay,
+        lambda d: squared_loss_per_output(d) + d.decay / 2 * penalty(d),
         "2 / C * loss",
         "loss",
         ("λ = C * w / 2",),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurocollapse import METRICS, Measurement, measure
@@ -246,12 +246,14 @@ def test_every_key_equals_its_twin(problem, dtype):
     assert_equals_twin(replace(problem, features=problem.features.to(dtype)), rel=1e-8)
 
 
+@settings(max_examples=25)
 @given(random_problems(lattice=True, spread=1.0, offset=0.0, scale=1.0))
 def test_every_key_equals_its_twin_where_samples_and_means_coincide(problem):
     """On a small lattice: ties, equal class means, zero means and rows, means of lower rank."""
     assert_equals_twin(problem)
 
 
+@settings(max_examples=25)
 @given(random_problems(max_classes=4), st.floats(0, 1), st.integers(1, 4))
 def test_the_objective_equals_its_twin(problem, weight_decay, num_layers):
     layers = [rotation(3, seed)[: seed + 1] * 2.0 for seed in range(num_layers)]
@@ -389,6 +391,7 @@ LAWS: dict[str, tuple[Callable[[Problem], Problem], dict[str, float], set[str]]]
 
 
 @pytest.mark.parametrize("law", LAWS)
+@settings(max_examples=12)
 @given(problem=random_problems(spread=1.0, offset=0.5, scale=1.0))
 def test_law(law, problem):
     transform, factors, free = LAWS[law]

@@ -10,7 +10,7 @@ from neurocollapse.metrics.variability import structureless_nc1
 from tests.problems import Decay, dual_simplex, orthogonal_frame, polygon, random_problem, rotation
 
 
-def structureless(counts: list[int], num_features: int, seeds: int = 100) -> dict[str, float]:
+def structureless(counts: list[int], num_features: int, seeds: int = 50) -> dict[str, float]:
     """The twin: features that know nothing of their labels, drawn and measured, and averaged over seeds."""
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     draws = []
@@ -39,8 +39,8 @@ def test_the_formula_for_nc1_of_structureless_features(counts, num_features):
     assert structureless_nc1(counts, num_features) == pytest.approx(structureless(counts, num_features)["nc1"], rel=0.1)
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     m = measure(torch.randn(len(labels), num_features), labels)
-    told = f"; without structure nc1 would be about {structureless_nc1(counts, num_features):.2g}"
-    assert repr(m).splitlines()[0].endswith(told)
+    expected = f"; without structure nc1 would be about {structureless_nc1(counts, num_features):.2g}"
+    assert repr(m).splitlines()[0].endswith(expected)
 
 
 def test_structureless_samples_held_out_against_the_means_of_others():
@@ -77,9 +77,9 @@ def test_there_is_no_formula_where_nc1_has_no_expectation():
 )
 def test_collapse_as_measured_on_exact_problems(problem, column):
     table = reference_values(measure(problem.features, problem.labels, problem.weight, problem.bias))
-    told = table[column].dropna()
-    assert len(told) >= 22
-    for key, value in told.items():
+    known = table[column].dropna()
+    assert len(known) >= 22
+    for key, value in known.items():
         assert table.loc[key, "value"] == pytest.approx(value, abs=1e-9), key
 
 

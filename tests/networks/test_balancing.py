@@ -12,6 +12,7 @@ from torch import nn
 
 from neurocollapse import NetworkError
 from neurocollapse.networks import MLP, ConvNet, balance, find_layers
+from tests.modules import Model, found
 
 IMAGES, VECTORS = (3, 20, 18), (7,)
 
@@ -55,14 +56,14 @@ NETWORKS = pytest.mark.parametrize(("build", "shape"), BUILD.values(), ids=BUILD
 
 def sides(layers):
     """Of each hidden channel, layer by layer, the squared norms of what comes in and of what goes out: one by one."""
-    found = []
+    pairs = []
     for layer, following in itertools.pairwise(layers):
         width = following.weight[0].numel() // len(layer.weight)
         for j, row in enumerate(layer.weight):
             bias = 0.0 if layer.bias is None else layer.bias[j].item() ** 2
             columns = following.weight.flatten(1)[:, j * width : (j + 1) * width]
-            found.append((row.square().sum().item() + bias, columns.square().sum().item()))
-    return found
+            pairs.append((row.square().sum().item() + bias, columns.square().sum().item()))
+    return pairs
 
 
 def norm(layers):
@@ -195,57 +196,33 @@ def test_weights_that_are_not_finite_are_left_to_the_objective_to_tell():
     assert all(layers[index].weight.isfinite().all() for index in (0, 2))
 
 
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(7, 7, bias=False), nn.Linear(7, 4, bias=False)
-
-    def forward(self, inputs):
-        return self.last(inputs + torch.relu(self.first(inputs)))
+def residual():
+    layers = {"first": nn.Linear(7, 7, bias=False), "last": nn.Linear(7, 4, bias=False)}
+    return Model(lambda model, x: model.last(x + torch.relu(model.first(x))), **layers)
 
 
-class Twice(nn.Module):
-    """One layer that is used twice."""
+def used_twice():
+    layers = {"layer": nn.Linear(7, 7, bias=False), "last": nn.Linear(7, 4, bias=False)}
+    return Model(lambda model, x: model.last(torch.relu(model.layer(torch.relu(model.layer(x))))), **layers)
 
-    def __init__(self):
-        super().__init__()
-        self.layer, self.last = nn.Linear(7, 7, bias=False), nn.Linear(7, 4, bias=False)
 
-    def forward(self, inputs):
-        return self.last(torch.relu(self.layer(torch.relu(self.layer(inputs)))))
+def shifted():
+    """Between two layers: a shift that starts at zero and trains."""
+    return Model(lambda model, x: torch.relu(x + model.shift), shift=nn.Parameter(torch.zeros(6)))
+
+
+def gated():
+    """Between two layers: a branch behind a gate that starts closed."""
+    return Model(lambda model, x: torch.relu(x) + model.gate * torch.tanh(x), gate=nn.Parameter(torch.zeros(())))
+
+
+def other_in_use():
+    """A ReLU in training and another in use."""
+    return Model(lambda model, x: torch.relu(x) if model.training else torch.tanh(x))
 
 
 def between(*layers):
     return nn.Sequential(nn.Linear(7, 6, bias=False), *layers, nn.Linear(6, 4, bias=False))
-
-
-class Shifted(nn.Module):
-    """Between two layers: a shift that starts at zero and trains."""
-
-    def __init__(self, start=0.0):
-        super().__init__()
-        self.shift = nn.Parameter(torch.full((6,), start))
-
-    def forward(self, inputs):
-        return torch.relu(inputs + self.shift)
-
-
-class Gated(nn.Module):
-    """Between two layers: a branch behind a gate that starts closed."""
-
-    def __init__(self):
-        super().__init__()
-        self.gate = nn.Parameter(torch.zeros(()))
-
-    def forward(self, inputs):
-        return torch.relu(inputs) + self.gate * torch.tanh(inputs)
-
-
-class InUse(nn.Tanh):
-    """A ReLU in training and another in use."""
-
-    def forward(self, inputs):
-        return torch.relu(inputs) if self.training else super().forward(inputs)
 
 
 def frozen(index):
@@ -263,17 +240,17 @@ def with_frozen_bias():
 @pytest.mark.parametrize(
     ("build", "shape", "names"),
     [
-        (Residual, VECTORS, ("first.weight", "last.weight")),
-        (Twice, VECTORS, ("layer.weight", "last.weight")),
+        (residual, VECTORS, ("first.weight", "last.weight")),
+        (used_twice, VECTORS, ("layer.weight", "last.weight")),
         (lambda: between(nn.Tanh()), VECTORS, ("0.weight", "2.weight")),
         (lambda: between(nn.GELU()), VECTORS, ("0.weight", "2.weight")),
         (lambda: between(nn.ReLU6()), VECTORS, ("0.weight", "2.weight")),
         (lambda: between(nn.Hardtanh(0, 20)), VECTORS, ("0.weight", "2.weight")),
         (lambda: between(nn.Threshold(0.1, 0.0)), VECTORS, ("0.weight", "2.weight")),
         (lambda: between(nn.ELU()), VECTORS, ("0.weight", "2.weight")),
-        (lambda: between(Shifted()), VECTORS, ("0.weight", "2.weight")),
-        (lambda: between(Gated()), VECTORS, ("0.weight", "2.weight")),
-        (lambda: between(InUse()), VECTORS, ("0.weight", "2.weight")),
+        (lambda: between(shifted()), VECTORS, ("0.weight", "2.weight")),
+        (lambda: between(gated()), VECTORS, ("0.weight", "2.weight")),
+        (lambda: between(other_in_use()), VECTORS, ("0.weight", "2.weight")),
         (lambda: between(nn.BatchNorm1d(6), nn.ReLU()), VECTORS, ("0.weight", "3.weight")),
         (lambda: between(nn.LayerNorm(6), nn.ReLU()), VECTORS, ("0.weight", "3.weight")),
         (lambda: between(nn.ReLU(), nn.Linear(6, 6).requires_grad_(False)), VECTORS, ("0.weight", "3.weight")),
@@ -291,7 +268,7 @@ def with_frozen_bias():
 def test_layers_that_do_not_follow_one_another_through_relus_are_refused(build, shape, names):
     torch.manual_seed(0)
     model = build()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = found(model)
     with pytest.raises(NetworkError) as caught:
         find_layers(model, inputs_of(shape).float())
     first, second = names
@@ -300,7 +277,7 @@ def test_layers_that_do_not_follow_one_another_through_relus_are_refused(build, 
         f"multiplied and the weights of {second} divided; balancing is for layers that follow one another, in the "
         f"order of definition, through ReLUs and without normalisation: take balancing none"
     )
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert found(model) == before
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
@@ -321,11 +298,9 @@ def test_narrow_networks_that_are_often_dead_are_tried_alive(width, depth, bias)
     assert len(layers) == depth
 
 
-def test_a_network_that_is_always_dead_is_told():
-    told = (
-        r"^the channels of MLP cannot be balanced: its outputs do not depend on features\.1\.weight, with weights drawn"
-    )
-    with pytest.raises(NetworkError, match=told):
+def test_a_network_that_is_always_dead_is_refused():
+    message = r"^the channels of MLP cannot be balanced: its outputs do not depend on features\.1\.weight, with weights"
+    with pytest.raises(NetworkError, match=message):
         find_layers(MLP(VECTORS, 4, depth=60, width=1), inputs_of(VECTORS).float())
 
 
@@ -347,10 +322,8 @@ def test_what_is_frozen_before_the_layers_that_train_is_left():
 @NETWORKS
 def test_looking_for_the_layers_leaves_no_trace(build, shape):
     model = drawn(build()).eval()
-    before, random = {name: t.clone() for name, t in model.state_dict().items()}, torch.get_rng_state()
+    before = found(model)
     layers = find_layers(model, inputs_of(shape))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random)
-    assert not model.training
+    assert found(model) == before
     parameters = dict(model.named_parameters())
     assert all(layer.weight is parameters[layer.name] for layer in layers)

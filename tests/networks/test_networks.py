@@ -1,9 +1,9 @@
 """Networks: the paper's shapes, initialisations, homogeneity measured, the user's own."""
 
+import contextlib
 import itertools
 import math
 import sys
-import textwrap
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from neurocollapse.networks import (
     initialize,
     layer_weights,
 )
+from tests.modules import Model, found
 
 
 def seeded(seed, build):
@@ -36,10 +37,11 @@ def inputs_of(shape, samples=6, seed=0):
 
 
 @pytest.fixture
-def module_folder(tmp_path, monkeypatch):
-    """A folder to run from; modules imported from it are forgotten afterwards."""
+def users_module(tmp_path, monkeypatch):
+    """The folder to run from, with a module of a user's; what is imported from it is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "users_module.py").write_text(MODULE)
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
@@ -191,23 +193,19 @@ def test_the_convnet_is_homogeneous_in_its_input_and_every_layer(side, scale, se
     assert len(measured.by_layer) == 5
 
 
-def with_bias():
-    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3, bias=False))
+def between(*layers, bias=False):
+    return nn.Sequential(nn.Linear(8, 8, bias=bias), *layers, nn.Linear(8, 3, bias=False))
 
 
-def with_layer_norm():
-    return nn.Sequential(nn.Linear(8, 8, bias=False), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3, bias=False))
+BREAKS_HOMOGENEITY = {
+    "bias": lambda: between(nn.ReLU(), bias=True),
+    "layer normalisation": lambda: between(nn.LayerNorm(8), nn.ReLU()),
+    "sigmoid": lambda: between(nn.Sigmoid()),
+    "batch normalisation": lambda: between(nn.BatchNorm1d(8)),
+}
 
 
-def with_sigmoid():
-    return nn.Sequential(nn.Linear(8, 8, bias=False), nn.Sigmoid(), nn.Linear(8, 3, bias=False))
-
-
-def with_batch_norm():
-    return nn.Sequential(nn.Linear(8, 8, bias=False), nn.BatchNorm1d(8), nn.Linear(8, 3, bias=False))
-
-
-@pytest.mark.parametrize("build", [with_bias, with_layer_norm, with_sigmoid, with_batch_norm])
+@pytest.mark.parametrize("build", BREAKS_HOMOGENEITY.values(), ids=BREAKS_HOMOGENEITY)
 def test_what_breaks_homogeneity_is_seen_by_input_and_in_the_layer_it_breaks(build):
     measured = check_homogeneous(seeded(0, build), inputs_of((8,)))
     assert not measured.holds(1e-2)
@@ -218,15 +216,11 @@ def test_what_breaks_homogeneity_is_seen_by_input_and_in_the_layer_it_breaks(bui
 
 
 def test_one_layer_that_breaks_homogeneity_is_found_where_the_input_does_not_tell():
-    class Normalised(nn.Module):  # f depends on the direction of W_1 alone, but is homogeneous in the input
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Linear(8, 8, bias=False), nn.Linear(8, 3, bias=False)
+    def normalised():  # f depends on the direction of W_1 alone, but is homogeneous in the input
+        layers = {"first": nn.Linear(8, 8, bias=False), "last": nn.Linear(8, 3, bias=False)}
+        return Model(lambda m, x: m.last(torch.relu(m.first(x) / torch.linalg.norm(m.first.weight))), **layers)
 
-        def forward(self, x):
-            return self.last(torch.relu(self.first(x) / torch.linalg.norm(self.first.weight)))
-
-    measured = check_homogeneous(seeded(0, Normalised), inputs_of((8,)))
+    measured = check_homogeneous(seeded(0, normalised), inputs_of((8,)))
     assert measured.by_input < 1e-5
     assert measured.by_layer["last.weight"] < 1e-5
     assert measured.by_layer["first.weight"] > 0.3
@@ -243,31 +237,23 @@ def test_a_network_without_weight_layers_is_judged_by_its_input():
     assert check_homogeneous(nn.ReLU(), inputs_of((8,))).holds()
 
 
-class Breaks(nn.Module):
-    """Fails in the middle of the check: at the call of number `at`."""
+@pytest.mark.parametrize("at", [0, 2, 4, 6, None])
+def test_the_check_leaves_weights_and_running_statistics_bit_identical(at):
+    """Also where the call of number `at` fails, in the middle of the check."""
 
-    def __init__(self, at):
-        super().__init__()
-        self.body, self.calls, self.at = with_batch_norm(), itertools.count(), at
-
-    def forward(self, x):
-        outputs = self.body(x)
-        if next(self.calls) == self.at:
+    def forward(model, x):
+        outputs = model.body(x)
+        if next(calls) == at:
             raise RuntimeError("broken on purpose")
         return outputs
 
-
-@pytest.mark.parametrize("at", [0, 2, 4, 6, None])
-def test_the_check_leaves_weights_and_running_statistics_bit_identical(at):
-    model = seeded(0, lambda: Breaks(at))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    if at is None:
+    calls = itertools.count()
+    model = seeded(0, lambda: Model(forward, body=between(nn.BatchNorm1d(8))))
+    before = found(model)
+    broken = pytest.raises(RuntimeError, match="broken on purpose")
+    with contextlib.nullcontext() if at is None else broken:
         check_homogeneous(model, inputs_of((8,)), (0.3, 7.0))
-    else:
-        with pytest.raises(RuntimeError, match="broken on purpose"):
-            check_homogeneous(model, inputs_of((8,)), (0.3, 7.0))
-    assert model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert found(model) == before
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
@@ -356,25 +342,13 @@ def test_no_hook_is_left_after_an_exception():
 # The user's own
 
 
-def test_a_users_network_is_called_with_shape_and_classes(module_folder):
-    (module_folder / "users_own.py").write_text(
-        textwrap.dedent("""
-            from torch import nn
-
-            def build(input_shape, num_classes):
-                network = nn.Sequential(nn.Flatten(), nn.Linear(input_shape[0] * input_shape[1], num_classes))
-                network.called_with = (input_shape, num_classes)
-                return network
-        """)
-    )
-    network = build_network("users_own:build", (2, 3), 4)
-    assert network.called_with == ((2, 3), 4)
-    assert network(torch.zeros(5, 2, 3)).shape == (5, 4)
-
-
 MODULE = """
 from torch import nn
 value = 3
+def build(shape, classes):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1], classes))
+    network.called_with = shape, classes
+    return network
 def number(shape, classes): return 3
 def no_linear(shape, classes): return nn.ReLU()
 def one_more(shape, classes): return nn.Linear(shape[0], classes + 1)
@@ -383,8 +357,10 @@ def no_arguments(): return nn.Linear(4, 2)
 """
 
 
-def test_a_users_function_may_take_no_arguments(module_folder):
-    (module_folder / "users_module.py").write_text(MODULE)
+def test_a_users_network_is_called_with_shape_and_classes_or_without(users_module):
+    network = build_network("users_module:build", (2, 3), 4)
+    assert network.called_with == ((2, 3), 4)
+    assert network(torch.zeros(5, 2, 3)).shape == (5, 4)
     assert build_network("users_module:no_arguments", (4,), 2).weight.shape == (2, 4)
 
 
@@ -406,10 +382,9 @@ def test_a_users_function_may_take_no_arguments(module_folder):
         ("users_module:raises", r"raised KeyError: 'no such layer'; it is called as function\(\(4,\), 2\)"),
     ],
 )
-def test_what_is_wrong_with_a_users_network_is_said(module_folder, name, message):
-    (module_folder / "users_module.py").write_text(MODULE)
-    (module_folder / "bad_syntax.py").write_text("def build(:\n")
-    (module_folder / "raises_on_import.py").write_text("1 / 0\n")
+def test_what_is_wrong_with_a_users_network_is_said(users_module, name, message):
+    (users_module / "bad_syntax.py").write_text("def build(:\n")
+    (users_module / "raises_on_import.py").write_text("1 / 0\n")
     with pytest.raises(NetworkError, match=message):
         build_network(name, (4,), 2)
 
@@ -476,8 +451,7 @@ def test_options_reach_the_packages_networks(name):
     ("options", "asked"),
     [({"hidden_bias": True}, "biases in every layer"), ({"batch_norm": True}, "batch normalisation")],
 )
-def test_a_users_network_is_built_as_it_is(module_folder, options, asked):
-    (module_folder / "users_module.py").write_text(MODULE)
+def test_a_users_network_is_built_as_it_is(users_module, options, asked):
     message = f"^{asked} can be asked of convnet and mlp; build users_module:no_arguments with what it is to have$"
     with pytest.raises(NetworkError, match=message):
         build_network("users_module:no_arguments", (4,), 2, **options)

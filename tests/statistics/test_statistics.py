@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import neurocollapse.statistics
@@ -49,29 +49,30 @@ def merged_tree(parts: list, order: Sequence[int]):
     return parts[0]
 
 
-def means_of(batches: list[Batch], num_classes: int) -> ClassMeans:
-    means = ClassMeans(num_classes)
+def gather(gathered, batches: list[Batch]):
     for batch in batches:
-        means.update(*batch)
-    return means
+        gathered.update(*batch)
+    return gathered
+
+
+def means_of(batches: list[Batch], num_classes: int) -> ClassMeans:
+    return gather(ClassMeans(num_classes), batches)
 
 
 def projections_of(batches: list[Batch], means: ClassMeans, classifier: Classifier | None = None) -> Projections:
-    projections = Projections(means, classifier)
-    for batch in batches:
-        projections.update(*batch)
-    return projections
+    return gather(Projections(means, classifier), batches)
 
 
 def moments_of(batches: list[Batch], num_classes: int, classifier: Classifier | None = None) -> ClassMoments:
-    moments = ClassMoments(num_classes, classifier)
-    for batch in batches:
-        moments.update(*batch)
-    return moments
+    return gather(ClassMoments(num_classes, classifier), batches)
+
+
+def batch_of(problem: Problem) -> Batch:
+    return problem.features, problem.labels
 
 
 def two_sweeps(problem: Problem) -> Statistics:
-    batch = [(problem.features, problem.labels)]
+    batch = [batch_of(problem)]
     return projections_of(batch, means_of(batch, problem.num_classes), classifier_of(problem)).statistics()
 
 
@@ -109,6 +110,7 @@ def test_merging_in_any_tree_equals_the_whole(problem, points, order):
     assert_same(merged_tree(parts, order[::-1]).statistics(), problem)
 
 
+@settings(max_examples=15)
 @given(problems, cuts, cuts)
 def test_one_pass_equals_two_sweeps(problem, points, order):
     """Without NC4, which needs the final means while the samples are there."""
@@ -170,7 +172,7 @@ def test_blocks_within_a_batch_do_not_matter(monkeypatch):
     problem = random_problem(0, [10, 20, 30], 4, offset=3.0)
     whole = two_sweeps(problem)
     cut_into_blocks(monkeypatch, rows=7)
-    batch = [(problem.features, problem.labels)]
+    batch = [batch_of(problem)]
     for statistics in (two_sweeps(problem), moments_of(batch, 3, classifier_of(problem)).statistics()):
         values = Measurement(statistics)
         assert dict(values) == pytest.approx({key: Measurement(whole)[key] for key in values}, rel=1e-10, abs=1e-12)
@@ -178,10 +180,8 @@ def test_blocks_within_a_batch_do_not_matter(monkeypatch):
 
 def test_statistics_do_not_change_with_what_comes_after():
     problem = random_problem(0, [3, 4, 5], 4)
-    batch = (problem.features, problem.labels)
-    projections = projections_of([batch], means_of([batch], 3), classifier_of(problem))
-    moments = moments_of([batch], 3, classifier_of(problem))
-    for gathered in (projections, moments):
+    batch, classifier = batch_of(problem), classifier_of(problem)
+    for gathered in (projections_of([batch], means_of([batch], 3), classifier), moments_of([batch], 3, classifier)):
         statistics = gathered.statistics()
         before = Measurement(statistics)
         gathered.update(*batch)
@@ -209,14 +209,11 @@ def test_the_memory_of_a_batch_may_be_used_again():
 
 def test_features_that_require_gradients_leave_no_graph():
     problem = random_problem(0, [3, 3], 4)
-    features = problem.features.clone().requires_grad_()
-    means = means_of([(features, problem.labels)], 2)
-    projections = projections_of([(features, problem.labels)], means)
-    moments = moments_of([(features, problem.labels)], 2)
-    assert not any(
-        values.requires_grad
-        for values in (means.reference, means.sums, projections.class_scatter, projections.scatter, moments.scatter)
-    )
+    batch = [(problem.features.clone().requires_grad_(), problem.labels)]
+    means = means_of(batch, 2)
+    projections, moments = projections_of(batch, means), moments_of(batch, 2)
+    kept = means.reference, means.sums, projections.class_scatter, projections.scatter, moments.scatter
+    assert not any(values.requires_grad for values in kept)
 
 
 # ---- what the statistics are
@@ -284,13 +281,11 @@ def test_nearest_means_of_other_samples_are_the_given_ones():
 
 def test_without_the_whole_covariance():
     problem = known_spread(3, [0.3] * 5)
-    batch, means = [(problem.features, problem.labels)], means_of([(problem.features, problem.labels)], 3)
-    for with_first, with_second in ((False, False), (False, True), (True, False)):
-        projections = Projections(means, covariance=with_first)
-        projections.update(*batch[0])
-        other = Projections(means, covariance=with_second)
-        other.update(*batch[0])
-        statistics = projections.merge(other).statistics()
+    batch = [batch_of(problem)]
+    means = means_of(batch, 3)
+    for both in ((False, False), (False, True), (True, False)):
+        one, other = (gather(Projections(means, covariance=covariance), batch) for covariance in both)
+        statistics = one.merge(other).statistics()
         measured = Measurement(statistics)
         assert statistics.within_class_covariance is None
         assert set(naive.MEANS_KEYS) - set(measured) == {"nc1_vci"}
@@ -299,9 +294,8 @@ def test_without_the_whole_covariance():
 
 def test_one_pass_over_many_features_is_refused(monkeypatch):
     monkeypatch.setattr(neurocollapse.statistics.one_pass, "FULL_COVARIANCE_LIMIT", 4)
-    problem = known_spread(3, [0.3] * 5)
     with pytest.raises(ValueError, match=r"one pass keeps a 5 × 5 matrix.* 4 features; take two passes"):
-        moments_of([(problem.features, problem.labels)], 3)
+        moments_of([batch_of(known_spread(3, [0.3] * 5))], 3)
 
 
 # ---- float32
@@ -311,21 +305,22 @@ def in_float32(problem: Problem) -> Measurement:
     return measure(problem.features, problem.labels, problem.weight, problem.bias, vci=False)
 
 
-def assert_equals_twin(problem: Problem, rel: float) -> None:
+def twin_of(problem: Problem) -> dict[str, object]:
     expected = naive.measure(problem.features, problem.labels, problem.weight, problem.bias)
     del expected["nc1_vci"]
-    naive.assert_agree(in_float32(problem), expected, problem.features, problem.weight, problem.bias, rel)
+    return expected
+
+
+def assert_equals_twin(problem: Problem, rel: float) -> None:
+    naive.assert_agree(in_float32(problem), twin_of(problem), problem.features, problem.weight, problem.bias, rel)
 
 
 @given(random_problems(offset=0.0, scale=1.0), st.sampled_from([torch.float16, torch.bfloat16, torch.float32]))
 def test_products_in_float32_equal_the_twin(problem, dtype):
-    features = problem.features.to(dtype)
-    spread = (features.double() - features.double()[0]).abs().max()
-    expected = naive.measure(features, problem.labels, problem.weight, problem.bias)
-    measured = in_float32(replace(problem, features=features))
-    del expected["nc1_vci"]
-    size = float(1 + spread * problem.weight.norm())
-    for key, value in expected.items():
+    problem = replace(problem, features=problem.features.to(dtype))
+    spread = (problem.features.double() - problem.features.double()[0]).abs().max()
+    measured, size = in_float32(problem), float(1 + spread * problem.weight.norm())
+    for key, value in twin_of(problem).items():
         # outputs are good to float32 of what was summed, ‖W‖ ‖h − μ_c‖, and the loss is a square of them
         outputs = size**2 if key == "loss_data" else size
         exactly = key in ("nc4", "accuracy") or key.startswith(("nc2", "nc3"))
@@ -395,7 +390,7 @@ def test_the_precision_that_a_caller_trains_with_does_not_matter(precision):
 def test_weighting_by_samples_decomposes_the_total_covariance():
     """Σ_W + Σ_B = Σ_T, the covariance of all samples around their mean, whatever the class sizes."""
     problem = random_problem(3, [2, 9, 5], 4)
-    batch = (problem.features, problem.labels)
+    batch = batch_of(problem)
     means = means_of([batch], 3)
     by_class, by_sample = (Projections(means, weighting=w) for w in ("classes", "samples"))
     for projections in (by_class, by_sample):
@@ -446,12 +441,9 @@ def test_rank_of_means_in_general_position(num_features):
 def test_two_equal_class_means_lower_the_rank_by_one():
     """The same three samples in another order: their means differ by rounding alone."""
     for seed in range(20):
-        problem = random_problem(seed, [3] * 4, 6, offset=1 / 3)
-        samples = problem.features[:9]
-        features = torch.cat([samples, samples[[8, 6, 7]]])
-        labels = torch.arange(4).repeat_interleave(3)
-        batch = (features, labels)
-        assert rank_of(features, labels) == 2
+        samples = random_problem(seed, [3] * 4, 6, offset=1 / 3).features[:9]
+        batch = torch.cat([samples, samples[[8, 6, 7]]]), torch.arange(4).repeat_interleave(3)
+        assert rank_of(*batch) == 2
         values = Measurement(projections_of([batch], means_of([batch], 4)).statistics())
         assert math.isinf(values["nc1_cdnv"])  # a pair of classes at distance zero that do spread
         assert math.isfinite(values["nc1"])
@@ -490,7 +482,7 @@ def test_merged_means_know_how_far_their_samples_reached(order):
     assert Projections(means).centered.span.rank == 0
 
 
-def test_class_means_that_rounding_alone_tells_apart_span_nothing():
+def test_class_means_that_differ_by_rounding_alone_span_nothing():
     values = Measurement(two_sweeps(around_one_point()))
     assert values.rank == 0
     assert [values[key] for key in ("nc1", "nc1_per_class", "nc1_trace_ratio", "nc1_cdnv")] == [math.inf] * 4
@@ -600,9 +592,12 @@ def good_batch() -> Batch:
 
 
 def gatherers() -> dict[str, object]:
-    means = ClassMeans(2)
-    means.update(*good_batch())
+    means = means_of([good_batch()], 2)
     return {"ClassMeans": ClassMeans(2), "Projections": Projections(means), "ClassMoments": ClassMoments(2)}
+
+
+def counts_of(gathered: object) -> list[int]:
+    return (gathered.means if isinstance(gathered, ClassMoments) else gathered).counts.tolist()
 
 
 BAD_BATCHES = {
@@ -619,19 +614,19 @@ BAD_BATCHES = {
     "other width": (torch.zeros(2, 4), torch.tensor([0, 1]), r"earlier batches had 3 features, this one has 4"),
     "width one": (torch.zeros(2, 1), torch.tensor([0, 1]), r"earlier batches had 3 features, this one has 1"),
 }
+GATHERERS = pytest.mark.parametrize("name", ["ClassMeans", "Projections", "ClassMoments"])
 
 
-@pytest.mark.parametrize("name", ["ClassMeans", "Projections", "ClassMoments"])
+@GATHERERS
 @pytest.mark.parametrize("bad", BAD_BATCHES)
 def test_bad_batch_is_named_by_its_place_among_all_samples(name, bad):
     features, labels, message = BAD_BATCHES[bad]
-    gathered = gatherers()[name]
-    gathered.update(*good_batch())
+    gathered = gather(gatherers()[name], [good_batch()])
     with pytest.raises(ValueError, match=message):
         gathered.update(features, labels)
 
 
-@pytest.mark.parametrize("name", ["ClassMeans", "Projections", "ClassMoments"])
+@GATHERERS
 def test_bad_sample_in_a_later_block_is_named(name, monkeypatch):
     cut_into_blocks(monkeypatch, rows=2)
     features, labels = torch.zeros(7, 3), torch.tensor([0, 1, 0, 1, 0, 1, 0])
@@ -643,14 +638,11 @@ def test_bad_sample_in_a_later_block_is_named(name, monkeypatch):
         gatherers()[name].update(features[:2], labels[:3])
 
 
-@pytest.mark.parametrize("name", ["ClassMeans", "Projections", "ClassMoments"])
+@GATHERERS
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64])
 def test_integer_labels_of_any_width(name, dtype):
-    gathered = gatherers()[name]
     features, labels = good_batch()
-    gathered.update(features, labels.to(dtype))
-    counts = gathered.means.counts if name == "ClassMoments" else gathered.counts
-    assert counts.tolist() == [2, 2]
+    assert counts_of(gather(gatherers()[name], [(features, labels.to(dtype))])) == [2, 2]
 
 
 def test_narrow_labels_of_many_classes():
@@ -669,10 +661,8 @@ def test_fewer_than_two_classes(kind, num_classes):
 
 
 def test_a_class_without_samples_is_named():
-    means = ClassMeans(4)
-    means.update(torch.zeros(3, 2), torch.tensor([0, 2, 2]))
-    moments = ClassMoments(4)
-    moments.update(torch.zeros(3, 2), torch.tensor([0, 2, 2]))
+    batch = [(torch.zeros(3, 2), torch.tensor([0, 2, 2]))]
+    means, moments = means_of(batch, 4), moments_of(batch, 4)
     message = r"class 1, 3 has no samples, so its mean is undefined \(counts: \[1, 0, 2, 0\]\); pass more data"
     for call in (lambda: means.class_means, lambda: Projections(means), moments.statistics):
         with pytest.raises(ValueError, match=message):
@@ -680,8 +670,7 @@ def test_a_class_without_samples_is_named():
 
 
 def test_of_many_empty_classes_the_first_are_named():
-    means = ClassMeans(1000)
-    means.update(torch.zeros(2, 2), torch.tensor([1, 999]))
+    means = means_of([(torch.zeros(2, 2), torch.tensor([1, 999]))], 1000)
     with pytest.raises(ValueError, match=r"class 0, 2, 3, 4, 5, … has no samples.*998 of 1000 are zero"):
         _ = means.class_means
 
@@ -693,21 +682,16 @@ def test_nothing_seen_at_all(call):
 
 
 def test_a_class_missing_from_the_second_sweep_is_named():
-    means = ClassMeans(2)
-    means.update(*good_batch())
-    projections = projections_of([(torch.zeros(2, 3), torch.tensor([0, 0]))], means)
-    with pytest.raises(
-        ValueError,
-        match=r"class 1 has no samples in the second sweep.* \(counts: \[2, 0\]\); pass samples of every class",
-    ):
+    projections = projections_of([(torch.zeros(2, 3), torch.tensor([0, 0]))], means_of([good_batch()], 2))
+    message = r"class 1 has no samples in the second sweep.* \(counts: \[2, 0\]\); pass samples of every class"
+    with pytest.raises(ValueError, match=message):
         projections.statistics()
 
 
 def test_an_empty_batch_changes_nothing():
     for gathered in gatherers().values():
-        gathered.update(*good_batch())
-        gathered.update(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
-        assert (gathered.means if isinstance(gathered, ClassMoments) else gathered).counts.tolist() == [2, 2]
+        gather(gathered, [good_batch(), (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))])
+        assert counts_of(gathered) == [2, 2]
 
 
 # ---- what does not fit together
@@ -715,16 +699,13 @@ def test_an_empty_batch_changes_nothing():
 
 def test_merging_other_numbers_of_classes_or_features_is_refused():
     for kind in (ClassMeans, ClassMoments):
-        mine, classes, narrow = kind(2), kind(3), kind(2)
-        mine.update(*good_batch())
-        classes.update(*good_batch())
-        narrow.update(torch.zeros(2, 1), torch.tensor([0, 1]))
+        mine, classes = gather(kind(2), [good_batch()]), gather(kind(3), [good_batch()])
+        narrow = gather(kind(2), [(torch.zeros(2, 1), torch.tensor([0, 1]))])
         with pytest.raises(ValueError, match="cannot merge means of 2 and of 3 classes"):
             mine.merge(classes)
         with pytest.raises(ValueError, match="cannot merge means of 3 and of 1 features"):
             mine.merge(narrow)
-        means = mine if kind is ClassMeans else mine.means
-        assert means.counts.tolist() == [2, 2]
+        assert counts_of(mine) == [2, 2]
 
 
 def test_merging_projections_on_other_means_is_refused():

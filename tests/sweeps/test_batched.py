@@ -17,6 +17,7 @@ from neurocollapse.sweeps import RunFolder, Sweep, run_id
 from neurocollapse.sweeps.engines import batched
 from neurocollapse.sweeps.engines.batched import train_batched as train_with_all_cores
 from neurocollapse.sweeps.resuming import execute
+from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig, stack_key
 
 GAUSSIAN = load_dataset("gaussian")
@@ -112,7 +113,7 @@ def test_a_network_that_cannot_be_stacked_fails_its_program_alone(tmp_path):
     assert ends[1].kind == "done"
     assert ends[0].kind == "failed"
     assert (
-        "mlp has frozen parameters, or buffers as those of batch normalisation (features.2.running_mean"
+        "mlp has frozen parameters, or buffers like those of batch normalisation (features.2.running_mean"
         in ends[0].message
     )
     assert "train its runs in processes of their own" in ends[0].message
@@ -144,7 +145,7 @@ def test_a_damaged_checkpoint_fails_its_run_alone(tmp_path):
 
 
 def test_a_run_that_another_process_trains_is_not_waited_for(tmp_path):
-    with folder(tmp_path, SMALL).lock():
+    with RunWriter(tmp_path / run_id(SMALL, GAUSSIAN)).lock():
         (event,) = train_batched([SMALL], tmp_path)
     assert event.kind == "failed"
     assert "another process is training a run of this program" in event.message

@@ -22,6 +22,7 @@ from neurocollapse.sweeps import Event, RunFolder, Sweep, default_workers, run_i
 from neurocollapse.sweeps.engines import processes, work
 from neurocollapse.sweeps.engines.processes import train_side_by_side
 from neurocollapse.sweeps.resuming import execute
+from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig
 
 GAUSSIAN = load_dataset("gaussian")
@@ -167,7 +168,7 @@ def test_closing_the_iterator_ends_the_processes_and_keeps_what_is_saved(tmp_pat
         assert not any(ended(pid) for pid in children)
     assert all(ended(pid) for pid in children)
     assert not multiprocessing.active_children()
-    begun = [RunFolder(tmp_path / run_id(config, GAUSSIAN)) for config in configs]
+    begun = [RunWriter(tmp_path / run_id(config, GAUSSIAN)) for config in configs]
     assert [folder.begun for folder in begun] == [True, True, False, False]
     assert all(folder.resume_point() for folder in begun[:2])
 

@@ -22,6 +22,7 @@ from neurocollapse.sweeps import ENGINES, RunFolder, Sweep, run_id
 from neurocollapse.sweeps.engines import ray_cluster
 from neurocollapse.sweeps.engines.processes import train_side_by_side
 from neurocollapse.sweeps.engines.ray_cluster import RETRIES, train_on_ray
+from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig
 
 slow = pytest.mark.slow
@@ -148,7 +149,7 @@ def test_closing_the_iterator_cancels_the_tasks_and_keeps_what_is_saved(tmp_path
             seen.add(event.index)
             if seen == {0, 1} and event.epoch > 2:
                 break
-    begun = [RunFolder(tmp_path / run_id(config, GAUSSIAN)) for config in configs]
+    begun = [RunWriter(tmp_path / run_id(config, GAUSSIAN)) for config in configs]
     assert [folder.begun for folder in begun] == [True, True, False, False]
     for folder in begun[:2]:
         with folder.lock(lambda: pytest.fail("a worker goes on")):
@@ -209,7 +210,7 @@ ENDS = {
 @pytest.mark.parametrize(("status", "stop"), ENDS.values(), ids=ENDS)
 def test_when_the_command_ends_so_do_its_workers(tmp_path, status, stop):
     process = start(tmp_path, "--epochs", "100000")
-    run = RunFolder(tmp_path / run_id(dataclasses.replace(SMALL, epochs=100_000), GAUSSIAN))
+    run = RunWriter(tmp_path / run_id(dataclasses.replace(SMALL, epochs=100_000), GAUSSIAN))
     wait_for((run.path / "checkpoint.safetensors").exists)
     stop(process)
     _, said = process.communicate(timeout=60)
@@ -247,12 +248,12 @@ def run(capsys, monkeypatch):
     [
         (
             ["--address", "auto"],
-            "error: --address auto is that of a Ray cluster, and the engine is processes; add --engine ray\n",
+            "error: address auto is that of a Ray cluster, and the engine is processes; choose the engine ray\n",
         ),
         (["--engine", "threads"], f"error: there is no engine 'threads'; choose from {', '.join(ENGINES)}\n"),
         (
             ["--engine", "ray"],
-            "error: --engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'\n",
+            "error: engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'\n",
         ),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",
@@ -269,7 +270,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(tmp_path, run, monkeypatch, 
     monkeypatch.setattr("neurocollapse.sweeps.engines.ray_cluster.find_spec", lambda _: True)
     status, said = run("train", "--engine", "ray", "--address", address, "--out", str(tmp_path / "out"))
     assert (status, said.count("\n")) == (2, 1)
-    assert said.startswith(f"error: --address {address}: no Ray cluster answers there (")
+    assert said.startswith(f"error: address {address}: no Ray cluster answers there (")
     assert "give HOST:PORT of one that `ray start --head` began, or auto on one of its machines" in said
 
 
@@ -283,7 +284,7 @@ def test_where_the_cluster_that_auto_finds_is_gone_is_one_line(tmp_path, run, mo
         monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: "127.0.0.1:1")
     status, said = run("train", "--engine", "ray", "--address", "auto", "--out", str(tmp_path / "out"))
     assert (status, said.count("\n")) == (2, 1)
-    assert said.startswith("error: --address auto: no Ray cluster answers there ([Errno 111]")
+    assert said.startswith("error: address auto: no Ray cluster answers there ([Errno 111]")
 
 
 def test_where_auto_finds_none_is_one_line(tmp_path, run, monkeypatch):
@@ -292,7 +293,7 @@ def test_where_auto_finds_none_is_one_line(tmp_path, run, monkeypatch):
     monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
     status, said = run("train", "--engine", "ray", "--address", "auto", "--out", str(tmp_path / "out"))
     assert (status, said.count("\n")) == (2, 1)
-    assert said.startswith("error: --address auto: no Ray cluster answers there (Could not find any running Ray")
+    assert said.startswith("error: address auto: no Ray cluster answers there (Could not find any running Ray")
 
 
 # A cluster

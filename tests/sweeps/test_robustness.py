@@ -128,7 +128,7 @@ def test_a_disk_that_is_read_only_is_one_line(small_disk):
     status, printed, said = train(sweep, small_disk)
     assert (status, printed) == (2, "")
     assert said == (
-        f"error: --out {small_disk}: {small_disk} is not a folder that can be written to; name another "
+        f"error: out {small_disk}: {small_disk} is not a folder that can be written to; name another "
         f"(Read-only file system)\n"
     )
 

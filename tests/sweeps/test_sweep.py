@@ -8,11 +8,12 @@ import time
 import pytest
 import torch
 
+from neurocollapse import NeurocollapseError
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweeps import Sweep
 from neurocollapse.sweeps import checks as checking
 from neurocollapse.sweeps.axes import estimate_seconds
-from neurocollapse.training import RunConfig, train
+from neurocollapse.training import RunConfig, epochs
 
 GAUSSIAN = load_dataset("gaussian")
 SMALL = RunConfig(
@@ -35,14 +36,29 @@ def test_a_sweep_is_the_product_of_its_axes_in_order():
 
 def test_a_sweep_without_axes_is_its_base():
     assert list(Sweep(SMALL, {})) == [SMALL]
-    assert len(Sweep(SMALL, {"seed": ()})) == 0
+    assert len(Sweep(SMALL, {})) == 1
 
 
-def test_what_makes_no_sense_is_refused():
-    with pytest.raises(TypeError, match="no_such_field"):
-        list(Sweep(SMALL, {"no_such_field": (1,)}))
-    with pytest.raises(ValueError, match="epochs must be at least 0, got -1"):
-        list(Sweep(SMALL, {"epochs": (1, -1)}))
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"no_such_field": (1,)}, "a run has no field 'no_such_field'; there are dataset, "),
+        ({"sead": (1,)}, r"a run has no field 'sead' \(did you mean 'seed'\?\); there are"),
+        ({"epochs": (1, -1)}, "epochs must be at least 0, got -1"),
+        ({"network": "mlp"}, "network takes a sequence of values, got 'mlp'; write"),
+        ({"seed": 3}, "seed takes a sequence of values, got 3; write"),
+        ({"seed": ()}, "seed needs at least one value, got none"),
+        ({"weight_decay": (0.0, 0.0)}, "weight_decay has a value twice: 0.0, 0.0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_when_the_sweep_is_made(axes, message):
+    with pytest.raises(NeurocollapseError, match=message):
+        Sweep(SMALL, axes)
+
+
+def test_a_generator_of_values_is_not_used_up():
+    runs = Sweep(SMALL, {"seed": (seed for seed in range(3))})
+    assert [run.seed for run in runs] == [run.seed for run in runs] == [0, 1, 2]
 
 
 def test_a_sweep_shows_its_axes_and_what_its_runs_share():
@@ -66,12 +82,12 @@ def test_a_sweep_shows_its_axes_and_what_its_runs_share():
 
 def test_the_estimate_is_of_the_right_size():
     config = dataclasses.replace(SMALL, width=128, epochs=30)
-    list(train(dataclasses.replace(config, epochs=1), GAUSSIAN))  # what is slow the first time only
+    list(epochs(dataclasses.replace(config, epochs=1), GAUSSIAN))  # what is slow the first time only
     best = float("inf")
     for _ in range(3):  # on a machine that does other things as well
         estimate = estimate_seconds(config, GAUSSIAN)
         start = time.perf_counter()
-        list(train(config, GAUSSIAN))
+        list(epochs(config, GAUSSIAN))
         ratio = estimate / (time.perf_counter() - start)
         best = min(best, max(ratio, 1 / ratio))
     assert best < 4

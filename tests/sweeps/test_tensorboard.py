@@ -302,7 +302,7 @@ def test_without_tensorboard_it_is_one_line_before_anything_is_trained(tmp_path,
     status, printed, said = run(command, *TYPED, "--out", tmp_path / "out", "--tensorboard", tmp_path / "logs")
     assert (status, printed) == (2, "")
     (line,) = said.splitlines()
-    assert line.startswith("error: --tensorboard needs TensorBoard, which is not installed (")
+    assert line.startswith("error: tensorboard needs TensorBoard, which is not installed (")
     assert line.endswith("): pip install 'neurocollapse[track]'")
     assert not list(tmp_path.iterdir())
 

@@ -1,9 +1,9 @@
 """Identities at every point, critical-point laws at exact optima, predictions under each reading."""
 
-import dataclasses
 import html
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,6 +26,7 @@ from neurocollapse.theory import (
 from neurocollapse.theory.table import NOT_CLAIMED
 from neurocollapse.training import FullBatch
 from tests.problems import Decay, free_bias, orthogonal_frame, quasi_interpolating, relu_features, rotation
+from tests.training.runs import decayed
 
 IDENTITIES, CRITICAL, SQI, THEOREM, FRAME, DECAYED_BIAS, LEMMA_2_1 = STATEMENTS
 GAUSSIAN = nc.load_dataset("gaussian", per_class=10).train
@@ -44,6 +45,12 @@ def test_numbers_are_compared_relative_to_the_larger():
     assert compare("x", 1.0, 1.5, scale=10.0, **told).residual == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize(("residual", "digits"), [(0.0, 16), (1e-6, 6), (1e-20, 16), (3.0, 0), (math.nan, math.nan)])
+def test_digits_of_agreement(residual, digits):
+    found = replace(compare("x", 0.0, 0.0, **told), residual=residual).digits
+    assert found == pytest.approx(digits, nan_ok=True)
+
+
 def test_one_number_is_compared_with_each_of_many():
     one = compare("x", 3.0, torch.tensor([2.0, 4.0]), **told)
     assert (one.predicted, one.measured) == (3.0, 3.0)
@@ -58,15 +65,6 @@ def test_of_matrices_the_norms_are_shown_and_the_difference_counts():
     assert turned.residual == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize(("residual", "digits"), [(0.0, 16), (1e-6, 6), (1e-20, 16), (3.0, 0)])
-def test_digits_of_agreement(residual, digits):
-    assert dataclasses.replace(compare("x", 0.0, 0.0, **told), residual=residual).digits == pytest.approx(digits)
-
-
-def test_digits_of_what_is_not_defined_are_not_either():
-    assert math.isnan(dataclasses.replace(compare("x", 0.0, 0.0, **told), residual=math.nan).digits)
-
-
 # Identities, at random weights
 
 
@@ -79,6 +77,10 @@ def objective(network, data, *, bias="none", weight_decay=3e-3, seed=0, **size):
         nn.init.normal_(model.classifier.bias)
     each = decays(model, find_classifier(model, data.images), weight_decay, bias)
     return FullBatch(model, data.images, data.labels, each)
+
+
+def table_of_mlp(data=GAUSSIAN, depth=2, width=24, **options):
+    return theory_table(gather_evidence(objective("mlp", data, depth=depth, width=width, **options)))
 
 
 NETWORKS = {
@@ -98,52 +100,24 @@ def test_identities_hold_at_random_weights(name, bias):
     assert len(residuals) == layers + layers + (layers - 1) + 1  # Euler, Lemma 2.2, neighbours, the central path
 
 
-class DeepConvNet(nn.Module):
-    """3×3 convolutions and ReLU, `depth` layers with the classifier."""
-
-    def __init__(self, depth):
-        super().__init__()
-        widths = [1] + [6] * (depth - 1)
-        layers = [
-            layer
-            for i, o in itertools.pairwise(widths)
-            for layer in (nn.Conv2d(i, o, 3, padding=1, bias=False), nn.ReLU())
-        ]
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        self.classifier = nn.Linear(24, 10, bias=False)
-
-    def forward(self, images):
-        return self.classifier(self.features(images))
-
-
 @pytest.mark.parametrize("depth", [2, 6, 10])
 def test_identities_hold_for_convolutional_networks_of_any_depth(depth):
     torch.manual_seed(depth)
-    model = DeepConvNet(depth)
-    each = dict.fromkeys((name for name, _ in model.named_parameters()), 1e-3)
-    table = theory_table(gather_evidence(FullBatch(model, IMAGES.images, IMAGES.labels, each)))
+    layers = []
+    for i, o in itertools.pairwise([1] + [6] * (depth - 1)):
+        layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 10, bias=False))
+    table = theory_table(gather_evidence(decayed(model, IMAGES.images, IMAGES.labels, 1e-3)))
     assert max(comparison.residual for comparison in table.sections[IDENTITIES]) <= 1e-12
 
 
-class Biased(nn.Module):
-    """A bias in a hidden layer, which breaks homogeneity."""
-
-    def __init__(self):
-        super().__init__()
-        self.hidden = nn.Linear(16, 20)
-        self.classifier = nn.Linear(20, 4, bias=False)
-
-    def forward(self, inputs):
-        return self.classifier(torch.relu(self.hidden(inputs)))
-
-
 def test_identities_fail_for_a_network_that_is_not_homogeneous():
+    """A bias in a hidden layer breaks homogeneity."""
     torch.manual_seed(0)
-    model = Biased()
-    each = dict.fromkeys((name for name, _ in model.named_parameters()), 1e-3)
-    table = theory_table(gather_evidence(FullBatch(model, GAUSSIAN.images, GAUSSIAN.labels, each)), doubt="it has one")
-    worst = max(comparison.residual for comparison in table.sections[IDENTITIES])
-    assert worst > 1e-3
+    model = nn.Sequential(nn.Linear(16, 20), nn.ReLU(), nn.Linear(20, 4, bias=False))
+    evidence = gather_evidence(decayed(model, GAUSSIAN.images, GAUSSIAN.labels, 1e-3))
+    table = theory_table(evidence, doubt="it has one")
+    assert max(comparison.residual for comparison in table.sections[IDENTITIES]) > 1e-3
     assert table.notes[0] == "it has one"
     assert {comparison.tells for comparison in table} == {NOT_CLAIMED}
 
@@ -183,22 +157,14 @@ def test_the_central_path_is_not_unique_without_decay():
 
 def evidence_of(problem, weight_decay, bias_decay=0.0):
     """The classifier of an exact problem as the only layer; its features take the place of a network's."""
-    weight = problem.weight.double()
+    weight, bias = problem.weight.double(), problem.bias
     errors = nn.functional.one_hot(problem.labels, len(weight)).double() - problem.features @ weight.T
-    errors -= 0.0 if problem.bias is None else problem.bias
+    errors -= 0.0 if bias is None else bias
     gradient = -errors.T @ problem.features / len(errors)
-    others = ()
-    if problem.bias is not None:
-        others = (Parameter("bias", problem.bias, -errors.mean(dim=0), bias_decay),)
-    return Evidence(
-        weight_decay,
-        (Parameter("classifier", weight, gradient, weight_decay),),
-        others,
-        problem.features,
-        problem.labels,
-        nc.Classifier(weight, problem.bias),
-        bias_decay,
-    )
+    layers = (Parameter("classifier", weight, gradient, weight_decay),)
+    others = () if bias is None else (Parameter("bias", bias, -errors.mean(dim=0), bias_decay),)
+    classifier = nc.Classifier(weight, bias)
+    return Evidence(weight_decay, layers, others, problem.features, problem.labels, classifier, bias_decay)
 
 
 def worst(table, reading, *, without=()):
@@ -236,7 +202,7 @@ def test_a_decayed_bias_shrinks_the_sum_of_outputs():
     C, bias_decay = 4, 0.25
     b = torch.full((C,), 1 / (C * (1 + bias_decay)), dtype=torch.float64)
     base = free_bias(Decay(C, 5))
-    table = theory_table(evidence_of(dataclasses.replace(base, bias=b), Decay(C, 5).weight, bias_decay))
+    table = theory_table(evidence_of(replace(base, bias=b), Decay(C, 5).weight, bias_decay))
     assert worst(table, DECAYED_BIAS) < 1e-12
     (stationarity,) = [row for row in table.sections[CRITICAL] if row.name == "λ_b b"]
     assert stationarity.residual < 1e-12
@@ -245,14 +211,14 @@ def test_a_decayed_bias_shrinks_the_sum_of_outputs():
 def test_sqi_is_found_and_missed():
     exact = evidence_of(quasi_interpolating(6, 9), 1e-3)
     assert worst(theory_table(exact), SQI) < 1e-12
-    shaken = dataclasses.replace(exact, features=exact.features + 0.3 * rotation(9)[exact.labels])
+    shaken = replace(exact, features=exact.features + 0.3 * rotation(9)[exact.labels])
     assert worst(theory_table(shaken), SQI) > 0.1
 
 
 @pytest.mark.parametrize("name", ["W, Eq. 2", "‖W^c‖², Eq. 3", "⟨W^c, μ_G⟩ + b_c", "NC3"])
 def test_each_prediction_can_fail(name):
     problem = free_bias(DECAY)
-    wrong = dataclasses.replace(problem, weight=1.2 * problem.weight + 0.1 * rotation(10), bias=problem.bias + 0.01)
+    wrong = replace(problem, weight=1.2 * problem.weight + 0.1 * rotation(10), bias=problem.bias + 0.01)
     rows = {row.name: row for row in theory_table(evidence_of(wrong, DECAY.weight)).sections[THEOREM]}
     assert rows[name].residual > 0.01
 
@@ -264,7 +230,7 @@ def test_lemma_2_1_is_least_where_it_says():
     labels = torch.arange(C).repeat(3)
     losses = []
     for alpha in (0.7, (C - 1) / C, 0.9):
-        problem = dataclasses.replace(
+        problem = replace(
             free_bias(Decay(C, 3)), features=frame[labels], labels=labels, weight=alpha * frame, bias=None
         )
         (row, general) = theory_table(evidence_of(problem, 1e-3)).sections[LEMMA_2_1]
@@ -279,7 +245,7 @@ def test_lemma_2_1_is_least_where_it_says():
 
 
 def test_without_decay_what_divides_by_it_is_left_out_and_named():
-    table = theory_table(gather_evidence(objective("mlp", GAUSSIAN, weight_decay=0.0, depth=3, width=24)))
+    table = table_of_mlp(weight_decay=0.0, depth=3)
     names = {row.name for row in table}
     assert not {"W, Eq. 2", "λW", "spread of the ‖W_l‖²"} & names
     assert any("equation 2, equation 3" in note for note in table.notes)
@@ -288,16 +254,17 @@ def test_without_decay_what_divides_by_it_is_left_out_and_named():
 
 def test_what_limits_the_theory_is_noted():
     evidence = gather_evidence(objective("mlp", GAUSSIAN, depth=2, width=24))
-    assert any("cannot hold exactly" in note for note in theory_table(evidence).notes)
-    few = gather_evidence(objective("mlp", IMAGES, depth=2, width=8))
-    assert any("p = 8 features hold no simplex of 10 classes" in note for note in theory_table(few).notes)
-    nine = gather_evidence(objective("mlp", IMAGES, depth=2, width=9))
-    assert any("p = 9 features hold no orthogonal frame" in note for note in theory_table(nine).notes)
-    part = dataclasses.replace(evidence, features=evidence.features[:-2], labels=evidence.labels[:-2])
-    assert any("8 to 10 samples" in note for note in theory_table(part).notes)
+    part = replace(evidence, features=evidence.features[:-2], labels=evidence.labels[:-2])
+    for table, message in (
+        (theory_table(evidence), "cannot hold exactly"),
+        (table_of_mlp(IMAGES, width=8), "p = 8 features hold no simplex of 10 classes"),
+        (table_of_mlp(IMAGES, width=9), "p = 9 features hold no orthogonal frame"),
+        (theory_table(part), "8 to 10 samples"),
+    ):
+        assert any(message in note for note in table.notes), message
 
 
-def test_a_network_that_collapsed_to_zero_is_told():
+def test_a_network_that_collapsed_to_zero_is_noted():
     zero = objective("mlp", GAUSSIAN, depth=2, width=24)
     zero.move_to(0 * zero.point)
     table = theory_table(gather_evidence(zero))
@@ -307,9 +274,8 @@ def test_a_network_that_collapsed_to_zero_is_told():
 
 
 def test_a_table_survives_json_and_is_readable():
-    table = theory_table(gather_evidence(objective("mlp", GAUSSIAN, depth=2, width=24)))
-    again = TheoryTable.from_dict(table.to_dict())
-    assert again == table
+    table = table_of_mlp()
+    assert TheoryTable.from_dict(table.to_dict()) == table
     assert len(table.to_frame()) == len(list(table))
     text = str(table)
     for row in table:
@@ -318,9 +284,9 @@ def test_a_table_survives_json_and_is_readable():
 
 
 def test_a_table_in_a_notebook_has_its_facts_and_escapes():
-    table = theory_table(gather_evidence(objective("mlp", GAUSSIAN, depth=2, width=24)))
+    table = table_of_mlp()
     (reading, (first, *_)), *_ = table.sections.items()
-    spoilt = dataclasses.replace(first, name="<script>", residual=1.25e-17)
+    spoilt = replace(first, name="<script>", residual=1.25e-17)
     table = TheoryTable({reading: (spoilt,)}, table.facts, ("<script>", *table.notes))
     shown = table._repr_html_()
     assert shown.count("&lt;script&gt;") == 2

@@ -97,7 +97,7 @@ def test_with_a_free_bias_the_paper_holds(features: str) -> None:
     assert solution.class_outputs.sum(dim=1).tolist() == pytest.approx([1.0] * C, rel=1e-9)
 
 
-def test_a_minimum_that_was_missed_is_told() -> None:
+def test_a_minimum_that_was_missed_is_noted() -> None:
     """Just below the jump to zero most single starts end in other local minima; which, rounding has a say in."""
     model = UnconstrainedModel(
         num_classes=4,

@@ -1,7 +1,7 @@
 """Shifted and mirrored images, against a loop over images; and what is drawn for them, and when."""
 
-import dataclasses
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurocollapse.datasets import Dataset, Split, load_dataset
-from neurocollapse.training import RunConfig, seeded, train
+from neurocollapse.training import RunConfig, epochs, seeded
 from neurocollapse.training.augmentation import draw_augmentation, stacked
 from neurocollapse.training.run import Run
 
@@ -157,7 +157,7 @@ def test_seed_and_epoch_decide_the_images(kind):
 def test_measurements_are_of_the_images_as_they_are():
     config = RunConfig(network="mlp", depth=2, width=4, epochs=0)
     (plain,), (augmented,) = (
-        list(train(each, toy())) for each in (config, dataclasses.replace(config, augmentation="shift_flip"))
+        list(epochs(each, toy())) for each in (config, replace(config, augmentation="shift_flip"))
     )
     assert plain.record["train.nc1"] == augmented.record["train.nc1"]
 
@@ -167,4 +167,4 @@ def test_vectors_are_refused(kind):
     config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=4, epochs=1, augmentation=kind)
     message = rf"augmentation {kind} shifts images, got samples of shape \(16,\); choose augmentation none"
     with pytest.raises(ValueError, match=message):
-        list(train(config, load_dataset("gaussian")))
+        list(epochs(config, load_dataset("gaussian")))

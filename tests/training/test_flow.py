@@ -9,16 +9,11 @@ import torch
 from torch import nn
 
 from neurocollapse import FlowError
-from neurocollapse.datasets import load_dataset
 from neurocollapse.networks import build_network
-from neurocollapse.training import FullBatch, gradient_flow
+from neurocollapse.training import gradient_flow
+from tests.training.runs import GAUSSIAN, corner, decayed, drawn
 
-GAUSSIAN = load_dataset("gaussian").train
-IMAGES, LABELS = GAUSSIAN.images, GAUSSIAN.labels
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+IMAGES, LABELS = GAUSSIAN.train.images, GAUSSIAN.train.labels
 
 
 def mlp(depth, weight_decay):
@@ -27,31 +22,23 @@ def mlp(depth, weight_decay):
     with torch.no_grad():  # layers of different norms, so that there is something to balance
         for factor, p in enumerate(model.parameters(), start=2):
             p.mul_(factor / 2)
-    return FullBatch(model, IMAGES, LABELS, {name: weight_decay for name, _ in model.named_parameters()})
+    return decayed(model, IMAGES, LABELS, weight_decay)
 
 
 def convolutional(weight_decay):
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, stride=2, padding=1, bias=False),
-        nn.ReLU(),
-        nn.Conv2d(4, 6, 3, stride=2, bias=False),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(6, 3, bias=False),
-    )
-    images, labels = drawn(30, 1, 6, 6), torch.arange(30) % 3
-    return FullBatch(model, images, labels, {name: weight_decay for name, _ in model.named_parameters()})
+    first, second = nn.Conv2d(1, 4, 3, stride=2, padding=1, bias=False), nn.Conv2d(4, 6, 3, stride=2, bias=False)
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(6, 3, bias=False))
+    return decayed(model, drawn(30, 1, 6, 6), torch.arange(30) % 3, weight_decay)
 
 
 NETWORKS = {f"mlp of depth {depth}": lambda decay, depth=depth: mlp(depth, decay) for depth in (2, 3, 5)}
 NETWORKS["convnet"] = convolutional
 
 
-def linear(samples=12, decay=0.3):
+def linear():
     torch.manual_seed(0)
-    inputs, labels = drawn(samples, 4), torch.arange(samples) % 3
-    return FullBatch(nn.Linear(4, 3, bias=False), inputs, labels, {"weight": decay})
+    return decayed(nn.Linear(4, 3, bias=False), drawn(12, 4), torch.arange(12) % 3, 0.3)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -134,13 +121,13 @@ def test_gradient_descent_comes_nearer_in_proportion_to_its_learning_rate():
 
 
 def test_more_times_change_neither_the_end_nor_much_of_the_cost():
-    (once,) = gradient_flow(mlp(3, 0.01), [1.0])
-    *_, often = gradient_flow(mlp(3, 0.01), torch.linspace(0.1, 1, 10).tolist())
+    (once,) = gradient_flow(mlp(3, 0.01), [0.5])
+    *_, often = gradient_flow(mlp(3, 0.01), torch.linspace(0.05, 0.5, 10).tolist())
     assert (once.point - often.point).norm() < 1e-3  # the steps around the kinks differ
     assert often.evaluations < 2 * once.evaluations
 
 
-def test_a_flow_goes_on_from_a_point_that_was_kept():
+def test_a_flow_resumes_from_a_kept_point():
     kept, whole = gradient_flow(mlp(3, 0.01), [0.5, 1.0])
     objective = mlp(3, 0.01)
     objective.move_to(kept.point)
@@ -186,20 +173,9 @@ def test_bad_times_are_refused_at_once(times, message):
 
 
 def test_a_flow_onto_a_kink_is_said_to_stall():
-    class Corner(nn.Module):
-        """f = (1 + |w|, 0) for the target (0, 1): pushed to w = 0 from both sides, at the speed one."""
-
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.tensor([0.5]))
-
-        def forward(self, inputs):
-            f = self.weight.abs() + inputs[:, :1]
-            return torch.cat([f, torch.zeros_like(f)], dim=1)
-
-    objective = FullBatch(Corner(), torch.ones(2, 1), torch.tensor([1, 1]), {})
+    """Pushed to w = 0 from both sides, at the speed one."""
     with pytest.raises(FlowError, match=r"stalls at time 0\.40\d+: \d+ steps since the last time asked for"):
-        list(gradient_flow(objective, [10.0], max_steps=500))
+        list(gradient_flow(corner(), [10.0], max_steps=100))
 
 
 def test_a_flow_that_needs_more_steps_than_allowed_says_so():

@@ -9,24 +9,8 @@ from torch import nn
 from neurocollapse.networks import build_network
 from neurocollapse.training import FullBatch, full_batch
 from neurocollapse.training.losses import square_loss
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-class WithBias(nn.Module):
-    """Parameters of both kinds, and one that does not train."""
-
-    def __init__(self):
-        super().__init__()
-        self.features = nn.Sequential(nn.Linear(6, 5), nn.Tanh())
-        self.classifier = nn.Linear(5, 3)
-        self.features[0].bias.requires_grad_(False)
-
-    def forward(self, inputs):
-        return self.classifier(self.features(inputs))
-
+from tests.modules import Model
+from tests.training.runs import drawn
 
 DECAYS = {"features.0.weight": 0.3, "classifier.weight": 0.02}
 INPUTS, LABELS = drawn(23, 6), torch.arange(23) % 3
@@ -34,8 +18,11 @@ INPUTS, LABELS = drawn(23, 6), torch.arange(23) % 3
 
 @pytest.fixture
 def model():
+    """Parameters of both kinds, and one that does not train."""
     torch.manual_seed(0)
-    return WithBias()
+    features = nn.Sequential(nn.Linear(6, 5), nn.Tanh())
+    features[0].bias.requires_grad_(False)
+    return Model(lambda self, x: self.classifier(self.features(x)), features=features, classifier=nn.Linear(5, 3))
 
 
 def naive(model, inputs, labels, decays):
@@ -78,12 +65,8 @@ def test_the_data_term_is_what_remains_without_decay(model):
 def test_a_parameter_decays_by_its_name_or_not_at_all(model):
     objective = FullBatch(model, INPUTS, LABELS, DECAYS)
     assert objective.decays == {"features.0.weight": 0.3, "classifier.weight": 0.02, "classifier.bias": 0.0}
-    each = objective.split(objective.decay_vector)
-    assert {name: set(entries.flatten().tolist()) for name, entries in each.items()} == {
-        "features.0.weight": {0.3},
-        "classifier.weight": {0.02},
-        "classifier.bias": {0.0},
-    }
+    for name, entries in objective.split(objective.decay_vector).items():
+        assert set(entries.flatten().tolist()) == {objective.decays[name]}
 
 
 def test_what_does_not_train_is_no_variable(model):
@@ -132,16 +115,8 @@ def test_chunks_make_no_difference(model, monkeypatch, chunk):
 
 
 def test_a_parameter_that_is_not_used_only_decays():
-    class Idle(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.idle = nn.Parameter(torch.tensor([3.0]))
-            self.classifier = nn.Linear(6, 3, bias=False)
-
-        def forward(self, inputs):
-            return self.classifier(inputs)
-
-    objective = FullBatch(Idle(), INPUTS, LABELS, {"idle": 0.5})
+    parts = {"idle": nn.Parameter(torch.tensor([3.0])), "classifier": nn.Linear(6, 3, bias=False)}
+    objective = FullBatch(Model(lambda self, x: self.classifier(x), **parts), INPUTS, LABELS, {"idle": 0.5})
     _, gradient = objective(objective.point)
     assert objective.split(gradient)["idle"].item() == 1.5
 

@@ -1,52 +1,39 @@
 """Steps that are recorded and replayed. The counting is tested everywhere, the replaying where there is a GPU."""
 
 import contextlib
-import dataclasses
+from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from neurocollapse.datasets import Dataset, Split, load_dataset
-from neurocollapse.training import RunConfig, State, epoch, recording, train, train_together
+from neurocollapse.training import RunConfig, epoch, recording, train_together
+from tests.training.runs import FEW, history, images, kept
 
-GAUSSIAN = load_dataset("gaussian", per_class=25)
 # In batches of 22, the 100 samples are five steps an epoch, the last of them on fewer.
 BASE = RunConfig(
-    dataset="gaussian", network="mlp", depth=3, width=8, batch_size=22, learning_rate=0.02, weight_decay=1e-2, epochs=3
+    dataset="gaussian", network="mlp", depth=3, width=8, batch_size=22, learning_rate=0.02, weight_decay=1e-2, epochs=2
 )
+# In batches of 22, the 100 samples are five steps an epoch, the last of them on fewer.
 VARIED = [{"seed": 0}, {"seed": 1, "weight_decay": 0.0}, {"seed": 2, "learning_rate": 0.01}]
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need an NVIDIA GPU")
 
 
-def images():
-    labels = torch.arange(60) % 3
-    pixels = torch.randn(60, 1, 9, 8, generator=torch.Generator().manual_seed(0)) + labels[:, None, None, None]
-    return Dataset("images", Split(pixels, labels), None, 3, "0" * 64, ())
-
-
 CASES = {
-    "sgd": ({}, GAUSSIAN),
-    "adam, whose steps differ by their count": ({"optimizer": "adam", "learning_rate": 2e-3}, GAUSSIAN),
-    "muon, with a λ that comes down": ({"optimizer": "muon", "decay_start": 10.0}, GAUSSIAN),
-    "balanced after every epoch": ({"balancing": "epoch"}, GAUSSIAN),
-    "one step an epoch": ({"batch_size": 1000}, GAUSSIAN),
-    "whole batches only": ({"batch_size": 25}, GAUSSIAN),
-    "batch norm, whose last batch takes one more": ({"normalization": "batch", "batch_size": 33}, GAUSSIAN),
-    "shifted images": ({"augmentation": "shift_flip", "network": "convnet"}, images()),
+    "sgd": ({}, FEW),
+    "adam, whose steps differ by their count": ({"optimizer": "adam", "learning_rate": 2e-3}, FEW),
+    "muon, with a λ that comes down": ({"optimizer": "muon", "decay_start": 10.0}, FEW),
+    "balanced after every epoch": ({"balancing": "epoch"}, FEW),
+    "one step an epoch": ({"batch_size": 1000}, FEW),
+    "whole batches only": ({"batch_size": 25}, FEW),
+    "batch norm, whose last batch takes one more": ({"normalization": "batch", "batch_size": 33}, FEW),
+    "shifted images": ({"augmentation": "shift_flip", "network": "convnet"}, images((1, 9, 8), samples=60)),
 }
 
 
-def states(config, dataset, device="cpu"):
-    return [copied(state) for state in train(config, dataset, device=device)]
-
-
-def stacked(configs, dataset, device="cpu"):
-    return [copied(state) for _, state in train_together(configs, dataset, device=device)]
-
-
-def copied(state: State) -> State:
-    return dataclasses.replace(state, tensors={name: t.cpu().clone() for name, t in state.tensors.items()})
+def stacked(configs, dataset, **options):
+    return [kept(state) for _, state in train_together(configs, dataset, **options)]
 
 
 def assert_same(first, second, **tolerance):
@@ -77,22 +64,22 @@ def by_counter(monkeypatch):
 
 
 @pytest.mark.parametrize(("options", "dataset"), CASES.values(), ids=CASES)
-def test_steps_told_by_a_counter_are_the_steps(by_counter, monkeypatch, options, dataset):
-    config = dataclasses.replace(BASE, **options)
-    counted = states(config, dataset)
+def test_steps_numbered_by_a_counter_are_the_steps(by_counter, monkeypatch, options, dataset):
+    config = replace(BASE, **options)
+    counted = history(config, dataset)
     samples, size = len(dataset.train.labels), min(config.batch_size, len(dataset.train.labels))
     joined = config.normalization == "batch" and samples % size == 1
-    assert by_counter == [samples // size - joined] * 3
+    assert by_counter == [samples // size - joined] * 2
     monkeypatch.undo()
-    assert_same(counted, states(config, dataset))
+    assert_same(counted, history(config, dataset))
 
 
 STACKED = {name: case for name, case in CASES.items() if "norm" not in name}
 
 
 @pytest.mark.parametrize(("options", "dataset"), STACKED.values(), ids=STACKED)
-def test_stacked_steps_told_by_a_counter_are_the_steps(by_counter, monkeypatch, options, dataset):
-    configs = [dataclasses.replace(BASE, **{**options, **varied}) for varied in VARIED]
+def test_stacked_steps_numbered_by_a_counter_are_the_steps(by_counter, monkeypatch, options, dataset):
+    configs = [replace(BASE, **{**options, **varied}) for varied in VARIED]
     counted = stacked(configs, dataset)
     assert by_counter
     monkeypatch.undo()
@@ -102,15 +89,7 @@ def test_stacked_steps_told_by_a_counter_are_the_steps(by_counter, monkeypatch, 
 def test_the_packages_networks_are_recorded_on_a_gpu_and_no_others():
     assert recording.is_recordable(BASE, "cuda:1")
     assert not recording.is_recordable(BASE, "cpu")
-    assert not recording.is_recordable(dataclasses.replace(BASE, network="module:function"), "cuda")
-
-
-class Stream:
-    def __init__(self, *_):
-        pass
-
-    def wait_stream(self, _):
-        pass
+    assert not recording.is_recordable(replace(BASE, network="module:function"), "cuda")
 
 
 @pytest.fixture
@@ -143,9 +122,10 @@ def gpu(monkeypatch):
             gpu.recording = None
 
     gpu = Gpu()
-    for name, stand_in in {"Stream": Stream, "CUDAGraph": Graph, "graph": record}.items():
+    for name, stand_in in {"CUDAGraph": Graph, "graph": record}.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: Mock())
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
     return gpu
 
@@ -153,13 +133,13 @@ def gpu(monkeypatch):
 @pytest.mark.parametrize("times", [0, 1, 3, 4, 10])
 def test_as_many_steps_are_taken_as_are_asked_for(gpu, times):
     recorded = recording.Recording(gpu.step, "cuda")
-    for epochs in (1, 2, 3):
+    for calls in (1, 2, 3):
         recorded.repeat(times)
-        assert gpu.taken == epochs * times
+        assert gpu.taken == calls * times
     assert gpu.recorded == (times > 3)
 
 
-def test_what_cannot_be_recorded_is_launched_anew_and_told(gpu):
+def test_a_step_that_cannot_be_recorded_is_launched_each_time_with_a_warning(gpu):
     gpu.failing = True
     recorded = recording.Recording(gpu.step, "cuda")
     with pytest.warns(UserWarning, match=r"cannot be recorded as a CUDA graph, .* \(not while it is recorded\)"):
@@ -171,15 +151,15 @@ def test_what_cannot_be_recorded_is_launched_anew_and_told(gpu):
 @needs_gpu
 @pytest.mark.parametrize(("options", "dataset"), CASES.values(), ids=CASES)
 def test_on_a_gpu_what_is_replayed_is_what_is_launched(monkeypatch, options, dataset):
-    config = dataclasses.replace(BASE, **options, epochs=2)
-    replayed = states(config, dataset, "cuda")
+    config = replace(BASE, **options)
+    replayed = history(config, dataset, device="cuda")
     monkeypatch.setattr(epoch, "is_recordable", lambda config, device: False)
-    assert_same(replayed, states(config, dataset, "cuda"), rtol=1e-4, atol=1e-5)
+    assert_same(replayed, history(config, dataset, device="cuda"), rtol=1e-4, atol=1e-5)
 
 
 @needs_gpu
 def test_on_a_gpu_stacked_steps_are_replayed_too(monkeypatch):
-    configs = [dataclasses.replace(BASE, **varied) for varied in VARIED]
-    replayed = stacked(configs, GAUSSIAN, "cuda")
+    configs = [replace(BASE, epochs=3, **varied) for varied in VARIED]
+    replayed = stacked(configs, FEW, device="cuda")
     monkeypatch.setattr(epoch, "is_recordable", lambda config, device: False)
-    assert_same(replayed, stacked(configs, GAUSSIAN, "cuda"), rtol=1e-4, atol=1e-5)
+    assert_same(replayed, stacked(configs, FEW, device="cuda"), rtol=1e-4, atol=1e-5)

@@ -7,31 +7,26 @@ import pytest
 import torch
 from torch import nn
 
-from neurocollapse.datasets import load_dataset
 from neurocollapse.networks import build_network, layer_weights
-from neurocollapse.training import FullBatch, refine
+from neurocollapse.training import refine
+from tests.modules import Model
+from tests.training.runs import FEW, corner, decayed, drawn
 
-GAUSSIAN = load_dataset("gaussian").train
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+IMAGES, LABELS = FEW.train.images, FEW.train.labels
 
 
-def mlp(depth=2, weight_decay=1e-3, width=16, network=None):
+def mlp(depth=2, weight_decay=1e-3, width=10, network=None):
     torch.manual_seed(0)
-    model = network or build_network("mlp", tuple(GAUSSIAN.images.shape[1:]), 4, depth=depth, width=width)
+    model = network or build_network("mlp", tuple(IMAGES.shape[1:]), 4, depth=depth, width=width)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.5)
-    return FullBatch(
-        model, GAUSSIAN.images, GAUSSIAN.labels, {name: weight_decay for name, _ in model.named_parameters()}
-    )
+    return decayed(model, IMAGES, LABELS, weight_decay)
 
 
-def ridge(samples=60, decay=0.05):
+def ridge():
     torch.manual_seed(0)
-    return FullBatch(nn.Linear(8, 3, bias=False), drawn(samples, 8), torch.arange(samples) % 3, {"weight": decay})
+    return decayed(nn.Linear(8, 3, bias=False), drawn(60, 8), torch.arange(60) % 3, 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +125,7 @@ def test_what_the_caller_does_in_between_changes_nothing():
         objective.move_to(torch.zeros_like(objective.point))
 
 
-def test_it_goes_on_from_a_point_that_was_kept(trained):
+def test_it_resumes_from_a_kept_point(trained):
     _, states = trained
     objective = mlp()
     objective.move_to(states[len(states) // 2].point)
@@ -139,17 +134,11 @@ def test_it_goes_on_from_a_point_that_was_kept(trained):
     assert last.status == "converged"
 
 
-class Functional(nn.Module):
-    """The network of two layers, with ReLU as a function of torch."""
-
-    def __init__(self, relu):
-        super().__init__()
-        torch.manual_seed(0)
-        self.hidden, self.classifier = nn.Linear(16, 16, bias=False), nn.Linear(16, 4, bias=False)
-        self.relu = relu
-
-    def forward(self, inputs):
-        return self.classifier(self.relu(self.hidden(inputs.flatten(1))))
+def with_relu(relu):
+    """The network of two layers, with `relu` between them."""
+    torch.manual_seed(0)
+    hidden, classifier = nn.Linear(16, 16, bias=False), nn.Linear(16, 4, bias=False)
+    return Model(lambda self, x: self.classifier(relu(self.hidden(x.flatten(1)))), hidden=hidden, classifier=classifier)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +147,7 @@ class Functional(nn.Module):
     ids=["torch.relu", "functional", "in place", "functional in place"],
 )
 def test_relus_are_found_however_they_are_called(relu):
-    states = zip(refine(mlp(network=Functional(relu))), refine(mlp(network=Functional(nn.ReLU()))), strict=False)
+    states = zip(refine(mlp(network=with_relu(relu))), refine(mlp(network=with_relu(nn.ReLU()))), strict=False)
     for state, expected in itertools.islice(states, 4):
         assert torch.equal(state.point, expected.point)
         assert state.kinks == expected.kinks
@@ -166,18 +155,7 @@ def test_relus_are_found_however_they_are_called(relu):
 
 
 def test_a_kink_that_is_no_relu_ends_as_stalled():
-    class Corner(nn.Module):
-        """f = (1 + |w|, 0) for the target (0, 1): least at w = 0, where the gradient is of size one on both sides."""
-
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.tensor([0.5]))
-
-        def forward(self, inputs):
-            f = inputs[:, :1] + self.weight.abs()
-            return torch.cat([f, torch.zeros_like(f)], dim=1)
-
-    *_, last = refine(FullBatch(Corner(), torch.ones(2, 1), torch.tensor([1, 1]), {}), patience=5)
+    *_, last = refine(corner(), patience=5)
     assert last.status == "stalled"
     assert last.loss == pytest.approx(1, abs=1e-6)
     assert last.kinks == 0
@@ -199,12 +177,9 @@ def test_a_critical_point_is_left_where_it_is():
 
 @pytest.mark.slow
 def test_a_deeper_network_and_a_convolutional_one_come_far():
+    convolution = nn.Conv2d(1, 6, 3, stride=2, padding=1, bias=False)
     convolutional = nn.Sequential(
-        nn.Unflatten(1, (1, 4, 4)),
-        nn.Conv2d(1, 6, 3, stride=2, padding=1, bias=False),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(24, 4, bias=False),
+        nn.Unflatten(1, (1, 4, 4)), convolution, nn.ReLU(), nn.Flatten(), nn.Linear(24, 4, bias=False)
     )
     for objective in (mlp(depth=3, weight_decay=3e-3), mlp(network=convolutional, weight_decay=3e-3)):
         first, *_, last = refine(objective, max_iterations=500)

@@ -1,13 +1,13 @@
 """What a record keeps to be looked at, against the features it is made of."""
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
 
 from neurocollapse.datasets import load_dataset
 from neurocollapse.measuring import gather
-from neurocollapse.training import RunConfig, train, train_together
+from neurocollapse.training import RunConfig, epochs, train_together
 from neurocollapse.training.snapshot import shown_samples, snapshot
 
 GAUSSIAN = load_dataset("gaussian")
@@ -47,9 +47,9 @@ def test_products_are_those_of_centred_features_and_rows(num_classes):
 
 
 def test_a_state_has_a_snapshot_where_it_has_a_record_and_stacked_runs_have_the_same():
-    states = list(train(SMALL, GAUSSIAN))
+    states = list(epochs(SMALL, GAUSSIAN))
     assert [state.snapshot is not None for state in states] == [state.record is not None for state in states]
-    stacked = [state for _, state in train_together([SMALL, dataclasses.replace(SMALL, seed=1)], GAUSSIAN)]
+    stacked = [state for _, state in train_together([SMALL, replace(SMALL, seed=1)], GAUSSIAN)]
     for mine, other in zip(states, stacked[::2], strict=True):
         for name, values in mine.snapshot.items():
             torch.testing.assert_close(values, other.snapshot[name], rtol=1e-3, atol=1e-4)

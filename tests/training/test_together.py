@@ -1,8 +1,8 @@
 """Runs trained as one program: each is what it is alone, whatever happens to the others."""
 
-import dataclasses
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +10,11 @@ from scipy import stats
 from torch import nn
 
 from neurocollapse import DivergedError, NetworkError
-from neurocollapse.datasets import Dataset, Split, load_dataset
-from neurocollapse.training import RunConfig, State, train, train_together
+from neurocollapse.datasets import load_dataset
+from neurocollapse.training import RunConfig, State, epochs, train_together
+from tests.modules import Model
+from tests.training.runs import FEW, GAUSSIAN, history, images, kept
 
-GAUSSIAN = load_dataset("gaussian")
-FEW = load_dataset("gaussian", per_class=25)
 MODULE = "stacked_networks"
 
 # In batches of 22, the 100 samples are five steps an epoch, the last of them on fewer.
@@ -36,19 +36,9 @@ VARIED = (
 )
 
 
-class Double(nn.Module):
-    """A network in float64, which takes the images of float32."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network.double()
-
-    def forward(self, images):
-        return self.network(images.double())
-
-
 def double(*layers):
-    return Double(nn.Sequential(*layers))
+    """A network in float64, which takes the images of float32."""
+    return Model(lambda model, images: model.network(images.double()), network=nn.Sequential(*layers).double())
 
 
 def mlp(shape, classes, *between, bias=False):
@@ -76,31 +66,12 @@ def networks(monkeypatch):
     monkeypatch.setitem(sys.modules, MODULE, module)
 
 
-def images(shape=(2, 9, 8), classes=3, samples=70):
-    """Few and random; neither as high as wide, nor a whole number of batches."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(samples) % classes
-    pixels = (
-        torch.randn(samples, *shape, generator=generator) + torch.randn(classes, *shape, generator=generator)[labels]
-    )
-    return Dataset("images", Split(pixels, labels), None, classes, "0" * 64, ())
-
-
 def configs_of(base=SMALL, varied=VARIED):
-    return [dataclasses.replace(base, **options) for options in varied]
+    return [replace(base, **options) for options in varied]
 
 
-def kept(state: State) -> State:
-    """With tensors of its own: those yielded are the live ones."""
-    return dataclasses.replace(state, tensors={name: t.clone() for name, t in state.tensors.items()})
-
-
-def alone(configs, dataset, resumes=None):
-    resumes = resumes or [None] * len(configs)
-    return [
-        [kept(s) for s in train(config, dataset, resume=resume)]
-        for config, resume in zip(configs, resumes, strict=True)
-    ]
+def alone(configs, dataset):
+    return [history(config, dataset) for config in configs]
 
 
 def together(configs, dataset, **options):
@@ -126,6 +97,13 @@ def assert_close(first, second, rel=1e-10):
             assert value is its or value == pytest.approx(its, rel=1e2 * rel, abs=rel, nan_ok=True), key
 
 
+def assert_each_is_as_alone(configs, dataset, **tolerance):
+    stacked = together(configs, dataset)
+    for one, other in zip(alone(configs, dataset), stacked, strict=True):
+        assert_close(one, other, **tolerance)
+    return stacked
+
+
 OPTIONS = {
     "sgd": {},
     "no momentum": {"momentum": 0.0},
@@ -142,39 +120,31 @@ OPTIONS = {
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_runs_together_are_each_alone(options):
     """Ten steps in float64."""
-    configs = configs_of(dataclasses.replace(SMALL, **options))
-    stacked = together(configs, FEW)
-    for one, other in zip(alone(configs, FEW), stacked, strict=True):
-        assert_close(one, other)
-    assert len({run[-1].objective for run in stacked}) == len(configs)  # no run is another
+    stacked = assert_each_is_as_alone(configs_of(replace(SMALL, **options)), FEW)
+    assert len({run[-1].objective for run in stacked}) == len(stacked)  # no run is another
 
 
 @pytest.mark.parametrize("loss", ["square", "cross_entropy"])
 @pytest.mark.parametrize("augmentation", ["none", "shift", "shift_flip"])
 def test_augmented_images_together_are_each_alone(augmentation, loss):
-    base = dataclasses.replace(SMALL, network=f"{MODULE}:conv", augmentation=augmentation, loss=loss)
-    configs = configs_of(base)
-    for one, other in zip(alone(configs, images()), together(configs, images()), strict=True):
-        assert_close(one, other)
+    base = replace(SMALL, network=f"{MODULE}:conv", augmentation=augmentation, loss=loss)
+    assert_each_is_as_alone(configs_of(base), images())
 
 
 def test_augmentation_changes_the_runs():
-    base = dataclasses.replace(SMALL, network=f"{MODULE}:conv", epochs=1)
-    configs = [dataclasses.replace(base, augmentation=kind) for kind in ("none", "shift", "shift_flip")]
+    base = replace(SMALL, network=f"{MODULE}:conv", epochs=1)
+    configs = [replace(base, augmentation=kind) for kind in ("none", "shift", "shift_flip")]
     assert len({run[-1].objective for run in alone(configs, images())}) == 3
 
 
 def test_labels_with_noise_are_the_data_sets():
-    noisy = load_dataset("gaussian", per_class=25, label_noise=0.5, seed=3)
-    configs = configs_of()
-    for one, other in zip(alone(configs, noisy), together(configs, noisy), strict=True):
-        assert_close(one, other)
+    assert_each_is_as_alone(configs_of(), load_dataset("gaussian", per_class=25, label_noise=0.5, seed=3))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_runs_resumed_at_different_epochs_go_on_together(optimizer):
     """One from the start, one from the middle, one that has ended, and one with its last epoch to go."""
-    configs = configs_of(dataclasses.replace(SMALL, optimizer=optimizer, learning_rate=2e-3, epochs=3))
+    configs = configs_of(replace(SMALL, optimizer=optimizer, learning_rate=2e-3, epochs=3))
     whole = alone(configs, FEW)
     resumes = [None, *((run[at].tensors, run[at].record) for run, at in zip(whole[1:], (1, 3, 2), strict=True))]
     stacked = together(configs, FEW, resumes=resumes)
@@ -185,18 +155,15 @@ def test_runs_resumed_at_different_epochs_go_on_together(optimizer):
 
 def test_runs_of_different_lengths_leave_one_by_one():
     """One ends early by its own tolerance; the others go on as alone."""
-    configs = configs_of(dataclasses.replace(SMALL, epochs=4))
-    configs[1] = dataclasses.replace(configs[1], gradient_tolerance=1e3)
-    stacked = together(configs, FEW)
-    assert [len(run) for run in stacked] == [5, 1, 5, 5]
-    for one, other in zip(alone(configs, FEW), stacked, strict=True):
-        assert_close(one, other)
+    configs = configs_of(replace(SMALL, epochs=4))
+    configs[1] = replace(configs[1], gradient_tolerance=1e3)
+    assert [len(run) for run in assert_each_is_as_alone(configs, FEW)] == [5, 1, 5, 5]
 
 
 @pytest.mark.parametrize("place", [0, 2])
-def test_a_run_that_diverges_is_told_and_the_others_go_on(place):
-    configs = configs_of(dataclasses.replace(SMALL, epochs=4))
-    configs[place] = dataclasses.replace(configs[place], learning_rate=1e8)
+def test_a_run_that_diverges_is_named_and_the_others_continue(place):
+    configs = configs_of(replace(SMALL, epochs=4))
+    configs[place] = replace(configs[place], learning_rate=1e8)
     stacked = together(configs, FEW)
     *states, error = stacked[place]
     assert isinstance(error, DivergedError)
@@ -204,7 +171,7 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on(place):
     assert [state.epoch for state in states] == list(range(len(states)))
     assert states  # what was recorded before
     with pytest.raises(DivergedError) as caught:
-        list(train(configs[place], FEW))
+        list(epochs(configs[place], FEW))
     assert str(caught.value) == str(error)
     for index in {0, 1, 2, 3} - {place}:
         assert_close(alone([configs[index]], FEW)[0], stacked[index])
@@ -217,35 +184,28 @@ def test_random_numbers_of_the_caller_are_untouched():
 
 
 @pytest.mark.parametrize(
-    ("network", "told"),
+    ("options", "message"),
     [
         (
-            "batch_norm",
-            r"buffers as those of batch normalisation \(network\.1\.running_mean, network\.1\.running_var, network",
+            {"network": f"{MODULE}:batch_norm"},
+            r"batch_norm.*buffers like those of batch normalisation \(network\.1\.running_mean, network\.1\.running_var",
         ),
-        ("frozen", r"frozen parameters, or buffers.*\(network\.0\.weight\)"),
-        ("dropout", r"cannot be trained stacked \(.*random"),
+        ({"network": f"{MODULE}:frozen"}, r"frozen.*frozen parameters, or buffers.*\(network\.0\.weight\)"),
+        ({"network": f"{MODULE}:dropout"}, r"dropout.*cannot be trained stacked \(.*random"),
+        (
+            {"network": "mlp", "depth": 2, "width": 8, "normalization": "batch"},
+            "mlp has frozen parameters, or buffers.*",
+        ),
     ],
 )
-def test_a_network_that_cannot_be_stacked_is_told_with_the_remedy(network, told):
-    configs = configs_of(dataclasses.replace(SMALL, network=f"{MODULE}:{network}"))
-    with pytest.raises(NetworkError, match=f"{MODULE}:{network}.*{told}.*; train its runs in processes of their own"):
-        together(configs, FEW)
-
-
-def test_the_packages_network_with_batch_normalisation_cannot_be_stacked():
-    config = dataclasses.replace(SMALL, network="mlp", depth=2, width=8, normalization="batch")
-    with pytest.raises(
-        NetworkError, match=r"mlp has frozen parameters, or buffers.*train its runs in processes of their own"
-    ):
-        together([config, dataclasses.replace(config, seed=1)], FEW)
+def test_a_network_that_cannot_be_stacked_is_refused_with_the_remedy(options, message):
+    with pytest.raises(NetworkError, match=f"{message}.*; train its runs in processes of their own"):
+        together(configs_of(replace(SMALL, **options)), FEW)
 
 
 def test_the_packages_networks_in_float32_part_by_rounding_only():
-    config = dataclasses.replace(SMALL, network="mlp", depth=3, width=12, epochs=2)
-    configs = configs_of(config)
-    for one, other in zip(alone(configs, FEW), together(configs, FEW), strict=True):
-        assert_close(one, other, rel=1e-4)
+    configs = configs_of(replace(SMALL, network="mlp", depth=3, width=12, epochs=2))
+    assert_each_is_as_alone(configs, FEW, rel=1e-4)
 
 
 def ends(runs):
@@ -255,11 +215,11 @@ def ends(runs):
 
 @pytest.mark.slow
 def test_long_runs_together_end_as_those_alone_in_distribution():
-    """Two samples of 20 seeds, Kolmogorov and Smirnov's test at the level 0.001; and it tells another decay."""
+    """Two samples of 20 seeds, Kolmogorov and Smirnov's test at the level 0.001, which detects another decay."""
     base = RunConfig(dataset="gaussian", network="mlp", depth=4, width=32, weight_decay=2e-3, epochs=60)
     seeds = [{"seed": seed} for seed in range(20)]
     separate, stacked = (ends(way(configs_of(base, seeds), GAUSSIAN)) for way in (alone, together))
-    other = ends(together(configs_of(dataclasses.replace(base, weight_decay=4e-3), seeds), GAUSSIAN))
+    other = ends(together(configs_of(replace(base, weight_decay=4e-3), seeds), GAUSSIAN))
     for one, its, of_other in zip(separate, stacked, other, strict=True):
         assert stats.ks_2samp(one, its).pvalue > 1e-3
         assert stats.ks_2samp(one, of_other).pvalue < 1e-3

@@ -1,9 +1,9 @@
 """Training: the objective, what is recorded, when it stops, and that the same configuration gives the same bits."""
 
-import dataclasses
 import inspect
 import math
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neurocollapse import DivergedError, NetworkError, training
-from neurocollapse.datasets import Dataset, Split, load_dataset
+from neurocollapse.datasets import Dataset, Split
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import balance, build_network, find_layers, initialize
-from neurocollapse.training import RunConfig, State, learning_rate, network_of, recorded_epochs, train
+from neurocollapse.training import RunConfig, epochs, learning_rate, network_of, recorded_epochs
 from neurocollapse.training.run import Run
 from neurocollapse.training.schedule import decay_factor
+from tests.modules import Model
+from tests.training.runs import GAUSSIAN, history, kept, toy
 
 SMALL = RunConfig(
     dataset="gaussian",
@@ -35,17 +37,7 @@ SMALL = RunConfig(
     batch_size=64,
     epochs=6,
 )
-FULL_BATCH = dataclasses.replace(SMALL, optimizer="sgd", momentum=0.0, schedule="constant", batch_size=10**6)
-GAUSSIAN = load_dataset("gaussian")
-
-
-def history(config, dataset=GAUSSIAN, **options):
-    """All states, with tensors of their own: those yielded are the live ones."""
-    return [kept(state) for state in train(config, dataset, **options)]
-
-
-def kept(state: State) -> State:
-    return dataclasses.replace(state, tensors={name: t.clone() for name, t in state.tensors.items()})
+FULL_BATCH = replace(SMALL, optimizer="sgd", momentum=0.0, schedule="constant", batch_size=10**6)
 
 
 def records(states):
@@ -77,17 +69,6 @@ def weights(state, dtype=torch.float64):
     return {n.removeprefix("model."): t.to(dtype) for n, t in state.tensors.items() if n.startswith("model.")}
 
 
-def toy(counts, shape=(6,), test=True, seed=0):
-    """Random samples in the given numbers a class."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-
-    def split():
-        return Split(torch.randn(len(labels), *shape, generator=generator), labels)
-
-    return Dataset("toy", split(), split() if test else None, len(counts), "0" * 64, ())
-
-
 # Eq. 1, written once more: float64, sample by sample, autograd over everything
 
 
@@ -113,7 +94,7 @@ def equation_one(model, split, weight_decay, num_classes):
 @pytest.mark.parametrize("weight_decay", [0.0, 0.03])
 @pytest.mark.parametrize("dataset", [GAUSSIAN, toy([5, 11, 2])], ids=["balanced", "unbalanced"])
 def test_a_full_batch_step_goes_down_the_gradient_of_equation_one(dataset, weight_decay, bias):
-    config = dataclasses.replace(FULL_BATCH, weight_decay=weight_decay, learning_rate=0.7, epochs=1, bias=bias)
+    config = replace(FULL_BATCH, weight_decay=weight_decay, learning_rate=0.7, epochs=1, bias=bias)
     before, after = history(config, dataset)
     model = network_in_double(config, dataset, before)
     equation_one(model, dataset.train, weight_decay, dataset.num_classes).backward()
@@ -125,7 +106,7 @@ def test_a_full_batch_step_goes_down_the_gradient_of_equation_one(dataset, weigh
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_training_mean_squared_error_with_decay_w_is_equation_one_with_half_c_w(momentum):
-    config = dataclasses.replace(FULL_BATCH, weight_decay=0.02, learning_rate=0.05, momentum=momentum)
+    config = replace(FULL_BATCH, weight_decay=0.02, learning_rate=0.05, momentum=momentum)
     half = GAUSSIAN.num_classes / 2
     states = history(config)
     model = network_in_double(config, GAUSSIAN, states[0])
@@ -146,8 +127,8 @@ def test_training_mean_squared_error_with_decay_w_is_equation_one_with_half_c_w(
     [
         (SMALL, GAUSSIAN),
         (SMALL, toy([700, 301, 499])),  # more than are measured in one forward pass, and not balanced
-        (dataclasses.replace(SMALL, network="convnet", epochs=1), toy([3, 2], shape=(1, 16, 16))),
-        (dataclasses.replace(SMALL, bias="free", weight_decay=0.1), GAUSSIAN),
+        (replace(SMALL, network="convnet", epochs=1), toy([3, 2], shape=(1, 16, 16))),
+        (replace(SMALL, bias="free", weight_decay=0.1), GAUSSIAN),
     ],
     ids=["gaussian", "chunks", "convnet", "free bias"],
 )
@@ -168,7 +149,7 @@ def test_recorded_loss_gradient_and_norms_are_those_of_equation_one(config, data
 
 
 def test_the_objective_of_an_epoch_is_that_at_the_weights_of_its_steps():
-    config = dataclasses.replace(FULL_BATCH, learning_rate=0.1)
+    config = replace(FULL_BATCH, learning_rate=0.1)
     states = history(config)
     assert math.isnan(states[0].objective)
     assert states[1].objective != pytest.approx(states[0].record["train.loss"], rel=1e-6)  # decay is of the new weights
@@ -180,7 +161,7 @@ def test_the_objective_of_an_epoch_is_that_at_the_weights_of_its_steps():
 
 
 def test_a_record_has_every_metric_on_train_and_test_data():
-    state = history(dataclasses.replace(SMALL, epochs=1))[-1]
+    state = history(replace(SMALL, epochs=1))[-1]
     measured = {*METRICS, "class_counts", "rank"} - {"nc5"}  # a run has no samples of no class
     bare = {"epoch", "learning_rate", "gradient_norm", "terminal_phase_start"}
     assert set(state.record) == bare | {f"{split}.{key}" for split in ("train", "test") for key in measured}
@@ -188,22 +169,17 @@ def test_a_record_has_every_metric_on_train_and_test_data():
     assert state.record["test.class_counts"] == [25] * 4
 
 
-def test_without_a_test_split_there_are_no_test_metrics():
-    state = history(dataclasses.replace(SMALL, epochs=1), toy([4, 4], test=False))[-1]
-    assert not [key for key in state.record if key.startswith("test.")]
-    assert state.record["train.class_counts"] == [4, 4]
-
-
-def test_a_test_split_that_lacks_a_class_is_not_measured():
-    data = toy([4, 4, 4])
-    lacking = dataclasses.replace(data, test=Split(data.test.images[:8], data.test.labels[:8]))
-    states = history(dataclasses.replace(SMALL, epochs=1), lacking)
-    assert not [key for key in states[-1].record if key.startswith("test.")]
-    assert same_run(states, history(dataclasses.replace(SMALL, epochs=1), dataclasses.replace(data, test=None)))
+def test_without_a_test_split_or_where_it_lacks_a_class_there_are_no_test_metrics():
+    data, config = toy([4, 4, 4]), replace(SMALL, epochs=1)
+    without = history(config, replace(data, test=None))
+    lacking = history(config, replace(data, test=Split(data.test.images[:8], data.test.labels[:8])))
+    assert not [key for key in without[-1].record if key.startswith("test.")]
+    assert without[-1].record["train.class_counts"] == [4, 4, 4]
+    assert same_run(without, lacking)
 
 
 def test_per_class_takes_a_balanced_part():
-    states = list(train(dataclasses.replace(SMALL, per_class=7, epochs=1)))
+    states = list(epochs(replace(SMALL, per_class=7, epochs=1)))
     assert states[-1].record["train.class_counts"] == [7] * 4
     assert states[-1].record["test.class_counts"] == [25] * 4
 
@@ -221,7 +197,7 @@ def test_records_are_two_to_an_octave_and_at_both_ends(epochs):
 
 
 def test_every_epoch_is_yielded_and_the_recorded_ones_measured():
-    states = history(dataclasses.replace(SMALL, epochs=9))
+    states = history(replace(SMALL, epochs=9))
     assert [state.epoch for state in states] == list(range(10))
     assert [record["epoch"] for record in records(states)] == list(recorded_epochs(9)) == [0, 1, 2, 3, 4, 6, 8, 9]
     assert [state.finished for state in states] == [False] * 9 + [True]
@@ -229,13 +205,13 @@ def test_every_epoch_is_yielded_and_the_recorded_ones_measured():
 
 
 def test_no_epochs_measure_the_network_as_it_starts():
-    (state,) = history(dataclasses.replace(SMALL, epochs=0))
+    (state,) = history(replace(SMALL, epochs=0))
     assert state.finished
     assert state.record["epoch"] == 0
 
 
 def test_recorded_rate_is_the_one_after_the_epochs_steps():
-    states = history(dataclasses.replace(SMALL, learning_rate=0.01, epochs=4))
+    states = history(replace(SMALL, learning_rate=0.01, epochs=4))
     assert [record["learning_rate"] for record in records(states)] == pytest.approx([0.01, 0.0075, 0.005, 0.0025, 0])
 
 
@@ -249,22 +225,22 @@ def test_recorded_rate_is_the_one_after_the_epochs_steps():
     ],
 )
 def test_schedules(schedule, factors):
-    config = dataclasses.replace(SMALL, schedule=schedule, learning_rate=0.3)
+    config = replace(SMALL, schedule=schedule, learning_rate=0.3)
     rates = [learning_rate(config, quarter / 4) for quarter in range(len(factors))]
     assert rates == pytest.approx([0.3 * factor for factor in factors], abs=1e-9)
 
 
 def test_a_decay_that_starts_high_comes_down_geometrically_to_its_own():
-    config = dataclasses.replace(SMALL, decay_start=100.0)
+    config = replace(SMALL, decay_start=100.0)
     factors = [decay_factor(config, share) for share in (0.0, 0.3, 0.6, 1.0)]
     assert factors == pytest.approx([100, 10, 1, 1])
     assert decay_factor(SMALL, 0.0) == 1
 
 
 def test_the_first_steps_decay_by_the_higher_one_and_records_are_of_its_own():
-    config = dataclasses.replace(FULL_BATCH, decay_start=50.0, learning_rate=0.1, epochs=100)
-    before, after = history(dataclasses.replace(config, epochs=1))
-    (_, as_is) = history(dataclasses.replace(config, epochs=1, decay_start=1.0))
+    config = replace(FULL_BATCH, decay_start=50.0, learning_rate=0.1, epochs=100)
+    before, after = history(replace(config, epochs=1))
+    (_, as_is) = history(replace(config, epochs=1, decay_start=1.0))
     for name, W in weights(before).items():
         further = weights(as_is)[name] - weights(after)[name]
         torch.testing.assert_close(further, 0.1 * 49 * config.weight_decay * W, rtol=1e-3, atol=1e-6)
@@ -282,7 +258,7 @@ def test_the_first_steps_decay_by_the_higher_one_and_records_are_of_its_own():
     ],
 )
 def test_every_step_is_taken_at_the_rate_of_the_schedule(schedule, factor):
-    config = dataclasses.replace(FULL_BATCH, schedule=schedule, learning_rate=0.3, epochs=7)
+    config = replace(FULL_BATCH, schedule=schedule, learning_rate=0.3, epochs=7)
     states = history(config)
     model = network_in_double(config, GAUSSIAN, states[0])
     for step in range(config.epochs):
@@ -298,11 +274,11 @@ def test_every_step_is_taken_at_the_rate_of_the_schedule(schedule, factor):
 
 def test_the_terminal_phase_starts_where_the_error_stays_zero(monkeypatch):
     accuracies = [0.5, 1.0, 1.0, 0.99, 1.0, 1.0, 1.0]
-    monkeypatch.setattr(
-        training.run.Run,
-        "measure",
-        lambda self, epoch: ({"epoch": epoch, "train.accuracy": accuracies[epoch], "gradient_norm": 1.0}, {}),
-    )
+
+    def measured(self, epoch):
+        return {"epoch": epoch, "train.accuracy": accuracies[epoch], "gradient_norm": 1.0}, {}
+
+    monkeypatch.setattr(Run, "measure", measured)
     monkeypatch.setattr(training.loop, "recorded_epochs", lambda epochs: tuple(range(epochs + 1)))
     states = history(SMALL)
     assert [record["terminal_phase_start"] for record in records(states)] == [None, 1, 1, None, 4, 4, 4]
@@ -314,24 +290,24 @@ def test_the_terminal_phase_starts_where_the_error_stays_zero(monkeypatch):
 
 
 def test_it_stops_at_the_first_record_with_a_gradient_below_the_tolerance():
-    config = dataclasses.replace(FULL_BATCH, learning_rate=0.1, epochs=50)
+    config = replace(FULL_BATCH, learning_rate=0.1, epochs=50)
     whole = history(config)
     norms = {record["epoch"]: record["gradient_norm"] for record in records(whole)}
     tolerance = norms[11] * (1 + 1e-9)
     assert all(norm > tolerance for epoch, norm in norms.items() if epoch < 11)
-    stopped = history(dataclasses.replace(config, gradient_tolerance=tolerance))
+    stopped = history(replace(config, gradient_tolerance=tolerance))
     assert len(stopped) == 12
     assert stopped[-1].finished
-    assert same_run([dataclasses.replace(s, finished=False) for s in stopped], whole[:12])
+    assert same_run([replace(s, finished=False) for s in stopped], whole[:12])
 
 
 def test_divergence_keeps_what_was_recorded_and_says_what_to_do():
-    config = dataclasses.replace(FULL_BATCH, learning_rate=30.0, epochs=50)
+    config = replace(FULL_BATCH, learning_rate=30.0, epochs=50)
     seen = []
     with pytest.raises(
         DivergedError, match=r"objective became (inf|nan) in epoch \d+ \(λ = 0\.003, learning rate 30\)"
     ):
-        seen.extend(kept(state) for state in train(config, GAUSSIAN))
+        seen.extend(kept(state) for state in epochs(config, GAUSSIAN))
     assert 1 < len(seen) < 50
     assert all(math.isfinite(norm) for state in seen for norm in weights(state).values() for norm in norm.flatten())
     assert [state.epoch for state in seen] == list(range(len(seen)))
@@ -339,7 +315,7 @@ def test_divergence_keeps_what_was_recorded_and_says_what_to_do():
 
 def test_a_network_that_starts_with_infinite_outputs_has_diverged():
     with pytest.raises(DivergedError, match="features are no longer finite; try a smaller learning rate"):
-        list(train(dataclasses.replace(SMALL, initial_norm=1e30), GAUSSIAN))
+        list(epochs(replace(SMALL, initial_norm=1e30), GAUSSIAN))
 
 
 # The same configuration gives the same bits
@@ -347,7 +323,7 @@ def test_a_network_that_starts_with_infinite_outputs_has_diverged():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_same_configuration_gives_the_same_run(optimizer):
-    config = dataclasses.replace(SMALL, optimizer=optimizer)
+    config = replace(SMALL, optimizer=optimizer)
     first = history(config)
     torch.manual_seed(12345)  # the caller's random numbers do not matter
     second = history(config)
@@ -355,15 +331,15 @@ def test_the_same_configuration_gives_the_same_run(optimizer):
 
 
 def test_runs_taken_in_turns_do_not_disturb_one_another():
-    configs = [dataclasses.replace(SMALL, seed=seed) for seed in (0, 1)]
+    configs = [replace(SMALL, seed=seed) for seed in (0, 1)]
     alone = [history(config) for config in configs]
-    in_turns = [(kept(a), kept(b)) for a, b in zip(*(train(config, GAUSSIAN) for config in configs), strict=True)]
+    in_turns = [(kept(a), kept(b)) for a, b in zip(*(epochs(config, GAUSSIAN) for config in configs), strict=True)]
     assert all(same_run(run, turns) for run, turns in zip(alone, zip(*in_turns, strict=True), strict=True))
 
 
 def test_a_seed_decides_the_first_weights_and_the_order_of_samples():
-    config = dataclasses.replace(SMALL, learning_rate=1e-3)
-    first, second = history(config), history(dataclasses.replace(config, seed=1))
+    config = replace(SMALL, learning_rate=1e-3)
+    first, second = history(config), history(replace(config, seed=1))
     assert not torch.equal(weights(first[0])["classifier.weight"], weights(second[0])["classifier.weight"])
     orders = []
     for seed, epoch in ((0, 1), (0, 2), (1, 1)):
@@ -373,13 +349,13 @@ def test_a_seed_decides_the_first_weights_and_the_order_of_samples():
 
 
 def test_the_weight_decay_and_length_of_a_run_do_not_change_its_start():
-    first = history(dataclasses.replace(SMALL, epochs=0))[0]
-    second = history(dataclasses.replace(SMALL, epochs=2, weight_decay=0.5))[0]
+    first = history(replace(SMALL, epochs=0))[0]
+    second = history(replace(SMALL, epochs=2, weight_decay=0.5))[0]
     assert all(torch.equal(value, weights(second)[name]) for name, value in weights(first).items())
 
 
 def test_the_start_is_pytorchs_own_under_the_seed():
-    (state,) = history(dataclasses.replace(SMALL, epochs=0, seed=3, initialization="kaiming"))
+    (state,) = history(replace(SMALL, epochs=0, seed=3, initialization="kaiming"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3 * 2**20)
         model = build_network("mlp", (16,), 4, depth=3, width=12)
@@ -389,23 +365,16 @@ def test_the_start_is_pytorchs_own_under_the_seed():
 
 def test_the_callers_random_numbers_are_untouched():
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # not Python's: beartype uses those here
-    for _ in train(dataclasses.replace(SMALL, epochs=2), GAUSSIAN):
+    for _ in epochs(replace(SMALL, epochs=2), GAUSSIAN):
         assert torch.equal(torch.get_rng_state(), before[0])
-    assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]
 
 
-class Tied(nn.Module):
+def tied(shape, classes):
     """Two layers with one weight."""
-
-    def __init__(self, features, classes):
-        super().__init__()
-        self.first, self.second = (nn.Linear(features, features, bias=False) for _ in range(2))
-        self.second.weight = self.first.weight
-        self.last = nn.Linear(features, classes)
-
-    def forward(self, x):
-        return self.last(self.second(self.first(x).relu()).relu())
+    first, second = (nn.Linear(*shape, *shape, bias=False) for _ in range(2))
+    second.weight = first.weight
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(*shape, classes))
 
 
 def of_a_user(*layers):
@@ -417,7 +386,7 @@ def users(monkeypatch):
     """A module of networks that are not the paper's, as a user would have it."""
     module = type(sys)("users_networks")
     module.dropout, module.batch_norm = of_a_user(nn.Dropout(0.4)), of_a_user(nn.BatchNorm1d(12))
-    module.tied = lambda shape, classes: Tied(*shape, classes)
+    module.tied = tied
     monkeypatch.setitem(sys.modules, "users_networks", module)
     return module
 
@@ -433,28 +402,28 @@ def users(monkeypatch):
         {"network": "users_networks:dropout"},
         {"network": "users_networks:batch_norm", "optimizer": "sgd", "learning_rate": 0.05},
         {"network": "users_networks:tied"},
+        {"network": "convnet", "epochs": 3, "batch_size": 4},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
 @pytest.mark.usefixtures("users")
-def test_a_run_resumed_at_any_epoch_goes_on_as_if_it_had_never_stopped(options):
-    config = dataclasses.replace(SMALL, **options)
-    whole = history(config)
-    assert not torch.equal(
-        whole[1].tensors["model." + next(iter(weights(whole[0])))],
-        whole[-1].tensors["model." + next(iter(weights(whole[0])))],
-    )
+def test_a_run_resumed_at_any_epoch_continues_as_if_it_had_never_stopped(options):
+    config = replace(SMALL, **options)
+    dataset = toy([4, 3], shape=(1, 16, 16)) if config.network == "convnet" else GAUSSIAN
+    whole = history(config, dataset)
+    first = next(name for name in whole[0].tensors if name.startswith("model."))
+    assert not torch.equal(whole[1].tensors[first], whole[-1].tensors[first])
     last = None
     for state in whole[:-1]:
         last = state.record or last
         before = {name: t.clone() for name, t in state.tensors.items()}
-        assert same_run(history(config, resume=(state.tensors, last)), whole[state.epoch + 1 :])
+        assert same_run(history(config, dataset, resume=(state.tensors, last)), whole[state.epoch + 1 :])
         assert all(torch.equal(t, before[name]) for name, t in state.tensors.items())  # what was given is not changed
 
 
 def test_an_epoch_that_is_balanced_is_an_epoch_and_then_the_balance():
-    config = dataclasses.replace(SMALL, optimizer="sgd", learning_rate=0.05, schedule="constant", epochs=1)
-    (_, as_is), (_, balanced) = (history(dataclasses.replace(config, balancing=how)) for how in ("none", "epoch"))
+    config = replace(SMALL, optimizer="sgd", learning_rate=0.05, schedule="constant", epochs=1)
+    (_, as_is), (_, balanced) = (history(replace(config, balancing=how)) for how in ("none", "epoch"))
     model = network_of(config, GAUSSIAN)
     model.load_state_dict(weights(as_is, torch.float32))
     balance(find_layers(model, GAUSSIAN.train.images[:4]))
@@ -473,17 +442,17 @@ def test_an_epoch_that_is_balanced_is_an_epoch_and_then_the_balance():
 
 def test_a_users_bias_can_be_free_and_must_be_there(users):
     users.unbiased = lambda shape, classes: nn.Sequential(nn.Linear(*shape, classes, bias=False))
-    config = dataclasses.replace(FULL_BATCH, network="users_networks:dropout", weight_decay=0.5, epochs=1)
-    (start, free), (_, decayed) = (history(dataclasses.replace(config, bias=bias)) for bias in ("free", "none"))
+    config = replace(FULL_BATCH, network="users_networks:dropout", weight_decay=0.5, epochs=1)
+    (start, free), (_, decayed) = (history(replace(config, bias=bias)) for bias in ("free", "none"))
     spared = config.learning_rate * config.weight_decay * weights(start)["3.bias"]
     torch.testing.assert_close(weights(free)["3.bias"] - weights(decayed)["3.bias"], spared, rtol=1e-4, atol=1e-8)
     torch.testing.assert_close(weights(free)["0.bias"], weights(decayed)["0.bias"])
     with pytest.raises(NetworkError, match="has no bias that trains, so none can be free of decay"):
-        history(dataclasses.replace(config, network="users_networks:unbiased", bias="free"))
+        history(replace(config, network="users_networks:unbiased", bias="free"))
 
 
 def test_dropout_and_batch_norm_are_measured_as_in_use(users):
-    config = dataclasses.replace(SMALL, network="users_networks:dropout", epochs=1)
+    config = replace(SMALL, network="users_networks:dropout", epochs=1)
     state = history(config)[-1]
     model = users.dropout((16,), 4)
     model.load_state_dict(weights(state, torch.float32))
@@ -491,13 +460,6 @@ def test_dropout_and_batch_norm_are_measured_as_in_use(users):
     correct = model(GAUSSIAN.train.images).argmax(dim=1) == GAUSSIAN.train.labels
     assert state.record["train.accuracy"] == correct.double().mean().item()
     assert model.train()(GAUSSIAN.train.images).ne(model(GAUSSIAN.train.images)).any()
-
-
-def test_a_convnet_resumes_too():
-    config = dataclasses.replace(SMALL, network="convnet", epochs=3, batch_size=4)
-    dataset = toy([4, 3], shape=(1, 16, 16))
-    whole = history(config, dataset)
-    assert same_run(history(config, dataset, resume=(whole[1].tensors, whole[1].record)), whole[2:])
 
 
 @given(
@@ -510,7 +472,7 @@ def test_every_sample_is_in_one_step_and_none_is_normalised_alone(size, batches,
     samples = max(1, batches * size + rest)
     split = Split(torch.randn(samples, 3), torch.zeros(samples, dtype=torch.long))
     data = Dataset("few", split, None, 2, "", ())
-    config = dataclasses.replace(SMALL, depth=2, width=2, batch_size=size, normalization=normalization)
+    config = replace(SMALL, depth=2, width=2, batch_size=size, normalization=normalization)
     steps = Run(config, data, "cpu").batches()
     assert [place for step in steps for place in range(samples)[step]] == list(range(samples))
     sizes = [step.stop - step.start for step in steps]
@@ -524,60 +486,56 @@ def test_every_sample_is_in_one_step_and_none_is_normalised_alone(size, batches,
 # What cannot be trained
 
 
-class Unused(nn.Module):
-    def __init__(self, features, classes):
-        super().__init__()
-        self.forgotten, self.head = nn.Linear(features, features), nn.Linear(features, classes)
-
-    def forward(self, x):
-        return self.head(x)
+def unused(shape, classes, forward=lambda model, x: model.head(x)):
+    return Model(forward, forgotten=nn.Linear(*shape, *shape), head=nn.Linear(*shape, classes))
 
 
-def test_a_parameter_outside_the_loss_is_named(users):
-    users.unused = lambda shape, classes: Unused(*shape, classes)
-    with pytest.raises(
-        NetworkError, match=r"forgotten\.weight of Unused does not enter the loss; remove it, or freeze"
-    ):
-        list(train(dataclasses.replace(SMALL, network="users_networks:unused"), GAUSSIAN))
+def alone(forward):
+    return lambda shape, classes: Model(forward, fc=nn.Linear(*shape, classes, bias=False))
+
+
+REFUSED = {
+    "a parameter outside the loss": (
+        unused,
+        r"forgotten\.weight of Model does not enter the loss; remove it, or freeze",
+    ),
+    "a classifier that is never called": (
+        lambda shape, classes: unused(shape, classes, lambda model, x: model.forgotten(x)),
+        r"does not call its last linear layer.*define the classifier last",
+    ),
+    "a classifier whose outputs are changed": (
+        alone(lambda model, x: 0.5 * model.fc(x)),
+        "output is not that of its last linear layer",
+    ),
+    "a tuple": (
+        alone(lambda model, x: (model.fc(x), x)),
+        "the network returns a tuple; return the classifier's output alone",
+    ),
+    "nothing to train": (
+        lambda shape, classes: nn.Linear(*shape, classes).requires_grad_(False),
+        "all parameters of Linear are frozen, so there is nothing to train",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_network_that_cannot_be_trained_is_refused(users, case):
+    users.network, message = REFUSED[case]
+    with pytest.raises(NetworkError, match=message):
+        history(replace(SMALL, network="users_networks:network"))
 
 
 def test_a_frozen_parameter_stays(users):
     def frozen(shape, classes):
-        network = Unused(*shape, classes)
+        network = unused(shape, classes)
         network.forgotten.requires_grad_(False)
         return network
 
     users.frozen = frozen
-    states = history(dataclasses.replace(SMALL, network="users_networks:frozen"))
-    assert torch.equal(states[0].tensors["model.forgotten.weight"], states[-1].tensors["model.forgotten.weight"])
-    assert not torch.equal(states[0].tensors["model.head.weight"], states[-1].tensors["model.head.weight"])
-    assert len(states[-1].record["train.weight_norms"]) == 1
-
-
-def test_the_last_layer_that_is_defined_need_not_be_the_classifier(users):
-    class HeadFirst(torch.nn.Module):
-        def __init__(self, features, classes):
-            super().__init__()
-            self.head, self.hidden = (torch.nn.Linear(n, classes, bias=False) for n in (classes, features))
-
-        def forward(self, x):
-            return self.head(torch.relu(self.hidden(x)))
-
-    users.head_first = lambda shape, classes: HeadFirst(*shape, classes)
-    state = history(dataclasses.replace(SMALL, network="users_networks:head_first"))[-1]
-    norms = [state.tensors[f"model.{name}.weight"].square().sum().item() for name in ("head", "hidden")]
-    assert state.record["train.weight_norms"] == pytest.approx(norms)
-    assert state.record["train.nc1"] >= 0
-
-
-def test_a_classifier_that_is_never_called_is_said(users):
-    class Backwards(Unused):
-        def forward(self, x):
-            return self.forgotten(x)
-
-    users.backwards = lambda shape, classes: Backwards(*shape, classes)
-    with pytest.raises(NetworkError, match=r"does not call its last linear layer.*return the output of such a layer"):
-        list(train(dataclasses.replace(SMALL, network="users_networks:backwards"), GAUSSIAN))
+    first, *_, last = history(replace(SMALL, network="users_networks:frozen"))
+    assert torch.equal(first.tensors["model.forgotten.weight"], last.tensors["model.forgotten.weight"])
+    assert not torch.equal(first.tensors["model.head.weight"], last.tensors["model.head.weight"])
+    assert len(last.record["train.weight_norms"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -609,7 +567,14 @@ def test_a_configuration_that_makes_no_sense_is_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
         RunConfig(**{field: value})
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(SMALL, **{field: value})
+        replace(SMALL, **{field: value})
+
+
+def unchecked(**fields):
+    """A configuration without the tests' own checking of types, which would come first in __init__."""
+    config = SimpleNamespace(**{**asdict(SMALL), **fields})
+    RunConfig.__post_init__(config)
+    return config
 
 
 @pytest.mark.parametrize(
@@ -618,12 +583,12 @@ def test_a_configuration_that_makes_no_sense_is_refused(field, value, message):
         ("optimizer", "rmsprop", "optimizer must be sgd or muon or adam or adamw, got 'rmsprop'"),
         ("schedule", "cosin", "schedule must be constant or steps or cosine or linear, got 'cosin'"),
         ("initialization", "xavier", "initialization must be default or kaiming or norm, got 'xavier'"),
+        ("weight_decay", 10**400, "weight_decay must be finite, got 1000000000"),
     ],
 )
-def test_a_choice_that_there_is_not_is_refused(field, value, message):
-    # Not through __init__, where the tests' own checking of types comes first.
+def test_a_choice_that_there_is_not_and_a_number_beyond_any_float_are_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
-        RunConfig.__post_init__(SimpleNamespace(**{**dataclasses.asdict(SMALL), field: value}))
+        unchecked(**{field: value})
 
 
 @pytest.mark.parametrize(
@@ -645,8 +610,8 @@ def test_a_choice_that_there_is_not_is_refused(field, value, message):
     ],
 )
 def test_a_value_of_another_type_is_refused_by_name(field, value, message):
-    with pytest.raises(TypeError, match=message):  # not through __init__, as above
-        RunConfig.__post_init__(SimpleNamespace(**{**dataclasses.asdict(SMALL), field: value}))
+    with pytest.raises(TypeError, match=message):
+        unchecked(**{field: value})
 
 
 @pytest.mark.parametrize(
@@ -661,19 +626,13 @@ def test_a_value_of_another_type_is_refused_by_name(field, value, message):
     ],
 )
 def test_numbers_of_other_libraries_become_pythons_own(field, value, plain):
-    config = SimpleNamespace(**{**dataclasses.asdict(SMALL), field: value})
-    RunConfig.__post_init__(config)
-    assert (getattr(config, field), type(getattr(config, field))) == (plain, type(plain))
-
-
-def test_a_number_beyond_any_float_is_not_finite():
-    with pytest.raises(ValueError, match="weight_decay must be finite, got 1000000000"):
-        RunConfig.__post_init__(SimpleNamespace(**{**dataclasses.asdict(SMALL), "weight_decay": 10**400}))
+    found = getattr(unchecked(**{field: value}), field)
+    assert (found, type(found)) == (plain, type(plain))
 
 
 def test_training_takes_a_configuration_and_says_so():
-    with pytest.raises(TypeError, match="train takes a RunConfig, got 'x' of type str"):
-        next(inspect.unwrap(train)("x"))  # without the tests' own checking of types
+    with pytest.raises(TypeError, match="epochs takes a RunConfig, got 'x' of type str"):
+        inspect.unwrap(epochs)("x")  # without the tests' own checking of types
 
 
 def test_an_mlp_that_does_not_fit_in_memory_is_said(monkeypatch):
@@ -685,54 +644,15 @@ def test_an_mlp_that_does_not_fit_in_memory_is_said(monkeypatch):
         history(SMALL)
 
 
-def test_a_network_that_returns_something_else_is_refused(users):
-    class Pair(torch.nn.Linear):
-        def forward(self, x):
-            return super().forward(x), x
-
-    users.pair = lambda shape, classes: Pair(*shape, classes)
-    with pytest.raises(NetworkError, match="the network returns a tuple; return the classifier's output alone"):
-        history(dataclasses.replace(SMALL, network="users_networks:pair"))
-
-
-def test_a_network_without_a_trainable_parameter_is_refused(users):
-    users.frozen = lambda shape, classes: torch.nn.Linear(*shape, classes).requires_grad_(False)
-    with pytest.raises(NetworkError, match="all parameters of Linear are frozen, so there is nothing to train"):
-        history(dataclasses.replace(SMALL, network="users_networks:frozen"))
-
-
 def test_the_largest_seed_trains():
-    assert history(dataclasses.replace(SMALL, seed=2**43 - 1, epochs=1))[-1].finished
+    assert history(replace(SMALL, seed=2**43 - 1, epochs=1))[-1].finished
 
 
-class Rescaled(torch.nn.Module):
-    """A network whose output is not that of its last linear layer."""
-
-    def __init__(self, input_shape, num_classes):
-        super().__init__()
-        self.classifier = torch.nn.Linear(input_shape[0], num_classes, bias=False)
-
-    def forward(self, inputs):
-        return 0.5 * self.classifier(inputs)
-
-
-def test_a_network_that_changes_what_its_classifier_says_is_refused(monkeypatch):
-    monkeypatch.setattr(
-        "neurocollapse.training.run.build_network", lambda name, shape, classes, **_: Rescaled(shape, classes)
-    )
-    with pytest.raises(NetworkError, match="output is not that of its last linear layer"):
-        history(dataclasses.replace(SMALL, epochs=1), toy([4, 4, 4]))
-
-
-def test_the_layers_norms_are_apart_from_decayed_biases(monkeypatch):
-    def biased(name, shape, classes, **_):
-        return torch.nn.Sequential(torch.nn.Linear(shape[0], 5), torch.nn.ReLU(), torch.nn.Linear(5, classes))
-
-    monkeypatch.setattr("neurocollapse.training.run.build_network", biased)
-    config = dataclasses.replace(SMALL, epochs=1, weight_decay=0.5)
-    state = history(config, toy([4, 4, 4]))[-1]
-    record, weights = state.record, {k: v for k, v in state.tensors.items() if k.startswith("model.")}
+def test_the_layers_norms_are_apart_from_decayed_biases(users):
+    users.biased = of_a_user()
+    state = history(replace(SMALL, network="users_networks:biased", epochs=1, weight_decay=0.5), toy([4, 4, 4]))[-1]
+    record = state.record
     assert len(record["train.weight_norms"]) == 2
-    decayed = sum(weight.double().square().sum().item() for weight in weights.values())
+    decayed = sum(weight.square().sum().item() for weight in weights(state).values())
     assert decayed > sum(record["train.weight_norms"])
     assert record["train.loss"] == pytest.approx(record["train.loss_data"] + 0.25 * decayed, rel=1e-12)

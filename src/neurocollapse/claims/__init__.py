@@ -1,4 +1,4 @@
-"""The paper's claims and open questions: experiments, rules that were fixed before them, and verdicts in numbers."""
+"""The paper's claims and open questions: experiments, rules fixed before them, and verdicts in numbers."""
 
 import lazy_loader
 

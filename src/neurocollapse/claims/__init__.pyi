@@ -1,6 +1,8 @@
 from .experiments import FULL as FULL
 from .experiments import QUICK as QUICK
 from .experiments import Setting as Setting
+from .judging import judge_all as judge_all
+from .judging import plan_claims as plan_claims
 from .kept import RESULTS as RESULTS
 from .kept import read_results as read_results
 from .kept import write_results as write_results

@@ -1,4 +1,4 @@
-"""Numbers of runs, by λ and seed, into findings: seed by seed, an interval at every λ."""
+"""Turns numbers of runs, by λ and seed, into findings: an interval over seeds at every λ."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ Contrast = Callable[[Sequence[float], Sequence[float], int], Interval]
 
 
 def numbers(results: Sequence[Result], key: str, **fields: object) -> Numbers:
-    """Of the runs whose configurations have these fields; nan where a finished run lacks the key.
+    """Selects a number of the runs whose configurations have these fields; nan if a finished run lacks the key.
 
-    A λ of which no run has finished is there, without seeds: what is not known of it must not be passed over.
+    A λ without finished runs is included, without seeds, so that a missing result is not overlooked.
     """
     found: Numbers = {}
     for result in results:
@@ -30,26 +30,27 @@ def numbers(results: Sequence[Result], key: str, **fields: object) -> Numbers:
 
 
 def decayed(values: Numbers) -> Numbers:
-    """Those at λ > 0."""
+    """The numbers at λ > 0."""
     return {decay: values[decay] for decay in sorted(values) if decay > 0}
 
 
 def undecayed(values: Numbers) -> Numbers:
-    """Those at λ = 0, set beside every λ > 0."""
+    """The numbers at λ = 0, repeated for every λ > 0."""
     return dict.fromkeys(decayed(values), values.get(0.0, {}))
 
 
 def negated(values: Numbers) -> Numbers:
+    """The numbers with their signs changed."""
     return {decay: {seed: -value for seed, value in of_seeds.items()} for decay, of_seeds in values.items()}
 
 
 def difference_interval(first: Sequence[float], second: Sequence[float], comparisons: int) -> Interval:
-    """Of the mean of first − second, seed by seed."""
+    """The confidence interval of the mean of first − second, seed by seed."""
     return mean_interval([a - b for a, b in zip(first, second, strict=True)], comparisons)
 
 
 def compared(top: Numbers, bottom: Numbers, contrast: Contrast = ratio_interval) -> tuple[Finding, ...]:
-    """At every λ of `top`, over the seeds that both have; by default the ratio."""
+    """Contrasts `top` with `bottom` at every λ of `top`, over the seeds that both have; by default their ratio."""
     found = []
     for decay, values in top.items():
         seeds = sorted(values.keys() & bottom.get(decay, {}).keys())
@@ -67,13 +68,13 @@ def alone(values: Numbers) -> tuple[Finding, ...]:
 
 
 def rank_correlation(first: Numbers, second: Numbers) -> Finding:
-    """Spearman's ρ over the values of λ within each seed; the mean over seeds."""
+    """The mean over seeds of Spearman's ρ over the values of λ within each seed."""
     a, b = pd.DataFrame(first), pd.DataFrame(second)  # a row for each seed, a column for each λ
     return Finding("over seeds", mean_interval([_spearman(a.loc[seed], b.loc[seed]) for seed in a.index]))
 
 
 def _spearman(first: pd.Series, second: pd.Series) -> float:
-    """nan where there is no order to compare: a value is missing, or all are the same."""
+    """Spearman's ρ; nan if a value is missing or all are the same."""
     if any(each.isna().any() or each.nunique() < 2 for each in (first, second)):
         return math.nan
     return float(first.corr(second, method="spearman"))

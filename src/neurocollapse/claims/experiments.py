@@ -1,4 +1,4 @@
-"""The runs that claims are judged by. Seeds begin at 100: no run of theirs was seen before the rules were written."""
+"""The runs that claims are judged by. Their seeds start at 100; no such run was made before the rules were written."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,20 +9,20 @@ from ..training import RunConfig
 
 _SEEDS = range(100, 105)
 
-#: λ with which an experiment that varies something else is done.
+#: λ of the experiments that vary something else.
 DECAY = 5e-4
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A data set and a network, and the sweeps run on them, by name."""
+    """A data set and a network, and the sweeps on them, by name."""
 
     name: str
     words: str
     experiments: dict[str, Sweep]
 
     def __iter__(self) -> Iterator[RunConfig]:
-        """Every run once."""
+        """Yields every run once."""
         return iter(dict.fromkeys(config for sweep in self.experiments.values() for config in sweep))
 
 
@@ -30,10 +30,10 @@ _LAMBDAS = (0.0, 1e-4, DECAY, 1e-3, 2e-3)
 
 _MLP = RunConfig(network="mlp", depth=4, width=128, epochs=100)
 
-# Random labels take more epochs: of 50 digits a class, 600 are as many steps as 67 of all.
+# Random labels take more epochs: 600 epochs of 50 digits a class have as many steps as 67 of all digits.
 _FEW = replace(_MLP, per_class=50, epochs=600)
 
-# At layers of norm 4 the gradients of the cross-entropy are too large for the default learning rate.
+# With layers of norm 4 the gradients of the cross-entropy are too large for the default learning rate.
 _CROSS_ENTROPY = replace(_MLP, loss="cross_entropy", learning_rate=0.05, epochs=200)
 
 

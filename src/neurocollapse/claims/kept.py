@@ -1,4 +1,4 @@
-"""Results as data: a line for each run, which goes where the run's folder need not, to be judged again there."""
+"""Reads and writes results, a line for each run, so that claims can be judged without the runs' folders."""
 
 import json
 from collections.abc import Iterable
@@ -15,19 +15,19 @@ from .results import Result
 #: The file beside the page.
 RESULTS = "results.jsonl"
 
-#: What a line means: the defaults that its configuration leaves out, and its numbers.
+#: The versions that a line was written with: of the defaults that its configuration leaves out, and of its numbers.
 _VERSIONS = {"schema": SCHEMA_VERSION, "definitions": DEFINITIONS_VERSION, "theory": THEORY_VERSION}
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
-    """A line for each: the fields of the configuration that are not at their defaults, the numbers, where it ran."""
+    """Writes a line for each result: the fields that differ from the defaults, the numbers, and where it ran."""
     write_json_lines(path, map(_line, results))
 
 
 def read_results(path: Path) -> dict[RunConfig, Result]:
-    """The results in a file by their configurations; of several of one run the last. None where there is no file.
+    """Reads the results in a file, by their configurations. The last of several for one run counts.
 
-    Raises `RunError` where a line is not a result, or one of another version.
+    The result is empty if there is no file. Raises `RunError` if a line is not a result, or has another version.
     """
     found: dict[RunConfig, Result] = {}
     for number, line in json_lines(path):
@@ -37,7 +37,9 @@ def read_results(path: Path) -> dict[RunConfig, Result]:
             result = _result(json.loads(line))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise RunError(f"line {number} of {path} is no result ({why}); delete it to run that one again") from error
+            raise RunError(
+                f"line {number} of {path} is not a result ({why}); delete it to run that one again"
+            ) from error
         found[result.config] = result
     return found
 
@@ -55,6 +57,6 @@ def _line(result: Result) -> dict[str, Any]:
 def _result(line: Any) -> Result:
     for name, version in _VERSIONS.items():
         if line[name] != version:
-            raise InputError(f"its version of {name} is {line[name]}, and that of this package {version}")
+            raise InputError(f"its version of {name} is {line[name]}, but this package has {version}")
     values = {key: float(value) for key, value in line["values"].items()}
     return Result(RunConfig(**line["config"]), values, tuple(line["notes"]), tuple(line["provenance"]))

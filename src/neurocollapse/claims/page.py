@@ -1,4 +1,4 @@
-"""Verdicts as a page for people, and as plain values for programs."""
+"""Writes verdicts as a Markdown page, and as plain values for JSON."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ A claim is what its rows agree in; otherwise it holds in part if any row does, a
 
 
 def claims_page(judged: Sequence[Judged], command: str, notes: Mapping[str, Iterable[str]] | None = None) -> str:
-    """All claims in Markdown: an overview with `notes` on the settings, by their names, then every claim's rows."""
+    """Writes all claims in Markdown: an overview with `notes` on the settings, by name, then the rows of each claim."""
     settings = {each.setting.name: each.setting.words for each in judged}
     verdicts = {(each.claim.statement, each.setting.name): each.verdict for each in judged}
     lines = [_INTRODUCTION, "```", command, "```", ""]
@@ -54,7 +54,7 @@ def _table(of_claim: Iterable[Judged]) -> list[str]:
     lines = ["| on | quantity | bounds | found | verdict |", "|---|---|---|---|---|"]
     for each in of_claim:
         for part in each.parts:
-            found = "; ".join(f"{finding.label}: {told(finding.interval)}" for finding in part.findings) or "no runs"
+            found = "; ".join(f"{finding.label}: {shown(finding.interval)}" for finding in part.findings) or "no runs"
             rule = part.rule
             bounds = f"{rule.strong:g}, {rule.weak:g}{'' if rule.contradicted else ' (possible)'}"
             lines.append(f"| {each.setting.name} | {part.quantity} | {bounds} | {found} | {part.verdict} |")
@@ -62,14 +62,14 @@ def _table(of_claim: Iterable[Judged]) -> list[str]:
     return lines
 
 
-def told(interval: Interval) -> str:
-    """`0.31 (0.22 to 0.44; 5 seeds)`."""
+def shown(interval: Interval) -> str:
+    """Formats an interval, such as `0.31 (0.22 to 0.44; 5 seeds)`."""
     bounds = "" if math.isnan(interval.low) else f"{interval.low:.3g} to {interval.high:.3g}; "
     return f"{interval.estimate:.3g} ({bounds}{interval.seeds} seed{'' if interval.seeds == 1 else 's'})"
 
 
 def claims_values(judged: Iterable[Judged]) -> list[dict[str, Any]]:
-    """For JSON."""
+    """The verdicts as plain values for JSON."""
     return [
         {
             "claim": each.claim.statement,

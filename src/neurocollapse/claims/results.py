@@ -1,4 +1,4 @@
-"""Finished runs as claims see them: numbers by name."""
+"""Results: the numbers of finished runs, by name, from which claims are judged."""
 
 import math
 from collections import Counter
@@ -15,34 +15,34 @@ from ..theory import TheoryTable
 from ..training import RunConfig
 from .experiments import Setting
 
-#: How a comparison of the theory table begins that there is one of for each layer.
+#: The names of comparisons that the theory table has for each layer start with this.
 LAYERS = "λ‖W‖² of"
 
 
 @dataclass(frozen=True)
 class Result:
-    """A run's numbers at its end.
+    """The numbers of a run at its end.
 
-    `values` are the last record's (`train.nc1`, ...) with the training error, the residuals of the theory table
-    (`if SQI holds: Theorem 2.3: W, Eq. 2`, ...; of the worst layer where each has one), and what `_of_classifier` and
-    the layers' norms give.
+    `values` are those of the last record (`train.nc1`, ...), the training error, the residuals of the theory table
+    (`if SQI holds: Theorem 2.3: W, Eq. 2`, ...; of the worst layer if each has one), the numbers of `_of_classifier`,
+    and the product of the layers' norms with the margin divided by it.
     """
 
     config: RunConfig
     values: Mapping[str, float]
     notes: tuple[str, ...] = ()
-    """What to say beside them."""
+    """Remarks about the run."""
     provenance: tuple[Mapping[str, Any], ...] = ()
-    """The versions and machines that they were made with."""
+    """The versions and machines that it ran with."""
 
 
 def results_of(folders: Iterable[RunFolder], tables: Mapping[RunFolder, TheoryTable]) -> list[Result]:
-    """The finished ones of these runs. Raises `RunError` where one is damaged."""
+    """The results of those runs that have finished. Raises `RunError` if one is damaged."""
     return [_result(folder, tables.get(folder)) for folder in folders if folder.status == "finished"]
 
 
 def notes_on(setting: Setting, results: Mapping[RunConfig, Result]) -> list[str]:
-    """What there is to say beside a setting's results, and of how many of them."""
+    """The notes on a setting's results, with the number of runs that each applies to."""
     found = [results[config] for config in setting if config in results]
     counts = Counter(note for result in found for note in dict.fromkeys(result.notes))
     return [
@@ -64,7 +64,7 @@ def _result(folder: RunFolder, table: TheoryTable | None) -> Result:
 
 
 def _of_classifier(weight: Tensor) -> dict[str, float]:
-    """The classifier's norm, and its rows of the last half of the classes, those that imbalance makes small."""
+    """The classifier's norm, and numbers of its rows for the last half of the classes, which imbalance makes small."""
     large = (len(weight) + 1) // 2
     norms = torch.linalg.norm(weight, dim=1)
     return {

@@ -1,6 +1,6 @@
-"""Every claim of the paper and question that it leaves open: what is measured, and by which rule it is judged.
+"""The claims and open questions of the paper, with the quantities that are measured and the rules that judge them.
 
-The quantities are made so that they are small where the claim holds: ratios to λ = 0, differences, residuals.
+Every quantity is small if the claim holds: a ratio to λ = 0, a difference or a residual.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,24 +11,24 @@ from .experiments import Setting
 from .results import LAYERS, Result
 from .verdicts import Part, Rule, Verdict, combined
 
-#: Runs by the experiment that they are of; those that have not finished are without values.
+#: Results by experiment; a run that has not finished has no values.
 Results = Mapping[str, Sequence[Result]]
 
-#: Of a ratio: at least halved, and at all smaller.
+#: For a ratio: at least halved, or smaller at all.
 HALVED = Rule(0.5, 1.0)
-#: Of a relative residual: a tenth, and a half.
+#: For a relative residual: below a tenth, or below a half.
 RESIDUAL = Rule(0.1, 0.5)
-#: Of a difference of shares of samples: by half a per cent of them.
+#: For a difference of shares of samples: lower by half a per cent, or lower at all.
 SHARE = Rule(-0.005, 0.0)
-#: Of the training error where the claim is about networks that fit.
+#: For the training error, if the claim is about networks that fit.
 FITTED = Rule(0.001, 0.01, contradicted=False)
-#: Of a rank correlation that is to be negative.
+#: For a rank correlation that the claim says is negative.
 CORRELATED = Rule(-0.5, 0.0)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says or asks, and how it is judged."""
+    """A claim or a question of the paper, and how it is judged."""
 
     statement: str
     source: str
@@ -38,7 +38,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim in one setting."""
+    """A claim, judged in one setting."""
 
     claim: Claim
     setting: Setting
@@ -46,11 +46,12 @@ class Judged:
 
     @property
     def verdict(self) -> Verdict:
+        """The verdicts of the parts, combined."""
         return combined(part.verdict for part in self.parts)
 
 
 def judge_claims(setting: Setting, results: Iterable[Result]) -> list[Judged]:
-    """Every claim that the setting has the experiments for, judged by those of its runs that have finished."""
+    """Judges every claim that the setting has the experiments for, by those of its runs that have finished."""
     by_config = {result.config: result for result in results}
     found: Results = {
         name: [by_config.get(config, Result(config, {})) for config in sweep]
@@ -66,7 +67,7 @@ _COLLAPSE = {"nc1": "NC1", "nc2_equinorm": "NC2, norms", "nc2_cosine": "NC2, cos
 def _collapse(
     results: Sequence[Result], about: str = "", keys: Sequence[str] = tuple(_COLLAPSE), **fields: object
 ) -> Iterator[Part]:
-    """Each metric with decay over without."""
+    """The ratio of each metric with decay to the same without."""
     for key in keys:
         values = numbers(results, f"train.{key}", **fields)
         quantity = f"{_COLLAPSE[key]} (`{key}`){about}: with decay over without"
@@ -127,7 +128,7 @@ _SQI = {
 
 
 def _residuals(results: Sequence[Result], reading: str, rows: Mapping[str, str], **fields: object) -> Iterator[Part]:
-    """Of these rows of the theory table."""
+    """The residuals of these rows of the theory table."""
     for name, words in rows.items():
         values = decayed(numbers(results, f"{reading}: {name}", **fields))
         yield Part(f"{words}: residual", RESIDUAL, alone(values))

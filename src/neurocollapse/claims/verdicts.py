@@ -1,4 +1,4 @@
-"""Numbers over seeds into intervals, and intervals into a verdict, by one rule for all claims."""
+"""Turns numbers over seeds into intervals, and intervals into a verdict, by one rule for all claims."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,12 +8,12 @@ from enum import StrEnum
 import numpy as np
 from scipy import stats
 
-#: Chance of a wrong interval among those of one part, shared out among them (Bonferroni).
+#: The chance that any interval of a part is wrong, divided among its intervals (Bonferroni).
 ERROR = 0.05
 
 
 class Verdict(StrEnum):
-    """What the seeds say of a claim."""
+    """The verdict of the seeds on a claim."""
 
     HOLDS = "holds"
     IN_PART = "holds in part"
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with its confidence interval; nan where fewer than two seeds tell."""
+    """A mean over seeds with its confidence interval; nan for fewer than two seeds."""
 
     estimate: float
     low: float
@@ -34,7 +34,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Finding:
-    """One interval, and of what it is: a value of λ, for one."""
+    """An interval and what it is for, such as a value of λ."""
 
     label: str
     interval: Interval
@@ -43,7 +43,7 @@ class Finding:
 def mean_interval(values: Sequence[float], comparisons: int = 1) -> Interval:
     """Student's t interval of the mean, at level 1 − 0.05/comparisons.
 
-    A value that is not finite leaves everything nan: a run that gave none tells nothing, and must not be passed over.
+    If a value is not finite, everything is nan, so that a run without a value is not overlooked.
     """
     seeds = len(values)
     mean = float(np.mean(values)) if seeds and np.isfinite(values).all() else math.nan
@@ -55,21 +55,21 @@ def mean_interval(values: Sequence[float], comparisons: int = 1) -> Interval:
 
 
 def ratio_interval(numerators: Sequence[float], denominators: Sequence[float], comparisons: int = 1) -> Interval:
-    """Of the geometric mean of ratios, seed by seed; nan where one is not positive."""
+    """The confidence interval of the geometric mean of ratios, seed by seed; nan if one is not positive."""
     pairs = list(zip(numerators, denominators, strict=True))
     logs = [math.log(n) - math.log(d) if n > 0 and d > 0 else math.nan for n, d in pairs]
     found = mean_interval(logs, comparisons)
-    with np.errstate(over="ignore"):  # two seeds that disagree say nothing: up to infinity
+    with np.errstate(over="ignore"):  # if two seeds disagree, the interval may reach infinity
         estimate, low, high = (float(np.exp(log)) for log in (found.estimate, found.low, found.high))
     return Interval(estimate, low, high, found.seeds)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Verdicts on a quantity that the claim says is small: `strong` is the effect size, `weak` what counts at all.
+    """Gives a verdict on a quantity that the claim says is small.
 
-    `contradicted`: whether an interval wholly above `weak` speaks against the claim. It does not where the claim is
-    that something is possible.
+    `strong` is the bound for an effect, `weak` the bound for a small one. `contradicted` says whether an interval
+    wholly above `weak` speaks against the claim, which it does not if the claim is that something is possible.
     """
 
     strong: float
@@ -100,7 +100,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Part:
-    """One quantity of a claim: what it is, the rule, what was found."""
+    """One quantity of a claim, its rule, and the findings."""
 
     quantity: str
     rule: Rule
@@ -108,11 +108,12 @@ class Part:
 
     @property
     def verdict(self) -> Verdict:
+        """The rule's verdict on the findings."""
         return self.rule(finding.interval for finding in self.findings)
 
 
 def combined(verdicts: Iterable[Verdict]) -> Verdict:
-    """Of a claim from those of its parts: what they agree in, and otherwise in part if any of it holds."""
+    """Combines the verdicts of parts: the one they agree on; else `in part` if any part holds; else `undecided`."""
     known = set(verdicts)
     if len(known) < 2:
         return known.pop() if known else Verdict.NO_RUNS

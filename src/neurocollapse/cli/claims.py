@@ -1,38 +1,15 @@
 """`claims`: every claim of the paper with its verdict."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-import tyro
-
 from .._errors import InputError
-from .._files import atomic_path, to_json
-from ..claims import (
-    FULL,
-    QUICK,
-    RESULTS,
-    Judged,
-    Result,
-    Setting,
-    claims_page,
-    claims_values,
-    judge_claims,
-    notes_on,
-    read_results,
-    results_of,
-    write_results,
-)
-from ..sweeps import Planned, check_device, check_runs
-from ..training import RunConfig
-from .options import Folder, Machines
-from .planning import carry_out, prepare, print_notes
-from .printing import messages, out_console, print_frame
-from .theory import keep_tables
+from .._files import to_json
+from .options import Folder, MachineOptions
+from .printing import out_console, print_frame
 
 
 def claims(
-    machines: tyro.conf.OmitArgPrefixes[Machines],
+    machines: MachineOptions,
     quick: bool = False,
     full: bool = False,
     out: Folder = Path("results/claims"),
@@ -40,11 +17,11 @@ def claims(
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
-    """Judge the paper's claims and open questions: run what each needs, and give a verdict with seeds and intervals.
+    """Judge each claim of the paper, and its open questions: verdicts with seeds and intervals.
 
-    Writes claims.md and claims.json into the folder, and each finished run's numbers into results.jsonl. Run it again
-    to go on where it was stopped: a run that is in results.jsonl, brought from another machine or with this project,
-    needs neither its folder nor to be run again.
+    Runs what each needs, and writes claims.md and claims.json into the folder, and each finished run's numbers into
+    results.jsonl. Run it again to go on where it was stopped: a run that is in results.jsonl, brought from another
+    machine or with this project, needs neither its folder nor to be run again.
 
     Example: neurocollapse claims --quick
 
@@ -58,74 +35,25 @@ def claims(
         json: Print the verdicts as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
             there is none of.
     """
+    import pandas as pd
+
+    from ..claims import FULL, QUICK, claims_values, judge_all, plan_claims
+
     if quick == full:
-        raise InputError("claims takes either --quick or --full")
-    if read and not out.is_dir():
-        raise InputError(f"there are no runs to read in {out}: name their folder with --out, or leave out --read")
+        raise InputError(
+            "claims takes either --quick, all claims on the 5,000 bundled digits, or --full, these and those on all of "
+            "MNIST and CIFAR-10, which takes hours, or a GPU"
+        )
     settings = FULL if full else QUICK
-    runs: list[Planned]
-    kept = read_results(out / RESULTS)
-    configs = [config for setting in settings for config in setting]
-    unknown = [config for config in configs if config not in kept]
-    if len(unknown) < len(configs):
-        messages.print(f"{len(configs) - len(unknown)} of {len(configs)} runs are known from {out / RESULTS}")
-    if not unknown:
-        if dry_run:
-            return 0
-        runs, failed = [], False
-    elif read:
-        check_device(machines.device_here)
-        runs, failed = _read(unknown, out, machines.data_dir)
-    else:
-        plan = prepare(unknown, out, machines, messages)
-        if dry_run:
-            return 0
-        runs, failed = plan.runs, bool(carry_out(plan, messages).failures)
-    kept |= _found(runs, settings, out, machines)
-    write_results(out / RESULTS, kept.values())
-    judged = _write_page(settings, kept, out, f"neurocollapse claims --{'full' if full else 'quick'}")
+    if dry_run:
+        plan_claims(settings, out, progress=True, **vars(machines))
+        return 0
+    command = f"neurocollapse claims --{'full' if full else 'quick'}"
+    judged, failures = judge_all(settings, out, read=read, command=command, progress=True, **vars(machines))
     if json:
         print(to_json(claims_values(judged), indent=2))
     else:
         rows = [{"claim": one.claim.statement, "on": one.setting.name, "verdict": str(one.verdict)} for one in judged]
         print_frame(pd.DataFrame(rows), "claims")
         out_console.print(f"every number is in {out / 'claims.md'}")
-    return 1 if failed else 0
-
-
-def _read(configs: Sequence[RunConfig], out: Path, data_dir: Path | None) -> tuple[list[Planned], bool]:
-    """What is there of these runs, and whether any of it is damaged."""
-    runs = check_runs(configs, out, data_dir, timed=False)
-    print_notes(runs, messages)
-    damages = [run.damage for run in runs if run.damage]
-    messages.print(f"reading the {sum(run.ended for run in runs)} of {len(runs)} runs that have ended, in {out}")
-    for damage in damages:
-        messages.print(f"left out: {damage}")
-    return runs, bool(damages)
-
-
-def _found(
-    runs: Sequence[Planned], settings: Sequence[Setting], out: Path, machines: Machines
-) -> dict[RunConfig, Result]:
-    """Those of the runs that have finished, with the theory tables of those that claims about the theory need."""
-    finished = {run.config: run.folder for run in runs if run.folder.damage is None and run.folder.status == "finished"}
-    asked = {
-        config for setting in settings for name in ("decay", "bias") for config in setting.experiments.get(name, ())
-    }
-    theory = [
-        folder
-        for config, folder in finished.items()
-        if config in asked and config.weight_decay and config.bias in ("none", "free")
-    ]
-    tables = keep_tables(theory, out / "theory.json", data_dir=machines.data_dir, device=machines.device_here)
-    return {result.config: result for result in results_of(finished.values(), tables)}
-
-
-def _write_page(settings: Sequence[Setting], kept: Mapping[RunConfig, Result], out: Path, command: str) -> list[Judged]:
-    """Every claim judged by the results, as claims.md and claims.json."""
-    judged = [each for setting in settings for each in judge_claims(setting, kept.values())]
-    page = claims_page(judged, command, {setting.name: notes_on(setting, kept) for setting in settings})
-    for name, text in (("claims.md", page), ("claims.json", to_json(claims_values(judged), indent=1) + "\n")):
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return judged
+    return 1 if failures else 0

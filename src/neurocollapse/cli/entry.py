@@ -1,36 +1,43 @@
-"""Where the command begins and ends: its words to a function, what that raises to one line and an exit status."""
+"""Where the command begins and ends: its words to a function, what that raises to one line and an exit status.
 
+Nothing heavy is imported here, and of the commands only the one that is named.
+"""
+
+import difflib
 import io
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from types import FrameType
 
-import tyro
-
+from .._errors import InputError
 from .._version import __version__
-from .claims import claims
-from .experiments import reproduce, runs, train
-from .measurements import measure
-from .printing import messages
-from .report import report
-from .theory import solve, verify
 
 #: Errors that a user can mend: one line and exit status 2. `ValueError` is the base of the package's own.
 USER_ERRORS = (ValueError, OSError)
 
-
-COMMANDS: dict[str, Callable[..., int]] = {
-    "reproduce": reproduce,
-    "train": train,
-    "measure": measure,
-    "verify": verify,
-    "solve": solve,
-    "claims": claims,
-    "report": report,
-    "runs": runs,
+#: The module that holds the function of each command, and the first line of that function's docstring.
+COMMANDS = {
+    "reproduce": (
+        "experiments",
+        "The paper's experiment: train with and without weight decay, draw its figure, print its numbers.",
+    ),
+    "train": ("experiments", "Train one configuration, or the product of several values of its fields."),
+    "measure": ("measurements", "Measure the collapse of features in a file, or of a model at one checkpoint or many."),
+    "verify": (
+        "theory",
+        "Each identity and prediction of the theory beside what a trained network shows, with the residual.",
+    ),
+    "solve": ("theory", "The unconstrained features model: its minimum from random starts beside its closed form."),
+    "claims": ("claims", "Judge each claim of the paper, and its open questions: verdicts with seeds and intervals."),
+    "report": (
+        "report",
+        "Write everything that was found in a folder of runs into one HTML file, which opens anywhere and offline.",
+    ),
+    "runs": ("listing", "List the runs in a folder: how far each is, and its last numbers."),
 }
 
 
@@ -41,7 +48,6 @@ class Terminated(KeyboardInterrupt):
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point. Exit status 0; 1 where a run failed; 2 for what the user can mend; 130, 143 for Ctrl-C, SIGTERM."""
     words = sys.argv[1:] if args is None else list(args)
-    warnings.showwarning = lambda message, *_args, **_kwargs: messages.print(f"warning: {message}")
     signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of formulas
         sys.stdout.reconfigure(errors="replace")
@@ -52,26 +58,54 @@ def main(args: Sequence[str] | None = None) -> None:
         _discard_output()
         status = 141
     except USER_ERRORS as error:
-        messages.print(f"error: {' '.join(_told(error).split())}")
+        print(f"error: {' '.join(_told(error).split())}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt as stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # a second one could only disturb the end
-        messages.print("; ".join(["stopped", *map(str, stop.args)]))
+        print("; ".join(["stopped", *map(str, stop.args)]), file=sys.stderr)
         status = 143 if isinstance(stop, Terminated) else 130
     sys.exit(status)
 
 
 def _run(words: Sequence[str]) -> int:
-    if words == ["--version"]:
+    name, *rest = words or [""]
+    if name == "--version":
         print(f"neurocollapse {__version__}")
         return 0
-    return tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="neurocollapse",
-        description="Train, measure and explain neural collapse. --version tells the version.",
-        args=words,
-        config=(tyro.conf.FlagCreatePairsOff,),
+    if name in ("--help", "-h"):
+        print(_help())
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        wrong = (
+            f"there is no command {name!r}{f' (did you mean {near[0]}?)' if near else ''}"
+            if name
+            else "it needs a command"
+        )
+        raise InputError(f"{wrong}; choose from {', '.join(COMMANDS)}")
+    from .parsing import call_of
+    from .printing import messages
+
+    warnings.showwarning = lambda message, *_args, **_kwargs: messages.print(f"warning: {message}")
+    command = getattr(import_module(f".{COMMANDS[name][0]}", __package__), name)
+    return call_of(name, command, rest)()
+
+
+def _help() -> str:
+    lines = [f"  {name:<11}{summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: neurocollapse COMMAND ...",
+            "",
+            "Train, measure and explain neural collapse.",
+            "",
+            "Example: neurocollapse reproduce --dataset mnist5k --seeds 3",
+            "",
+            *lines,
+            "",
+            "neurocollapse COMMAND --help shows the options of a command, neurocollapse --version the version.",
+        ]
     )
 
 

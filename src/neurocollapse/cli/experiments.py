@@ -1,28 +1,24 @@
-"""`reproduce` and `train`: runs on disk from configurations; `runs`: what is there."""
+"""`reproduce` and `train`: runs on disk from configurations."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from .._errors import InputError
-from .._files import atomic_path, to_json
-from ..reports import collapse_figure, describe_ordering, missing_decays, paper_ordering, save_figure, summary, wide
-from ..sweeps import Sweep, folders, records_frame, runs_table
+from .._files import to_json
 from ..training import RunConfig
-from .options import ComparedOptions, Folder, Machines, RunOptions, axis, distinct
-from .planning import Plan, carry_out, prepare
-from .printing import messages, out_console, print_frame, rows, shown
-from .report import titled, write_report
-from .theory import keep_tables
+from .listing import print_runs
+from .options import ComparedOptions, Folder, MachineOptions, RunOptions, axis
+from .printing import messages, out_console, print_frame, rows
+
+if TYPE_CHECKING:
+    from ..sweeps import Plan
 
 
 def reproduce(
-    config: tyro.conf.OmitArgPrefixes[ComparedOptions],
-    machines: tyro.conf.OmitArgPrefixes[Machines],
+    config: ComparedOptions,
+    machines: MachineOptions,
     weight_decay: tuple[float, ...] = (0.0, 5e-4, 1e-3),
     seeds: int = 1,
     out: Folder = Path("results/reproduce"),
@@ -47,46 +43,41 @@ def reproduce(
         json: Print the summary as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
             there is none of.
     """
-    if seeds < 1:
-        raise InputError(f"--seeds must be at least 1, got {seeds}")
+    from ..reports import describe_ordering, reproduction_sweep, wide
+    from ..reports import reproduce as run_reproduction
+    from ..sweeps import plan_sweep
+
     base = RunConfig(**dataclasses.asdict(config))
-    sweep = Sweep(base, {"weight_decay": distinct("--weight-decay", weight_decay), "seed": range(seeds)})
-    plan = prepare(list(sweep), out, machines, messages, tensorboard=tensorboard)
     if dry_run:
-        return _print_plan(plan, json)
-    done = carry_out(plan, messages)
-    frame = records_frame(done.whole)
-    if not len(frame):
+        sweep = reproduction_sweep(base, weight_decay, seeds)
+        return _print_plan(plan_sweep(sweep, out, tensorboard=tensorboard, progress=True, **vars(machines)), json)
+    done = run_reproduction(
+        base,
+        weight_decays=weight_decay,
+        seeds=seeds,
+        out=out,
+        tensorboard=tensorboard,
+        progress=True,
+        **vars(machines),
+    )
+    if done.report is None:
         messages.print("nothing was recorded, so there is nothing to draw")
         return 1
-    title = titled([base])
-    note = "; ".join(plan.notes) or None
-    paths = save_figure(collapse_figure(frame, title=title, note=note, weight_decays=weight_decay), out)
-    table = summary(frame)
-    with atomic_path(out / "summary.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    keep_tables(
-        [run for run in done.whole if run.status == "finished"],
-        out / "theory.json",
-        data_dir=machines.data_dir,
-        device=machines.device_here,
-    )
-    page, _ = write_report(out)
-    ordering, missing = paper_ordering(frame), missing_decays(frame, weight_decay)
     if json:
-        answer = {"summary": rows(table), "ordering": ordering, "missing": missing, "failed": done.failures}
-        print(to_json(answer, indent=2))
+        answer = {"summary": rows(done.summary), "ordering": done.ordering, "missing": done.missing}
+        print(to_json({**answer, "failed": done.runs.failures}, indent=2))
     else:
-        print_frame(wide(table).reset_index(), "last epoch of the finished runs, mean ± deviation over seeds")
-        out_console.print(describe_ordering(ordering, weight_decay, missing))
+        print_frame(wide(done.summary).reset_index(), "last epoch of the finished runs, mean ± deviation over seeds")
+        out_console.print(describe_ordering(done.ordering, weight_decay, done.missing))
         theory = f"   theory beside them: neurocollapse verify {out}" if base.loss == "square" else ""
-        out_console.print(f"report: {page}   figure: {paths[0]}   numbers: {out / 'summary.csv'}{theory}")
-    return 1 if done.failures else 0
+        paths = f"report: {done.report}   figure: {done.figures[0]}   numbers: {out / 'summary.csv'}"
+        out_console.print(f"{paths}{theory}")
+    return 1 if done.runs.failures else 0
 
 
 def train(
-    config: tyro.conf.OmitArgPrefixes[RunOptions],
-    machines: tyro.conf.OmitArgPrefixes[Machines],
+    config: RunOptions,
+    machines: MachineOptions,
     vary: tuple[str, ...] = (),
     out: Folder = Path("results/runs"),
     tensorboard: Folder | None = None,
@@ -107,38 +98,22 @@ def train(
         json: Print the last records as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null
             is what there is none of.
     """
+    from ..sweeps import Sweep, plan_sweep, runs_table
+
     axes: dict[str, Sequence[Any]] = dict(axis(text) for text in vary)
     if len(axes) < len(vary):
         raise InputError(f"--vary names a field twice: {' '.join(vary)}")
     base = RunConfig(**dataclasses.asdict(config))
-    configs = list(Sweep(base, axes))
-    plan = prepare(configs, out, machines, messages, tensorboard=tensorboard)
+    sweep = Sweep(base, axes)
+    plan = plan_sweep(sweep, out, tensorboard=tensorboard, progress=True, **vars(machines))
     if dry_run:
         return _print_plan(plan, json)
-    done = carry_out(plan, messages)
-    _print_runs(runs_table(done.folders), json)
+    done = plan.carry_out()
+    print_runs(runs_table(done), json)
     return 1 if done.failures else 0
 
 
-def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:
-    """List the runs in a folder: how far each is, and its last numbers.
-
-    Example: neurocollapse runs results/reproduce
-
-    Args:
-        folder: The folder that a command wrote with --out.
-        json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
-            none of.
-    """
-    found = folders(folder)
-    _print_runs(runs_table(found), json)
-    damages = [damage for run in found if (damage := run.damage)]
-    for damage in damages:
-        messages.print(f"damaged: {damage}")
-    return 1 if damages else 0
-
-
-def _print_plan(plan: Plan, json: bool) -> int:
+def _print_plan(plan: "Plan", json: bool) -> int:
     """What a dry run has to say beyond the estimate that `prepare` prints for people."""
     if json:
         answer: dict[str, Any] = {"seconds": plan.seconds, "workers": plan.workers}
@@ -147,12 +122,3 @@ def _print_plan(plan: Plan, json: bool) -> int:
         answer["damaged"] = [run.folder.path.name for run in plan.runs if run.damage]
         print(to_json(answer, indent=2))
     return 0
-
-
-def _print_runs(table: pd.DataFrame, json: bool) -> None:
-    if json:
-        print(to_json(rows(table), indent=2))
-    elif len(table):
-        print_frame(table.map(shown), f"{len(table)} run(s)")
-    else:
-        out_console.print("no runs here")

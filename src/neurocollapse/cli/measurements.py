@@ -1,18 +1,17 @@
 """`measure`: features in a file, or a model at one checkpoint or many."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
 import tyro
-from rich.progress import track
 
 from .._errors import InputError
 from .._files import to_json
-from ..measuring import Subject, Trajectory, find_checkpoints, load_weights, read_features, replay, subject
-from ..measuring import measure as measure_features
-from ..metrics import Measurement, reference_values
 from .printing import messages, print_frame, rows, shown
+
+if TYPE_CHECKING:
+    from ..measuring import Subject
+    from ..metrics import Measurement
 
 #: What the table of a trajectory shows.
 TRAJECTORY_KEYS = ("accuracy", "loss_data", "nc1", "nc1_trace_ratio", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
@@ -63,6 +62,8 @@ def measure(
             raise InputError("--checkpoint and --dataset go with --model, not with a file of features")
         assert file is not None
         return _print_measurement(_measured_file(file, num_classes, vci), None, explain, json)
+    from ..measuring import find_checkpoints, load_weights, subject
+
     if dataset is None:
         raise InputError("--model needs --dataset, the data to measure it on")
     who = subject(model, dataset, data_dir=data_dir, split=split, per_class=per_class)
@@ -79,7 +80,10 @@ def measure(
     return _print_measurement(measured, initial if checkpoints else None, explain, json)
 
 
-def _measured_file(file: Path, num_classes: int | None, vci: bool | None) -> Measurement:
+def _measured_file(file: Path, num_classes: int | None, vci: bool | None) -> "Measurement":
+    from ..measuring import measure as measure_features
+    from ..measuring import read_features
+
     arrays = read_features(file)
     try:
         return measure_features(
@@ -95,8 +99,10 @@ def _measured_file(file: Path, num_classes: int | None, vci: bool | None) -> Mea
         raise InputError(f"{file}: {error}") from error
 
 
-def _print_measurement(measured: Measurement, initial: Measurement | None, explain: bool, json: bool) -> int:
+def _print_measurement(measured: "Measurement", initial: "Measurement | None", explain: bool, json: bool) -> int:
     if explain:
+        from ..metrics import reference_values
+
         table = reference_values(measured, initial).reset_index()
         if json:
             print(to_json(rows(table), indent=2))
@@ -115,7 +121,12 @@ def _print_measurement(measured: Measurement, initial: Measurement | None, expla
     return 0
 
 
-def _print_trajectory(who: Subject, checkpoints: list[Path], out: Path, json: bool) -> int:
+def _print_trajectory(who: "Subject", checkpoints: list[Path], out: Path, json: bool) -> int:
+    import pandas as pd
+    from rich.progress import track
+
+    from ..measuring import Trajectory, replay
+
     out.parent.mkdir(parents=True, exist_ok=True)
     trajectory = Trajectory(out, who.conditions)
     todo = list(trajectory.missing(checkpoints))

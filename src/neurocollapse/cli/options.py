@@ -1,33 +1,47 @@
 """What is typed, read: a run's fields as options, folders, values to vary."""
 
-import contextlib
-import dataclasses
-import io
-import typing
-from collections.abc import Sequence
+import ast
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
 from .._errors import InputError
 from ..sweeps import ENGINES
-from ..training import RunConfig
+from ..training import GROUPS, RunConfig
+from .parsing import Form, read
 
 
-class RunOptions(RunConfig):
-    """A run as typed. It is checked in the command, where an error becomes one line, not within the parser."""
+def form(kind: type, groups: Mapping[str, Sequence[str]], left_out: Sequence[str] = ()) -> Form:
+    """Asks for a dataclass in groups of fields, a field's docstring its help."""
+    hints, helps = get_type_hints(kind, include_extras=True), _docstrings(kind)
 
-    def __post_init__(self) -> None:
-        pass
+    def option(name: str) -> tuple[str, Any, Any]:
+        return name, Annotated[hints[name], tyro.conf.arg(help=helps[name])], field(default=getattr(kind, name))
+
+    made = [
+        make_dataclass(title, [option(name) for name in names if name not in left_out], frozen=True)
+        for title, names in groups.items()
+    ]
+    for group in made:
+        group.__doc__ = ""  # which make_dataclass makes of the fields
+    return Form(kind, tuple(made))
 
 
-@dataclasses.dataclass(frozen=True)
-class ComparedOptions(RunOptions):
-    """A run as typed, less what `reproduce` varies."""
-
-    weight_decay: tyro.conf.Suppress[tyro.conf.Fixed[float]] = RunConfig.weight_decay
-    seed: tyro.conf.Suppress[tyro.conf.Fixed[int]] = RunConfig.seed
+def _docstrings(kind: type) -> dict[str, str]:
+    """The docstrings below the fields of a class, each in one line, which wraps by itself."""
+    (defined,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(defined, ast.ClassDef)
+    found = {}
+    for node, below in pairwise(defined.body):
+        match node, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
 
 
 def _folder(text: str) -> Path:
@@ -51,7 +65,7 @@ Folder = Annotated[
 EngineName = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(ENGINES)}}}")]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Machines:
     """Where runs are trained, and how: what every command that trains takes."""
 
@@ -78,6 +92,12 @@ class Machines:
         return "cpu" if self.is_shared else self.device
 
 
+#: A run as typed; less what `reproduce` varies; and the machines.
+RunOptions = Annotated[RunConfig, form(RunConfig, GROUPS)]
+ComparedOptions = Annotated[RunConfig, form(RunConfig, GROUPS, left_out=("weight_decay", "seed"))]
+MachineOptions = Annotated[Machines, form(Machines, {"machines": [each.name for each in fields(Machines)]})]
+
+
 def distinct(option: str, values: Sequence[Any]) -> Sequence[Any]:
     if not values:
         raise InputError(f"{option} needs at least one value")
@@ -90,24 +110,14 @@ def axis(text: str) -> tuple[str, Sequence[Any]]:
     """`field=value,value` with the values read as the type of that field of `RunConfig`."""
     name, equals, values = text.partition("=")
     name = name.replace("-", "_")
-    types = typing.get_type_hints(RunConfig)
+    types = get_type_hints(RunConfig)
     if not equals or name not in types:
         raise InputError(f"--vary {text!r} is not field=value,value,...; the fields are {', '.join(types)}")
-    parsed = [_parsed(text, name, types[name], value) for value in values.split(",")]
-    return name, distinct(f"--vary {name}", parsed)
+    return name, distinct(f"--vary {name}", [_read(text, name, types[name], value) for value in values.split(",")])
 
 
-def _parsed(text: str, name: str, hint: Any, value: str) -> Any:
+def _read(text: str, name: str, hint: Any, value: str) -> Any:
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # what tyro says would be about another command line
-            return tyro.cli(hint, args=[value], console_outputs=False)
-    except SystemExit:
-        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-        expected = f"there are {', '.join(choices)}" if choices else f"it takes {_expected(hint)}"
-        raise InputError(f"--vary {text!r}: {value!r} is no value for {name}; {expected}") from None
-
-
-def _expected(hint: Any) -> str:
-    """A field's type in words."""
-    words = {int: "whole numbers", float: "numbers", type(None): "None"}
-    return " or ".join(words[kind] for kind in typing.get_args(hint) or (hint,))
+        return read(hint, value)
+    except InputError as error:
+        raise InputError(f"--vary {text!r}: {value!r} is no value for {name}; {error}") from None

@@ -1,11 +1,12 @@
 """What the commands print: tables for people, JSON for programs, messages beside them."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.console import Console
-from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Without markup and emoji: paths may hold [brackets] and :colons:. So wide that no table is cut short: in a pipe rich
 # would take 80 columns for all there are.
@@ -13,8 +14,10 @@ out_console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False
 messages = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
-def rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """The rows for JSON, where what is missing is null."""
+    import pandas as pd
+
     return [
         {str(key): None if pd.isna(value) else value for key, value in row.items()} for row in frame.to_dict("records")
     ]
@@ -28,7 +31,10 @@ def shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def print_frame(frame: pd.DataFrame, title: str) -> None:
+def print_frame(frame: "pd.DataFrame", title: str) -> None:
+    import pandas as pd
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for place, column in enumerate(frame):
         table.add_column(str(column), justify="left" if place == 0 else "right", no_wrap=True)

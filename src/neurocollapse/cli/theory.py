@@ -1,28 +1,17 @@
 """`verify` and `solve`: theory beside measurement."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 import tyro
-from rich.progress import Progress, TextColumn, track
 
 from .._errors import InputError, VerificationError
 from .._files import to_json
-from ..sweeps import ALONG, Refinement, RunFolder, TheoryFile, check_device, folders, verify_run, verify_runs
-from ..sweeps.refined_points import FILE as REFINED
-from ..theory import (
-    EXACT,
-    EXACT_TOLERANCE,
-    STATEMENTS,
-    Comparison,
-    TheoryTable,
-    UnconstrainedModel,
-    solve_convex,
-    solve_unconstrained,
-)
 from .printing import messages, out_console, print_frame, shown
-from .progress import names
+
+if TYPE_CHECKING:
+    from ..sweeps import RunFolder
+    from ..theory import Comparison, TheoryTable
 
 
 def verify(
@@ -55,6 +44,9 @@ def verify(
         json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
             none of.
     """
+    from ..sweeps import check_device, folders, verify_run
+    from ..sweeps.refined_points import FILE as REFINED
+
     if (run is None) != exact:
         raise VerificationError("verify takes the folder of a run or of several, or --exact without one")
     if run is None:
@@ -78,8 +70,12 @@ def verify(
     return _print_side_by_side(found, run / "theory.json", data_dir, device, force, json)
 
 
-def _refined(run: RunFolder, iterations: int, data_dir: Path | None, device: str, force: bool) -> TheoryTable:
+def _refined(run: "RunFolder", iterations: int, data_dir: Path | None, device: str, force: bool) -> "TheoryTable":
     """The table where the descent ends, which is told with how it ended."""
+    from rich.progress import Progress, TextColumn
+
+    from ..sweeps import Refinement
+
     refinement = Refinement(run, data_dir=data_dir, device=device, force=force)
     if refinement.iterations:
         messages.print(f"going on after {refinement.iterations} iterations, from {refinement.path}")
@@ -100,40 +96,27 @@ def _refined(run: RunFolder, iterations: int, data_dir: Path | None, device: str
 
 
 def _print_side_by_side(
-    found: list[RunFolder], theory_file: Path, data_dir: Path | None, device: str, force: bool, json: bool
+    found: "list[RunFolder]", theory_file: Path, data_dir: Path | None, device: str, force: bool, json: bool
 ) -> int:
-    tables = keep_tables(found, theory_file, data_dir=data_dir, device=device, force=force)
+    from ..sweeps import keep_tables, run_labels
+
+    tables = keep_tables(found, theory_file, data_dir=data_dir, device=device, force=force, progress=True)
     if json:
         print(to_json({folder.path.name: table.to_dict() for folder, table in tables.items()}, indent=2))
     elif tables:
-        labels = names([folder.config for folder in tables])
+        labels = run_labels([folder.config for folder in tables])
         _print_residuals(dict(zip(labels, tables.values(), strict=True)))
         out_console.print(f"every number is in {theory_file}; `neurocollapse verify RUN` prints the table of one")
     return 0 if len(tables) == len(found) else 1 if tables else 2
 
 
-def keep_tables(
-    found: list[RunFolder], theory_file: Path, *, data_dir: Path | None, device: str, force: bool = False
-) -> dict[RunFolder, TheoryTable]:
-    """The tables of these runs, kept in `theory_file`, with progress; which have none, and why, is told."""
-    tables = {}
-    reasons: dict[str, list[str]] = {}
-    kept = TheoryFile(theory_file, force=force)
-    known = all(kept.get(folder) for folder in found)
-    verified = verify_runs(found, kept, data_dir=data_dir, device=device)
-    for folder, table in track(verified, "verifying", len(found), console=messages, disable=known):
-        if isinstance(table, str):
-            reasons.setdefault(table, []).append(folder.path.name)
-        else:
-            tables[folder] = table
-    for reason, runs in reasons.items():
-        which = f"all {len(runs)} runs" if len(runs) == len(found) > 1 else ", ".join(runs)
-        messages.print(f"not verified, {which}: {reason}")
-    return tables
-
-
 def _print_exact(json: bool) -> int:
     """Digits of agreement on every exact problem; status 1 where one of them is missed."""
+    import pandas as pd
+    from rich.progress import track
+
+    from ..theory import EXACT, EXACT_TOLERANCE
+
     found: dict[str, list[Comparison]] = {}
     for about, solve_all in track(EXACT.items(), "solving", console=messages):
         found[about] = list(solve_all())
@@ -149,7 +132,7 @@ def _print_exact(json: bool) -> int:
     return 0 if all(row.residual <= EXACT_TOLERANCE for rows in found.values() for row in rows) else 1
 
 
-def _exact_row(comparison: Comparison) -> dict[str, Any]:
+def _exact_row(comparison: "Comparison") -> dict[str, Any]:
     return {
         "": comparison.name,
         "exact": comparison.predicted,
@@ -199,6 +182,8 @@ def solve(
         json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
             none of.
     """
+    from ..theory import UnconstrainedModel, solve_convex, solve_unconstrained
+
     model = UnconstrainedModel(
         num_classes=num_classes,
         per_class=per_class[0] if len(per_class) == 1 else per_class,
@@ -225,8 +210,13 @@ def solve(
     return 0
 
 
-def _print_residuals(tables: dict[str, TheoryTable]) -> None:
+def _print_residuals(tables: "dict[str, TheoryTable]") -> None:
     """The residuals of several runs, a column each."""
+    import pandas as pd
+
+    from ..sweeps import ALONG
+    from ..theory import STATEMENTS
+
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for label, table in tables.items():
         for reading, comparisons in table.sections.items():

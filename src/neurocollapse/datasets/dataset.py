@@ -22,6 +22,13 @@ class Split:
     images: Float32[Tensor, "samples *shape"]
     labels: Int64[Tensor, " samples"]
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """One sample and its label, so that a split is a data set for `torch.utils.data.DataLoader`."""
+        return self.images[index], self.labels[index]
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -162,7 +162,7 @@ def download(publication: Publication, name: str, folder: Path) -> Path:
             failures.append(f"{mirror} ({_reason(error)})")
     raise DatasetError(
         f"{name} ({size / 1e6:.3g} MB) is not in {folder} and could not be downloaded from "
-        f"{', nor from '.join(failures)}; fetch it by other means and put the files under --data-dir (data_dir=)"
+        f"{', nor from '.join(failures)}; fetch it by other means and put the files into data_dir"
     )
 
 

@@ -1,1 +1,1 @@
-"""Measuring inside other libraries' loops: one module for each library, imported by itself and only when asked for."""
+"""Measures neural collapse in other libraries' training loops. Import the module of the library that you use."""

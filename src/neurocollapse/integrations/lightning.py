@@ -1,4 +1,4 @@
-"""Neural collapse measured by a callback of Lightning."""
+"""A Lightning callback that measures neural collapse."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -8,7 +8,7 @@ from .._errors import InputError
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError:
-    try:  # the same under its older name
+    try:  # Lightning under its older name
         from pytorch_lightning import Callback, LightningModule, Trainer
     except ImportError as error:
         raise ImportError(
@@ -20,25 +20,26 @@ from .loops import Probe
 
 
 class NeuralCollapseCallback(Callback):
-    """Measure at the end of every k-th training epoch, and log with `log_dict`, in the trainer's own loggers.
+    """Measures neural collapse after every k-th training epoch, and logs the numbers with `log_dict`.
 
-    Every process measures its part of the data, and all log the same numbers. The module is run as it is, without the
-    trainer's precision: pass `autocast_dtype` where that matters. Training goes on as if it had not been measured.
+    Every process measures its part of the data, and all log the same numbers. The module runs without the trainer's
+    precision; pass `autocast_dtype` if that matters. Measuring does not change the training.
 
     Args:
         every_k_epochs: k.
-        loader: the data, of the "train" or the "val" loader of the trainer, or of a loader of one's own. Samples come
-            in the data set's order and each once, whatever the sampler.
-        model: the name of the part of the module that maps inputs to outputs; by default the module itself.
-        head: the name of the classifier head in it; by default the linear layer whose output is the model's.
-        prefix: what the logged names begin with.
-        subset: measure this many samples of every class only.
-        keys: of `neurocollapse.METRICS`, those to log; by default all that there are.
-        options: of `neurocollapse.measure_model`, such as `strategy`, `weight_decay`, `tokens` and `autocast_dtype`.
+        loader: the data: "train" or "val" for the trainer's loader, or a loader. Each sample is measured once, in the
+            data set's order, whatever the sampler.
+        model: the name of the submodule that maps inputs to outputs; by default the module itself.
+        head: the name of the classifier head in the model; by default the linear layer whose output is the model's.
+        prefix: the prefix of the logged names.
+        subset: measures only this many samples of every class.
+        keys: the keys of `neurocollapse.METRICS` to log; by default all.
+        options: further arguments of `neurocollapse.measure_model`, such as `strategy`, `weight_decay`, `tokens` and
+            `autocast_dtype`.
 
     Raises:
-        ValueError: there is no such key, or no such loader; while it measures, all that `measure_model` raises.
-        TypeError: there is no such option.
+        ValueError: for an unknown key or loader; while measuring, as `measure_model` does.
+        TypeError: for an unknown option.
 
     >>> trainer = Trainer(callbacks=[NeuralCollapseCallback(every_k_epochs=5, keys=["nc1", "nc3"])], logger=False)
     """
@@ -62,14 +63,15 @@ class NeuralCollapseCallback(Callback):
 
     @property
     def measurement(self) -> Measurement | None:
-        """The last measurement, None before the first."""
+        """The last measurement; None before the first."""
         return self.probe.measurement
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures and logs, if this epoch is due."""
         if not self.probe.is_due(trainer.current_epoch + 1):
             return
         model = pl_module if self.model is None else pl_module.get_submodule(self.model)
-        # all processes have the same numbers, and Lightning wants to be told how to make one of them
+        # all processes have the same numbers already, but without sync_dist Lightning warns
         pl_module.log_dict(self.probe(model, self._loader(trainer)), sync_dist=True, batch_size=1)
 
     def _loader(self, trainer: Trainer) -> Iterable[Any]:

@@ -1,6 +1,5 @@
-"""What the callbacks of training loops share: when to measure, and which numbers to log."""
+"""The common part of the callbacks for training loops: when to measure, and which numbers to log."""
 
-import difflib
 import inspect
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from .._errors import InputError, InputTypeError
+from .._errors import InputError, InputTypeError, did_you_mean
 from ..measuring import CaptureOptions, indices_of, measure_model, reloaded
 from ..metrics import METRICS, Measurement
 
@@ -16,17 +15,17 @@ _OPTIONS = (*inspect.signature(measure_model).parameters, *CaptureOptions.__anno
 
 
 class Probe:
-    """`measure_model` with its arguments set, to be called again and again while a model trains.
+    """Calls `measure_model` with fixed arguments, again and again while a model trains.
 
     Args:
-        every: how many epochs apart.
-        keys: of `METRICS`, those to log; by default all that there are.
-        prefix: what the names begin with.
-        options: of `measure_model`.
+        every: the number of epochs from one measurement to the next.
+        keys: the keys of `METRICS` to log; by default all.
+        prefix: the prefix of the logged names.
+        options: arguments of `measure_model`.
 
     Raises:
-        ValueError: `every` is less than one, or there is no such key.
-        TypeError: there is no such option.
+        ValueError: if `every` is less than one, or for an unknown key.
+        TypeError: for an unknown option.
 
     >>> probe = Probe(every=5, keys=["nc1", "weight_norms"], prefix="nc/", options={"weight_decay": 0.1})
     >>> [epoch for epoch in range(1, 13) if probe.is_due(epoch)]
@@ -36,25 +35,26 @@ class Probe:
     def __init__(self, every: int, keys: Collection[str] | None, prefix: str, options: Mapping[str, Any]):
         if every < 1:
             raise InputError(f"measure every 1 or more epochs, got {every}")
-        # now, and not after the first epochs
+        # check now, and not after the first epochs
         for key in keys or ():
             if key not in METRICS:
-                raise InputError(f"there is no key {key!r}{_hint(key, METRICS)}; see neurocollapse.METRICS")
+                raise InputError(f"there is no key {key!r}{did_you_mean(key, METRICS)}; see neurocollapse.METRICS")
         for option in options:
             if option not in _OPTIONS:
-                raise InputTypeError(f"there is no option {option!r}{_hint(option, _OPTIONS)}; see measure_model")
+                raise InputTypeError(
+                    f"there is no option {option!r}{did_you_mean(option, _OPTIONS)}; see measure_model"
+                )
         self.every, self.keys, self.prefix, self.options = every, keys, prefix, options
         #: the last measurement
         self.measurement: Measurement | None = None
 
     def is_due(self, epoch: int) -> bool:
-        """Whether to measure after this epoch, the first being 1."""
+        """Whether to measure after this epoch; the first is 1."""
         return epoch % self.every == 0
 
     def __call__(self, model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
-        """Measure, and give each number to be logged a name; `weight_norms` become `weight_norms.0` and so on."""
-        # Sample by sample in order: to shuffle would draw from the loader's generator, and training would then go on
-        # otherwise than without being measured.
+        """Measures the model and returns the numbers to log, by name; `weight_norms` become `weight_norms.0`, ..."""
+        # Read the samples in order: shuffling would draw from the loader's generator, and so change the training.
         if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
             loader = reloaded(loader, indices_of(loader))
         self.measurement = measure_model(model, loader, **self.options)
@@ -66,8 +66,3 @@ class Probe:
             else:
                 values[f"{self.prefix}{key}"] = value
         return values
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

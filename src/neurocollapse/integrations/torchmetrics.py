@@ -1,4 +1,4 @@
-"""Neural collapse as a metric of TorchMetrics, whose states merge across processes."""
+"""Neural collapse as a TorchMetrics metric, whose states merge across processes."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -22,32 +22,33 @@ from ..metrics import METRICS, Measurement
 from ..networks import find_head
 from ..statistics import WEIGHTINGS, Classifier, ClassMoments, check_batch
 
-#: Types of features, by the number that a process sends to tell the others its own.
+#: Types of features. A process sends the index of its own to the others.
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class NeuralCollapse(Metric):
-    """Every neural-collapse metric of the features it is updated with, over all processes together.
+    """Computes every neural-collapse metric of the features it is updated with, over all processes together.
 
-    Shards may differ in length, and some may be empty. Kept features are gathered by every process, and measured as
-    `neurocollapse.measure` does, so they must fit in the memory of each. Moments are small, p × p in float64 (which
-    MPS lacks), and miss `nc4` alone; what needs outputs is then of the head as it was at each update.
+    Shards may differ in length, and some may be empty. By default every process gathers all features and measures them
+    as `neurocollapse.measure` does, so they must fit in its memory. With `keep_features=False` the metric accumulates
+    moments instead, which are p × p in float64 (which MPS lacks). Then only `nc4` is missing, and the metrics of the
+    outputs use the head's weight at each update.
 
-    `forward` gives the metrics of its batch alone, each nan where the batch lacks a class; where these numbers are not
-    wanted, `update` is quicker.
+    `forward` also gives the metrics of its batch alone, all nan if the batch lacks a class. `update` is quicker.
 
     Args:
         num_classes: C.
-        head: the classifier, a module with a weight (classes, features), for the keys that need it. It does not
-            become a part of the metric: its weight is read as it is at `compute`, and copies of the metric share it.
-        keep_features: keep the features, or fold them into moments.
+        head: the classifier, a module with a weight (classes, features), for the keys that need it. It is not a
+            submodule of the metric: `compute` reads its current weight, and copies of the metric share it.
+        keep_features: whether to keep the features, or to accumulate moments.
         weighting: "classes" or "samples": see `neurocollapse.measure`.
         vci: whether to measure `nc1_vci` of kept features: see `neurocollapse.measure`. Moments always give it.
-        options: of `torchmetrics.Metric`, such as `sync_on_compute`, `process_group` and `compute_on_cpu`.
+        options: further arguments of `torchmetrics.Metric`, such as `sync_on_compute`, `process_group` and
+            `compute_on_cpu`.
 
     Raises:
-        ValueError: from `update`, labels out of range or not integers, or shapes that disagree; from `compute`, a
-            class without samples and all else that `neurocollapse.measure` refuses; of the head, see `find_head`.
+        ValueError: from `update`, for labels out of range or not integers, or shapes that disagree; from `compute`, for
+            a class without samples, and as `neurocollapse.measure` does; for the head, as `find_head` does.
 
     >>> import neurocollapse as nc
     >>> head = nn.Linear(8, 4, bias=False)
@@ -83,7 +84,7 @@ class NeuralCollapse(Metric):
         self._of_one_batch = False
         if head is not None:
             self._check_head()
-        # every state is a list of tensors, one of each for a batch or a process
+        # every state is a list of tensors, one for each batch or process
         if keep_features:
             self.add_state("features", [], dist_reduce_fx="cat")
             self.add_state("labels", [], dist_reduce_fx="cat")
@@ -92,7 +93,7 @@ class NeuralCollapse(Metric):
                 self.add_state(name, [], dist_reduce_fx=None)
 
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Fold in a batch: what the classifier sees, (samples, features), and labels (samples,)."""
+        """Folds in a batch: the classifier's inputs, (samples, features), and labels (samples,)."""
         if not self.keep_features:
             moments = self._moments()
             moments.update(features.detach(), labels)
@@ -100,16 +101,17 @@ class NeuralCollapse(Metric):
             return
         width = self.features[0].shape[1] if self.features else None
         check_batch(features, labels, self.num_classes, width, seen=sum(map(len, self.labels)))
-        # a copy, since what was given may be a slice of something much larger, or change later
+        # copy, since the batch may be a slice of a much larger tensor, or change later
         self.features.append(features.detach().clone())
         self.labels.append(labels.detach().long())
 
     def compute(self) -> dict[str, Tensor]:
-        """Every metric that the samples seen and the head allow: {key of `METRICS`: scalar, float64}."""
+        """Computes every metric that the samples and the head allow: {key of `METRICS`: float64 scalar}."""
         values = self._values()
         return {key: torch.tensor(value, dtype=torch.float64, device=self.device) for key, value in values.items()}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Folds in a batch, and returns the metrics of this batch alone."""
         self._of_one_batch = True
         try:
             return super().forward(*args, **kwargs)
@@ -137,7 +139,7 @@ class NeuralCollapse(Metric):
         return dict(measure(features, labels, weight, bias, **options))  # type: ignore[arg-type]
 
     def _undefined(self, covariance: bool) -> dict[str, float]:
-        """nan for every key that there would be."""
+        """nan for every key that `compute` would give."""
         absent = {"objective", "ood_mean"}
         absent |= set() if covariance else {"within_class_covariance"}
         absent |= set() if self.keep_features else {"nearest_mean_disagreement"}
@@ -165,7 +167,7 @@ class NeuralCollapse(Metric):
     # ---- moments
 
     def _moments(self, classifier: Classifier | None = None) -> ClassMoments:
-        """The moments of all batches and processes that the states hold."""
+        """Merges the moments of all batches and processes in the states."""
         classifier = classifier or self._classifier()
         whole = ClassMoments(self.num_classes, classifier, weighting=self.weighting)
         names = list(whole.state())
@@ -176,15 +178,15 @@ class NeuralCollapse(Metric):
 
     def _set_moments(self, moments: ClassMoments) -> None:
         for name, value in moments.state().items():
-            setattr(self, name, [value.to(self.device)])  # those without samples have not been there yet
+            setattr(self, name, [value.to(self.device)])  # moments without samples are on the CPU
 
     # ---- processes
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., list[Tensor]] = gather_all_tensors, process_group: Any = None
     ) -> None:
-        # Gathering wants as many tensors of every process, alike in type and number of dimensions. TorchMetrics itself
-        # lets a process without samples give flat float32 instead, and then all wait for one another forever.
+        # To gather, every process must send as many tensors, of the same type and number of dimensions. TorchMetrics
+        # sends flat float32 from a process without samples, and then all processes wait for each other forever.
         if not self.keep_features:
             self._set_moments(self._moments())
         else:
@@ -194,7 +196,7 @@ class NeuralCollapse(Metric):
         super()._sync_dist(dist_sync_fn, process_group)
 
     def _agreed_layout(self, gather: Callable[..., list[Tensor]], group: Any) -> tuple[int, torch.dtype]:
-        """Width and type of the features of all processes. Raises `ValueError`, in all of them, where they differ."""
+        """The width and type of the features of all processes. Raises `ValueError`, in each, if they differ."""
         mine = [0, 0]
         if self.features:
             first = dim_zero_cat(self.features)
@@ -209,13 +211,13 @@ class NeuralCollapse(Metric):
 
 
 class _Shared:
-    """A module that is no part of whatever refers to it: not among its parameters, and not copied with it."""
+    """Holds a module without making it a part of its owner: not among its parameters, and not copied with it."""
 
     def __init__(self, module: nn.Module):
         self.module = module
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # unless it is being copied itself, with the model that both belong to
+        # the exception is a copy of a model that contains both the module and the metric
         return type(self)(memo.get(id(self.module), self.module))
 
 

@@ -1,4 +1,4 @@
-"""Neural collapse measured by a callback of the Trainer of Transformers."""
+"""A callback for the Trainer of Transformers that measures neural collapse."""
 
 from collections.abc import Collection, Iterable
 from typing import Any, Self
@@ -19,26 +19,27 @@ from .loops import Probe
 
 
 class NeuralCollapseCallback(TrainerCallback):
-    """Measure after every k-th epoch, or at every evaluation, and log by the trainer's own `log`.
+    """Measures neural collapse after every k-th epoch, or at every evaluation, and logs with the trainer's `log`.
 
     The numbers are then in `state.log_history` and wherever the trainer reports to. Callbacks do not know their
     trainer, so attach it: `NeuralCollapseCallback().attach(trainer)`, instead of `Trainer(callbacks=...)`. In a process
-    group every process measures its part of the data. Training goes on as if it had not been measured.
+    group every process measures its part of the data. Measuring does not change the training.
 
     Args:
         every_k_epochs: k, or None to measure at every evaluation.
-        loader: the data, of the "train" or the "eval" loader of the trainer, or of a loader of one's own. Samples come
-            in the data set's order and each once, whatever the sampler.
+        loader: the data: "train" or "eval" for the trainer's loader, or a loader. Each sample is measured once, in the
+            data set's order, whatever the sampler.
         head: the name of the classifier head; by default the linear layer whose output is the model's.
-        prefix: what the logged names begin with.
-        subset: measure this many samples of every class only.
-        keys: of `neurocollapse.METRICS`, those to log; by default all that there are.
-        options: of `neurocollapse.measure_model`, such as `tokens`, `strategy`, `weight_decay` and `autocast_dtype`.
+        prefix: the prefix of the logged names.
+        subset: measures only this many samples of every class.
+        keys: the keys of `neurocollapse.METRICS` to log; by default all.
+        options: further arguments of `neurocollapse.measure_model`, such as `tokens`, `strategy`, `weight_decay` and
+            `autocast_dtype`.
 
     Raises:
-        ValueError: there is no such key or loader; while it measures, all that `measure_model` raises.
-        TypeError: there is no such option.
-        RuntimeError: training starts and no trainer is attached.
+        ValueError: for an unknown key or loader; while measuring, as `measure_model` does.
+        TypeError: for an unknown option.
+        RuntimeError: if training starts and no trainer is attached.
 
     >>> callback = NeuralCollapseCallback(every_k_epochs=2, loader="eval", keys=["nc1", "nc3"])
     """
@@ -63,11 +64,11 @@ class NeuralCollapseCallback(TrainerCallback):
 
     @property
     def measurement(self) -> Measurement | None:
-        """The last measurement, None before the first."""
+        """The last measurement; None before the first."""
         return self.probe.measurement
 
     def attach(self, trainer: Trainer) -> Self:
-        """Become one of the callbacks of this trainer, which gives the data and logs the numbers."""
+        """Adds this callback to a trainer, which gives the data and logs the numbers."""
         self.trainer = trainer
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
@@ -76,18 +77,21 @@ class NeuralCollapseCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Checks that a trainer is attached."""
         self._attached()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
-        # a number of steps over a number of steps, so not quite whole
+        """Measures and logs, if this epoch is due."""
+        # state.epoch is a ratio of numbers of steps, so not quite an integer
         if not self.at_evaluation and self.probe.is_due(round(state.epoch or 0)):
             self._measure(model)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
+        """Measures and logs, if every evaluation is measured."""
         if self.at_evaluation:
             self._measure(model)
 

@@ -110,7 +110,7 @@ def subject(
     data = load_dataset(dataset, data_dir=data_dir, per_class=per_class)
     chosen = data.train if split == "train" else data.test
     if chosen is None:
-        raise CheckpointError(f"{data.name} has no test split; leave out --split")
+        raise CheckpointError(f"{data.name} has no test split; measure the training split")
     build = build_network if ":" not in model else call_builder
 
     def untrained() -> nn.Module:

@@ -1,7 +1,7 @@
 """What the classifier decides: NC4, quasi-interpolation, margins, and the objective of Eq. 1.
 
 Targets are one-hot: f_i^(c) is compared with 1 on the own class and with 0 elsewhere. `loss_data` and the `sqi_*`
-are readings of the square loss, whatever loss the network was trained with.
+refer to the square loss, whatever loss the network was trained with.
 """
 
 from ..statistics import Objective, Outputs, Statistics
@@ -52,7 +52,7 @@ def sqi_sum(statistics: Statistics) -> float:
 
 
 def accuracy(statistics: Statistics) -> float:
-    """Share of samples whose largest output is that of their class; ties go to the lowest class."""
+    """Share of samples whose own class has the largest output; ties go to the lowest class."""
     return _outputs(statistics).accuracy
 
 

@@ -1,10 +1,11 @@
-"""The table of metrics, and what measuring gives: `METRICS` and `Measurement`."""
+"""`METRICS`, the table of all metrics, and `Measurement`, their values for some features."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .._errors import did_you_mean
 from .._html import html_table
 from ..statistics import ClassMeans, Statistics
 from . import decisions, duality, simplex, variability
@@ -17,7 +18,7 @@ Value = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Metric:
-    """A pure function of `Statistics`, the fields that it cannot do without, and where it comes from."""
+    """A metric: a pure function of `Statistics`, the fields that it needs, and its source."""
 
     key: str
     function: Callable[[Statistics], Value]
@@ -31,18 +32,18 @@ class Metric:
         return " ".join(paragraph.split())
 
     def lacks(self, statistics: Statistics) -> str | None:
-        """What would have to be given for this metric, in words; None where all is there."""
+        """Says in words what the caller must give for this metric; None if nothing is missing."""
         return next((_GIVEN_BY[name] for name in self.needs if getattr(statistics, name) is None), None)
 
 
-#: What a caller must give so that a field of `Statistics` is there.
+#: What a caller must give to get a field of `Statistics`.
 _GIVEN_BY = {
     "classifier": "the classifier's weight",
     "outputs": "the classifier's weight",
     "nearest_mean_disagreement": "a second sweep over the features",
-    "objective": "the weight decay and every layer's norm, which training knows",
-    "within_class_covariance": "all of Σ_W, N p² operations, which vci=True asks for",
-    "ood_mean": "features of samples of no class, ood",
+    "objective": "the weight decay and every layer's norm, which are known in training",
+    "within_class_covariance": "the whole of Σ_W, at N p² operations; pass vci=True",
+    "ood_mean": "features of samples of no class; pass ood",
 }
 
 _PAPER = "Rangamani and Banburski-Fahey (2022)"
@@ -93,23 +94,23 @@ METRICS: dict[str, Metric] = _table(
 
 
 class Measurement(Mapping[str, Any]):
-    """Every metric that the statistics allow: a mapping from the keys of `METRICS` to float.
+    """The values of all metrics that the statistics allow: a mapping from the keys of `METRICS` to float.
 
-    `weight_norms` alone is a tuple, a number per layer. A key whose ingredients were not given is absent;
-    `missing` names it with what it needs. Degenerate features give nan or inf, as the metric's definition says.
+    Only `weight_norms` is a tuple, with a number per layer. A metric that needs something that was not given is
+    absent, and `missing` says what it needs. Degenerate features give nan or inf, as the metric's definition says.
     """
 
     def __init__(self, statistics: Statistics, means: ClassMeans | None = None, *, held_out: bool = False):
         self._values: dict[str, Value] = {
             key: metric.function(statistics) for key, metric in METRICS.items() if not metric.lacks(statistics)
         }
-        #: the keys that are not here, each with what it needs, in words
+        #: the absent keys, each with what it needs, in words
         self.missing: dict[str, str] = {
             key: lacking for key, metric in METRICS.items() if (lacking := metric.lacks(statistics))
         }
         #: the class means that the numbers refer to, for `measure(..., means=)` of held-out samples
         self.means = means
-        #: whether those are of other samples
+        #: whether the class means are those of other samples
         self.held_out = held_out
         self.class_counts: tuple[int, ...] = tuple(statistics.class_counts.tolist())
         #: rank of Σ_B, at most min(p, C−1); see `geometry.centered_span` for its tolerance
@@ -119,6 +120,8 @@ class Measurement(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if key in self.missing:
             raise KeyError(f"{key} is not here: it needs {self.missing[key]}")
+        if key not in self._values:
+            raise KeyError(f"there is no key {key!r}{did_you_mean(str(key), METRICS)}; see neurocollapse.METRICS")
         return self._values[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -129,15 +132,16 @@ class Measurement(Mapping[str, Any]):
 
     @property
     def num_classes(self) -> int:
+        """C."""
         return len(self.class_counts)
 
     @property
     def mean_counts(self) -> tuple[int, ...]:
-        """How many samples each class mean was averaged from."""
+        """The number of samples behind each class mean."""
         return self.class_counts if self.means is None else tuple(self.means.counts.tolist())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for JSON: the metrics, `class_counts`, `rank`."""
+        """The metrics, `class_counts` and `rank` as plain numbers for JSON."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in self.items()}
         return values | {"class_counts": list(self.class_counts), "rank": self.rank}
 

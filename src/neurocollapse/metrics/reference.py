@@ -1,4 +1,4 @@
-"""What to hold a measurement against: features without structure, and exact collapse, of the same size."""
+"""Reference values for a measurement: features without structure, and exact collapse, of the same size."""
 
 from math import log, nan, sqrt
 
@@ -9,22 +9,28 @@ from ..geometry import centered_span
 from ..statistics import Classifier, Statistics
 from .measurement import METRICS, Measurement
 
-#: Numbers to draw for structureless class means, in at least two sets: the more of them a set has, the less its keys
-#: vary from one set to another.
+#: How many numbers to draw for structureless class means, in at least two sets. A set of many numbers varies little,
+#: so few sets are enough.
 _DRAWN = 10**6
 
 
 def reference_values(measurement: Measurement, initial: Measurement | None = None) -> pd.DataFrame:
-    """Each number of a measurement beside what it would be without structure and at collapse, a row per key.
+    """Tabulates each number of a measurement beside its values without structure and at collapse, a row per key.
 
-    Columns: `value`; `initial`, where the measurement of the untrained network is given; `structureless`, the mean
-    for normal features that know nothing of the labels, of the same class sizes, p and C, with a random classifier;
-    `simplex_etf`, at collapse to a simplex ETF around zero, dual to the classifier; `no_bias`, where collapse ends
-    without a bias in the unconstrained features model, with an orthogonal frame as the classifier. nan where nothing
-    is said, such as of a loss.
+    The columns are:
 
-    With few samples NC1 is no longer large where there is no collapse: structureless features have
-    NC1 ≈ (1 − C/N) n C (C−1)/(p − C), n samples a class. A measured NC1 says something only well below that.
+    - `value`, as measured;
+    - `initial`, of the untrained network, if its measurement is given;
+    - `structureless`, the mean for normal features independent of the labels, with the same class sizes, p and C and
+      a random classifier;
+    - `simplex_etf`, at collapse to a simplex ETF around zero, dual to the classifier;
+    - `no_bias`, at the optimum of the unconstrained features model without a bias, where the classifier is an
+      orthogonal frame.
+
+    An entry without a reference value, such as the loss's, is nan.
+
+    With few samples NC1 is small even without collapse: structureless features have
+    NC1 ≈ (1 − C/N) n C (C−1)/(p − C), with n samples in each class. Only a measured NC1 well below that shows collapse.
 
     >>> import neurocollapse as nc
     >>> etf = nc.simplex_etf(4)
@@ -45,11 +51,11 @@ def reference_values(measurement: Measurement, initial: Measurement | None = Non
 
 
 def _structureless(measurement: Measurement) -> dict[str, float]:
-    """Means over draws of the sums that normal features have; the features themselves need not be drawn."""
+    """Averages the metrics of normal features. Draws their statistics, not the features themselves."""
     generator = torch.Generator().manual_seed(0)
     number = max(2, min(100, _DRAWN // (measurement.num_classes * measurement.num_features)))
     draws = [Measurement(_draw(measurement, generator)) for _ in range(number)]
-    # the variance of the norms depends on the features' scale, which is a choice here
+    # the variance of the norms depends on the features' scale, which is arbitrary here
     means = {key: sum(draw[key] for draw in draws) / number for key in draws[0] if key != "nc2_norm_variance"}
     chance = 1 / measurement.num_classes
     return means | {"accuracy": chance, "nc4": 1 - chance}
@@ -58,7 +64,7 @@ def _structureless(measurement: Measurement) -> dict[str, float]:
 def _draw(measurement: Measurement, generator: torch.Generator) -> Statistics:
     counts, of_means = torch.tensor(measurement.class_counts), torch.tensor(measurement.mean_counts)
     num_classes, num_features, total = len(counts), measurement.num_features, int(counts.sum())
-    # deviations from the samples' own mean have a degree of freedom less; held out, they have the mean's own besides
+    # deviations from the samples' own mean have one degree of freedom less; held-out ones add the variance of the mean
     degrees, factors = (
         (counts, 1 + 1 / of_means.double()) if measurement.held_out else (counts - 1, torch.ones(num_classes).double())
     )
@@ -67,7 +73,7 @@ def _draw(measurement: Measurement, generator: torch.Generator) -> Statistics:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     def chi_squared(degrees: torch.Tensor) -> torch.Tensor:
-        """By its normal limit, (1 − 2/9k + z √(2/9k))³ k (Wilson and Hilferty, 1931), good from a few degrees on."""
+        """Approximated by (1 − 2/9k + z √(2/9k))³ k (Wilson and Hilferty, 1931), good from a few degrees on."""
         spread = 2 / (9 * degrees.double().clamp(min=1))
         return degrees * (1 - spread + normal(*degrees.shape) * spread.sqrt()) ** 3
 
@@ -88,7 +94,7 @@ def _draw(measurement: Measurement, generator: torch.Generator) -> Statistics:
     )
 
 
-#: 0 at collapse, whatever it collapses to that is dual to W.
+#: Keys that are 0 at collapse to any means that are dual to W.
 _VANISHING = (
     *(key for key in METRICS if key.startswith("nc1")),
     *("nc2_norm_variance", "nc2_equinorm", "nc2_equinorm_weight", "nc2_uniformity_spread"),
@@ -100,7 +106,7 @@ _VANISHING = (
 def _collapsed(num_classes: int, num_features: int) -> dict[str, float]:
     C, p = num_classes, num_features
     values = dict.fromkeys(_VANISHING, 0.0) | {"accuracy": 1.0, "nc2_uniformity": -log(2 * C / (C - 1)) / 2}
-    if p < C - 1:  # no simplex fits: its Gram matrix can be met up to its rank, and the angles are not known
+    if p < C - 1:  # no simplex fits: only a Gram matrix of lower rank can be reached, and the angles are not known
         values |= dict.fromkeys(("nc2_etf", "nc2_etf_weight", "nc3_duality"), sqrt(2 - 2 * sqrt(p / (C - 1))))
         values |= dict.fromkeys(("nc2_cosine", "nc2_cosine_max", "nc2_cosine_weight"), nan)
         values |= dict.fromkeys(("nc2_uniformity", "nc2_uniformity_spread"), nan)

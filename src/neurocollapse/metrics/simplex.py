@@ -1,6 +1,6 @@
 """NC2, collapse to a simplex ETF: equal norms and equal angles of centred class means and of classifier rows.
 
-At two classes those of the means are zero whatever the features: two centred means are opposite by construction.
+With two classes the metrics of the means are zero whatever the features: two centred means are always opposite.
 """
 
 import torch
@@ -67,7 +67,7 @@ def _log_inverse_distances(statistics: Statistics) -> Tensor:
 def nc2_uniformity(statistics: Statistics) -> float:
     """Mean over pairs of log(1/‖u_c − u_c'‖), u_c = (μ_c − μ_G)/‖μ_c − μ_G‖; −½ log(2C/(C−1)) for a simplex ETF.
 
-    Meant for p < C − 1, where no simplex ETF exists and the means can at best spread evenly over the sphere.
+    It is meant for p < C − 1, where no simplex ETF exists and the means can at best spread evenly over the sphere.
     """
     return _log_inverse_distances(statistics).mean().item()
 

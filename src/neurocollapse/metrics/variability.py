@@ -1,6 +1,6 @@
 """NC1, variability collapse: how small the spread within classes is beside the spread between them.
 
-Where all class means coincide (Σ_B = 0), the ratios are inf, and nan where the within-class spread vanishes too.
+If all class means coincide (Σ_B = 0), the ratios are inf, or nan if the within-class spread vanishes too.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,12 @@ def nc1(statistics: Statistics) -> float:
 
 
 def structureless_nc1(class_counts: Sequence[int], num_features: int, *, held_out: bool = False) -> float:
-    """What to expect of `nc1` for features that know nothing of the labels; nan where it has no expectation.
+    """The expectation of `nc1` for features that are independent of the labels; nan if there is none.
 
-    Σ_W ≈ (1 − C/N) σ²I, and the class means are normal with variances σ²/n_c, so that the inverse of C Σ_B is that
-    of a Wishart matrix: for p > C, the expectation is (1 − C/N) C (N − Σ_c n_c²/N)/(p − C), with n samples in every
-    class (1 − C/N) n C (C−1)/(p − C). For p < C − 2 it is (1 − C/N) n C p/(C − 2 − p), for unequal classes about so
-    with their harmonic mean n. Samples held out against those means spread around them with 1 + C/N.
+    Σ_W ≈ (1 − C/N) σ²I, and the class means are normal with variances σ²/n_c, so that C Σ_B is a Wishart matrix. For
+    p > C the expectation is (1 − C/N) C (N − Σ_c n_c²/N)/(p − C), which is (1 − C/N) n C (C−1)/(p − C) with n samples
+    in every class. For p < C − 2 it is (1 − C/N) n C p/(C − 2 − p), where n is the harmonic mean of the class sizes if
+    these differ, and then only about right. Held-out samples have 1 + C/N in place of 1 − C/N.
     """
     C, p, N = len(class_counts), num_features, sum(class_counts)
     if p > C:
@@ -72,11 +72,10 @@ def nc1_vci(statistics: Statistics) -> float:
 
     Xu and Liu (2023).
 
-    Written so that nothing cancels at collapse. With Σ_B = Uᵀ D U on the span U of the centred means, and V its
-    complement, Uᵀ-blocks of Σ_T⁺ are (D + R)⁻¹, where R = S_UU − S_UV S_VV⁺ S_VU is the part of the within-class
+    It is computed so that nothing cancels at collapse. With Σ_B = Uᵀ D U on the span U of the centred means, and V its
+    complement, the block of Σ_T⁺ on U is (D + R)⁻¹, where R = S_UU − S_UV S_VV⁺ S_VU is the part of the within-class
     covariance S on the span that the complement does not explain. So 1 − Tr((D + R)⁻¹ D)/rank is
-    Tr((D + R)⁻¹ R)/rank. S_VV⁺ drops eigenvalues up to p · 2.2e-16 of S's largest.
-    Once p ≥ N − 1, R = 0.
+    Tr((D + R)⁻¹ R)/rank. S_VV⁺ drops eigenvalues up to p · 2.2e-16 of S's largest. Once p ≥ N − 1, R = 0.
     """
     span, S = statistics.span, statistics.within_class_covariance
     if not span.rank:
@@ -91,7 +90,7 @@ def nc1_vci(statistics: Statistics) -> float:
     explained = S_UV @ pseudo_inverse_root(S_VV, scale=torch.linalg.eigvalsh(S_UU)[-1].item())
     R = S_UU - explained @ explained.T
     D = span.singular_values.square() / statistics.num_classes
-    # Scaled to a diagonal of ones: the variances of means in different directions may be many orders apart.
+    # Scale the diagonal to ones: the variances of means in different directions may be many orders apart.
     scale = (D + R.diagonal().clamp(min=0)).sqrt()
     scale = scale[:, None] * scale
     share = torch.linalg.solve((D.diag() + R) / scale, R / scale).trace().item() / span.rank

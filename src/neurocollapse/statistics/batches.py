@@ -1,4 +1,4 @@
-"""Batches of features and labels: what they must be, and the blocks in which they are read."""
+"""Checks a batch of features and labels, and reads it in blocks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor
 from .._errors import InputError
 from .values import Classifier
 
-#: Numbers in a block: on a CPU what its cache holds, on a GPU what keeps it busy.
+#: Numbers in a block, by whether it is on a GPU: as many as a CPU's cache holds, or as keep a GPU busy.
 _BLOCK_ELEMENTS = {False: 2**20, True: 2**24}
 _LEAST_ROWS = 16
 _MANY_CLASSES, _MANY_ROWS = 64, 1024
@@ -19,6 +19,7 @@ FULL_COVARIANCE_LIMIT = 4096
 
 
 def check_shapes(features: Tensor, labels: Tensor) -> None:
+    """Raises `ValueError` unless features are (samples, features) and labels (samples,)."""
     if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
         raise InputError(
             f"features must be (samples, features) and labels (samples,) of the same length, "
@@ -27,6 +28,10 @@ def check_shapes(features: Tensor, labels: Tensor) -> None:
 
 
 def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features: int | None, seen: int) -> None:
+    """Raises `ValueError` for a batch with the wrong shapes or types, or with a label out of range.
+
+    `seen` is the number of samples in earlier batches, so that the message can name the sample.
+    """
     check_shapes(features, labels)
     if not features.is_floating_point():
         raise InputError(f"features must be floating point, got {features.dtype}; cast them first")
@@ -45,6 +50,7 @@ def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features
 
 
 def check_classifier(classifier: Classifier | None, num_classes: int, num_features: int) -> None:
+    """Raises `ValueError` unless the classifier's weight is (classes, features)."""
     if classifier is not None and classifier.weight.shape != (num_classes, num_features):
         raise InputError(
             f"weight must be ({num_classes}, {num_features}) for {num_classes} classes and {num_features} features, "
@@ -53,6 +59,8 @@ def check_classifier(classifier: Classifier | None, num_classes: int, num_featur
 
 
 def check_same_classifier(first: Classifier | None, second: Classifier | None) -> None:
+    """Raises `ValueError` unless both are None or have equal weights and biases."""
+
     def same(a: Tensor | None, b: Tensor | None) -> bool:
         return a is b if a is None or b is None else torch.equal(a, b)
 
@@ -62,11 +70,12 @@ def check_same_classifier(first: Classifier | None, second: Classifier | None) -
         raise InputError("cannot merge what was gathered with different classifiers; give both the same Classifier")
 
 
-#: Largest numbers whose squares, and those of what is 1e-16 of them, float64 holds.
+#: Between these, float64 holds the square of a number and the square of its rounding, 1e-16 of it.
 _SQUARABLE = (1e-130, 1e140)
 
 
 def check_scale(what: str, largest: float) -> None:
+    """Raises `ValueError` if squares of numbers up to `largest` leave the range of float64."""
     low, high = _SQUARABLE
     if largest and not low <= largest <= high:
         raise InputError(
@@ -76,17 +85,18 @@ def check_scale(what: str, largest: float) -> None:
 
 
 def class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Sums the values of each class: (samples, ...) to (classes, ...)."""
     sums = values.new_zeros(num_classes, *values.shape[1:])
     return sums.index_add_(0, labels, values)
 
 
 def blocks(features: Tensor, labels: Tensor, num_classes: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The batch block by block, as stored: its first sample, features and labels.
+    """Yields the batch in blocks: the index of the block's first sample, its features and its labels.
 
-    A block is a copy at most, in a wider type, of what fits a processor's cache; the rest of the batch is never copied.
+    A block fits a processor's cache, so the caller may copy it to a wider type; the batch as a whole is never copied.
     """
     rows = max(_LEAST_ROWS, _BLOCK_ELEMENTS[features.device.type == "cuda"] // features.shape[1])
-    if num_classes > _MANY_CLASSES:  # then the classes' own rows are what must be read from memory for every block
+    if num_classes > _MANY_CLASSES:  # then every block reads the rows of all classes from memory, so take fewer blocks
         rows = max(rows, min(_MANY_ROWS, _BLOCK_ELEMENTS[True] // (features.shape[1] + 2 * num_classes)))
     for start in range(0, len(features), rows):
         yield start, features[start : start + rows].detach(), labels[start : start + rows].long()
@@ -94,7 +104,7 @@ def blocks(features: Tensor, labels: Tensor, num_classes: int) -> Iterator[tuple
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Products in the type of their factors, whatever autocast, TF32 or bfloat16 the caller trains with."""
+    """Computes products in the type of their factors, whatever autocast, TF32 or bfloat16 the caller trains with."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -105,7 +115,10 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def check_finite(features: Tensor, seen: int) -> None:
-    """`ValueError` that names the first sample, after `seen` before, that is not finite, and how many there are."""
+    """Raises `ValueError` if a feature is not finite; it names the first such sample and says how many there are.
+
+    `seen` is the number of samples in earlier batches.
+    """
     finite = torch.cat([part.isfinite().all(dim=1) for part in features.split(_MANY_ROWS)])
     if not finite.all():
         sample = int((~finite).nonzero()[0])

@@ -1,4 +1,4 @@
-"""First sweep: class means."""
+"""The first sweep over the features: class means."""
 
 import math
 from dataclasses import dataclass
@@ -12,15 +12,13 @@ from .._errors import InputError
 from ..geometry import Span, centered_span
 from .batches import blocks, check_batch, check_finite, check_scale
 
-#: How the classes enter μ_G and Σ_B: each alike, or each by its share of the samples. Only then is Σ_W + Σ_B = Σ_T.
+#: How the classes enter μ_G and Σ_B: all alike, or each by its share of the samples. Only the second makes
+#: Σ_W + Σ_B = Σ_T for unequal classes.
 WEIGHTINGS = ("classes", "samples")
 
 
 class ClassMeans:
-    """First sweep: the size and the mean of every class.
-
-    `update` folds in a batch (features (samples, features) of any float type, integer labels (samples,)) and raises
-    `ValueError` that names the sample for a label out of range, a NaN or an infinity, or the shapes that disagree.
+    """Counts the samples and accumulates the mean of every class: the first sweep.
 
     >>> means = ClassMeans(num_classes=2)
     >>> means.update(torch.tensor([[0.0, 0.0], [0.0, 2.0], [4.0, 0.0]]), torch.tensor([0, 0, 1]))
@@ -39,6 +37,11 @@ class ClassMeans:
         self.scale = 0.0  # largest |h − reference|
 
     def update(self, features: Tensor, labels: Tensor) -> None:
+        """Folds in a batch: features (samples, features) of any float type, integer labels (samples,).
+
+        Raises `ValueError` for shapes that disagree, and for a label out of range, a NaN or an infinity, where the
+        message names the sample.
+        """
         seen = int(self.counts.sum())
         num_features = None if self.reference is None else len(self.reference)
         check_batch(features, labels, self.num_classes, num_features, seen)
@@ -60,7 +63,7 @@ class ClassMeans:
         self.counts += torch.bincount(labels.long(), minlength=self.num_classes)
 
     def merge(self, other: "ClassMeans") -> Self:
-        """Fold in the means of other samples; the result is that of all samples together, to rounding."""
+        """Folds in the means of other samples; the result equals one pass over all samples, to rounding."""
         if other.num_classes != self.num_classes:
             raise InputError(f"cannot merge means of {self.num_classes} and of {other.num_classes} classes")
         if other.reference is None:
@@ -83,7 +86,7 @@ class ClassMeans:
 
     @property
     def offsets(self) -> Float[Tensor, "classes features"]:
-        """Class means less the reference. Raises `ValueError` that names the class where one has no samples."""
+        """Class means less the reference. Raises `ValueError` if a class has no samples, and names it."""
         empty = (self.counts == 0).nonzero().flatten().tolist()
         if empty:
             shown = ", ".join(map(str, empty[:5])) + (", …" if len(empty) > 5 else "")
@@ -96,21 +99,22 @@ class ClassMeans:
 
     @property
     def class_means(self) -> Float[Tensor, "classes features"]:
-        offsets = self.offsets  # refuses means without samples
+        """μ_c. Raises `ValueError` if a class has no samples."""
+        offsets = self.offsets  # raises if a class has no samples
         assert self.reference is not None
         return offsets + self.reference
 
     @property
     def overall_mean(self) -> Float[Tensor, " features"]:
-        """The mean of all samples, of whatever class. Raises `ValueError` where there are none."""
+        """The mean of all samples, whatever their class. Raises `ValueError` if there are none."""
         if self.reference is None:
             raise InputError("there is nothing to average: no samples were given")
         return self.sums.sum(dim=0) / self.counts.sum() + self.reference
 
 
 def mean_of(features: Float[Tensor, "samples features"]) -> Float[Tensor, " features"]:
-    """The mean of features of no class, as exact as class means."""
-    means = ClassMeans(2)  # all in the first of two classes: the least that there can be
+    """Averages features without labels, as exactly as class means."""
+    means = ClassMeans(2)  # all in the first of two classes, the least that ClassMeans takes
     means.update(features, torch.zeros(len(features), dtype=torch.int64, device=features.device))
     return means.overall_mean
 
@@ -123,12 +127,12 @@ class Centered:
     #: μ_G less the reference
     global_offset: Float[Tensor, " features"]
     class_means: Float[Tensor, "classes features"]
-    #: of the rows √(C w_c) (μ_c − μ_G), so that σ²/C are the eigenvalues of Σ_B
+    #: the span of the rows √(C w_c) (μ_c − μ_G), so that σ²/C are the eigenvalues of Σ_B
     span: Span
 
 
 def center(means: ClassMeans, weighting: str) -> Centered:
-    """The class means around the global mean; what rounding alone could have made is zero."""
+    """Subtracts the global mean from the class means, and sets to zero what rounding alone could have made."""
     if weighting not in WEIGHTINGS:
         raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
     check_scale("differences of features", means.scale)
@@ -140,16 +144,16 @@ def center(means: ClassMeans, weighting: str) -> Centered:
     centered = offsets - global_offset
     # Twice, because the first subtraction leaves a mean of the size of the offsets' rounding.
     centered = centered - weights @ centered
-    root = (means.num_classes * weights).sqrt()[:, None]  # rows as Σ_B weighs them; one for classes of equal weight
+    root = (means.num_classes * weights).sqrt()[:, None]  # the weight of each row in Σ_B; 1 for equal weights
     span = centered_span(centered * root, means.scale)
     is_zero = torch.linalg.norm(centered, dim=1, keepdim=True) <= span.tolerance
     return Centered(weights, global_offset, centered.masked_fill(is_zero, 0.0), span)
 
 
 class Residuals:
-    """h − μ_c(i) in `dtype`, rounded relative to itself and not to μ_c: near collapse that is many digits more.
+    """Computes h − μ_c(i) in `dtype`, rounded relative to itself and not to μ_c: near collapse many digits more.
 
-    The difference from μ_c as stored, which is a rounded number, is that good; what the rounding took off follows.
+    It subtracts the rounded μ_c first, which costs no digits near collapse, and then what the rounding took off.
     """
 
     def __init__(self, reference: Tensor, offsets: Float[Tensor, "classes features"], dtype: torch.dtype):

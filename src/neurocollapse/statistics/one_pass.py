@@ -1,4 +1,4 @@
-"""One pass, for data that cannot be seen twice."""
+"""Statistics in one pass, for data that cannot be seen twice."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -23,11 +23,11 @@ from .values import Classifier, Objective, Statistics
 
 
 class ClassMoments:
-    """One pass over data that cannot be seen twice: class means and the whole within-class scatter together.
+    """Accumulates class means and the whole within-class scatter in one pass over data that cannot be seen twice.
 
-    Every batch is centred on its own class means before squaring, and batches combine by the update of Chan, Golub
-    and LeVeque (1983). NC4 needs the final means while the samples are there, so it is absent from the result.
-    Memory is p × p, so p may be at most `FULL_COVARIANCE_LIMIT`.
+    Every batch is centred on its own class means before squaring, and batches are combined as in Chan, Golub and
+    LeVeque (1983). NC4 compares each sample with the final means, so it is absent from the result.
+    The scatter is p × p in memory, so p may be at most `FULL_COVARIANCE_LIMIT`.
     """
 
     def __init__(self, num_classes: int, classifier: Classifier | None = None, *, weighting: str = "classes"):
@@ -39,6 +39,7 @@ class ClassMoments:
         self.outputs = OutputSums()
 
     def update(self, features: Tensor, labels: Tensor) -> None:
+        """Folds in a batch, as `ClassMeans.update` does. Raises `ValueError` also for too many features."""
         num_features = None if self.means.reference is None else len(self.means.reference)
         seen = int(self.means.counts.sum())
         check_batch(features, labels, self.means.num_classes, num_features, seen)
@@ -67,12 +68,12 @@ class ClassMoments:
         return block
 
     def merge(self, other: "ClassMoments") -> Self:
-        """Fold in the moments of other samples; the result is that of all samples together, to rounding."""
+        """Folds in the moments of other samples; the result equals one pass over all samples, to rounding."""
         check_same_classifier(self.classifier, other.classifier)
         if other.means.reference is None:
             return self
         if self.means.reference is None:
-            self.means.merge(other.means)  # refuses what does not fit, before anything here has changed
+            self.means.merge(other.means)  # raises for what does not fit, before anything here has changed
             self.scatter, self.class_scatter = other.scatter, other.class_scatter
         else:
             means, reference = self.means, self.means.reference
@@ -90,7 +91,7 @@ class ClassMoments:
         return self
 
     def state(self) -> dict[str, Tensor]:
-        """All that was gathered, as tensors of a fixed number of dimensions, to be sent or stored; see `of_state`."""
+        """Everything gathered, as tensors that can be sent or stored; `of_state` reads them back."""
         means = self.means
         empty = self.class_scatter.new_empty
         return {
@@ -107,7 +108,7 @@ class ClassMoments:
     def of_state(
         cls, state: Mapping[str, Tensor], classifier: Classifier | None = None, *, weighting: str = "classes"
     ) -> "ClassMoments":
-        """The moments that gave this `state`; the classifier and the weighting are not in it.
+        """Restores the moments from their `state`, which holds neither the classifier nor the weighting.
 
         >>> moments = ClassMoments(num_classes=2)
         >>> moments.update(torch.tensor([[0.0], [2.0], [4.0]]), torch.tensor([0, 0, 1]))

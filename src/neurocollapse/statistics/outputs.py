@@ -1,4 +1,4 @@
-"""Moments of the outputs, folded from batches."""
+"""Moments of the classifier's outputs, accumulated over batches."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from .values import Outputs
 
 @dataclass
 class Moments:
-    """Count, mean and sum of squared deviations of a scalar, merged after Chan, Golub and LeVeque (1983)."""
+    """Count, mean and sum of squared deviations of a scalar, merged as in Chan, Golub and LeVeque (1983)."""
 
     count: int = 0
     mean: float = 0.0
@@ -19,10 +19,12 @@ class Moments:
 
     @classmethod
     def of(cls, values: Tensor) -> "Moments":
+        """The moments of these values."""
         mean = values.mean()
         return cls(values.numel(), mean.item(), (values - mean).square().sum().item())
 
     def merge(self, other: "Moments") -> None:
+        """Folds in the moments of other values."""
         count = self.count + other.count
         if count:
             difference = other.mean - self.mean
@@ -32,12 +34,13 @@ class Moments:
 
     @property
     def deviation(self) -> float:
+        """The population standard deviation."""
         return (self.squares / self.count) ** 0.5
 
 
 @dataclass
 class OutputSums:
-    """Moments of the outputs, gathered batch by batch."""
+    """Accumulates the moments of the gap, the off-class outputs and the margin, and counts correct decisions."""
 
     gap: Moments = field(default_factory=Moments)
     off: Moments = field(default_factory=Moments)
@@ -51,7 +54,7 @@ class OutputSums:
         decisions: Int[Tensor, " samples"],
         labels: Int[Tensor, " samples"],
     ) -> None:
-        """Fold in the outputs in float64, whose memory is used to compute in."""
+        """Folds in a batch of outputs, given in float64. Overwrites `outputs` to save memory."""
         own_column = labels[:, None]
         own = outputs.gather(1, own_column).squeeze(1)
         margins = own - outputs.scatter_(1, own_column, -torch.inf).amax(dim=1)
@@ -65,6 +68,7 @@ class OutputSums:
         self.correct += int((decisions == labels).sum())
 
     def merge(self, other: "OutputSums") -> None:
+        """Folds in the sums of other samples."""
         self.gap.merge(other.gap)
         self.off.merge(other.off)
         self.margin.merge(other.margin)
@@ -78,6 +82,7 @@ class OutputSums:
 
     @classmethod
     def of_state(cls, state: Float[Tensor, " numbers"]) -> "OutputSums":
+        """Restores the sums from their `state`."""
         *numbers, margin_min, correct = state.tolist()
         gap, off, margin = (
             Moments(int(n), mean, squares) for n, mean, squares in zip(*[iter(numbers)] * 3, strict=True)
@@ -85,6 +90,7 @@ class OutputSums:
         return cls(gap, off, margin, margin_min, int(correct))
 
     def compute(self) -> Outputs:
+        """Means and standard deviations of all samples seen."""
         return Outputs(
             gap_mean=self.gap.mean,
             gap_deviation=self.gap.deviation,

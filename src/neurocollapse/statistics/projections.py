@@ -1,4 +1,4 @@
-"""Second sweep: scatter around the class means, and what the classifier decides."""
+"""The second sweep over the features: scatter around the class means, and the classifier's decisions."""
 
 from dataclasses import replace
 from typing import Self
@@ -22,22 +22,25 @@ from .means import ClassMeans, Residuals, center
 from .outputs import OutputSums
 from .values import Classifier, Objective, Outputs, Statistics
 
-#: Scales of the data at which squares of float32 residuals, many orders smaller, neither overflow nor vanish.
+#: Between these scales of the data, squares of float32 residuals, many orders smaller, neither overflow nor vanish.
 _FLOAT32_SCALES = (2.0**-20, 2.0**40)
 
 
 class Projections:
-    """Second sweep, given the means and the classifier: within-class scatter on the span of the centred means.
+    """Accumulates the within-class scatter on the span of the centred means: the second sweep.
 
-    The samples may be those of the means or others; `classifier` adds the moments of the outputs, accuracy, margins
-    and NC4. `covariance` keeps Σ_W as a whole too, p × p, which `nc1_vci` needs, at N p² operations in float64.
-    `weighting` is "classes", where μ_G and Σ_B weigh every class alike, or "samples". `held_out=False` promises that
-    the samples are those of the means: then the mean outputs follow from these. `statistics()` gives the result.
+    Args:
+        means: the class means, of the same samples or of others.
+        classifier: adds the moments of the outputs, accuracy, margins and NC4.
+        covariance: keeps Σ_W as a whole too, p × p, which `nc1_vci` needs; N p² operations in float64.
+        weighting: "classes", where μ_G and Σ_B weigh every class alike, or "samples".
+        held_out: whether the samples are others than those of the means. If not, the mean outputs follow from the
+            means.
 
-    Without `covariance`, features of at most 32 bits are multiplied in float32, with μ_c subtracted first: sums of
-    squares are then good to 1e-7 of themselves, projections to 1e-7 of ‖h − μ_c‖ and outputs of ‖W‖‖h − μ_c‖, so that
-    a sample a million times further out than the others costs digits; decisions that rounding could turn are taken
-    again in float64.
+    Without `covariance`, features of at most 32 bits are multiplied in float32, after μ_c is subtracted. Sums of
+    squares then have a relative error of 1e-7, projections an error of 1e-7 ‖h − μ_c‖ and outputs one of
+    1e-7 ‖W‖‖h − μ_c‖, so a sample a million times further out than the others costs digits. Decisions that rounding
+    could turn are made again in float64.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class Projections:
         self.held_out = held_out
         self.classifier = classifier
         self.centered = center(means, weighting)
-        assert means.reference is not None  # center has refused means without samples
+        assert means.reference is not None  # center raises for means without samples
         self.reference = means.reference
         self.num_features = self.centered.class_means.shape[1]
         check_classifier(classifier, means.num_classes, self.num_features)
@@ -72,6 +75,7 @@ class Projections:
         self.factors: dict[torch.dtype, tuple[Residuals, Tensor]] = {}
 
     def update(self, features: Tensor, labels: Tensor) -> None:
+        """Folds in a batch, as `ClassMeans.update` does."""
         seen = int(self.counts.sum())
         check_batch(features, labels, self.means.num_classes, self.num_features, seen)
         with full_precision(features.device):
@@ -92,7 +96,7 @@ class Projections:
         return torch.float64 if exact else torch.float32
 
     def _project(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """h − μ_c, and what the directions of the span and the rows of the classifier make of it."""
+        """h − μ_c, and its products with the directions of the span and the rows of the classifier."""
         dtype = features.dtype
         if dtype not in self.factors:
             weight = [] if self.classifier is None else [self.classifier.weight]
@@ -122,13 +126,13 @@ class Projections:
         self.outputs.update(outputs, decisions, labels)
 
     def _error(self, dtype: torch.dtype) -> float:
-        """Relative error of a sum of p products, ten times what is likely (Higham and Mary, 2019: √p units)."""
+        """Bounds the relative error of a sum of p products: ten times the likely √p units (Higham and Mary, 2019)."""
         return max(TIE_TOLERANCE, 5 * self.num_features**0.5 * torch.finfo(dtype).eps)
 
     def _decide(
         self, outputs: Tensor, labels: Tensor, features: Tensor, lengths: Tensor, error: float
     ) -> Int[Tensor, " samples"]:
-        """argmax of the outputs. Where their error could turn it, both are made again from the features in float64."""
+        """argmax of the outputs. Where their error could turn it, outputs and argmax are computed again in float64."""
         assert self.classifier is not None
         sums = error * lengths * self.classifier.longest
         doubt = 2 * (sums + TIE_TOLERANCE * self.classifier.size(self.mean_lengths[labels]))
@@ -148,7 +152,7 @@ class Projections:
     def _nearest_means(
         self, on_span: Tensor, labels: Tensor, features: Tensor, lengths: Tensor, error: float
     ) -> Int[Tensor, " samples"]:
-        """The class of the nearest mean: the own one, unless h is half-way to another one along their span."""
+        """The class of the nearest mean: the sample's own, unless h lies half-way or further to another mean."""
         nearest = labels.clone()
         away = torch.linalg.vector_norm(on_span, dim=1) + error * lengths
         far = _where(away >= self.reach[labels])
@@ -174,7 +178,7 @@ class Projections:
         return first_largest(closeness, (torch.linalg.norm(from_global, dim=1) + lengths.max()) * lengths.max())
 
     def merge(self, other: "Projections") -> Self:
-        """Fold in the projections of other samples on the same means."""
+        """Folds in the projections of other samples on the same means."""
         if not torch.equal(self.means.class_means, other.means.class_means):
             raise InputError("cannot merge projections on different class means; give both the same ClassMeans")
         check_same_classifier(self.classifier, other.classifier)
@@ -198,7 +202,7 @@ class Projections:
         return replace(outputs, gap_mean=gap, off_mean=off / (self.means.num_classes - 1))
 
     def statistics(self, objective: Objective | None = None, ood_mean: Tensor | None = None) -> Statistics:
-        """The statistics of the samples seen; `ValueError` where a class had none."""
+        """The statistics of the samples seen. Raises `ValueError` if a class has none."""
         if not self.counts.all():
             missing = int((self.counts == 0).nonzero()[0])
             raise InputError(
@@ -234,7 +238,7 @@ def _where(condition: Tensor) -> Int[Tensor, " chosen"]:
 
 
 def _has_rival(scores: Float[Tensor, "samples classes"], doubt: Float[Tensor, " samples"]) -> Bool[Tensor, " samples"]:
-    """Whether another score comes within `doubt` of a sample's largest."""
+    """Whether a sample's second score comes within `doubt` of its largest."""
     return (scores + doubt[:, None] >= scores.amax(dim=1, keepdim=True)).sum(dim=1) > 1
 
 

@@ -1,4 +1,4 @@
-"""What is gathered, and what a metric reads: frozen values in float64."""
+"""The values that metrics read: frozen, in float64."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ from ..geometry import Gram, Span, first_largest
 
 @dataclass(frozen=True)
 class Classifier:
-    """The last linear layer, f = W h + b, in float64. Raises `ValueError` for an entry that is not finite."""
+    """The last linear layer, f = W h + b, in float64. Raises `ValueError` if an entry is not finite."""
 
     weight: Float[Tensor, "classes features"]
     bias: Float[Tensor, " classes"] | None = None
@@ -34,7 +34,7 @@ class Classifier:
     def decide(
         self, features: Float[Tensor, "samples features"], outputs: Float[Tensor, "samples classes"]
     ) -> Int[Tensor, " samples"]:
-        """The class of the largest of the `outputs` of these features; ties, to rounding, go to the lowest class."""
+        """The class with the largest output; ties, to rounding, go to the lowest class."""
         return first_largest(outputs, self.size(torch.linalg.norm(features, dim=1)))
 
     @cached_property
@@ -43,22 +43,22 @@ class Classifier:
         return torch.linalg.norm(self.weight, dim=1).max().item()
 
     def size(self, lengths: Float[Tensor, " samples"]) -> Float[Tensor, " samples"]:
-        """What the terms of the outputs of features of these lengths amount to at most."""
+        """Bounds the terms that an output sums, for features of these lengths: ‖h‖ max_c ‖W^c‖ + max_c |b_c|."""
         return lengths * self.longest + (0.0 if self.bias is None else self.bias.abs().max())
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What Eq. 1 needs beside the data term: λ, ‖W_l‖_F² of every layer in the network's order, and the rest."""
+    """The penalty of Eq. 1: λ, and ‖W_l‖_F² of every layer in the network's order."""
 
     weight_decay: float
     weight_norms: tuple[float, ...]
-    #: ‖·‖² of everything else that decays, biases for one
+    #: the squared norm of everything else that decays, such as biases
     other_norms: float = 0.0
 
     @property
     def penalty(self) -> float:
-        """(λ/2) Σ_l ‖W_l‖_F², and of the rest."""
+        """(λ/2) (Σ_l ‖W_l‖_F² + `other_norms`)."""
         return self.weight_decay / 2 * (sum(self.weight_norms) + self.other_norms)
 
 
@@ -77,7 +77,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Statistics:
-    """All that the metrics read. Everything is float64; a field that was not gathered is None."""
+    """Everything that the metrics read, in float64. A field that was not gathered is None."""
 
     class_counts: Int[Tensor, " classes"]
     #: how much each class counts in μ_G and Σ_B; they sum to one
@@ -89,37 +89,40 @@ class Statistics:
     within_class_variances: Float[Tensor, " classes"]
     #: the diagonal of V Σ_W Vᵀ, V the directions of `span`
     within_class_variances_on_span: Float[Tensor, " rank"]
-    #: V Σ_W Vᵀ and Σ_W as wholes
+    #: the whole of V Σ_W Vᵀ, and of Σ_W
     within_class_covariance_on_span: Float[Tensor, "rank rank"] | None = None
     within_class_covariance: Float[Tensor, "features features"] | None = None
     classifier: Classifier | None = None
     outputs: Outputs | None = None
     nearest_mean_disagreement: float | None = None
     objective: Objective | None = None
-    #: mean feature of samples of no class
+    #: the mean feature of samples of no class
     ood_mean: Float[Tensor, " features"] | None = None
 
     @property
     def num_classes(self) -> int:
+        """C."""
         return len(self.class_counts)
 
     @property
     def classifier_weight(self) -> Float[Tensor, "classes features"]:
+        """W."""
         assert self.classifier is not None  # a metric that reads it says so in METRICS
         return self.classifier.weight
 
     @property
     def class_means(self) -> Float[Tensor, "classes features"]:
+        """μ_c, not centred."""
         return self.centered_class_means + self.global_mean
 
     @cached_property
     def means_gram(self) -> Gram:
-        """Products of the centred class means with each other."""
+        """The Gram matrix of the centred class means."""
         return Gram(self.centered_class_means)
 
     @cached_property
     def weight_gram(self) -> Gram:
-        """Products of the classifier's rows with each other."""
+        """The Gram matrix of the classifier's rows."""
         return Gram(self.classifier_weight)
 
     @property

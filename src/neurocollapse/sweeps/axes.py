@@ -2,42 +2,70 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .._errors import InputError, InputTypeError, did_you_mean
 from .._html import html_table, listed
 from ..datasets import Dataset
-from ..training import RunConfig, recorded_epochs, train
+from ..training import RunConfig, epochs, recorded_epochs
 from .networks_tried import few_of_each_class
 from .threads import torch_threads
-
-Axes = dict[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The product of some fields' values over a base configuration.
+    """The product of some fields' values over a base configuration: iterable, with a length.
+
+    Args:
+        base: what all runs have in common.
+        axes: for each field to vary, its values.
+
+    Raises:
+        InputError: there is no such field, no value, a value twice, or a single string in place of a sequence; or a
+            value is none for its field.
 
     >>> [run.weight_decay for run in Sweep(RunConfig(), {"weight_decay": (0.0, 1e-3)})]
     [0.0, 0.001]
     """
 
     base: RunConfig
-    axes: Axes
+    axes: Mapping[str, Any]
+    """The values of each field that varies, in tuples."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, RunConfig):
+            raise InputTypeError(f"a sweep's base is a RunConfig, got {self.base!r}")
+        if not isinstance(self.axes, Mapping):
+            raise InputTypeError(f"a sweep's axes map fields of RunConfig to their values, got {self.axes!r}")
+        object.__setattr__(self, "axes", {name: self._values(name, given) for name, given in self.axes.items()})
+
+    def _values(self, name: str, given: Any) -> tuple[Any, ...]:
+        """The values of a field, as the configuration holds them."""
+        fields = list(vars(self.base))
+        if name not in fields:
+            raise InputError(f"a run has no field {name!r}{did_you_mean(name, fields)}; there are {', '.join(fields)}")
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise InputTypeError(f"{name} takes a sequence of values, got {given!r}; write [{given!r}]")
+        values = tuple(getattr(replace(self.base, **{name: value}), name) for value in given)
+        if not values:
+            raise InputError(f"{name} needs at least one value, got none")
+        if len(set(values)) < len(values):
+            raise InputError(f"{name} has a value twice: {', '.join(map(str, values))}")
+        return values
 
     def __iter__(self) -> Iterator[RunConfig]:
         for values in itertools.product(*self.axes.values()):
             yield replace(self.base, **dict(zip(self.axes, values, strict=True)))
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return math.prod(map(len, self.axes.values()))
 
     def _repr_html_(self) -> str:
         axes = [(name, listed(values), f"{len(values)} value(s)") for name, values in self.axes.items()]
         base = [(name, str(value), "") for name, value in self.base.changed.items() if name not in self.axes]
-        count = math.prod(len(values) for values in self.axes.values())  # not len(self): a wrong field is shown too
-        return html_table(f"Sweep of {count} run(s); the rest at the defaults", axes + base)
+        return html_table(f"Sweep of {len(self)} run(s); the rest at the defaults", axes + base)
 
 
 #: Training samples that the estimate is timed on.
@@ -52,8 +80,8 @@ def estimate_seconds(config: RunConfig, dataset: Dataset, device: str = "cpu") -
     with torch_threads(1):
         # On a GPU the first epochs set things up and record the step. A step takes as long at any learning rate; at
         # this one it cannot diverge.
-        *_, last = train(replace(config, epochs=1 if device == "cpu" else 3, learning_rate=1e-9), small, device=device)
+        *_, last = epochs(replace(config, epochs=1 if device == "cpu" else 3, learning_rate=1e-9), small, device=device)
     test_share = 1.0 if dataset.test is None else 1 + len(dataset.test.labels) / len(labels)
-    epochs = config.epochs * last.seconds["train"] / share
+    training = config.epochs * last.seconds["train"] / share
     records = len(recorded_epochs(config.epochs)) * last.seconds["measure"] * test_share / share
-    return epochs + records
+    return training + records

@@ -10,11 +10,12 @@ import torch
 
 from .._errors import InputError, NetworkError
 from ..datasets import Dataset
+from ..networks import Fingerprint
 from ..training import RunConfig, data_part, network_of, training_data
 from .axes import estimate_seconds
 from .folder import RunFolder
-from .identity import run_id
-from .networks_tried import Fingerprint, fingerprint, is_users_own, probe, probe_stacked, run_notes
+from .identity import check_same, run_id
+from .networks_tried import fingerprint, is_users_own, probe, probe_stacked, run_notes
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,13 @@ def check_device(device: str) -> None:
         torch.zeros(1, device=device, dtype=torch.float64).item()  # the metrics are taken in float64
     except (RuntimeError, AssertionError, TypeError):  # AssertionError: PyTorch was built without CUDA
         there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise InputError(f"--device {device} cannot be used here; there is: {', '.join(there)}") from None
+        raise InputError(f"device {device} cannot be used here; there is: {', '.join(there)}") from None
 
 
 def check_precision(precision: str, device: str) -> None:
     """`ValueError` where a device that is to train has no such products, and would take others."""
     if precision == "tf32" and not device.startswith("cuda"):
-        raise InputError(f"precision tf32 is of NVIDIA GPUs, got device {device}; take float32 here, or --device cuda")
+        raise InputError(f"precision tf32 is of NVIDIA GPUs, got device {device}; take float32, or device cuda")
 
 
 def check_runs(
@@ -96,7 +97,7 @@ class _Check:
         folder = RunFolder(self.out / run_id(config, self.dataset))
         if damage := folder.damage:
             return Planned(config, folder, False, self.dataset.notes + notes, damage=damage)
-        folder.check_same(self.dataset, network)
+        check_same(folder, self.dataset, network)
         ended = folder.result is not None
         seconds = self.estimate(config, folder) if self.timed and not ended else 0.0
         return Planned(config, folder, ended, self.dataset.notes + notes, seconds)
@@ -115,7 +116,7 @@ def _check_stackable(config: RunConfig, dataset: Dataset) -> None:
     try:
         probe_stacked(config, dataset)
     except NetworkError as error:
-        raise NetworkError(f"--engine batched: {error}") from error
+        raise NetworkError(f"engine batched: {error}") from error
 
 
 def _estimate(config: RunConfig, dataset: Dataset, device: str) -> float | str:

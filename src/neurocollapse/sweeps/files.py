@@ -1,21 +1,19 @@
-"""Files of a run: strict JSON, lines of it, tensors with a checksum; whole, or a `RunError` that says what to do."""
+"""Files of a run: strict JSON, lines of it, arrays with a checksum; whole, or a `RunError` that says what to do."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
 
 from .._errors import InputError, RunError
-from .._files import atomic_path, json_lines, write_json_lines
+from .._files import json_lines, write_json_lines
 
-#: Of a .safetensors file's metadata: the checksum of its tensors.
-_CHECKSUM = "sha256"
+#: Of a .safetensors file's metadata: the checksum of its arrays.
+CHECKSUM = "sha256"
 
 
 def damaged(path: Path, reason: object) -> RunError:
@@ -70,36 +68,36 @@ def _object(text: str, *keys: str) -> dict[str, Any]:
     return values
 
 
-def read_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of these names, or all, in a .safetensors file that must be whole; none where there is no file.
+def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays in a .safetensors file as `read_whole` reads them."""
+    return read_whole(path, names, "np", lambda array: np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
-    All of them must have the checksum that was written with them, where there is one.
+
+def read_whole(
+    path: Path, names: Iterable[str] | None, framework: str, raw: Callable[[Any], np.ndarray]
+) -> dict[str, Any]:
+    """What has these names, or all, in a .safetensors file that must be whole; nothing where there is no file.
+
+    All of them must have the checksum that was written with them, where there is one; `raw` gives the bytes of one.
     """
     if not path.exists():
         return {}
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
-            written = (file.metadata() or {}).get(_CHECKSUM)
+        with safetensors.safe_open(path, framework=framework) as file:
+            arrays = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+            written = (file.metadata() or {}).get(CHECKSUM)
     except (safetensors.SafetensorError, OSError) as error:
         raise damaged(path, error) from error
-    if names is None and written is not None and written != _checksum(tensors):
+    if names is None and written is not None and written != checksum(arrays, raw):
         raise damaged(path, "its checksum is another")
-    return tensors
+    return arrays
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    with atomic_path(path) as temporary:
-        # Copies, since safetensors refuses tensors that share memory, as tied weights do.
-        copies = {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
-        # Not save_file, which writes to a file of its own beside it: killed, that would stay for ever.
-        temporary.write_bytes(safetensors.torch.save(copies, metadata={_CHECKSUM: _checksum(copies)}))
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
+def checksum(arrays: Mapping[str, Any], raw: Callable[[Any], np.ndarray]) -> str:
     """SHA-256 of names, kinds, shapes and bytes: safetensors sees that a file was cut, not that a bit has changed."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for name, array in sorted(arrays.items()):
+        kind = str(array.dtype).removeprefix("torch.")
+        digest.update(f"{name} torch.{kind} {tuple(array.shape)}".encode())
+        digest.update(raw(array).data)
     return digest.hexdigest()

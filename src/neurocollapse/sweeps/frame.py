@@ -41,16 +41,27 @@ def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
     rows = []
     for folder in run_folders:
         folder.check_whole()  # a run without its records would vanish without a word
-        described = folder.description
-        common = {"run_id": folder.path.name, "status": folder.status, **described["config"]}
-        common["num_classes"] = described["num_classes"]
-        for record in folder.records():
-            record["current_learning_rate"] = record.pop("learning_rate")  # beside the configuration's
-            rows.append({**common, **_flat(record)})
-    frame = pd.DataFrame(rows)
-    if len(frame):
-        frame["terminal_phase_start"] = frame["terminal_phase_start"].astype(float)
-    return frame
+        rows += record_rows(folder.path.name, folder.status, folder.description, folder.records())
+    return frame_of(rows)
+
+
+def record_rows(run_id: str, status: str, described: dict[str, Any], records: Iterable[Record]) -> list[Record]:
+    """A row of `runs` for each record of a run that is described as config.json does."""
+    common = {"run_id": run_id, "status": status, **described["config"], "num_classes": described["num_classes"]}
+    rows = []
+    for record in records:
+        values = {key: value for key, value in record.items() if key != "learning_rate"}
+        values["current_learning_rate"] = record["learning_rate"]  # beside the configuration's
+        rows.append({**common, **_flat(values)})
+    return rows
+
+
+def frame_of(rows: list[Record]) -> pd.DataFrame:
+    """The rows as `runs` gives them; without rows, its first columns alone."""
+    if not rows:
+        names = [field.name for field in fields(RunConfig)]
+        return pd.DataFrame(columns=["run_id", "status", *names, "num_classes", "epoch"])
+    return pd.DataFrame(rows).astype({"terminal_phase_start": float})
 
 
 def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:

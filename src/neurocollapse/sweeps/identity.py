@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._errors import RunError
 from .._version import __version__
 from ..datasets import Dataset
+from ..metrics import DEFINITIONS_VERSION
+from ..networks import Fingerprint
 from ..training import RunConfig
-
-#: Changes when the same configuration would give another run: new defaults, another order of random numbers.
-SCHEMA_VERSION = 2
+from .files import read_json
+from .folder import SCHEMA_VERSION, RunFolder
 
 
 def run_id(config: RunConfig, dataset: Dataset) -> str:
@@ -28,6 +30,23 @@ def run_id(config: RunConfig, dataset: Dataset) -> str:
     digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, different], sort_keys=True).encode()).hexdigest()[:8]
     network = config.network.replace(":", ".")
     return f"{Path(config.dataset).stem}-{network}-wd{config.weight_decay:g}-seed{config.seed}-{digest}"
+
+
+def check_same(folder: RunFolder, dataset: Dataset, network: Fingerprint | None) -> None:
+    """`RunError` where the run was made from other data or another network, or its keys meant something else."""
+    described = read_json(folder.path / "config.json")
+    if described is None:
+        return
+    remedy = "name another folder, or delete that one"
+    for name, now in (("data_sha256", dataset.sha256), ("definitions", DEFINITIONS_VERSION)):
+        if described.get(name) != now:
+            raise RunError(f"{folder.path} was made with {name} {described.get(name)}, and now it is {now}; {remedy}")
+    then = described.get("network")
+    if network is not None and then and not network.matches(Fingerprint(then["sha256"], tuple(then["outputs"]))):
+        raise RunError(
+            f"{folder.path} was made with another network: {described['config']['network']} has changed since; "
+            f"change it back, {remedy}"
+        )
 
 
 def provenance(device: str) -> dict[str, Any]:

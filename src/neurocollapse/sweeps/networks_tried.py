@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from .._errors import DivergedError, NetworkError
 from ..datasets import Dataset, Split
-from ..networks import Fingerprint as Fingerprint
-from ..networks import check_homogeneous, find_classifier, fingerprint_of
-from ..training import RunConfig, network_of, seeded, train, train_together
+from ..networks import Fingerprint, check_homogeneous, find_classifier, fingerprint_of
+from ..training import RunConfig, epochs, network_of, seeded, train_together
 
 #: Images on which homogeneity is tried.
 _IMAGES = 4
@@ -43,7 +42,7 @@ def probe(config: RunConfig, dataset: Dataset) -> None:
             outputs = _fresh(config, dataset).eval()(few.train.images)
         if isinstance(outputs, Tensor) and not outputs.isfinite().all():
             raise DivergedError
-        for _ in train(step, few):
+        for _ in epochs(step, few):
             pass
 
 

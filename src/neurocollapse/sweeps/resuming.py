@@ -7,10 +7,11 @@ from pathlib import Path
 
 from .._errors import DivergedError, RunError
 from ..datasets import Dataset
-from ..training import RunConfig, State, train, train_together
+from ..training import RunConfig, State, epochs, train_together
 from .folder import RunFolder
-from .identity import run_id
+from .identity import check_same, run_id
 from .networks_tried import fingerprint, run_notes
+from .writing import RunWriter
 
 #: A long epoch is not lost for want of a record: a checkpoint is written at least this often.
 CHECKPOINT_SECONDS = 20.0
@@ -37,7 +38,7 @@ def execute(
         if folder.result is None:
             keeper = _Keeper(folder)
             try:
-                for state in train(config, dataset, resume=folder.resume_point(), device=device):
+                for state in epochs(config, dataset, resume=folder.resume_point(), device=device):
                     keeper.keep(state)
                     on_state(state)
             except DivergedError as error:
@@ -92,13 +93,13 @@ def execute_together(
 @contextmanager
 def _opened(
     config: RunConfig, dataset: Dataset, out: Path, device: str, on_wait: Callable[[], None]
-) -> Iterator[RunFolder]:
+) -> Iterator[RunWriter]:
     """The run's folder, held against other processes, checked, and described unless the run has ended."""
-    folder = RunFolder(out / run_id(config, dataset))
+    folder = RunWriter(out / run_id(config, dataset))
     network = fingerprint(config, dataset)
     with folder.lock(on_wait):
         folder.check_whole()
-        folder.check_same(dataset, network)
+        check_same(folder, dataset, network)
         if folder.result is None:
             folder.clear_leftovers()
             folder.describe(config, dataset, device, network, run_notes(config, dataset))
@@ -108,7 +109,7 @@ def _opened(
 class _Keeper:
     """Writes what a run arrives at: records at once, checkpoints with them and every so often, the end."""
 
-    def __init__(self, folder: RunFolder):
+    def __init__(self, folder: RunWriter):
         self.folder = folder
         self.seconds: dict[str, float] = {}
         self.saved = time.monotonic()

@@ -23,7 +23,7 @@ try:
     from tensorboard.summary.writer.record_writer import RecordWriter
 except ImportError as error:
     raise ImportError(
-        f"--tensorboard needs TensorBoard, which is not installed ({error}): pip install 'neurocollapse[track]'"
+        f"tensorboard needs TensorBoard, which is not installed ({error}): pip install 'neurocollapse[track]'"
     ) from error
 
 from ..training import Record

@@ -1,19 +1,20 @@
 """The theory table of runs on disk, kept beside them in theory.json."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .._errors import InputError, RunError, VerificationError
 from .._files import to_json, write_text
+from .._progress import Progress
 from ..datasets import Dataset
 from ..networks import decays, find_classifier
 from ..theory import Comparison, TheoryTable, balance_along_flow, doubt_of_decoupled, table_of
 from ..training import FullBatch, RunConfig, flow_time, network_of, training_data
 from .folder import RunFolder
-from .identity import run_id
+from .identity import check_same, run_id
 from .networks_tried import fingerprint
 
 #: Version of what theory.json holds: it changes with the statements, so that a kept table is not taken for a new one.
@@ -53,7 +54,7 @@ def _objective(folder: RunFolder, dataset: Dataset, device: str) -> FullBatch:
     if folder.status != "finished":
         remedy = "name another" if folder.status == "diverged" else "finish it, or name another"
         raise VerificationError(f"there are no weights to verify: the run is {folder.status}; {remedy}")
-    folder.check_same(dataset, fingerprint(config, dataset))
+    check_same(folder, dataset, fingerprint(config, dataset))
     model = network_of(config, dataset)
     try:
         model.load_state_dict(folder.weights())
@@ -134,3 +135,31 @@ def verify_runs(
                 continue
             kept.keep(folder, table)
         yield folder, table
+
+
+def keep_tables(
+    found: Sequence[RunFolder],
+    theory_file: Path,
+    *,
+    data_dir: Path | None = None,
+    device: str = "cpu",
+    force: bool = False,
+    progress: bool | None = None,
+) -> dict[RunFolder, TheoryTable]:
+    """The tables of these runs, kept in `theory_file`, with progress, which names the runs without a table and why."""
+    shown = Progress(progress)
+    tables = {}
+    reasons: dict[str, list[str]] = {}
+    kept = TheoryFile(theory_file, force=force)
+    verified = verify_runs(found, kept, data_dir=data_dir, device=device)
+    if not all(kept.get(folder) for folder in found):
+        verified = shown.track(verified, "verifying", len(found))
+    for folder, table in verified:
+        if isinstance(table, str):
+            reasons.setdefault(table, []).append(folder.path.name)
+        else:
+            tables[folder] = table
+    for reason, runs in reasons.items():
+        which = f"all {len(runs)} runs" if len(runs) == len(found) > 1 else ", ".join(runs)
+        shown.say(f"not verified, {which}: {reason}")
+    return tables

@@ -1,4 +1,4 @@
-"""Theory beside measurement: identities, predictions and closed forms, each a small function of `Comparison`s."""
+"""Theory beside measurement: identities, predictions and closed forms, each a small function to `Comparison`s."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""A number that theory predicts, beside the one that was measured."""
+"""Compares a number that theory predicts with the one that was measured."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Comparison:
-    """Predicted, measured, and how far apart they are, relative to the size of what was compared."""
+    """A predicted and a measured number, and how far apart they are, relative to the size of what was compared."""
 
     name: str
     predicted: float
@@ -25,13 +25,13 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Comparison":
-        """From its fields, where numbers may be the strings "nan" and "inf" of JSON."""
+        """Reads a comparison from its fields, where numbers may be the strings "nan" and "inf", as in our JSON."""
         numbers = {name: float(values[name]) for name in ("predicted", "measured", "residual")}
         return cls(**{**values, **numbers})
 
     @property
     def digits(self) -> float:
-        """To how many decimal digits the two agree, at most 16."""
+        """The number of decimal digits to which the two agree, at most 16."""
         if math.isnan(self.residual):
             return math.nan
         return min(16.0, max(0.0, -math.log10(self.residual))) if self.residual > 0 else 16.0
@@ -46,10 +46,11 @@ def compare(
     reference: str,
     scale: float | None = None,
 ) -> Comparison:
-    """‖predicted − measured‖ / `scale`, the scale being by default the larger of the two norms; 0 where both vanish.
+    """Compares a prediction with a measurement: the residual is ‖predicted − measured‖ / `scale`.
 
-    One number predicted for many is compared with each of them. Of vectors the mean is shown, of matrices the norm.
-    Where what is compared is a small difference of large terms, `scale` is the size of those.
+    By default `scale` is the larger of the two norms, and the residual is 0 if both vanish. Pass the size of the terms
+    where a small difference of large terms is compared. A single number may be predicted for many measured ones. The
+    comparison shows the mean of a vector and the norm of a matrix.
     """
     prediction = torch.as_tensor(predicted, dtype=torch.float64)
     measurement = torch.as_tensor(measured, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What the theory is held against: a network's weights, gradients, features and outputs, frozen, in float64."""
+"""The evidence that theory is compared with: a network's weights, gradients, features and outputs in float64."""
 
 import math
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from ..statistics import Classifier, ClassMeans, Projections
 
 @dataclass(frozen=True)
 class Parameter:
-    """A tensor that trains, the gradient of the data term by it, and its decay."""
+    """A trainable tensor, the gradient of the data term with respect to it, and its decay."""
 
-    #: of the layer or, where it is not a weight, of the parameter
+    #: the name of the layer or, if it is not a weight, of the parameter
     name: str
     value: Float[Tensor, "*shape"]
     data_gradient: Float[Tensor, "*shape"]
@@ -35,10 +35,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One network on one set of samples: everything that an identity or a prediction reads.
+    """Everything that an identity or a prediction reads: one network on one set of samples.
 
-    `layers` are the weights W_1 … W_L in the network's order, all with decay λ and the classifier among them;
-    `others` everything else that trains, such as the classifier's bias. h_i are the classifier's inputs.
+    `layers` are the weights W_1 … W_L in the network's order, the classifier's included, all with decay λ. `others` is
+    everything else that trains, such as the classifier's bias. `features` are h_i, the classifier's inputs.
     """
 
     weight_decay: float
@@ -54,18 +54,19 @@ class Evidence:
 
     @property
     def num_classes(self) -> int:
+        """C."""
         return len(self.classifier.weight)
 
     @property
     def bias_kind(self) -> str:
-        """none, free or decayed."""
+        """The kind of the classifier's bias: none, free or decayed."""
         if self.classifier.bias is None:
             return "none"
         return "decayed" if self.bias_decay else "free"
 
     @cached_property
     def bias(self) -> Float[Tensor, " classes"]:
-        """b, zero where there is none."""
+        """b, or zeros if there is none."""
         zero = torch.zeros_like(self.classifier.weight[:, 0])
         return zero if self.classifier.bias is None else self.classifier.bias
 
@@ -114,7 +115,7 @@ class Evidence:
 
     @property
     def is_balanced(self) -> bool:
-        """Whether every class has as many samples."""
+        """Whether all classes have the same number of samples."""
         return len(set(self._means.counts.tolist())) == 1
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Problems with exact answers, run: how many digits of each the software gets."""
+"""Solves problems with exact answers, to show how many digits the software gets right."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -23,7 +23,7 @@ from .unconstrained.solver import solve_unconstrained
 
 IDENTITIES, CRITICAL, SQI, THEOREM, FRAME, _, LEMMA_2_1 = STATEMENTS
 
-#: A relative residual above this is a miss: the closed forms are reached by iteration.
+#: A relative residual above this counts as a miss. It is not smaller because the closed forms are reached by iteration.
 EXACT_TOLERANCE = 1e-6
 
 _DECAYS = {"weight_decay": 5e-3, "feature_decay": 2e-3}
@@ -43,7 +43,7 @@ def _at_random_weights(network: str, dataset: str, bias: str, *, depth: int, wid
 
 
 def identities() -> Iterator[Comparison]:
-    """Euler, Lemma 2.2, balance and the central path at random weights: the worst layer of each network."""
+    """Euler's theorem, Lemma 2.2, balance and the central path at random weights: the worst layer of each network."""
     networks = [("mlp", "gaussian", depth) for depth in (2, 5, 10)] + [("convnet", "mnist5k", 5)]
     for name, dataset, depth in networks:
         for bias in ("none", "free"):
@@ -54,8 +54,8 @@ def identities() -> Iterator[Comparison]:
 
 
 def balance() -> Iterator[Comparison]:
-    """‖W_l‖² − ‖W_k‖² along gradient flow, e^{−2λt} of what it was."""
-    # linear layers, homogeneous too: every ReLU of every sample that switches would cut a step of the solver short
+    """‖W_l‖² − ‖W_k‖² along gradient flow, which shrinks by e^{−2λt}."""
+    # linear layers are homogeneous too, and with ReLUs each one that switches would cut a step of the solver short
     data = load_dataset("gaussian", per_class=10).train
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -72,7 +72,7 @@ def _problem(**changes: object) -> UnconstrainedModel:
     return UnconstrainedModel(**values)  # type: ignore[arg-type]
 
 
-#: A problem for every closed form.
+#: One problem for each closed form.
 UNCONSTRAINED: dict[str, UnconstrainedModel] = {
     "square loss": _problem(),
     "square loss, H ≥ 0": _problem(features="relu"),
@@ -92,14 +92,14 @@ UNCONSTRAINED: dict[str, UnconstrainedModel] = {
 
 
 def unconstrained() -> Iterator[Comparison]:
-    """Each closed form beside the minimum that is found from random starts."""
+    """Each closed form beside the minimum found from random starts."""
     for name, model in UNCONSTRAINED.items():
         for comparison in solve_unconstrained(model).comparisons:
             yield _named(comparison, f"{name}: {comparison.name}")
 
 
 def convex() -> Iterator[Comparison]:
-    """The convex form: its dual certificate is 1, its gap 0, its value that of the closed form of W and H."""
+    """The convex form: its dual certificate is 1, its duality gap 0, and its value the least L of W and H."""
     against = partial(compare, tells="rounding", reference="convex duality")
     for name in ("square loss", "unequal classes, one of them collapsed"):
         model = UNCONSTRAINED[name]
@@ -110,7 +110,7 @@ def convex() -> Iterator[Comparison]:
 
 
 def theorem() -> Iterator[Comparison]:
-    """SQI and Theorem 2.3's equations at the minimum with a free bias, the orthogonal frame's at that without one."""
+    """SQI and Theorem 2.3 at the minimum with a free bias, and the orthogonal frame at the minimum without a bias."""
     for name in ("square loss, free bias", "square loss, free bias, H ≥ 0"):
         table = _table_of(solve_unconstrained(UNCONSTRAINED[name]))
         for comparison in (*table.sections[SQI], *table.sections[THEOREM], *table.sections[LEMMA_2_1]):
@@ -121,7 +121,7 @@ def theorem() -> Iterator[Comparison]:
 
 
 def without_nc1() -> Iterator[Comparison]:
-    """Two clusters in each of 4 classes: SQI, the theorem's equations and NC3 = 0, and Tr Σ_W/Tr Σ_B = 4/3."""
+    """Two clusters in each of 4 classes: SQI, the theorem's equations and NC3 = 0 hold, with Tr Σ_W/Tr Σ_B = 4/3."""
     evidence = gather_evidence(two_clusters(4))
     sections = theory_table(evidence).sections
     yield from (*sections[CRITICAL], *sections[SQI], *sections[THEOREM])
@@ -134,7 +134,7 @@ def without_nc1() -> Iterator[Comparison]:
     )
 
 
-#: All of them, by what they are about.
+#: All of them, by subject.
 EXACT: dict[str, Callable[[], Iterable[Comparison]]] = {
     "identities at random weights": identities,
     "gradient flow": balance,
@@ -150,7 +150,7 @@ def _named(comparison: Comparison, name: str) -> Comparison:
 
 
 def _table_of(solution: Solution) -> TheoryTable:
-    """The classifier of an unconstrained features model as the only layer, its features as those of a network."""
+    """The theory table of an unconstrained features model, read as a network whose only layer is the classifier."""
     labels, bias = solution.model.labels, solution.bias
     classifier = Classifier(solution.weight, bias)
     errors = nn.functional.one_hot(labels, solution.model.num_classes).double() - classifier(solution.features)

@@ -1,4 +1,4 @@
-"""The central path: the best classifier of given features, and how far the trained one is from it.
+"""The central path: the least-squares classifier of given features, and how far the trained one is from it.
 
 Han, Papyan and Donoho (2022), "Neural Collapse Under MSE Loss: Proximity to and Dynamics on the Central Path", in the
 units of Eq. 1.
@@ -30,9 +30,9 @@ class CentralPath:
 
 
 def central_path(evidence: Evidence) -> CentralPath:
-    """W_LS = (1/N) Y Hᵀ A⁻¹ with A = (1/N) H Hᵀ + λI, the minimum of L over the classifier at fixed features.
+    """Minimises L over the classifier at fixed features: W_LS = (1/N) Y Hᵀ A⁻¹ with A = (1/N) H Hᵀ + λI.
 
-    A bias is one more row of ones in H, with its own decay. λ is Eq. 1's.
+    λ is the one of Eq. 1. A bias counts as a row of ones in H, with its own decay.
 
     Raises `ValueError` for λ = 0, where A need not have an inverse.
     """

@@ -1,4 +1,4 @@
-"""A network and its data into `Evidence`: one full gradient in float64, and what the classifier saw on the way."""
+"""Gathers `Evidence` from a network and its data, by one full gradient in float64."""
 
 import math
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ from ..statistics import Classifier
 from ..training import FullBatch
 from .evidence import Evidence, Parameter
 
-#: Inputs that homogeneity is tried on, and deviations that float64 rounding does not explain.
+#: How many inputs homogeneity is tried on, and the largest deviation that float64 rounding explains.
 _TRIED, _TOLERANCE = 20, 1e-9
 
 
 def gather_evidence(objective: FullBatch) -> Evidence:
-    """The evidence where the objective's network is.
+    """Gathers the evidence at the current weights of the objective's network.
 
-    Layers are the trainable tensors of two or more dimensions, which must share one decay λ. Raises
-    `VerificationError` where they do not.
+    Layers are the trainable tensors of two or more dimensions. Raises `VerificationError` if they do not share one
+    decay λ.
     """
     classifier = _classifier(objective)
     with captured_features(classifier) as captured:
@@ -60,9 +60,9 @@ def _common_decay(layers: tuple[Parameter, ...]) -> float:
 
 
 def check_evaluates(objective: FullBatch) -> None:
-    """That the network gives finite outputs of its last linear layer, which trains, for labels that it has classes for.
+    """Checks that the network's outputs are finite, come from a trainable linear layer, and cover all labels.
 
-    Raises `VerificationError`, `NetworkError`.
+    Raises `VerificationError` or `NetworkError` if not.
     """
     classifier = _classifier(objective)
     if not classifier.weight.requires_grad:
@@ -85,20 +85,18 @@ def check_evaluates(objective: FullBatch) -> None:
 
 
 def check_theory_applies(objective: FullBatch, *, force: bool) -> str | None:
-    """None for a network that is homogeneous in every layer, apart from the classifier's bias.
+    """Checks that the network is homogeneous in every layer, apart from the classifier's bias.
 
-    For another one, what is wrong with it where `force` is set. Raises `VerificationError` where it is not.
+    Returns None if it is. If not, raises `VerificationError` or, with `force`, returns what is wrong.
     """
     fault = _fault(homogeneity_without_bias(objective.model, objective.inputs[:_TRIED]))
     if fault is None or force:
         return fault
-    raise VerificationError(
-        f"{fault}; the theory is about homogeneous networks (to see the numbers anyway: --force, or force=True)"
-    )
+    raise VerificationError(f"{fault}; the theory is about homogeneous networks (to see the numbers anyway: force)")
 
 
 def homogeneity_without_bias(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> Homogeneity:
-    """`check_homogeneous` of f − b, the classifier's bias b taken off."""
+    """Calls `check_homogeneous` on f − b, the network without the classifier's bias b."""
     bias = find_classifier(model, inputs).bias
     if bias is None:
         return check_homogeneous(model, inputs)
@@ -111,7 +109,7 @@ def homogeneity_without_bias(model: nn.Module, inputs: Float[Tensor, "samples *s
 
 
 def _fault(found: Homogeneity) -> str | None:
-    """The largest deviation in words; none where outputs are all zero, which tell nothing."""
+    """Describes the largest deviation; None if it is rounding, or if all outputs are zero, which show nothing."""
     deviations: Mapping[str, float] = {
         "in its inputs": found.by_input,
         **{f"in layer {name}": deviation for name, deviation in found.by_layer.items()},
@@ -119,4 +117,7 @@ def _fault(found: Homogeneity) -> str | None:
     where, deviation = max(deviations.items(), key=lambda item: -1.0 if math.isnan(item[1]) else item[1])
     if math.isnan(deviation) or deviation <= _TOLERANCE:
         return None
-    return f"the network is not homogeneous {where}: that scaled by α, its outputs miss α f by {deviation:.2g} of ‖α f‖"
+    return (
+        f"the network is not homogeneous {where}: when that is scaled by α, its outputs miss α f by {deviation:.2g} of "
+        f"‖α f‖"
+    )

@@ -1,8 +1,8 @@
-"""What holds at every point in weight space, to rounding, and what holds at every critical point.
+"""Identities that hold at every point in weight space, to rounding, and those that hold at every critical point.
 
-For networks that are positively homogeneous of degree one in every layer, apart from a bias b of the classifier, zero
-where there is none. Along gradient flow d‖W_l‖²/dt = −2⟨W_l, ∇_l L⟩, so that the right side stands for the left at
-any point. With a bias that is not decayed Σ_i (y_i − f_i) = 0 at a critical point, and ⟨y − f, b⟩ drops out there.
+They are about networks that are positively homogeneous of degree one in every layer, apart from the classifier's bias
+b, which is zero if there is none. Along gradient flow d‖W_l‖²/dt = −2⟨W_l, ∇_l L⟩, so the right side replaces the left
+at any point. With a bias that does not decay, Σ_i (y_i − f_i) = 0 at a critical point, and ⟨y − f, b⟩ drops out there.
 """
 
 import itertools
@@ -25,7 +25,7 @@ def _mean_inner_product(A: torch.Tensor, B: torch.Tensor) -> float:
 
 
 def _size_of_terms(evidence: Evidence) -> float:
-    """(1/N) Σ_i ‖f_i − y_i‖ ‖f_i − b‖: how large the terms are of which Euler's right side is the sum."""
+    """(1/N) Σ_i ‖f_i − y_i‖ ‖f_i − b‖: the size of the terms that Euler's right side sums."""
     lengths = torch.linalg.norm(evidence.errors, dim=1) * torch.linalg.norm(evidence.outputs - evidence.bias, dim=1)
     return lengths.mean().item()
 
@@ -43,7 +43,7 @@ def euler(evidence: Evidence) -> Iterator[Comparison]:
 def lemma_2_2(evidence: Evidence) -> Iterator[Comparison]:
     """L = −¼ d‖W_l‖²/dt + (λ/2) Σ_{k≠l} ‖W_k‖² + (1/2N) Σ_i ⟨y_i − f_i, y_i − b⟩ for every layer.
 
-    Without a bias the last sum is the paper's Σ_i (‖y_i‖² − ⟨f_i, y_i⟩).
+    Without a bias the last sum is Σ_i (‖y_i‖² − ⟨f_i, y_i⟩), as in the paper.
     """
     fit = _mean_inner_product(evidence.errors, evidence.targets - evidence.bias) / 2
     for layer in evidence.layers:
@@ -68,10 +68,10 @@ def balance(evidence: Evidence) -> Iterator[Comparison]:
 def balance_along_flow(
     times: Sequence[float], weight_norms: Sequence[Sequence[float]], weight_decay: float
 ) -> Iterator[Comparison]:
-    """‖W_l‖² − ‖W_k‖² at time t is e^{−2λt} times what it was at the first time: for neighbouring layers, over times.
+    """‖W_l‖² − ‖W_k‖² of neighbouring layers at time t is e^{−2λt} times its value at the first time.
 
     Args:
-        times: of gradient flow, increasing.
+        times: times of gradient flow, increasing.
         weight_norms: ‖W_l‖² of every layer at each of these times.
         weight_decay: λ.
 
@@ -93,7 +93,7 @@ def balance_along_flow(
 
 
 def path_decomposition(evidence: Evidence) -> Iterator[Comparison]:
-    """L = L(W_LS) + ½ tr((W − W_LS) A (W − W_LS)ᵀ), W_LS the best classifier of these features; see `central_path`."""
+    """L = L(W_LS) + ½ tr((W − W_LS) A (W − W_LS)ᵀ) with the least-squares classifier W_LS; see `central_path`."""
     path = central_path(evidence)
     yield compare(
         "L by the least-squares classifier",
@@ -125,7 +125,7 @@ def critical_norms(evidence: Evidence) -> Iterator[Comparison]:
 
 
 def equal_norms(evidence: Evidence) -> Iterator[Comparison]:
-    """All ‖W_l‖² are one number; measured is their deviation over their mean."""
+    """All ‖W_l‖² are equal; the measured number is their standard deviation over their mean."""
     norms = torch.tensor([layer.squared_norm for layer in evidence.layers], dtype=torch.float64)
     spread = (norms.std(correction=0) / norms.mean()).item()
     yield compare("spread of the ‖W_l‖²", 0.0, spread, tells=STATIONARITY, reference="Lemma 2.2", scale=1.0)
@@ -144,7 +144,7 @@ def last_layer(evidence: Evidence) -> Iterator[Comparison]:
 def sum_of_outputs(evidence: Evidence) -> Iterator[Comparison]:
     """Without a bias the mean of 1ᵀf_i is q/(1 + q), q = μᵀ(Σ_T + λI)⁻¹μ with μ the mean and Σ_T the covariance of h.
 
-    Σ_c W^c is then the ridge regression of 1 on h. It says how far between 0 and 1 a network sits.
+    Σ_c W^c is then the ridge regression of 1 on h. The number says where between 0 and 1 the sum of outputs lies.
     """
     mean = evidence.features.mean(dim=0)
     deviations = evidence.features - mean
@@ -158,9 +158,9 @@ def sum_of_outputs(evidence: Evidence) -> Iterator[Comparison]:
 
 
 def free_bias(evidence: Evidence) -> Iterator[Comparison]:
-    """With a bias that is not decayed Σ_c W^c = 0, Σ_c b_c = 1, 1ᵀf_i = 1, and the mean of f^(c) is class c's share.
+    """With a bias that does not decay, Σ_c W^c = 0, Σ_c b_c = 1, 1ᵀf_i = 1, and f^(c) has class c's share as its mean.
 
-    For equal classes the last is ⟨W^c, μ_G⟩ + b_c = 1/C. No assumption is needed but λ > 0.
+    For equal classes the last is ⟨W^c, μ_G⟩ + b_c = 1/C. The only assumption is λ > 0.
     """
     weight = evidence.classifier.weight
     size = torch.linalg.norm(weight).item()

@@ -1,4 +1,4 @@
-"""The theory table of a network in memory."""
+"""Makes the theory table of a network in memory."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +17,7 @@ from .table import TheoryTable, theory_table
 def verify_model(
     model: nn.Module, loader: Iterable[Any], weight_decay: float | torch.optim.Optimizer, *, force: bool = False
 ) -> TheoryTable:
-    """See `verify`."""
+    """Makes the theory table of a model on the samples of a loader; see `verify`."""
     warn_of(loader, stacklevel=3)
     model = unwrap(model)
     decays, doubt = decays_of(model, weight_decay, force=force)
@@ -26,7 +26,7 @@ def verify_model(
 
 
 def table_of(objective: FullBatch, *, force: bool, doubt: str | None = None) -> TheoryTable:
-    """The table where the objective's network is; with a `doubt`, or one found under `force`, every row is marked."""
+    """Makes the table at the current weights; a `doubt`, given or found under `force`, marks every row."""
     check_evaluates(objective)
     doubt = doubt or check_theory_applies(objective, force=force)
     return theory_table(gather_evidence(objective), doubt=doubt)
@@ -35,7 +35,7 @@ def table_of(objective: FullBatch, *, force: bool, doubt: str | None = None) -> 
 def decays_of(
     model: nn.Module, weight_decay: float | torch.optim.Optimizer, *, force: bool
 ) -> tuple[dict[str, float], str | None]:
-    """λ of every parameter that trains, by name, and what speaks against the theory where `force` lets that pass."""
+    """λ of every trainable parameter, by name, and, under `force`, the reason why the theory may not apply."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not isinstance(weight_decay, torch.optim.Optimizer):
         if not isinstance(weight_decay, int | float) or not 0 <= weight_decay < float("inf"):
@@ -58,20 +58,20 @@ def decays_of(
 
 
 def doubt_of_decoupled(name: str, *, force: bool) -> str:
-    """What speaks against the theory of networks trained so. Raises `VerificationError` unless `force` is set."""
+    """Says why the theory does not apply to decoupled decay. Raises `VerificationError` unless `force` is set."""
     doubt = f"{name} decouples its decay from the gradient, so that it does not end where ∇L = 0"
     if not force:
         raise VerificationError(
-            f"{doubt}, and the theory does not speak of it; train with coupled decay, SGD's or Adam's weight_decay "
-            f"(to see the numbers anyway: --force, or force=True)"
+            f"{doubt}, and the theory does not cover it; train with coupled decay, SGD's or Adam's weight_decay "
+            f"(to see the numbers anyway: force)"
         )
     return doubt
 
 
 def _is_decoupled(optimizer: torch.optim.Optimizer) -> bool:
     decays = any(group.get("weight_decay") for group in optimizer.param_groups)
-    told = any(group.get("decoupled_weight_decay") for group in optimizer.param_groups)
-    return decays and (told or isinstance(optimizer, torch.optim.AdamW))
+    decoupled = any(group.get("decoupled_weight_decay") for group in optimizer.param_groups)
+    return decays and (decoupled or isinstance(optimizer, torch.optim.AdamW))
 
 
 def _all_of(loader: Iterable[Any], model: nn.Module) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,10 @@
-"""What Theorem 2.3 and its relatives predict from a network's measured ε, W and means, under each of three readings.
+"""Predictions of Theorem 2.3 and its relatives from a network's measured ε, W and means, under three readings.
 
-Symmetric quasi-interpolation (SQI): f^(c) = 1 − ε on the own class c, f^(c') = ε/(C−1) elsewhere. At a critical point
-with a classifier bias that is not decayed it can hold exactly. Without a bias and λ > 0 it cannot: λ Σ_c W^c =
-(1/N) Σ_i (1 − 1ᵀf_i) h_i, so that 1ᵀf_i = 1 would give Σ_c W^c = 0 and with it 1ᵀf_i = 0. The unconstrained features
-model without a bias ends in an orthogonal frame instead: f^(c') = 0. Scales are chosen so that, of outputs, cosines and
-sums, a residual of 0 is the reading itself and 1 is the other one.
+Symmetric quasi-interpolation (SQI) means f^(c) = 1 − ε on the own class c and f^(c') = ε/(C−1) elsewhere. At a critical
+point with a classifier bias that does not decay it can hold exactly. Without a bias and with λ > 0 it cannot:
+λ Σ_c W^c = (1/N) Σ_i (1 − 1ᵀf_i) h_i, so that 1ᵀf_i = 1 would give Σ_c W^c = 0 and with it 1ᵀf_i = 0. The unconstrained
+features model without a bias ends in an orthogonal frame instead: f^(c') = 0. The residuals of outputs, cosines and
+sums are scaled so that 0 means the reading itself and 1 the other one.
 """
 
 import math
@@ -44,9 +44,9 @@ def _overlaps_with_global_mean(evidence: Evidence) -> torch.Tensor:
 
 
 def quasi_interpolation(evidence: Evidence) -> Iterator[Comparison]:
-    """Assumption 1 itself: one ε for all samples, the off-class outputs all ε/(C−1), so that 1ᵀf_i = 1.
+    """Assumption 1 itself: one ε for all samples, and all off-class outputs ε/(C−1), so that 1ᵀf_i = 1.
 
-    All residuals are relative to ε, the size of what is shared out.
+    All residuals are relative to ε.
     """
     measured, gap, off = evidence.measurement, abs(_gap(evidence)), evidence.num_classes - 1
     against = partial(compare, tells=FROM_SQI, reference=ASSUMPTION, scale=gap or math.nan)
@@ -114,7 +114,7 @@ def weights_of_orthogonal_frame(evidence: Evidence) -> Iterator[Comparison]:
 
 
 def decayed_bias(evidence: Evidence) -> Iterator[Comparison]:
-    """b = 1/(C(1 + λ_b)) and 1ᵀf = 1/(1 + λ_b): SQI fails only by that."""
+    """b = 1/(C(1 + λ_b)) and 1ᵀf = 1/(1 + λ_b): SQI fails only because this sum is not 1."""
     against = partial(compare, tells=FROM_DECAYED, reference=UFM)
     shrunk = 1 / (1 + evidence.bias_decay)
     yield against("b_c", shrunk / evidence.num_classes, evidence.bias)
@@ -124,9 +124,9 @@ def decayed_bias(evidence: Evidence) -> Iterator[Comparison]:
 def lemma_2_1(evidence: Evidence) -> Iterator[Comparison]:
     """L_data = L(α) + ½‖v‖² − 1ᵀv/C with L(α) = ½((1 − α)² + α²/(C−1)), α = Tr(WṀ)/C, v = W μ_G + b.
 
-    Exact NC3 makes 1ᵀW = 0, so without a bias only ½‖Wμ_G‖² is added to the paper's L(α), which is at least 1/(2C):
-    the data are not interpolated. A mean row of W, which NC3 does not allow but its centred version does, or a bias
-    gives v a sum, and then L can reach 0: so a network can be near interpolation and near collapse at once.
+    Exact NC3 makes 1ᵀW = 0, so without a bias only ½‖Wμ_G‖² is added to the paper's L(α). That is at least 1/(2C), so
+    the data are not interpolated. A bias, or a mean row of W, which centred NC3 allows and NC3 does not, makes 1ᵀv ≠ 0.
+    Then L can reach 0, so a network can be near interpolation and near collapse at once.
     """
     C = evidence.num_classes
     alpha = (evidence.classifier.weight * evidence.centered_class_means).sum().item() / C

@@ -1,4 +1,4 @@
-"""The theory table: every identity and prediction that speaks of a network, by reading, in one list."""
+"""The theory table: all identities and predictions that apply to a network, by reading, in one list."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,20 +19,20 @@ _NONE, _FREE, _DECAYED = ("none",), ("free",), ("decayed",)
 
 @dataclass(frozen=True)
 class Statement:
-    """What the theory says, as a function of the evidence, and of which networks it speaks."""
+    """One statement of the theory, as a function of the evidence, and the networks that it is about."""
 
     function: Callable[[Evidence], Iterable[Comparison]]
-    #: kinds of the classifier's bias
+    #: the kinds of classifier bias that it is about
     bias: tuple[str, ...] = _ALL
     needs_decay: bool = False
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The function's name in words."""
         return self.function.__name__.replace("_", " ")
 
 
-#: Readings, from what always holds to what holds where the network has come to rest in a certain way.
+#: All statements by reading, from those that always hold to those that need a certain kind of critical point.
 STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "identities, at every point": (
         Statement(identities.euler),
@@ -64,10 +64,10 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "if collapse is exact: Lemma 2.1": (Statement(predictions.lemma_2_1),),
 }
 
-#: What a residual of a network is that the theory does not speak of.
-NOT_CLAIMED = "not claimed: the theory does not speak of this network"
+#: What a residual means if the theory does not apply to the network.
+NOT_CLAIMED = "not claimed: the theory does not cover this network"
 
-#: Measured keys that stand above the table; `nc1` and `nc1_trace_ratio` always together, since SQI implies neither.
+#: The measured keys above the table. `nc1` and `nc1_trace_ratio` stand together, since SQI implies neither.
 FACTS = (
     "accuracy",
     "sqi_gap",
@@ -88,10 +88,10 @@ FACTS = (
 
 @dataclass(frozen=True)
 class TheoryTable:
-    """Predicted beside measured, by reading, with what each residual means.
+    """Predicted numbers beside measured ones, by reading, with what each residual means.
 
-    `facts` are measured numbers of the network: λ, ‖∇L‖, ‖W‖, the central path's two parts and keys of `METRICS`;
-    `notes` say what limits the table: statements left out, conditions of the theory that do not hold.
+    `facts` are measured numbers of the network: λ, ‖∇L‖, ‖W‖, the two parts of the central path and keys of `METRICS`.
+    `notes` say what limits the table: statements left out, and conditions of the theory that do not hold.
     """
 
     sections: dict[str, tuple[Comparison, ...]]
@@ -103,7 +103,7 @@ class TheoryTable:
             yield from comparisons
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per comparison: reading, name, predicted, measured, residual, tells, reference."""
+        """A data frame with a row per comparison: reading, name, predicted, measured, residual, tells, reference."""
         return pd.DataFrame(
             [
                 {"reading": reading, **vars(comparison)}
@@ -113,7 +113,7 @@ class TheoryTable:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """The table as plain values for JSON."""
         sections = {
             reading: [dict(vars(comparison)) for comparison in comparisons]
             for reading, comparisons in self.sections.items()
@@ -122,7 +122,7 @@ class TheoryTable:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TheoryTable":
-        """What `to_dict` gave."""
+        """Reads back what `to_dict` gave."""
         sections = {
             reading: tuple(Comparison.from_dict(comparison) for comparison in comparisons)
             for reading, comparisons in values["sections"].items()
@@ -152,10 +152,10 @@ class TheoryTable:
 
 
 def theory_table(evidence: Evidence, *, doubt: str | None = None) -> TheoryTable:
-    """Everything that the theory says of this network.
+    """Evaluates all statements of the theory that apply to this network.
 
-    A statement that divides by λ, or is about what decay does, is left out at λ = 0, and a note names it. `doubt` says
-    why the theory does not speak of this network; then every row says so too.
+    At λ = 0, statements that divide by λ or need decay are left out, and a note names them. `doubt` says why the theory
+    does not apply to this network, if so; then every row says so too.
     """
     left_out = []
     sections: dict[str, tuple[Comparison, ...]] = {}
@@ -170,14 +170,14 @@ def theory_table(evidence: Evidence, *, doubt: str | None = None) -> TheoryTable
                 found += statement.function(evidence)
         if found:
             sections[reading] = tuple(found)
-    told = [*_notes(evidence)]
+    notes = [*_notes(evidence)]
     if doubt is not None:
-        told.insert(0, doubt)
+        notes.insert(0, doubt)
         for reading, comparisons in sections.items():
             sections[reading] = tuple(replace(comparison, tells=NOT_CLAIMED) for comparison in comparisons)
     if left_out:
-        told.append(f"λ = 0: left out, for they divide by λ or need decay: {', '.join(left_out)}")
-    return TheoryTable(sections, _facts(evidence), tuple(told))
+        notes.append(f"λ = 0: left out because they divide by λ or need decay: {', '.join(left_out)}")
+    return TheoryTable(sections, _facts(evidence), tuple(notes))
 
 
 def _facts(evidence: Evidence) -> dict[str, float]:
@@ -202,13 +202,13 @@ def _notes(evidence: Evidence) -> Iterator[str]:
     if evidence.frozen:
         yield (
             f"{len(evidence.frozen)} parameters are frozen ({', '.join(evidence.frozen[:3])}), so L, ‖W‖, ‖∇L‖ and the "
-            f"laws of layers are of the others"
+            f"laws of layers include only the others"
         )
     zero = bool(evidence.outputs.abs().max() < 1e-6)
     if zero:
         yield (
             f"all outputs are zero: at λ = {evidence.weight_decay:g} everything has collapsed to zero and ε is 1, so "
-            f"that the predictions compare nothing with nothing"
+            f"the comparisons below mean nothing"
         )
     if evidence.bias_kind == "none" and evidence.weight_decay and not zero:
         yield (

@@ -1,4 +1,7 @@
-"""A strict local minimum where Theorem 2.3's equations hold and NC1 does not: SQI fixes h on W's row space alone."""
+"""A strict local minimum where the equations of Theorem 2.3 hold and NC1 does not.
+
+SQI fixes h only on the row space of W.
+"""
 
 import math
 
@@ -12,15 +15,16 @@ from ..training import FullBatch
 
 
 def two_clusters(num_classes: int = 4, weight_decay: float = 0.01) -> FullBatch:
-    """Two layers with a bias that does not decay, at a critical point, each class made of two clusters of inputs.
+    """A network of two layers at a critical point, on classes of two clusters of inputs each; its bias does not decay.
 
-    The 2C clusters are single inputs u_j with ⟨u_j, u_k⟩ = −1/(2C − 1), cluster j of class j mod C. Each hidden unit
-    lies along one of them, so that h = a e_j, and W = g (P P) with P = I − 11ᵀ/C, b = 1/C. Then f = x P e_c + 1/C with
-    x = ga, and L is least along this family at x = 1 − λ/(k √(1 − 1/C)), k = 1/2C a cluster's share of the samples,
-    with both layers' norms equal: g² = x/√(1 − 1/C). SQI holds with ε = (1 − x)(1 − 1/C), and so do Eq. 2 to 4, while
-    Tr Σ_W/Tr Σ_B = C/(C − 1): the two clusters of a class stay apart, where W does not see them.
+    The 2C clusters are single inputs u_j with ⟨u_j, u_k⟩ = −1/(2C − 1), and u_j belongs to class j mod C. Each hidden
+    unit lies along one of them, so that h = a e_j, and W = g (P P) with P = I − 11ᵀ/C, b = 1/C. Then f = x P e_c + 1/C
+    with x = ga. Let k = 1/2C be a cluster's share of the samples. Along this family L is least where
+    x = 1 − λ/(k √(1 − 1/C)) and both layers have equal norms, g² = x/√(1 − 1/C). SQI holds with ε = (1 − x)(1 − 1/C),
+    and so do Eq. 2 to 4, but Tr Σ_W/Tr Σ_B = C/(C − 1): the two clusters of a class stay apart in directions that W
+    does not see.
 
-    Raises `ValueError` where the decay is so large that x would not be positive.
+    Raises `ValueError` if the decay is so large that x would not be positive.
     """
     C, clusters = num_classes, 2 * num_classes
     root = math.sqrt(1 - 1 / C)

@@ -1,8 +1,9 @@
-"""Training to collapse: gradient descent on Eq. 1, measured as it goes.
+"""Training to collapse: gradient descent on Eq. 1, with measurements along the way.
 
     L(W) = (1/2N) Σ_i ‖f_i − y_i‖² + (λ/2) Σ_k ‖W_k‖_F²
 
-λW is added to the gradient of the data term, which is exactly ∇L; every trainable tensor decays, but for a free bias.
+A step adds λW to the gradient of the data term, which gives exactly ∇L. Every trainable tensor decays, except a free
+bias.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Random shifts and mirrorings of images, drawn once for an epoch."""
+"""Random shifts and reflections of images, drawn once for each epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,21 +15,22 @@ _SHARE = 8
 
 @dataclass(frozen=True)
 class Augmentation:
-    """For every sample in the order of an epoch: where its image is moved to, and whether it is mirrored."""
+    """The shift of each image, and whether it is reflected, for all samples in the order of an epoch."""
 
     margins: tuple[int, int]
     corners: Int[Tensor, "*runs samples 2"]
-    """Where the image that is cut out begins in the one with zero margins: (row, column)."""
+    """The corner (row, column) of the crop in the image padded with zeros."""
     mirrored: Bool[Tensor, "*runs samples"]
 
     @property
     def tensors(self) -> list[Tensor]:
+        """All tensors that an epoch draws."""
         return [self.corners, self.mirrored]
 
     def __call__(
         self, images: Float[Tensor, "*runs batch channels height width"], places: slice | Int[Tensor, " batch"]
     ) -> Float[Tensor, "*runs batch channels height width"]:
-        """The images of the samples at these places of the epoch, augmented."""
+        """Augments the images of the samples at these places of the epoch."""
         corners, mirrored = self.corners[..., places, :].flatten(0, -2), self.mirrored[..., places].flatten()
         height, width = images.shape[-2:]
         down, right = self.margins
@@ -38,13 +39,13 @@ class Augmentation:
         columns = torch.arange(width, device=images.device)
         columns = corners[:, 1:] + torch.where(mirrored[:, None], columns.flip(0), columns)
         samples = torch.arange(len(padded), device=images.device)
-        # The indices stand apart from the channels, which indexing therefore puts last.
+        # The slice of the channels separates the indices, so indexing puts the channels last.
         cut = padded[samples[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
         return cut.reshape(images.shape)
 
 
 def stacked(each: Sequence[Augmentation | None]) -> Augmentation | None:
-    """Those of several runs side by side, which are all of one kind."""
+    """Stacks the augmentations of several runs, all of one kind; None if they have none."""
     known = [one for one in each if one is not None]
     if not known:
         return None
@@ -53,9 +54,9 @@ def stacked(each: Sequence[Augmentation | None]) -> Augmentation | None:
 
 
 def draw_augmentation(kind: str, images: Tensor) -> Augmentation | None:
-    """For one epoch over `images` (samples, channels, height, width), from torch's global generator; None for none.
+    """Draws an epoch's augmentation of `images` (samples, channels, height, width) from torch's global generator.
 
-    Raises `ValueError` where the samples are not images.
+    Returns None for the kind "none". Raises `ValueError` if the samples are not images.
     """
     if kind == "none":
         return None

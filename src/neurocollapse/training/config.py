@@ -115,6 +115,29 @@ class RunConfig:
         return {name: value for name, value in vars(self).items() if value != getattr(defaults, name)}
 
 
+#: The fields by subject, for forms that ask for them. What few change comes last.
+GROUPS = {
+    "data": ("dataset", "per_class"),
+    "network": ("network", "depth", "width", "bias"),
+    "objective": ("loss", "weight_decay"),
+    "optimiser": ("optimizer", "learning_rate", "momentum", "schedule", "batch_size"),
+    "length": ("epochs", "seed"),
+    "seldom_changed": (
+        "imbalance",
+        "imbalance_ratio",
+        "label_noise",
+        "augmentation",
+        "normalization",
+        "initialization",
+        "initial_norm",
+        "decay_start",
+        "precision",
+        "balancing",
+        "gradient_tolerance",
+    ),
+}
+
+
 def _as_hinted(name: str, value: Any, hint: Any) -> Any:
     """The value as Python's own int, float or str, which the run's id and its JSON are made of."""
     if get_origin(hint) is Literal:

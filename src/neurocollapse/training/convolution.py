@@ -1,7 +1,7 @@
 """Convolutions as matrix products, for runs that are stacked.
 
-Side by side, the convolutions of R runs are one of R groups, for which libraries have no fast code. As products of
-patches, one for each place of the output, they are a single batched product.
+Stacked, the convolutions of R runs are one convolution with R groups, for which libraries have no fast code. As matrix
+products of patches, one patch for each place of the output, they are a single batched product.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class ConvolutionsAsProducts(TorchFunctionMode):
-    """Within the context `torch.conv2d` is a matrix product, where it is of one group and without dilation."""
+    """Within the context, computes `torch.conv2d` as a matrix product if it has one group and no dilation."""
 
     def __torch_function__(
         self,
@@ -51,7 +51,7 @@ class _Convolution:
         )
 
     def as_product(self) -> Tensor:
-        """The output, with the channels last in memory, where the next convolution wants them."""
+        """The output, with the channels last in memory, as the next convolution needs them."""
         assert not isinstance(self.padding, str)
         channels, _, *size = self.weight.shape
         patches = _Patches.apply(self.input.permute(0, 2, 3, 1), tuple(size), _pair(self.stride), _pair(self.padding))
@@ -66,10 +66,10 @@ def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
 
 
 class _Patches(torch.autograd.Function):
-    """Of images (samples, height, width, channels), what each place of the output sees.
+    """Extracts from images (samples, height, width, channels) the patch under each place of the output.
 
-    (samples, rows, columns, channels, *size), contiguous. PyTorch's own `unfold` is the same forward; backward, its
-    sum is taken in two passes over everything.
+    The patches are (samples, rows, columns, channels, *size), contiguous. PyTorch's own `unfold` computes the same
+    forward, but backward it takes two passes over all patches.
     """
 
     generate_vmap_rule = True
@@ -90,7 +90,7 @@ class _Patches(torch.autograd.Function):
             return None, None, None, None
         samples, rows, columns, channels = gradient.shape[:4]
         (down, right), (below, beside) = ctx.padding, ctx.stride
-        # Pixels in blocks of a stride: of each patch, what lies in one block goes to one block of the images.
+        # Split pixels into blocks of a stride: each block of a patch is added to one block of the images.
         deep, wide = -(-ctx.size[0] // below), -(-ctx.size[1] // beside)
         high = max(-(-(ctx.height + down) // below), rows + deep - 1)
         long = max(-(-(ctx.width + right) // beside), columns + wide - 1)
@@ -104,12 +104,12 @@ class _Patches(torch.autograd.Function):
         return images[:, down : down + ctx.height, right : right + ctx.width], None, None, None
 
 
-#: Fewest products that a piece of the weights' gradient sums over.
+#: The least number of products that a piece of the weights' gradient sums.
 _PIECE = 256
 
 
 class _Product(torch.autograd.Function):
-    """Patches (places, inputs) times filters (outputs, inputs), transposed."""
+    """Multiplies patches (places, inputs) by the transpose of filters (outputs, inputs)."""
 
     generate_vmap_rule = True
 
@@ -127,7 +127,7 @@ class _Product(torch.autograd.Function):
         of_patches = None
         if ctx.needs_input_grad[0]:
             of_patches = (gradient @ filters.to(gradient.dtype)).to(patches.dtype)
-        # Few outputs, each a sum over very many places: in pieces, a GPU has more to do at a time.
+        # Few outputs, each a sum over very many places: split into pieces, so that a GPU can work on more at a time.
         places = len(gradient)
         pieces = next((n for n in (16, 8, 4, 2) if places % n == 0 and places // n >= _PIECE), 1)
         gradient, patches = (rows.reshape(pieces, places // pieces, -1) for rows in (gradient, patches))

@@ -1,4 +1,4 @@
-"""Passes over the training data: of a run alone, or of several stacked into one program."""
+"""Trains for an epoch: one run alone, or several stacked into one program."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ from .step import Loss, Moments, Pace, Weights, step
 
 
 class Alone:
-    """A run's epochs."""
+    """Trains one run, epoch by epoch."""
 
     def __init__(self, run: Run):
         def loss(_: Weights, images: Tensor, labels: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ class Alone:
         self._steps = _Steps(run, loss, run.weights, run.moments, decays)
 
     def epoch(self, epoch: int) -> float:
-        """Train for an epoch; the mean objective along it. Raises `DivergedError`."""
+        """Trains for an epoch and returns the mean objective along it. Raises `DivergedError`."""
         run = self._run
         run.model.train()
         with seeded(run.config.seed, epoch, run.device):
@@ -36,11 +36,11 @@ class Alone:
 
 
 class Together:
-    """The epochs of several runs, trained as one program.
+    """Trains several runs as one program, epoch by epoch.
 
-    They are of one network, loss, optimiser, data set and batch size; the seed, λ, the learning rate and the epoch are
-    each run's own. Their weights and moments become views of stacked ones. Raises `NetworkError` for a network that
-    `torch.func` cannot stack, here or in the first epoch.
+    The runs share network, loss, optimiser, data set and batch size; each has its own seed, λ, learning rate and epoch.
+    Their weights and moments become views of stacked tensors. Raises `NetworkError`, here or in the first epoch, for a
+    network that `torch.func` cannot stack.
     """
 
     def __init__(self, runs: Sequence[Run]):
@@ -67,7 +67,7 @@ class Together:
         self._steps = _Steps(first, vmap(loss), weights, moments, decays)
 
     def epoch(self, epochs: Sequence[int]) -> list[float | DivergedError]:
-        """Train each for the epoch that is its own; of each what `Alone.epoch` returns or raises."""
+        """Trains each run for its own epoch; gives for each what `Alone.epoch` returns or raises."""
         first = self.runs[0]
         draws = [_draw(run, epoch) for run, epoch in zip(self.runs, epochs, strict=True)]
         draw = Draw(torch.stack([one.order for one in draws]), stacked([one.augmentation for one in draws]))
@@ -80,19 +80,19 @@ class Together:
         except RuntimeError as error:
             raise NetworkError(
                 f"{first.config.network} cannot be trained stacked ({' '.join(str(error).split())}); train its runs "
-                f"in processes of their own (--engine processes)"
+                f"in processes of their own (engine processes)"
             ) from error
         return [_end(*ended) for ended in zip(self.runs, epochs, data_terms, strict=True)]
 
 
 def _check_stackable(run: Run) -> None:
-    """`NetworkError` for a network that is more than the weights that train."""
+    """Raises `NetworkError` for a network with buffers or frozen parameters."""
     frozen = [name for name, p in run.model.named_parameters() if not p.requires_grad]
     if others := frozen + [name for name, _ in run.model.named_buffers()]:
         raise NetworkError(
-            f"{run.config.network} has frozen parameters, or buffers as those of batch normalisation "
+            f"{run.config.network} has frozen parameters, or buffers like those of batch normalisation "
             f"({', '.join(others[:3])}), and cannot be trained stacked; train its runs in processes of their own "
-            f"(--engine processes)"
+            f"(engine processes)"
         )
 
 
@@ -109,13 +109,13 @@ def _end(run: Run, epoch: int, data_term: float) -> float | DivergedError:
 
 
 class _Steps:
-    """The steps of an epoch, of a run or of several stacked; `run` is one of them."""
+    """Takes the steps of an epoch, for one run or several stacked; `run` is one of them."""
 
     def __init__(self, run: Run, loss: Loss, weights: Weights, moments: Moments, decays: Mapping[str, Tensor]):
         self._run, self._loss = run, loss
         self._weights, self._moments, self._decays = weights, moments, decays
         self._batches = run.batches()
-        # What the recorded step reads and writes stays where it is from epoch to epoch.
+        # A recorded step reads and writes these tensors, so they stay at one address from epoch to epoch.
         self._draw: Draw | None = None
         self._pace: Pace | None = None
         self._total = torch.zeros_like(next(iter(decays.values())))
@@ -124,7 +124,7 @@ class _Steps:
         self._recording = Recording(self._take_next, run.device) if is_recordable(run.config, run.device) else None
 
     def take(self, draw: Draw, pace: Pace) -> Tensor:
-        """A step for each batch; the mean of the data term over the samples, each at the weights of its step."""
+        """Takes a step for each batch. Returns the mean data term over samples, each at the weights of its step."""
         if self._draw is None or self._pace is None:
             self._draw, self._pace = draw, pace
         else:

@@ -1,4 +1,4 @@
-"""Gradient flow, dW/dt = −∇L(W): what gradient descent does in the limit of small steps, integrated adaptively."""
+"""Integrates gradient flow, dW/dt = −∇L(W), the limit of gradient descent for small steps, with adaptive steps."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from .full_batch import FullBatch
 
 @dataclass(frozen=True)
 class FlowState:
-    """The flow at one time."""
+    """The state of the flow at one time."""
 
     time: float
     loss: float
@@ -28,7 +28,7 @@ class FlowState:
     """‖W_l‖² of each parameter of two or more dimensions, first layer first."""
     point: Float[Tensor, " parameters"]
     evaluations: int
-    """Gradients computed since the start."""
+    """The number of gradients computed since the start."""
 
 
 def gradient_flow(
@@ -40,23 +40,22 @@ def gradient_flow(
     atol: float = 1e-8,
     max_steps: int = 100_000,
 ) -> Iterator[FlowState]:
-    """Follow dW/dt = −∇L(W) from where the objective's network is, and yield the state at each of the times.
+    """Follows dW/dt = −∇L(W) from the current weights of the objective's network, and yields the state at each time.
 
-    Dormand and Prince's pair of orders 5 and 4, in float64, with the local error of every weight w below
-    atol + rtol·|w| in the mean square. At each state the network is at its point, so that more can be measured there;
-    to go on from a state that was kept, move the network to its point and let `start` be its time.
+    The method is the pair of orders 5 and 4 of Dormand and Prince, in float64. It keeps the local error of every weight
+    w below atol + rtol·|w| in the mean square. At each state the network has the state's weights, so that more can be
+    measured there. To resume from a state, move the network to its point and pass its time as `start`.
 
     Args:
-        objective: L, and where to start.
-        times: finite, increasing, none before `start`; in units where gradient descent with learning rate η makes η
-            of time in a step.
-        start: the time at which the network is where it is.
-        rtol, atol: the local error that a step may make. Where a ReLU switches on a sample −∇L jumps, and the solver
-            finds the place by failing there: some ten gradients each time, many times that at 1e-8.
-        max_steps: between two of the times.
+        objective: L, and the network at its start.
+        times: finite, increasing, none before `start`; a step of gradient descent with learning rate η takes time η.
+        start: the time of the current weights.
+        rtol, atol: the local error that a step may make. −∇L jumps where a ReLU switches on a sample, and the solver
+            finds the place by rejecting steps: some ten gradients each time, many times that at 1e-8.
+        max_steps: the most steps between two of the times.
 
-    Raises `ValueError` at the times above not being so, and `FlowError` where the steps become too small or too many:
-    −∇L jumps where a ReLU switches, and a flow that is pushed onto a switch from both sides cannot be followed.
+    Raises `ValueError` for times that are not finite and increasing from `start`, and `FlowError` if the steps become
+    too small or too many: a flow that is pushed onto the switch of a ReLU from both sides cannot be followed.
 
     >>> from torch import nn
     >>> line = FullBatch(nn.Linear(1, 2, bias=False), torch.zeros(3, 1), torch.tensor([0, 1, 1]), {"weight": 0.5})
@@ -91,7 +90,7 @@ def _follow(
 
 
 class _Descent:
-    """−∇L as torchdiffeq calls it, with the steps counted and the last of them kept for the next interval."""
+    """−∇L as torchdiffeq calls it. Counts the steps, and keeps the last step size for the next interval."""
 
     def __init__(self, objective: FullBatch, max_steps: int):
         self.objective, self.max_steps = objective, max_steps
@@ -113,7 +112,7 @@ class _Descent:
         return -self.objective(point)[1]
 
     def callback_step(self, time: Tensor, point: Float[Tensor, " parameters"], step: Tensor) -> None:
-        """Called by torchdiffeq before each step."""
+        """Checks the weights and the step; torchdiffeq calls this before each step."""
         self.steps += 1
         self.step = step.item()
         if not point.isfinite().all():

@@ -1,4 +1,4 @@
-"""Eq. 1 on all training data at once, in float64: what the theory speaks of, without the noise of mini-batches."""
+"""Eq. 1 on all training data at once, in float64: the objective of the theory, without the noise of mini-batches."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -16,14 +16,14 @@ _CHUNK = 500
 class FullBatch:
     """L(W) = (1/2N) Σ_i ‖f_i − y_i‖² + Σ_k (λ_k/2) ‖W_k‖² of one network on one set of samples, in float64.
 
-    The network is a copy, in evaluation mode; the given one is left as it is. Points in weight space are vectors: all
-    trainable parameters, flattened, in the order of definition.
+    The network is copied and put into evaluation mode; the given one does not change. A point in weight space is a
+    vector: all trainable parameters, flattened, in the order of definition.
 
     Args:
-        model: whose parameters that train are the variables.
-        inputs: (samples, ...), what the model takes, of any floating type.
+        model: the network; its trainable parameters are the variables.
+        inputs: (samples, ...), of any floating type.
         labels: (samples,), integers.
-        decays: λ_k of each trainable parameter by its name; one that is not named does not decay.
+        decays: λ_k of each trainable parameter by its name; others do not decay.
     """
 
     def __init__(
@@ -45,27 +45,27 @@ class FullBatch:
 
     @property
     def point(self) -> Float[Tensor, " parameters"]:
-        """Where the network is: a copy."""
+        """A copy of the network's weights, as a point."""
         return torch.cat([p.flatten() for _, p in self._items()])
 
     @torch.no_grad()
     def move_to(self, point: Float[Tensor, " parameters"]) -> None:
-        """Set the network's weights."""
+        """Sets the network's weights to a point."""
         for p, values in zip(self.parameters.values(), self.split(point).values(), strict=True):
             p.copy_(values)
 
     def split(self, point: Float[Tensor, " parameters"]) -> dict[str, Tensor]:
-        """The entries of a point by parameter, each in its shape."""
+        """Splits a point into parameters, by name, each in its shape."""
         sizes = [p.numel() for p in self.parameters.values()]
         pieces = zip(self.parameters.items(), point.split(sizes), strict=True)
         return {name: piece.view_as(p) for (name, p), piece in pieces}
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels, so many at a time as fit into memory beside what a backward pass keeps."""
+        """Yields inputs and labels in chunks small enough for the memory of a backward pass."""
         return zip(self.inputs.split(_CHUNK), self.labels.split(_CHUNK), strict=True)
 
     def data_gradient(self) -> tuple[float, Float[Tensor, " parameters"]]:
-        """The data term where the network is, and its gradient."""
+        """The data term at the current weights, and its gradient."""
         gradient = torch.zeros_like(self.decay_vector)
         value = 0.0
         for inputs, labels in self.chunks():
@@ -78,7 +78,7 @@ class FullBatch:
         return value, gradient
 
     def __call__(self, point: Float[Tensor, " parameters"]) -> tuple[float, Float[Tensor, " parameters"]]:
-        """L and ∇L at a point, to which the network moves."""
+        """Moves the network to a point and returns L and ∇L there."""
         self.move_to(point)
         value, gradient = self.data_gradient()
         decayed = self.decay_vector * point

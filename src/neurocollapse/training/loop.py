@@ -13,8 +13,8 @@ from .._errors import DivergedError, InputError, InputTypeError
 from ..datasets import Dataset, Selection, load_dataset
 from .config import RunConfig
 from .epoch import Alone, Together
-from .run import Record, Run, on_device
-from .schedule import recorded_epochs
+from .run import Run, on_device
+from .schedule import Record, recorded_epochs
 
 #: The tensors of an earlier state, and the last record before or at it.
 Resume = tuple[Mapping[str, Tensor], Record]
@@ -53,23 +53,27 @@ def training_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
     return load_dataset(config.dataset, data_dir=data_dir, **_selection(config))
 
 
-def train(
+def epochs(
     config: RunConfig, dataset: Dataset | None = None, *, resume: Resume | None = None, device: str = "cpu"
 ) -> Iterator[State]:
     """Train by `config` and yield the `State` after every epoch, epoch 0 (before training) included.
 
-    `resume` is the tensors of an earlier state and the last record before or at it; the run goes on as if it had
-    never stopped. Random numbers are a function of (seed, epoch) alone.
+    `resume` is the tensors of an earlier state and the last record before or at it; the run continues as if it had
+    never stopped. Random numbers are a function of (seed, epoch) alone. `train` trains a run to its end.
 
-    Raises `DivergedError` when the objective is no longer finite, and `NetworkError`, `DatasetError`; all of it, as
-    the training itself, when the first state is asked for.
+    Raises `DivergedError` when the objective is no longer finite, and `NetworkError` and `DatasetError` when the first
+    state is asked for.
 
     >>> config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=10, learning_rate=0.01)
-    >>> [round(state.record["train.accuracy"], 1) for state in train(config) if state.record][-1]
+    >>> [round(state.record["train.accuracy"], 1) for state in epochs(config) if state.record][-1]
     1.0
     """
     if not isinstance(config, RunConfig):
-        raise InputTypeError(f"train takes a RunConfig, got {config!r} of type {type(config).__name__}")
+        raise InputTypeError(f"epochs takes a RunConfig, got {config!r} of type {type(config).__name__}")
+    return _states(config, dataset, resume, device)
+
+
+def _states(config: RunConfig, dataset: Dataset | None, resume: Resume | None, device: str) -> Iterator[State]:
     course = _Course(config, training_data(config) if dataset is None else dataset, resume, device)
     program = Alone(course.run)
     while not course.finished:
@@ -93,9 +97,9 @@ def train_together(
     resumes: Sequence[Resume | None] | None = None,
     device: str = "cpu",
 ) -> Iterator[tuple[int, State | DivergedError]]:
-    """Train several configurations as one program; the place in `configs` and what `train` yields or raises of each.
+    """Train several configurations as one program; the place in `configs` and what `epochs` yields or raises of each.
 
-    Ten steps in float64 equal those of `train`; later the paths part by rounding, as those of any two machines do.
+    Ten steps in float64 equal those of `epochs`; later the paths part by rounding, as those of any two machines do.
 
     Raises `ValueError` where the configurations are not of one `stack_key`, and `NetworkError` for a network that
     `torch.func` cannot stack.

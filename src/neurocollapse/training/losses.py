@@ -1,4 +1,4 @@
-"""The data terms that a classifier is trained on, summed over samples so that batches add up."""
+"""The losses that a classifier can be trained on, summed over samples so that batches add up."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""In what numbers the products of training are taken. Weights, moments and sums stay as they are."""
+"""The precision of matrix products in training. Weights, moments and sums keep their own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +8,12 @@ import torch
 
 @contextmanager
 def products_in(precision: str, device: str) -> Iterator[None]:
-    """Matrix products and convolutions within the block in float32, tf32 (on a GPU) or bfloat16.
+    """Computes matrix products and convolutions within the block in float32, tf32 (on a GPU) or bfloat16.
 
-    On a GPU float32 is what it says: PyTorch by itself would take tf32 for convolutions.
+    float32 means float32 on a GPU too, where PyTorch's default for convolutions is tf32.
     """
     kind = torch.device(device).type
-    # Weights once cast are kept until the block ends, so it must not hold more than one step.
+    # Autocast keeps cast weights until the block ends, so the block must not contain more than one step.
     cast = torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bfloat16")
     with _rounded(kind, "high" if precision == "tf32" else "highest"), cast:
         yield

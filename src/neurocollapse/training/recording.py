@@ -1,7 +1,8 @@
-"""On a GPU a step of a small network is a hundred launches that take longer than what they launch: record, and replay.
+"""Records a step of training as a CUDA graph and replays it.
 
-What is recorded must find everything at the same place each time: it is told by a counter on the device, which it moves
-on itself, what step it is.
+A step of a small network is a hundred launches of kernels, each of which takes longer than its kernel. A recorded step
+finds all tensors at the same addresses each time, so it reads the number of the step from a counter on the device and
+increments it itself.
 """
 
 import warnings
@@ -11,29 +12,29 @@ import torch
 
 from .config import RunConfig
 
-#: Steps taken before one is recorded: libraries set themselves up and choose their kernels in the first ones.
+#: Steps before the recording: in the first ones libraries set themselves up and choose their kernels.
 _WARM_UP = 3
 
 
 def is_recordable(config: RunConfig, device: str) -> bool:
-    """Whether a step of this run can be recorded. A user's network may ask the device what it is to do next."""
+    """Whether a step can be recorded: only on a GPU, and not for a user's network, which may wait for the GPU."""
     return device.startswith("cuda") and ":" not in config.network
 
 
 class Recording:
-    """A step on a GPU: taken a few times, then recorded as a CUDA graph, and from then on replayed.
+    """A step on a GPU, which is taken a few times, then recorded as a CUDA graph, and replayed from then on.
 
-    A step that cannot be recorded is launched anew each time, which is told.
+    A step that cannot be recorded is launched each time instead, with a warning.
     """
 
     def __init__(self, step: Callable[[], None], device: str):
         self._step, self._device = step, device
-        # One stream for the warm-up and the recording: the libraries have their handles for it.
+        # The warm-up and the recording share a stream, because the libraries keep their handles by stream.
         self._stream: torch.cuda.Stream | None = None
         self._again: Callable[[], None] | None = None
 
     def repeat(self, times: int) -> None:
-        """Take so many steps."""
+        """Takes so many steps."""
         if self._again is None:
             warm = min(times, _WARM_UP)
             self._warm_up(warm)
@@ -56,10 +57,10 @@ class Recording:
         try:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=self._stream):
-                self._step()  # is written down, and not executed
+                self._step()  # is recorded, and not executed
         except RuntimeError as error:
             warnings.warn(
-                f"a step cannot be recorded as a CUDA graph, so each is launched anew, which is slower "
+                f"a step cannot be recorded as a CUDA graph, so each step is launched by itself, which is slower "
                 f"({' '.join(str(error).split())})",
                 stacklevel=2,
             )

@@ -1,18 +1,18 @@
-"""From a trained network to a critical point of Eq. 1, of which the theory speaks, kinks of the ReLUs included.
+"""Descends from a trained network to a critical point of Eq. 1, with kinks of the ReLUs taken into account.
 
 Weight decay pulls a unit that is off on a sample towards z = 0, and there it stays: a trained network ends with many
-pre-activations at the kink of their ReLU, where ∇L jumps and does not vanish. A critical point is one with a slope
-s ∈ [0, 1] for each of those ReLUs, 0 or 1 for every other, such that the gradient computed with the slopes vanishes: an
-element of Clarke's subdifferential in the sense of the chain rule. f is homogeneous for every choice of slopes, and the
-last layer never has a kink, so the identities of a critical point hold there too.
+pre-activations at the kink of their ReLU, where ∇L jumps and does not vanish. A point is critical if there is a slope
+s ∈ [0, 1] for each of those ReLUs, and 0 or 1 for every other, such that the gradient computed with the slopes
+vanishes. It is an element of Clarke's subdifferential in the sense of the chain rule. f is homogeneous for every choice
+of slopes, and the last layer never has a kink, so the identities of a critical point hold there too.
 
 The slopes are the multipliers of an augmented Lagrangian (Rockafellar, 1976; Bertsekas, 1982). ReLU(z) is the largest
 s·z over s ∈ [0, 1]; near the slopes c found so far it becomes
 
     max_s  s·z − (μ/2)(s − c)²  =  s·z − (μ/2)(s − c)²  at  s = clip(c + z/μ, 0, 1),
 
-whose derivative is that s. L-BFGS minimises L with these smooth units for some iterations, the slopes become the
-centres of the next round, and where it settles, s = c, the units are ReLUs again, exactly, with μ still positive.
+whose derivative is this s. L-BFGS minimises L with these smooth units for some iterations, and the slopes become the
+centres of the next round. When they settle, s = c, and the units are exactly ReLUs again although μ is still positive.
 """
 
 import itertools
@@ -30,16 +30,16 @@ from torch.overrides import TorchFunctionMode
 from .._errors import InputError
 from .full_batch import FullBatch
 
-#: What torch.optim.LBFGS sees of L: it keeps only pairs with yᵀs > 1e-10, as none is this near a critical point.
+#: torch.optim.LBFGS minimises L times this. It keeps only pairs with yᵀs > 1e-10, and near a critical point L has none.
 _SCALE = 1e12
 
-#: μ over the root mean square of a unit's pre-activations: at first, and at least.
+#: μ over the root mean square of a unit's pre-activations: its first and its least value.
 _WIDTH, _SMALLEST_WIDTH = 0.1, 1e-6
 
-#: What the pairs of L-BFGS may take.
+#: The memory for the pairs of L-BFGS.
 _HISTORY_BYTES = 400_000_000
 
-#: Rounds without a new low after which μ is halved, or doubled where the gradient lags behind the slopes.
+#: After so many rounds without a new low μ is halved, or doubled if the gradient lags behind the slopes.
 _SLOW_ROUNDS = 10
 
 _RELUS = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu_}
@@ -49,7 +49,7 @@ Status = Literal["going", "converged", "stalled", "limit"]
 
 @dataclass(frozen=True)
 class RefinementState:
-    """The network after so many iterations of L-BFGS; the last state is the first whose status is not `going`."""
+    """The network after some iterations of L-BFGS; the last state is the first whose status is not `going`."""
 
     iteration: int
     status: Status
@@ -58,15 +58,15 @@ class RefinementState:
     gradient_norm: float
     """‖∇L‖ at the point, with ReLU'(0) = 0: where kinks are active it stays away from zero."""
     subgradient_norm: float
-    """‖∇L‖ with the slopes found for the kinks: what converges."""
+    """‖∇L‖ with the slopes found for the kinks, which converges to zero."""
     kink_gap: float
-    """Largest |s·z − ReLU(z)|: how far the slopes are from being ReLU's own at the point."""
+    """Largest |s·z − ReLU(z)|: how far the slopes are from those of ReLU at the point."""
     kinks: int
-    """Pre-activations with a slope strictly between 0 and 1."""
+    """The number of pre-activations with a slope strictly between 0 and 1."""
     weight_norm: float
-    """‖W‖, of all that trains."""
+    """‖W‖ of all trainable parameters."""
     seconds: float
-    """Since the first state was asked for."""
+    """The time since the descent started."""
     point: Float[Tensor, " parameters"]
 
 
@@ -79,26 +79,29 @@ def refine(
     history: int | None = None,
     patience: int = 100,
 ) -> Iterator[RefinementState]:
-    """Descend to a critical point of L in full batch and float64, and yield the state after every round of L-BFGS.
+    """Descends to a critical point of L in full batch and float64, and yields the state after every round of L-BFGS.
 
-    `converged`: both the subgradient's norm and the kink gap are at most tolerance·(1 + ‖W‖). `stalled`: for
-    `patience` rounds neither the larger of the two nor L has come below its lowest. `limit`: `max_iterations` are over.
-    At each state the network is at its point. To go on from a point that was kept, move the network there and refine
-    again: it begins with ReLU's own slopes and an empty memory, so the subgradient is large at first.
+    The last state is
+    `converged` if both the subgradient's norm and the kink gap are at most tolerance·(1 + ‖W‖),
+    `stalled` if for `patience` rounds neither the larger of the two nor L fell below its lowest value, and
+    `limit` after `max_iterations`.
 
-    ReLUs are found as they are called, as `nn.ReLU` or the functions of torch; another unit with a kink is taken as it
-    is, and where its kinks are active the descent ends as `stalled`.
+    At each state the network has the state's weights. To resume from a point, move the network there and refine again:
+    that starts with the slopes of ReLU and an empty memory, so the subgradient is large at first.
+
+    The ReLUs may be `nn.ReLU` or the functions of torch. Another unit with a kink is not smoothed, and if its kinks are
+    active the descent ends as `stalled`.
 
     Args:
-        objective: L, and where to start; `history` pairs of its points are kept in memory.
-        tolerance: of the critical point.
-        max_iterations: of L-BFGS, each about 1.4 gradients.
-        round_iterations: between two updates of the slopes.
-        history: of L-BFGS, by default as many pairs as take 400 MB, from 10 to 300; more of it makes fewer
-            iterations, each costlier where a gradient is cheap.
-        patience: rounds.
+        objective: L, and the network at its start.
+        tolerance: the tolerance of the critical point.
+        max_iterations: the most iterations of L-BFGS, each about 1.4 gradients.
+        round_iterations: the iterations between two updates of the slopes.
+        history: the pairs of points that L-BFGS keeps in memory, by default as many as fit into 400 MB, from 10 to 300.
+            More pairs make fewer iterations, each costlier where a gradient is cheap.
+        patience: the rounds without progress after which to stop.
 
-    Raises `ValueError` where an argument is not positive, and `FloatingPointError` where L is not finite.
+    Raises `ValueError` if an argument is not positive, and `FloatingPointError` if L is not finite.
 
     >>> from torch import nn
     >>> line = FullBatch(nn.Linear(1, 2, bias=False), torch.ones(2, 1), torch.tensor([0, 1]), {"weight": 1.0})
@@ -117,7 +120,7 @@ def refine(
 
 @dataclass
 class _Limits:
-    """When to stop."""
+    """Decides when to stop."""
 
     tolerance: float
     max_iterations: int
@@ -125,7 +128,7 @@ class _Limits:
     lowest_loss: float = math.inf
     lowest_residual: float = math.inf
     rounds: int = 0
-    """Since either was lowest."""
+    """Rounds since either was lowest."""
 
     def status(self, iteration: int, loss: float, residual: float, weight_norm: float) -> Status:
         self.rounds = 0 if loss < self.lowest_loss or residual < self.lowest_residual else self.rounds + 1
@@ -141,7 +144,7 @@ class _Limits:
 
 
 def _rounds(objective: FullBatch, limits: _Limits, round_iterations: int, history: int) -> Iterator[RefinementState]:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     units = _RelaxedReLUs()
     descent = _Descent(objective, units, round_iterations, history)
     for iteration in itertools.count(0, round_iterations):
@@ -160,13 +163,13 @@ def _rounds(objective: FullBatch, limits: _Limits, round_iterations: int, histor
             kink_gap=units.gap,
             kinks=units.kinks,
             weight_norm=weight_norm,
-            seconds=time.perf_counter() - begun,
+            seconds=time.perf_counter() - started,
             point=point,
         )
         yield state
         if state.status != "going":
             return
-        ahead = subgradient_norm > 2 * descent.gradient_norm  # the slopes, of where the weights are
+        ahead = subgradient_norm > 2 * descent.gradient_norm  # the slopes run ahead of the weights
         slow = limits.rounds % _SLOW_ROUNDS == _SLOW_ROUNDS - 1
         if ahead or subgradient_norm <= limits.enough(weight_norm) or (slow and units.gap >= subgradient_norm):
             units.tighten()
@@ -176,12 +179,12 @@ def _rounds(objective: FullBatch, limits: _Limits, round_iterations: int, histor
 
 
 class _Descent:
-    """L-BFGS on L with relaxed units, some iterations at a time; the slopes move in between."""
+    """Minimises L with relaxed units by L-BFGS, some iterations at a time; the slopes change in between."""
 
     def __init__(self, objective: FullBatch, units: "_RelaxedReLUs", iterations: int, history: int):
         self.objective, self.units = objective, units
         self.point = nn.Parameter(objective.point)
-        #: of L with relaxed units, where the last round ended
+        #: the gradient of L with relaxed units at the end of the last round
         self.gradient = torch.full_like(self.point, math.inf)
         self.optimizer = torch.optim.LBFGS(
             [self.point],
@@ -198,10 +201,10 @@ class _Descent:
         return self.gradient.norm().item()
 
     def descend(self) -> None:
-        """A round; afterwards the units have the slopes of where it ended."""
+        """Runs a round; then the units take the slopes at its end."""
         memory = self.optimizer.state[self.point]
         if "prev_flat_grad" in memory:
-            # the slopes moved since it was stored, and their share in the change of the gradient is no curvature
+            # the slopes changed since it was stored, and the change of the gradient that they cause is no curvature
             memory["prev_flat_grad"] += _SCALE * (self._evaluate()[1] - self.gradient)
         self.optimizer.step(self._closure)
         self.gradient = self._evaluate()[1]
@@ -217,7 +220,7 @@ class _Descent:
 
 
 class _RelaxedReLUs(TorchFunctionMode):
-    """Within the context, ReLUs have slopes of their own; one list entry per call, in the order of the calls."""
+    """Within the context, replaces ReLUs by units with slopes of their own, one tensor of them per call, in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,21 +253,21 @@ class _RelaxedReLUs(TorchFunctionMode):
         return s * z - mu / 2 * (s - c).square_()
 
     def adopt(self) -> None:
-        """The slopes of the last evaluation become the centres."""
+        """Makes the slopes of the last evaluation the centres."""
         self.slopes = self._found
 
     def tighten(self) -> None:
-        """Halve μ: the slopes settle sooner, and L becomes stiffer."""
+        """Halves μ: the slopes settle sooner, and L becomes stiffer."""
         self.width = max(self.width / 2, _SMALLEST_WIDTH)
 
     def loosen(self) -> None:
-        """Double μ."""
+        """Doubles μ."""
         self.width = min(2 * self.width, _WIDTH)
 
     def with_slopes(
         self, objective: FullBatch, point: Float[Tensor, " parameters"]
     ) -> tuple[float, Float[Tensor, " parameters"]]:
-        """L and ∇L with s·z in place of ReLU(z); at first, ReLU's own s. Measures the gap and the kinks."""
+        """L and ∇L with s·z in place of ReLU(z), at first with the slopes of ReLU. Measures the gap and the kinks."""
         self.gap, self.kinks, self._sizes = 0.0, 0, []
         self._answer, self._calls = self._fixed, itertools.count()
         with self:
@@ -275,7 +278,7 @@ class _RelaxedReLUs(TorchFunctionMode):
         if call == len(self.slopes):
             self.slopes.append((held > 0).to(z.dtype))
         s = self.slopes[call]
-        # a unit's own size, so that a unit on its way to zero does not become linear
+        # the size is the unit's own, so that a unit that shrinks to zero does not become linear
         others = [dimension for dimension in range(z.ndim) if dimension != 1]
         self._sizes.append(held.square().mean(others, keepdim=True).sqrt_().clamp_min_(torch.finfo(z.dtype).tiny))
         self.gap = max(self.gap, (s * held - held.relu()).abs().max().item())

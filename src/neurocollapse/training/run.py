@@ -1,4 +1,4 @@
-"""A network, what its optimiser keeps and its data on one device: an epoch of training, a measurement."""
+"""A run in memory: its network, its optimiser's state and its data on one device."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,21 +31,19 @@ from .augmentation import Augmentation, draw_augmentation
 from .config import EPOCHS, RunConfig
 from .losses import LOSSES
 from .precision import products_in
-from .schedule import learning_rate, paces
+from .schedule import Record, learning_rate, paces
 from .snapshot import shown_samples, snapshot
 from .step import Pace, Weights, fresh_moments
 
 #: Samples in one forward pass while measuring.
 _CHUNK = 1000
 
-#: Images on which its classifier is sought, and the channels to be balanced.
+#: Images used to find the classifier, and the channels of a network that is balanced.
 _TRIED = 16
-
-Record = dict[str, Any]
 
 
 def network_of(config: RunConfig, dataset: Dataset) -> nn.Module:
-    """The network that a configuration trains, as PyTorch starts it. Raises `NetworkError`."""
+    """Builds the network that a configuration trains, with PyTorch's initialisation. Raises `NetworkError`."""
     return build_network(
         config.network,
         dataset.input_shape,
@@ -60,7 +58,7 @@ def network_of(config: RunConfig, dataset: Dataset) -> nn.Module:
 
 @contextmanager
 def seeded(seed: int, epoch: int, device: str = "cpu") -> Iterator[None]:
-    """Random numbers that depend on (seed, epoch) alone; the caller's generators are left as they were."""
+    """Makes random numbers within the block depend on (seed, epoch) alone; the caller's generators do not change."""
     with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
         torch.manual_seed(seed * EPOCHS + epoch)
         yield
@@ -68,9 +66,9 @@ def seeded(seed: int, epoch: int, device: str = "cpu") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Draw:
-    """What is random in one epoch: the order of the samples, and how their images are changed.
+    """The random part of one epoch: the order of the samples and the augmentation of their images.
 
-    Of R runs side by side the order is (R, samples), and so is the augmentation.
+    For R stacked runs the tensors are (R, samples, ...).
     """
 
     order: Int[Tensor, "*runs samples"]
@@ -78,11 +76,12 @@ class Draw:
 
     @property
     def tensors(self) -> list[Tensor]:
+        """All tensors that an epoch draws."""
         return [self.order, *(self.augmentation.tensors if self.augmentation else [])]
 
 
 def on_device(dataset: Dataset, device: str) -> Dataset:
-    """The data set with its samples on a device."""
+    """Copies the samples of a data set to a device."""
     return replace(dataset, train=_to(dataset.train, device), test=dataset.test and _to(dataset.test, device))
 
 
@@ -91,7 +90,7 @@ def _to(split: Split, device: str) -> Split:
 
 
 class Run:
-    """One configuration's network on its way. Raises `NetworkError` where it cannot be trained."""
+    """The network of one configuration in training. Raises `NetworkError` if it cannot be trained."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, device: str):
         self.config, self.device = config, device
@@ -117,32 +116,32 @@ class Run:
             self._balanced = find_layers(self.model, self.train_split.images[:_TRIED])
         self.shown = shown_samples(self.train_split.labels)
         self.test_split = None
-        # A class without test samples has no test mean, so there is nothing to measure there (`notes` says so).
+        # A class without test samples has no test mean, so nothing is measured on the test data (`notes` says so).
         if dataset.test is not None and len(dataset.test.labels.unique()) == dataset.num_classes:
             self.test_split = _to(dataset.test, device)
 
-    # What an epoch of training needs
+    # For an epoch of training
 
     def tensor(self, values: float | Sequence[float]) -> Tensor:
-        """Numbers beside the weights, in their type and on their device."""
+        """A tensor of numbers, in the type and on the device of the weights."""
         return torch.tensor(values, dtype=self.dtype, device=self.device)
 
     def draw(self) -> Draw:
-        """The random part of an epoch, from torch's global generator."""
+        """Draws the random part of an epoch from torch's global generator."""
         images = self.train_split.images
         order = torch.randperm(len(images)).to(images.device)
         return Draw(order, draw_augmentation(self.config.augmentation, images))
 
     def batches(self) -> list[slice]:
-        """The places in an epoch's order of each step's samples."""
+        """The places of each step's samples in the order of an epoch."""
         samples, size = len(self.train_split.labels), self.config.batch_size
         starts = list(range(0, samples, size))
         if self.config.normalization == "batch" and samples % size == 1 < samples:
-            starts.pop()  # a sample alone has no variance to be divided by: it joins the step before
+            starts.pop()  # a single sample has no variance to divide by, so it joins the step before
         return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
 
     def batch(self, draw: Draw, places: slice | Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
-        """Images and labels of one step, the samples at these places of the epoch."""
+        """Images and labels of one step: the samples at these places of the epoch."""
         chosen = draw.order[..., places]
         images = self.train_split.images[chosen]
         if draw.augmentation is not None:
@@ -150,13 +149,13 @@ class Run:
         return images, self.train_split.labels[chosen]
 
     def pace(self, epoch: int) -> Pace:
-        """Of every step of an epoch, made at once: a device is not to wait for each."""
+        """The pace of all steps of an epoch, computed at once, so that a device does not wait at each step."""
         rates, factors, counts = paces(replace(self.config, seed=0, weight_decay=0.0), len(self.batches()), epoch)
         count = torch.tensor(counts, dtype=torch.float64, device=self.device)
         return Pace(self.tensor(rates), self.tensor(factors), count)
 
     def end(self, epoch: int, data_term: float) -> float:
-        """Balance the weights where that is asked for; the objective. Raises `DivergedError` where it is not finite."""
+        """Balances the weights, if configured, and returns the objective. Raises `DivergedError` if not finite."""
         balance(self._balanced)
         decay = objective_of(self.model, self.config.weight_decay, self.free).penalty
         if not math.isfinite(data_term + decay):
@@ -166,10 +165,13 @@ class Run:
             )
         return data_term + decay
 
-    # A measurement
+    # For a measurement
 
     def measure(self, epoch: int) -> tuple[Record, dict[str, Tensor]]:
-        """All metrics on train and test data and the full gradient's norm, from one pass over each; a `snapshot`."""
+        """Measures all metrics on train and test data, and the full gradient's norm, in one pass over each.
+
+        Returns the record and a `snapshot`.
+        """
         with products_in("float32", self.device), evaluation(self.model):
             return self._measure(epoch)
 
@@ -202,12 +204,12 @@ class Run:
         if not features.isfinite().all():
             raise DivergedError("the network's features are no longer finite; try a smaller learning rate")
         objective = objective_of(self.model, self.config.weight_decay, self.free)
-        vci = features.shape[1] <= FULL_COVARIANCE_LIMIT  # a run records every key, at whatever number of samples
+        vci = features.shape[1] <= FULL_COVARIANCE_LIMIT  # a run records every key, whatever the number of samples
         head = self.classifier
         statistics, _ = gather(features, split.labels, head.weight, head.bias, vci=vci, objective=objective)
         values = Measurement(statistics).to_dict()
         if self.config.loss != "square":
-            del values["loss"]  # of the square loss, which is not what is minimised here
+            del values["loss"]  # it is the objective with the square loss, which is not minimised here
             values[self.config.loss] = data_term.item()
             values["objective"] = data_term.item() + objective.penalty
         return values, statistics, features
@@ -225,17 +227,17 @@ class Run:
         self.model.zero_grad()
         return math.sqrt(squares)
 
-    # What it is made of, to be kept and to go on from
+    # For checkpoints
 
     def tensors(self, epoch: int) -> dict[str, Tensor]:
-        """Everything that the rest of the run depends on: `model.*`, `optimizer.*`, the epoch."""
+        """The state to resume from: `model.*`, `optimizer.*` and the epoch."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for kind, of_kind in self.moments.items():
             tensors |= {f"optimizer.{kind}.{name}": value for name, value in of_kind.items()}
         return tensors | {"epoch": torch.tensor(epoch)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> int:
-        """Go on from `tensors`; the epoch they were taken at."""
+        """Restores the state from `tensors` and returns its epoch."""
         model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         self.model.load_state_dict(model)
         for kind, of_kind in self.moments.items():

@@ -1,9 +1,13 @@
-"""When a run is measured, and the learning rate of each step."""
+"""The epochs at which a run is measured, and the learning rate and decay of each step."""
 
 import math
 from functools import lru_cache
+from typing import Any
 
 from .config import RunConfig
+
+#: What is measured at an epoch, by key.
+Record = dict[str, Any]
 
 
 def recorded_epochs(epochs: int) -> tuple[int, ...]:
@@ -30,18 +34,18 @@ def learning_rate(config: RunConfig, progress: float) -> float:
     return config.learning_rate * factor
 
 
-#: Share of the steps after which λ is what the configuration says.
+#: Share of the steps after which λ has the configuration's value.
 _RELAXED = 0.6
 
 
 def decay_factor(config: RunConfig, progress: float) -> float:
-    """By what λ is multiplied after the share `progress` of all steps."""
+    """The factor that multiplies λ after the share `progress` of all steps."""
     return config.decay_start ** max(0.0, 1 - progress / _RELAXED)
 
 
-@lru_cache(maxsize=4)  # runs that are trained together mostly go at one pace
+@lru_cache(maxsize=4)  # runs that are trained together mostly share their pace
 def paces(config: RunConfig, steps: int, epoch: int) -> tuple[list[float], list[float], list[int]]:
-    """Of each of the `steps` of an epoch: learning rate, factor of λ, and how many steps it makes, itself included."""
+    """The learning rate and the factor of λ of each step of an epoch, and the number of steps taken, it included."""
     done = range((epoch - 1) * steps, epoch * steps)
     progress = [before / (steps * config.epochs) for before in done]
     rates, factors = ([of(config, share) for share in progress] for of in (learning_rate, decay_factor))
@@ -49,7 +53,7 @@ def paces(config: RunConfig, steps: int, epoch: int) -> tuple[list[float], list[
 
 
 def flow_time(config: RunConfig, epoch: int, samples: int) -> float:
-    """The time that gradient flow takes for what SGD does until `epoch`: Σ η/(1 − momentum) over the steps."""
+    """The time of gradient flow that corresponds to SGD until `epoch`: Σ η/(1 − momentum) over the steps."""
     steps = -(-samples // config.batch_size)
     rates = (learning_rate(config, step / (steps * config.epochs)) for step in range(steps * epoch))
     return math.fsum(rates) / (1 - config.momentum)

@@ -1,4 +1,4 @@
-"""What a record keeps to be looked at: a few samples as the classifier sees them, and two Gram matrices."""
+"""Snapshots for the report: a few samples as the classifier sees them, and two Gram matrices."""
 
 import torch
 from jaxtyping import Float, Int
@@ -6,21 +6,21 @@ from torch import Tensor
 
 from ..statistics import Statistics
 
-#: The first classes, and the first samples of each, that are kept.
+#: A snapshot keeps so many classes, the first ones, and so many samples of each.
 CLASSES, SAMPLES = 10, 60
 
 
 def shown_samples(labels: Int[Tensor, " samples"]) -> Int[Tensor, " shown"]:
-    """Places of the samples that are kept, class by class."""
+    """The indices of the samples that a snapshot keeps, class by class."""
     return torch.cat([(labels == c).nonzero().flatten()[:SAMPLES] for c in range(CLASSES)])
 
 
 def snapshot(
     statistics: Statistics, features: Float[Tensor, "shown features"], labels: Int[Tensor, " shown"]
 ) -> dict[str, Tensor]:
-    """Products with the classifier's rows, which hold all of the features' projection on the span of those rows.
+    """Products of features and means with the classifier's rows, which determine their projection on the rows' span.
 
-    With K the number of classes kept, in float32 on the CPU: `samples` (shown, K), ⟨h − μ_G, w_k⟩ of the samples with
+    In float32 on the CPU, with K the number of classes kept: `samples` (shown, K), ⟨h − μ_G, w_k⟩ of the samples with
     these `labels`; `means` (K, K), ⟨μ_c − μ_G, w_k⟩; `weight_gram` (K, K), ⟨w_c, w_k⟩; `means_gram` (K, K),
     ⟨μ_c − μ_G, μ_d − μ_G⟩.
     """

@@ -1,6 +1,6 @@
-"""One step of training: the same function for a run alone and for many stacked along a first dimension.
+"""One step of training, by the same function for one run and for several stacked along a first dimension.
 
-What a step depends on comes in as tensors, the learning rate and λ too, so that a device is never waited for.
+Everything that a step depends on is a tensor, also the learning rate and λ, so that the CPU never waits for the device.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-#: Tensors by the names of the network's parameters; of R runs side by side each is (R, *shape).
+#: Tensors by the names of the network's parameters; for R stacked runs each is (R, *shape).
 Weights = dict[str, Tensor]
 
-#: What a run keeps of each weight from step to step, by kind.
+#: The optimiser's state for each weight, by kind.
 Moments = dict[str, Weights]
 
 Loss = Callable[[Weights, Tensor, Tensor], Tensor]
@@ -21,28 +21,29 @@ Loss = Callable[[Weights, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Pace:
-    """The numbers of a step: scalars, or (R,) for R runs side by side; of a whole epoch, (steps,), (R, steps)."""
+    """The numbers of a step: scalars, or (R,) for R stacked runs; for a whole epoch (steps,) or (R, steps)."""
 
     rate: Tensor
     """Learning rate η."""
     decay: Tensor
-    """By what every λ is multiplied."""
+    """The factor that multiplies every λ."""
     count: Tensor
     """Steps taken, this one included, in float64."""
 
     def at(self, index: int | Int[Tensor, " 1"]) -> "Pace":
-        """That of one step of those of an epoch; with the index on the device nothing waits for it."""
+        """The pace of one step of an epoch. With the index on the device the CPU does not wait for it."""
         if isinstance(index, int):
             return Pace(*(values[..., index] for values in self.tensors))
         return Pace(*(values.index_select(-1, index).squeeze(-1) for values in self.tensors))
 
     @property
     def tensors(self) -> list[Tensor]:
+        """All three."""
         return [self.rate, self.decay, self.count]
 
 
 def along(values: Tensor, weight: Tensor) -> Tensor:
-    """One value for each run, (R,), as (R, 1, ..., 1) beside a weight (R, *shape); a scalar as it is."""
+    """Reshapes one value per run, (R,), to (R, 1, ..., 1), for a weight (R, *shape); leaves a scalar as it is."""
     return values.view(-1, *[1] * (weight.ndim - 1)) if values.ndim else values
 
 
@@ -61,21 +62,22 @@ def step(
     optimizer: str,
     momentum: float,
 ) -> Tensor:
-    """Move `weights` and `moments`, in place, one step down L = loss(weights, images, labels) + Σ_k (λ_k/2) ‖W_k‖².
+    """Takes one step down L = loss(weights, images, labels) + Σ_k (λ_k/2) ‖W_k‖²: changes weights and moments in place.
 
     Args:
-        loss: the data term of these samples: a scalar, or (R,), one of each run's own samples.
+        loss: the data term of these samples: a scalar, or (R,) with one number for each run.
         weights: leaves that require gradients.
+        moments: the optimiser's state, from `fresh_moments`.
         images, labels: (samples, ...) and (samples,), or (R, samples, ...) and (R, samples).
         decays: λ_k of each weight, a scalar or (R,).
         optimizer: a key of `OPTIMIZERS`.
-        momentum: of sgd, and of the first moment of the others.
+        momentum: the momentum of sgd and muon, and of the first moment of the others.
 
     Returns:
         The data term before the step, detached.
     """
     values = loss(weights, images, labels)
-    # The runs do not touch one another, so the gradient of the sum is the gradient of each.
+    # The runs are independent, so the gradient of the sum is the gradient of each.
     gradients = torch.autograd.grad(values.sum(), list(weights.values()))
     _, update = OPTIMIZERS[optimizer]
     with torch.no_grad():
@@ -88,7 +90,7 @@ def step(
 
 
 def fresh_moments(optimizer: str, weights: Mapping[str, Tensor]) -> Moments:
-    """What the optimiser keeps, before the first step."""
+    """The optimiser's state before the first step."""
     kinds, _ = OPTIMIZERS[optimizer]
     return {kind: {name: torch.zeros_like(weight) for name, weight in weights.items()} for kind in kinds}
 
@@ -107,9 +109,10 @@ def _muon(
 ) -> None:
     """v ← μ v + g + λ W,  W ← W − η O/‖O‖_F with O the orthogonal factor of g + λ W + μ v.
 
-    Nesterov's momentum, orthogonalised as by Jordan et al. (2024, Muon). Unlike theirs the decay is part of what is
-    orthogonalised, which is a direction of descent of L wherever ∇L ≠ 0, so that annealed it ends where ∇L = 0; and
-    the step has length η in every layer, since critical points have layers of one norm.
+    Nesterov's momentum, orthogonalised as in Muon (Jordan et al., 2024), with two differences. The decay is a part of
+    what is orthogonalised: the orthogonal factor of ∇L is a direction of descent of L wherever ∇L ≠ 0, so with an
+    annealed rate training ends where ∇L = 0. And the step has length η in every layer, since at a critical point all
+    layers have one norm.
     """
     (velocity,) = moments
     descent = torch.addcmul(gradient, weight, decay)
@@ -121,17 +124,17 @@ def _muon(
     weight.addcmul_((matrix / length).view_as(weight), rate, value=-1)
 
 
-#: Of an odd polynomial that takes singular values from (0, 1] towards 1: Jordan et al. (2024).
+#: Coefficients of an odd polynomial that takes singular values from (0, 1] towards 1: Jordan et al. (2024).
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _QUINTIC_STEPS = 3
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """About U Vᵀ of the singular value decomposition U S Vᵀ, of one or of many matrices (..., rows, columns).
+    """Approximates U Vᵀ of the singular value decomposition U S Vᵀ, for one or many matrices (..., rows, columns).
 
-    By a Newton–Schulz iteration, after which singular values that were not tiny lie around 1. Products alone, which
-    bfloat16 does not spoil. With P = a + b A + c A² a step is X ← P X and A = X Xᵀ ← P A P, so that of the wide X there
-    are two products in all, and the rest are of the rows' size.
+    It is a Newton–Schulz iteration, after which singular values that were not tiny lie around 1. It consists of matrix
+    products alone, for which bfloat16 is precise enough. With P = a + b A + c A² a step is X ← P X and
+    A = X Xᵀ ← P A P, so the wide X enters only two products, and all others are rows × rows.
     """
     wide = matrix.shape[-2] <= matrix.shape[-1]
     X = matrix if wide else matrix.mT
@@ -139,9 +142,9 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     X = X / torch.linalg.matrix_norm(X, keepdim=True).clamp_min(torch.finfo(X.dtype).tiny)
     X = X.reshape(-1, *shape[-2:])
     a, b, c = _QUINTIC
-    # In as few launches as there are products, sums with them: on a GPU they are what takes time.
+    # One launch for each product together with its sum: on a GPU launches take most of the time.
     A = X @ X.mT
-    P = torch.baddbmm(A, A, A, beta=b, alpha=c)  # less its a, which enters as a sum
+    P = torch.baddbmm(A, A, A, beta=b, alpha=c)  # without its a, which enters as a sum
     Q = P + a * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     for _ in range(_QUINTIC_STEPS - 1):
         PA = torch.baddbmm(A, P, A, beta=a)
@@ -155,14 +158,14 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 def _adam(
     weight: Tensor, gradient: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor, count: Tensor, momentum: float
 ) -> None:
-    """Kingma and Ba (2015), of g + λ W."""
+    """Adam of Kingma and Ba (2015) on g + λ W."""
     _adapted(weight, torch.addcmul(gradient, weight, decay), moments, rate, count, momentum)
 
 
 def _adamw(
     weight: Tensor, gradient: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor, count: Tensor, momentum: float
 ) -> None:
-    """Loshchilov and Hutter (2019): W ← (1 − η λ) W beside Adam's step of g alone."""
+    """AdamW of Loshchilov and Hutter (2019): W ← (1 − η λ) W beside Adam's step on g alone."""
     weight.mul_(1 - rate * decay)
     _adapted(weight, gradient, moments, rate, count, momentum)
 
@@ -177,12 +180,12 @@ def _adapted(
     first, second = moments
     first.lerp_(gradient, 1 - momentum)
     second.mul_(_SECOND_MOMENTUM).addcmul_(gradient, gradient, value=1 - _SECOND_MOMENTUM)
-    # Taken in the float64 of the count: in float32 the first 1 − β₂ᵗ would have four digits.
+    # Computed in the float64 of the count: in float32 the first 1 − β₂ᵗ would have four digits.
     first_share, second_share = ((1 - beta**count).to(weight.dtype) for beta in (momentum, _SECOND_MOMENTUM))
     weight.sub_(rate / first_share * first / (second / second_share).sqrt_().add_(_EPSILON))
 
 
-#: The kinds of moments that an optimiser keeps of every weight, and its step.
+#: For each optimiser, the kinds of moments that it keeps for every weight, and its step.
 OPTIMIZERS: dict[str, tuple[tuple[str, ...], Update]] = {
     "sgd": (("velocity",), _sgd),
     "muon": (("velocity",), _muon),

@@ -8,12 +8,14 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from pathlib import Path
+from types import ModuleType
 
 from ..._errors import RunError
 from ...training import RunConfig
@@ -48,7 +50,7 @@ def train_side_by_side(
                 receiver, sender = context.Pipe(duplex=False)
                 job = (sender, index, config, out, data_dir, threads, device)
                 process = context.Process(target=_work, args=job, daemon=True)
-                with _thread_environment(threads), without_interrupts():
+                with _thread_environment(threads), _without_main_module(), without_interrupts():
                     process.start()
                     running[receiver] = (index, process)
                 sender.close()
@@ -93,6 +95,17 @@ def _silent_end(index: int, process: ForkServerProcess | SpawnProcess) -> Event:
     code = process.exitcode or 0
     reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     return Event(index, "failed", message=f"its process {reason} (out of memory?); the same command goes on from there")
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Hides the script that calls: a child would run it once more, and start children of its own."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager

@@ -40,7 +40,7 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 def check_ray(address: str | None) -> None:
     """`ValueError` where Ray is not installed, or nothing answers at the address."""
     if find_spec("ray") is None:
-        raise InputError("--engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'")
+        raise InputError("engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'")
     if address is None:
         return
     try:  # Ray itself would try for two minutes
@@ -210,7 +210,7 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
             )
     except ConnectionError as error:  # of what answered when it was looked for
         raise InputError(
-            f"--address {address}: the Ray cluster there does not let this process in ({error}); where it asks for a "
+            f"address {address}: the Ray cluster there does not let this process in ({error}); where it asks for a "
             f"token, set RAY_AUTH_MODE=token"
         ) from error
     try:
@@ -223,6 +223,6 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
 
 def _no_cluster(address: str | None, error: Exception) -> str:
     return (
-        f"--address {address}: no Ray cluster answers there ({error}); give HOST:PORT of one that `ray start --head` "
+        f"address {address}: no Ray cluster answers there ({error}); give HOST:PORT of one that `ray start --head` "
         f"began, or auto on one of its machines"
     )

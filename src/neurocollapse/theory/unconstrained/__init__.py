@@ -1,4 +1,4 @@
-"""The unconstrained features model: its optima on paper, found numerically from random starts, and as a convex problem.
+"""The unconstrained features model: its optima in closed form, found numerically, and as a convex problem.
 
 >>> model = UnconstrainedModel(num_classes=10, per_class=50, num_features=16, weight_decay=5e-3, feature_decay=1e-4)
 >>> print(solve_unconstrained(model))

@@ -1,4 +1,4 @@
-"""Square loss with a bias, on paper: the free and the decayed one, H free and H ≥ 0.
+"""Closed forms for the square loss with a free or a decayed bias, for H free and H ≥ 0.
 
 The classes are of equal size. P = I − 11ᵀ/C, J = 11ᵀ/C, and s = C √(n λ_W λ_H).
 """
@@ -15,9 +15,9 @@ def with_bias(model: UnconstrainedModel) -> ClosedForm:
         c = 0,              Cβ = 1/(1 + λ_b)    for λ_b ≤ s/(1 − s), a free bias being λ_b = 0
         c = 1 − s − s/λ_b,  Cβ = s/λ_b          for λ_b beyond.
 
-    Why: in (Z, b) the problem is convex, with √(λ_W λ_H) ‖Z‖_* for the penalty, so it has an optimum that keeps its
-    form when classes change places, and a, c and β decouple. W and M have the singular values √a and √c up to scale. In
-    the first range NC1 to NC3 hold exactly; in the second W and M have a mean row.
+    Why: in (Z, b) the problem is convex with penalty √(λ_W λ_H) ‖Z‖_*, so it has an optimum that is invariant under
+    permutations of the classes, and a, c and β decouple. W and M have the singular values √a and √c up to scale. In the
+    first range NC1 to NC3 hold exactly; in the second W and M have a mean row.
     """
     C, s = model.num_classes, model.s
     decay = model.bias_decay or 0.0
@@ -83,7 +83,7 @@ def with_bias_and_relu(model: UnconstrainedModel) -> ClosedForm:
 
 
 def _stretched(strength: float, kappa: float, num_classes: int) -> tuple[float, float]:
-    """(a, c) of t √((C−1) a² + c²) = `strength`, whose left side grows with t from 0 to √(C−1+κ²); zeros beyond."""
+    """Solves t √((C−1) a² + c²) = `strength` for (a, c); the left side grows with t from 0 to √(C−1+κ²), then zeros."""
 
     def solution(t: float) -> tuple[float, float]:
         return 1 / (1 + t), kappa / (kappa + t) if kappa else 0.0
@@ -99,7 +99,7 @@ def _stretched(strength: float, kappa: float, num_classes: int) -> tuple[float, 
 
 
 def _chord(along: float, across: float) -> float:
-    """From the unit vector along (along, across) to that along (1, 0), to all digits where they nearly coincide."""
+    """The distance of the unit vectors along (along, across) and (1, 0), to all digits where they nearly coincide."""
     return 2 * math.sin(math.atan2(across, along) / 2)
 
 

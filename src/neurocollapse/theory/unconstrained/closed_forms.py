@@ -1,14 +1,14 @@
-"""Optima of the unconstrained features model on paper.
+"""Optima of the unconstrained features model in closed form.
 
 Notation: s = C √(n λ_W λ_H) with n samples of each of C classes, P = I − 11ᵀ/C, J = 11ᵀ/C. A column of an output
-matrix is the output of one class. Every optimum is unique up to a rotation of the features (with H ≥ 0, up to which
-features serve which class), except where `notes` says otherwise.
+matrix is the output of one class. Every optimum is unique up to a rotation of the features (with H ≥ 0, up to the
+assignment of features to classes), except where `notes` says otherwise.
 
 Sources. Tirer and Bruna, "Extended unconstrained features model for exploring deep neural collapse" (2022): square loss
 without a bias. Zhou et al., "On the optimization landscape of neural collapse under MSE loss: global optimality with
 unconstrained features" (2022): a free bias. Zhu et al., "A geometric analysis of neural collapse with unconstrained
 features" (2021): cross-entropy. Dang et al., "Neural collapse in deep linear networks: from balanced to imbalanced
-data" (2023): several layers and unequal classes. Where no source is named, the docstring has the reason.
+data" (2023): several layers and unequal classes. Where no source is named, the docstring gives the reason.
 """
 
 import math
@@ -20,11 +20,11 @@ from .problem import UnconstrainedModel
 
 
 def closed_form(model: UnconstrainedModel) -> ClosedForm | None:
-    """The optimum on paper, or None where none is known: the numerical solution then stands alone.
+    """The optimum in closed form; None if no closed form is known.
 
-    Known: square loss without a bias, for any class sizes and any number of layers, H free or H ≥ 0; square loss with
-    a free or decayed bias and cross-entropy with or without one, for classes of equal size and one layer, H free or
-    H ≥ 0.
+    Closed forms are known, for H free and for H ≥ 0, in two cases: the square loss without a bias, for any class sizes
+    and any number of layers; and the square loss with a free or decayed bias, or cross-entropy with or without a bias,
+    for classes of equal size and one layer.
 
     >>> model = UnconstrainedModel(num_classes=10, per_class=3, num_features=12, weight_decay=5e-3, feature_decay=2e-3,
     ...                            bias="free", features="relu")
@@ -42,15 +42,15 @@ def closed_form(model: UnconstrainedModel) -> ClosedForm | None:
 
 
 def _without_bias(model: UnconstrainedModel) -> ClosedForm:
-    """Square loss, no bias, any class sizes n_k and M layers; H ≥ 0 is no restriction.
+    """The optimum for square loss, no bias, any class sizes n_k and M layers; H ≥ 0 is no restriction.
 
     With Λ = (λ_W^M λ_H)^{1/(M+1)} the least penalty of factors of Z is ((M+1)/2) Λ Σ_i σ_i(Z)^{2/(M+1)}, and Y Yᵀ =
     diag(n_k); so the optimal Z has Y's singular vectors, and each σ_k = √n_k x_k solves a problem of its own:
 
         min over x ≥ 0 of (n_k/2N) (1 − x)² + ((M+1)/2) Λ (n_k x²)^{1/(M+1)}.
 
-    For M = 1 that is x = max(0, 1 − N √(λ_W λ_H/n_k)). The factors are W M = diag(x) with M orthogonal, which can be
-    had with M ≥ 0.
+    For M = 1 that is x = max(0, 1 − N √(λ_W λ_H/n_k)). The factors are W M = diag(x) with M orthogonal, which M ≥ 0
+    allows.
     """
     M, N = model.layers, model.num_samples
     Lambda = (model.weight_decay**M * model.feature_decay) ** (1 / (M + 1))
@@ -85,7 +85,7 @@ def _without_bias(model: UnconstrainedModel) -> ClosedForm:
 
 
 def _upper_root(k: float, M: int) -> float:
-    """The larger x in [0, 1] with (1 − x) x^{(M−1)/(M+1)} = k, a local minimum; 0 where there is none."""
+    """The larger x in [0, 1] with (1 − x) x^{(M−1)/(M+1)} = k, a local minimum; 0 if there is none."""
     power, highest = (M - 1) / (M + 1), (M - 1) / (2 * M)
     if M == 1:
         return max(0.0, 1 - k)
@@ -121,14 +121,16 @@ def _collapsed_classes(model: UnconstrainedModel, outputs: Sequence[float]) -> t
 
 
 def _cross_entropy(model: UnconstrainedModel) -> ClosedForm:
-    """Cross-entropy, one layer, equal classes; a bias is zero (a free one up to a constant) and changes nothing.
+    """The optimum for cross-entropy, one layer and equal classes.
+
+    A bias is zero, or constant if it is free, and changes nothing.
 
     All margins f^(c) − f^(c') are one x, the least point of log(1 + (C−1) e^{−x}) + κx with κ = (C−1) √(n λ_W λ_H) for
     H free and κ = √(C (C−1) n λ_W λ_H) for H ≥ 0: x = log((C−1) (1 − κ)/κ), or 0 if κ ≥ (C−1)/C. Both layers decay
     alike: λ_W ‖W‖² = n λ_H ‖M‖² = κx. W and Ṁ are simplex ETFs; H free has μ_G = 0, H ≥ 0 has M orthogonal.
 
-    Why: by convexity the loss is at least that of the mean margin x̄ over samples and pairs, in which a bias cancels,
-    and C x̄ = (C/(C−1)) ⟨W, Ṁ⟩ ≤ (C/(C−1)) ‖W‖‖Ṁ‖ with ‖Ṁ‖ ≤ ‖M‖, for M ≥ 0 even ‖Ṁ‖² ≤ (1 − 1/C) ‖M‖².
+    Why: let x̄ be the mean margin over samples and pairs, in which a bias cancels. By convexity the loss is at least the
+    loss at x̄, and C x̄ = (C/(C−1)) ⟨W, Ṁ⟩ ≤ (C/(C−1)) ‖W‖‖Ṁ‖ with ‖Ṁ‖ ≤ ‖M‖, for M ≥ 0 even ‖Ṁ‖² ≤ (1 − 1/C) ‖M‖².
     """
     C = model.num_classes
     kappa = model.s / C * (C - 1 if model.features == "free" else math.sqrt(C * (C - 1)))
@@ -140,7 +142,7 @@ def _cross_entropy(model: UnconstrainedModel) -> ClosedForm:
         bias = None
         notes.append(NOT_UNIQUE)
     elif model.bias == "free":
-        notes.append("a free bias is unique up to a constant, here the one with Σ b = 0")
+        notes.append("a free bias is unique up to a constant; this one has Σ b = 0")
     return ClosedForm(
         case="cross-entropy" + ("" if model.features == "free" else ", H ≥ 0"),
         loss=math.log1p((C - 1) * math.exp(-x)) + kappa * x,

@@ -1,4 +1,4 @@
-"""The convex problem behind every square-loss optimum without a bias, with a certificate of optimality."""
+"""Solves the convex problem behind every square-loss optimum without a bias, with a certificate of optimality."""
 
 import math
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from ...geometry import EPSILON
 
 @dataclass(frozen=True, eq=False)
 class ConvexSolution:
-    """Outputs Z that minimise (1/2N) ‖Z − Y‖² + τ ‖Z‖_*, τ = √(λ_W λ_H), and what proves that they do.
+    """Outputs Z that minimise (1/2N) ‖Z − Y‖² + τ ‖Z‖_*, τ = √(λ_W λ_H), with a proof that they do.
 
-    Equal columns of Y, the samples of a class, are kept once, with their number n_k; then ‖·‖ of the whole C × N matrix
-    is that of the kept one with the columns times √n_k.
+    Equal columns of Y, the samples of a class, are kept once, with their number n_k. The whole C × N matrix has the
+    norm of the kept one with its columns times √n_k.
     """
 
-    #: Y and Z, a column for each kept sample
+    #: Y and Z, one column for each kept sample
     targets: Float[Tensor, "classes columns"]
     outputs: Float[Tensor, "classes columns"]
     #: n_k, how often each column occurs
@@ -32,6 +32,7 @@ class ConvexSolution:
 
     @property
     def num_samples(self) -> int:
+        """N."""
         return int(self.counts.sum())
 
     @property
@@ -46,7 +47,7 @@ class ConvexSolution:
 
     @property
     def rank(self) -> int:
-        """Of Z, up to singular values that rounding alone could have made."""
+        """The rank of Z, without singular values that rounding alone could have made."""
         singular_values = self._factors[1]
         tolerance = max(self.outputs.shape) * EPSILON * math.sqrt(self.num_samples)
         return int((singular_values > tolerance).sum())
@@ -59,24 +60,24 @@ class ConvexSolution:
 
     @cached_property
     def certificate(self) -> float:
-        """‖Y − Z‖_op / (Nτ): at most 1 at the optimum, and only there together with a gap of zero."""
+        """‖Y − Z‖_op / (Nτ). Z is optimal if and only if this is at most 1 and the duality gap is zero."""
         residual = (self.targets - self.outputs) * self.counts.sqrt()
         return torch.linalg.matrix_norm(residual, ord=2).item() / (self.num_samples * self.tau)
 
     @cached_property
     def dual_value(self) -> float:
-        """(1/N) ⟨D, Y⟩ − (1/2N) ‖D‖² for D = Y − Z, shrunk to ‖D‖_op ≤ Nτ where it is not: a bound from below."""
+        """A lower bound of the minimum: (1/N) ⟨D, Y⟩ − (1/2N) ‖D‖² for D = Y − Z, shrunk to ‖D‖_op ≤ Nτ if needed."""
         D = (self.targets - self.outputs) / max(1.0, self.certificate)
         inner, square = self.counts @ (D * self.targets).sum(dim=0), self.counts @ D.square().sum(dim=0)
         return ((inner - square / 2) / self.num_samples).item()
 
     @property
     def duality_gap(self) -> float:
-        """`value` less `dual_value`: no Z has an objective lower than this one's by more."""
+        """`value` less `dual_value`: the minimum is lower than `value` by no more than this."""
         return self.value - self.dual_value
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for JSON."""
+        """The solution as plain numbers for JSON."""
         return {
             "value": self.value,
             "dual_value": self.dual_value,
@@ -101,9 +102,9 @@ class ConvexSolution:
         )
 
     def factorize(self) -> tuple[Float[Tensor, "classes rank"], Float[Tensor, "columns rank"]]:
-        """W and the features, a row for each column, with W H = Z and the objective of the unconstrained model equal.
+        """Factorises Z = W H such that the objective of the unconstrained model equals `value`; returns W and Hᵀ.
 
-        Z = U S Vᵀ gives W = (λ_H/λ_W)^{1/4} U √S and H = (λ_W/λ_H)^{1/4} √S Vᵀ, whose penalties are τ ‖Z‖_* together.
+        Z = U S Vᵀ gives W = (λ_H/λ_W)^{1/4} U √S and H = (λ_W/λ_H)^{1/4} √S Vᵀ, whose penalties sum to τ ‖Z‖_*.
         """
         U, singular_values, Vt = self._factors
         kept, balance = slice(self.rank), (self.feature_decay / self.weight_decay) ** 0.25
@@ -112,17 +113,17 @@ class ConvexSolution:
 
 
 def solve_convex(counts: Sequence[int], *, weight_decay: float, feature_decay: float) -> ConvexSolution:
-    """The optimum for one-hot targets of classes of these sizes.
+    """Solves the convex problem for one-hot targets of classes of these sizes, in closed form.
 
         Z = U (S − Nτ)₊ Vᵀ  from the singular value decomposition of Y.
 
     Y Yᵀ = diag(n_k), so U = I, S = (√n_k), and Z has x_k = (1 − Nτ/√n_k)₊ for the output of class k, and zeros.
-    For W and H with W H = Z, (λ_W ‖W‖² + λ_H ‖H‖²)/2 is at least τ ‖Z‖_*, and equal for the best; so the minimum is
-    that of the unconstrained features model without a bias.
+    For W and H with W H = Z, (λ_W ‖W‖² + λ_H ‖H‖²)/2 is at least τ ‖Z‖_*, with equality for the best W and H. So the
+    unconstrained features model without a bias has the same minimum.
 
     Recht, Fazel and Parrilo (2010) for the penalty; Cai, Candès and Shen (2010) for the thresholded singular values.
 
-    Raises `ValueError` for fewer than two classes, a class without samples, a decay that is not positive and finite.
+    Raises `ValueError` for fewer than two classes, a class without samples, or a decay that is not positive and finite.
 
     >>> solution = solve_convex([20, 10, 5, 1], weight_decay=3e-2, feature_decay=5e-2)
     >>> solution.outputs.diagonal()

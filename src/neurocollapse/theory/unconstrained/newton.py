@@ -1,4 +1,4 @@
-"""Newton's method in a trust region, by conjugate gradients, for variables that are free or not negative."""
+"""Newton's method in a trust region, by conjugate gradients, for variables that are free or nonnegative."""
 
 import math
 from collections.abc import Callable
@@ -9,30 +9,32 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-#: A predicted decrease below so many units in the last place of the objective cannot be told from rounding.
+#: A predicted decrease below this, relative to the objective, cannot be distinguished from rounding.
 _ROUNDING = 10 * torch.finfo(torch.float64).eps
-#: So many steps in a row may promise no more than rounding and not halve the gradient.
+#: How many steps may promise no more than rounding without halving the gradient.
 _PATIENCE = 10
-#: After so many rounds of conjugate gradients on ever fewer variables a step is good enough.
+#: A step takes at most so many rounds of conjugate gradients, each on fewer variables than the last.
 _ROUNDS = 20
 
 
 @runtime_checkable
 class Differentiable(Protocol):
-    """A function at one point."""
+    """A function at one point: its value, gradient and Hessian."""
 
     vector: Tensor
     value: float
 
     @property
-    def gradient(self) -> Tensor: ...
+    def gradient(self) -> Tensor:
+        """The gradient at the point."""
 
-    def hessian(self, direction: Tensor, /) -> Tensor: ...
+    def hessian(self, direction: Tensor, /) -> Tensor:
+        """The product of the Hessian with a vector."""
 
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where a minimisation ended: the vector, the value, the norm of its projected gradient, and after how long."""
+    """The end of a minimisation: the point, its value, the norm of its projected gradient, and the iterations."""
 
     vector: Float[Tensor, " size"]
     value: float
@@ -48,12 +50,13 @@ def minimize(
     nonnegative: Bool[Tensor, " size"] | None = None,
     iterations: int = 1000,
 ) -> Minimum:
-    """A point where the projected gradient is at most `tolerance`, or as small as rounding or the iterations allow.
+    """Minimises until the projected gradient is at most `tolerance`, or as small as rounding or the iterations allow.
 
-    Steps minimise the quadratic model within a ball; along negative curvature they go to its boundary, so saddles
-    are left. A bounded variable at zero that the gradient pushes outwards stays; those that a step would carry
-    below zero are set to it, and the model is minimised further in the others (Lin and Moré, "Newton's method for
-    large bound-constrained optimization problems", 1999). The Hessian may be singular, as rotations make it.
+    Each step minimises the quadratic model within a ball. Along negative curvature it goes to the ball's boundary, so
+    the method leaves saddles. A bounded variable at zero stays there if the gradient pushes it outwards. Variables that
+    a step would carry below zero are set to it, and the model is minimised further in the others (Lin and Moré,
+    "Newton's method for large bound-constrained optimization problems", 1999). The Hessian may be singular, as
+    rotations make it.
     """
     point = function(start)
     radius = torch.linalg.norm(start).item()
@@ -93,7 +96,7 @@ def _free(point: Differentiable, nonnegative: Tensor) -> Tensor:
 def _step(
     point: Differentiable, nonnegative: Tensor | None, radius: float, forcing: float
 ) -> tuple[Float[Tensor, " size"], float]:
-    """A step within the radius, and by how much the quadratic model says that it lowers the function."""
+    """A step within the radius, and the decrease of the function that the quadratic model predicts for it."""
     zero, free = torch.zeros_like(point.vector), torch.ones_like(point.vector, dtype=torch.bool)
     if nonnegative is None:
         step = _conjugate_gradients(point, -point.gradient, zero, free, radius, forcing)
@@ -115,7 +118,7 @@ def _step(
 
 
 def _along(point: Differentiable, slope: Tensor, radius: float) -> Tensor:
-    """The step along `slope` to the model's least value within the radius."""
+    """The step along `slope` that minimises the model within the radius."""
     curvature = (slope @ point.hessian(slope)).item()
     square = (slope @ slope).item()
     longest = radius / square**0.5
@@ -125,7 +128,10 @@ def _along(point: Differentiable, slope: Tensor, radius: float) -> Tensor:
 def _cut(
     point: Differentiable, nonnegative: Tensor, step: Tensor, direction: Tensor, lowered: float, halvings: int
 ) -> tuple[Tensor, Tensor, float]:
-    """`step` and as much of `direction` as lowers the model when the bounds have cut it, with what it comes to."""
+    """Adds to `step` as much of `direction` as lowers the model within the bounds.
+
+    Returns the longer step, its product with the Hessian, and the decrease that the model predicts.
+    """
     for _ in range(halvings):
         wanted = point.vector + step + direction
         bounded = torch.where(nonnegative, wanted.clamp(min=0), wanted) - point.vector
@@ -144,7 +150,7 @@ def _decrease(point: Differentiable, step: Tensor, curvature: Tensor) -> float:
 def _conjugate_gradients(
     point: Differentiable, residual: Tensor, offset: Tensor, free: Tensor, radius: float, forcing: float
 ) -> Float[Tensor, " size"]:
-    """Minimise the model in the free variables from `offset` on, up to the ball's boundary.
+    """Minimises the model in the free variables, from `offset` up to the ball's boundary.
 
     Steihaug, "The conjugate gradient method and trust regions in large scale optimization" (1983).
     """
@@ -166,7 +172,7 @@ def _conjugate_gradients(
 
 
 def _to_boundary(inside: Tensor, direction: Tensor, radius: float) -> float:
-    """t ≥ 0 with ‖inside + t · direction‖ = radius."""
+    """Solves ‖inside + t · direction‖ = radius for t ≥ 0."""
     a, b = (direction @ direction).item(), (inside @ direction).item()
     c = min(0.0, (inside @ inside).item() - radius**2)
     root = (b * b - a * c) ** 0.5

@@ -1,14 +1,14 @@
-"""What an optimum on paper consists of."""
+"""An optimum in closed form, and its notes."""
 
 from dataclasses import dataclass
 
-#: A note on an optimum.
-NOT_UNIQUE = "two classes: the bias and the single ‖μ_c‖ are not unique, shown is the symmetric optimum"
+#: A note on optima that are not unique.
+NOT_UNIQUE = "two classes: the bias and the single ‖μ_c‖ are not unique; this is the symmetric optimum"
 
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """What the optimum is: the quantities that any minimiser has, in plain numbers."""
+    """An optimum in closed form: the quantities that all minimisers share, as plain numbers."""
 
     case: str
     #: the whole objective
@@ -48,11 +48,11 @@ class ClosedForm:
 
 
 def symmetric_outputs(num_classes: int, a: float, c: float, bias: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """On and off the diagonal of aP + cJ + b: (c − a)/C + b off it, and a more on it; for every class."""
+    """The outputs aP + cJ + b: for every class, a + (c − a)/C + b on the diagonal, and (c − a)/C + b off it."""
     off = (c - a) / num_classes + bias
     return (a + off,) * num_classes, (off,) * num_classes
 
 
 def everything_collapses(because: str) -> str:
-    """A note on an optimum that is zero."""
+    """A note on optima that are zero."""
     return f"{because}: everything collapses to zero"

@@ -17,7 +17,7 @@ FEATURES = ("free", "relu")
 
 @dataclass(frozen=True, kw_only=True)
 class UnconstrainedModel:
-    """A problem: minimise over the layers W_1, …, W_M, the features H, a column for each sample, and the bias b
+    """The problem of minimising, over the layers W_1, …, W_M, the features H, one column per sample, and the bias b,
 
         (1/2N) ‖W_M ⋯ W_1 H + b1ᵀ − Y‖² + (λ_W/2) Σ_l ‖W_l‖² + (λ_H/2) ‖H‖² [+ (λ_b/2) ‖b‖²]
 
@@ -37,7 +37,7 @@ class UnconstrainedModel:
     """
 
     num_classes: int
-    #: samples of every class, or of each
+    #: the number of samples of every class, or a tuple with the number of each class
     per_class: int | tuple[int, ...]
     num_features: int
     weight_decay: float
@@ -105,16 +105,17 @@ class UnconstrainedModel:
 
     @property
     def is_balanced(self) -> bool:
+        """Whether all classes have the same number of samples."""
         return len(set(self.counts)) == 1
 
     @property
     def s(self) -> float:
-        """N √(λ_W λ_H / n), with n samples of every class C √(n λ_W λ_H): the strength of the decay; n is N/C here."""
+        """The strength of the decay, N √(λ_W λ_H / n) = C √(n λ_W λ_H) with n = N/C."""
         return math.sqrt(self.num_classes * self.num_samples * self.weight_decay * self.feature_decay)
 
     @property
     def labels(self) -> Int[Tensor, " samples"]:
-        """Class after class."""
+        """The labels of the samples, in the order of their classes."""
         return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
 
     def objective(
@@ -123,7 +124,7 @@ class UnconstrainedModel:
         features: Float[Tensor, "samples features"],
         bias: Float[Tensor, " classes"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The objective as it is written above, of W_1, …, W_M, a row of `features` for each sample in order, and b.
+        """Evaluates the objective above at the layers W_1, …, W_M, the features, one row per sample, and the bias b.
 
         >>> model = UnconstrainedModel(num_classes=2, per_class=1, num_features=2, weight_decay=0.1, feature_decay=0.1)
         >>> model.objective([torch.eye(2)], torch.eye(2)).item()

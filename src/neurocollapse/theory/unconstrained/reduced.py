@@ -1,4 +1,4 @@
-"""The objective in the class means alone, with its exact first and second derivatives."""
+"""The objective as a function of layers, class means and bias, with its exact first and second derivatives."""
 
 import math
 from functools import cached_property
@@ -13,13 +13,13 @@ from .problem import UnconstrainedModel
 class ReducedObjective:
     """The objective as a function of one vector: the layers, the class means and the bias, in this order.
 
-    Given the layers and the bias, the features of a sample are the minimum of a strictly convex function that is the
-    same for all samples of its class. So they coincide at every minimum, and H is the class means M, repeated:
+    Given the layers and the bias, the features of a sample minimise a strictly convex function that is the same for all
+    samples of its class. So they coincide at every minimum, and H repeats the class means M:
 
         Σ_c (n_c/N) ℓ(W μ_c + b, c) + (λ_W/2) Σ_l ‖W_l‖² + (λ_H/2) Σ_c n_c ‖μ_c‖² [+ (λ_b/2) ‖b‖²].
 
-    The means stand in the vector as √(n_c λ_H/λ_W) μ_c, so that they decay like one more layer: without it, decays or
-    class sizes of different orders would make every step of an iterative method short.
+    The vector holds the means as √(n_c λ_H/λ_W) μ_c, so that they decay like one more layer. Otherwise decays or class
+    sizes of different orders would make every step of an iterative method short.
     """
 
     def __init__(self, model: UnconstrainedModel):
@@ -37,14 +37,14 @@ class ReducedObjective:
             self.decays[-C:] = model.bias_decay or 0.0
 
     def split(self, vector: Float[Tensor, " size"]) -> tuple[list[Tensor], Tensor, Tensor | None]:
-        """The layers, the stretched class means and the bias: views into the vector."""
+        """The layers, the stretched class means and the bias, as views of the vector."""
         parts = [part.view(shape) for part, shape in zip(vector.split(self.sizes), self.shapes, strict=True)]
         bias = parts.pop() if self.model.bias != "none" else None
         return parts[:-1], parts[-1], bias
 
     @cached_property
     def nonnegative(self) -> Bool[Tensor, " size"] | None:
-        """Which entries may not be negative; None where all may."""
+        """Which entries may not be negative; None if all may."""
         if self.model.features == "free":
             return None
         bounded = torch.zeros_like(self.decays)
@@ -52,11 +52,12 @@ class ReducedObjective:
         return bounded > 0
 
     def at(self, vector: Float[Tensor, " size"]) -> "Point":
+        """The objective at a vector."""
         return Point(self, vector)
 
 
 class Point:
-    """The objective at a vector: its value, gradient and Hessian, the last as a product with any vector."""
+    """The objective at one vector: its value, its gradient, and products with its Hessian."""
 
     def __init__(self, objective: ReducedObjective, vector: Float[Tensor, " size"]):
         self.objective, self.vector = objective, vector
@@ -75,11 +76,12 @@ class Point:
 
     @cached_property
     def probabilities(self) -> Float[Tensor, "classes classes"]:
+        """softmax of the outputs, a row for each class."""
         return self.outputs.softmax(dim=1)
 
     @cached_property
     def errors(self) -> list[Tensor]:
-        """Derivatives by the inputs of each layer and, last, by the outputs."""
+        """Derivatives with respect to the inputs of each layer and, last, to the outputs."""
         predicted = self.outputs if self.objective.model.loss == "square" else self.probabilities
         errors = [self.objective.shares * (predicted - torch.eye(len(predicted), dtype=torch.float64))]
         for layer in reversed(self.layers):
@@ -88,11 +90,12 @@ class Point:
 
     @cached_property
     def gradient(self) -> Float[Tensor, " size"]:
+        """The gradient at the vector."""
         by_layers = [error.T @ inputs for inputs, error in zip(self.inputs, self.errors[1:], strict=True)]
         return self._join(by_layers, self.errors[0], self.errors[-1]) + self.objective.decays * self.vector
 
     def hessian(self, direction: Float[Tensor, " size"]) -> Float[Tensor, " size"]:
-        """The Hessian times a vector: everything above, differentiated along it."""
+        """The product of the Hessian with a vector: the derivative of `gradient` along it."""
         layers, stretched, bias = self.objective.split(direction)
         moved = [stretched / self.objective.stretch]
         for layer, turned, inputs in zip(self.layers, layers, self.inputs, strict=True):

@@ -1,4 +1,4 @@
-"""What a solver found, beside what theory predicts."""
+"""A numerical solution of the unconstrained features model, beside the closed form."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ _EQ3 = "Rangamani and Banburski-Fahey (2022), Eq. 3"
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A minimum found from random starts: the layers, the class means, the bias, and how good they are."""
+    """A minimum found from random starts: the layers, the class means, the bias, and measures of its quality."""
 
     model: UnconstrainedModel
     #: W_1, …, W_M
@@ -31,13 +31,13 @@ class Solution:
     #: μ_c, to which all features of class c are equal
     means: Float[Tensor, "classes features"]
     bias: Float[Tensor, " classes"] | None
-    #: the whole objective, of all samples
+    #: the objective, over all samples
     loss: float
-    #: of the objective in all layers, the features of all N samples and the bias; projected where H ≥ 0
+    #: the gradient is over all layers, the features of all N samples and the bias; it is projected if H ≥ 0
     gradient_norm: float
-    #: Newton steps of the start that was kept
+    #: Newton steps from the start that gave the lowest loss
     iterations: int
-    #: where each random start ended, in their order
+    #: the final loss from each random start, in their order
     starts: tuple[float, ...]
     notes: tuple[str, ...] = ()
 
@@ -51,24 +51,26 @@ class Solution:
 
     @property
     def features(self) -> Float[Tensor, "samples features"]:
-        """A row for each sample, class after class."""
+        """The features, a row for each sample, in the order of `model.labels`."""
         return self.means[self.model.labels]
 
     @cached_property
     def class_outputs(self) -> Float[Tensor, "classes classes"]:
-        """f of the samples of each class, in rows."""
+        """The outputs of the samples of each class, a row for each class."""
         outputs = self.means @ self.weight.T
         return outputs if self.bias is None else outputs + self.bias
 
     @cached_property
     def closed_form(self) -> ClosedForm | None:
+        """The optimum in closed form; None if none is known."""
         return closed_form(self.model)
 
     @cached_property
     def measurement(self) -> Measurement:
-        """Every metric at the solution; Eq. 1 reads the features as one more layer, √(λ_H/λ_W) H.
+        """Every metric at the solution.
 
-        The metrics of the loss are those of Eq. 1, and absent with cross-entropy.
+        For `loss` and `weight_norms` the features count as one more layer, √(λ_H/λ_W) H, as in Eq. 1. With
+        cross-entropy these are absent.
         """
         model, features, labels = self.model, self.features, self.model.labels
         means = ClassMeans(model.num_classes)
@@ -86,11 +88,11 @@ class Solution:
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """The closed form beside the numerical solution; empty where there is no closed form."""
+        """The closed form beside the numerical solution; empty if there is no closed form."""
         return () if self.closed_form is None else tuple(_compare(self, self.closed_form))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for JSON, without the matrices."""
+        """The solution as plain numbers for JSON, without the matrices."""
         return {
             "model": asdict(self.model),
             "loss": self.loss,
@@ -104,7 +106,7 @@ class Solution:
         }
 
     def _by_size(self) -> list[str]:
-        """What was found, for the first class of each size."""
+        """The lines of a table of the solution, with a row for the first class of each size."""
         outputs, rows = self.class_outputs, self.weight.square().sum(dim=1)
         means = self.means.square().sum(dim=1)
         lines = [f"{'class of':>10}{'own output':>16}{'largest other':>16}{'‖W^c‖²':>16}{'‖μ_c‖²':>16}"]
@@ -178,7 +180,7 @@ def _compare(solution: Solution, optimum: ClosedForm) -> list[Comparison]:
 def _row(
     name: str, predicted: float | tuple[float, ...], measured: Tensor | float, size: float = 0.0, *, reference: str
 ) -> Comparison:
-    """Relative to the numbers compared or, where that is more, to `size`, their order if nothing vanishes."""
+    """Compares relative to the larger of the predicted numbers and `size`, their order of magnitude in general."""
     found = torch.as_tensor(measured, dtype=torch.float64)
     values = torch.atleast_1d(torch.tensor(predicted, dtype=torch.float64))
     each = max(size, values.abs().max().item())
@@ -190,6 +192,6 @@ def _row(
 
 
 def _unit(model: UnconstrainedModel) -> float:
-    """√(n λ_H/λ_W), what ‖W^c‖² and 1/‖μ_c‖² are of the order of where outputs are one and layers one."""
+    """√(n λ_H/λ_W), the order of ‖W^c‖² and 1/‖μ_c‖² for outputs of one and a single layer."""
     n = model.num_samples / model.num_classes
     return math.sqrt(n * model.feature_decay / model.weight_decay)

@@ -14,33 +14,32 @@ from .problem import UnconstrainedModel
 from .reduced import ReducedObjective
 from .solution import Solution
 
-#: Random starts where there may be stationary points that are not the global minimum.
+#: Random starts for problems that may have stationary points other than the global minimum.
 _STARTS = 8
-#: Several layers have more of them the nearer the decay is to the jump to zero.
+#: Several layers have more such points the nearer the decay is to the jump to zero.
 _DEEP_STARTS = 16
 
 
 def solve_unconstrained(
     model: UnconstrainedModel, *, seed: int = 0, starts: int | None = None, tolerance: float = 1e-11
 ) -> Solution:
-    """The best minimum found from Gaussian starts by Newton's method, in float64.
+    """Minimises the unconstrained features model by Newton's method from Gaussian starts, in float64.
 
-    The objective is reduced to the class means, which loses no minimum (see `ReducedObjective`), and minimised in all
-    layers, means and the bias together. Nothing of the closed form is used but, in the end, its `notes`.
+    The objective is reduced to the class means, which loses no minimum (see `ReducedObjective`), and minimised over all
+    layers, means and the bias together. The solver does not use the closed form, except for its `notes` at the end.
 
-    With one layer, H free and p ≥ C every local minimum is global, as always where a convex function of a product has
-    its nuclear norm for penalty and the factors have room (Zhu et al. 2021 and Zhou et al. 2022), so one start will do.
-    With H ≥ 0 or several layers there are others: by default eight and sixteen starts, whose losses the solution lists,
-    and a note where the closed form is lower than all of them.
+    With one layer, H free and p ≥ C every local minimum is global (Zhu et al. 2021 and Zhou et al. 2022), so one start
+    is enough. With H ≥ 0 or several layers there are other minima: by default there are eight and sixteen starts, the
+    solution lists their losses, and a note says if the closed form is lower than all of them.
 
     Args:
-        seed: of the starts. The same seed gives the same solution.
+        seed: the seed of the starts. The same seed gives the same solution.
         starts: how many random starts.
-        tolerance: the gradient's norm at which to stop, relative to √(2 λ_W F(0)), which λ_W times the norm of all
-            weights cannot exceed at any point better than zero.
+        tolerance: the gradient's norm at which to stop, relative to √(2 λ_W F(0)), which bounds λ_W times the norm of
+            all weights at every point better than zero.
 
     Raises:
-        ValueError: starts < 1, or a tolerance that is not positive and finite.
+        ValueError: for starts < 1, or a tolerance that is not positive and finite.
 
     >>> model = UnconstrainedModel(num_classes=4, per_class=5, num_features=6, weight_decay=1e-2, feature_decay=1e-3)
     >>> solution = solve_unconstrained(model)
@@ -69,11 +68,11 @@ def solve_unconstrained(
 def random_starts(
     objective: ReducedObjective, starts: int, generator: torch.Generator
 ) -> Iterator[Float[Tensor, " size"]]:
-    """Gaussian layers and means, the means' absolute values if H ≥ 0, and no bias.
+    """Yields Gaussian layers and means, the means' absolute values if H ≥ 0, and a bias of zero.
 
-    All factors are of one size after stretching: singular values near g make outputs near g^{M+1} over the stretch, and
-    g is such that these are near one, times powers of two from 2⁻¹ to 2. With several layers it is from 2⁻² to 2³: zero
-    is then a local minimum, which small starts find, and minima where some directions vanish are between.
+    After stretching all factors have one size. Singular values near g make outputs near g^{M+1} over the stretch, and g
+    makes these near one. The sizes are g times powers of two from 2⁻¹ to 2, or from 2⁻² to 2³ with several layers: zero
+    is then a local minimum, which small starts find, and minima where some directions vanish lie between.
     """
     model = objective.model
     g = objective.stretch.mean().item() ** (1 / (model.layers + 1))
@@ -96,7 +95,7 @@ def _solution(objective: ReducedObjective, ends: list[Minimum], enough: float) -
     layers, stretched, bias = objective.split(best.vector)
     means = stretched / objective.stretch
     if bias is not None and model.loss == "cross_entropy" and model.bias == "free":
-        bias = bias - bias.mean()  # a constant changes no probability, so rounding alone has decided it
+        bias = bias - bias.mean()  # a constant changes no probability, so rounding alone has determined it
     loss, gradient_norm = _unreduced(model, layers, means, bias)
     optimum = closed_form(model)
     notes = () if optimum is None else optimum.notes
@@ -123,7 +122,7 @@ def _solution(objective: ReducedObjective, ends: list[Minimum], enough: float) -
 def _unreduced(
     model: UnconstrainedModel, layers: list[Tensor], means: Tensor, bias: Tensor | None
 ) -> tuple[float, float]:
-    """The objective of all samples, and the norm of its gradient, by automatic differentiation."""
+    """The objective over all samples, and the norm of its gradient, by automatic differentiation."""
     leaves = [*layers, means[model.labels], *([] if bias is None else [bias])]
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
     features = leaves[len(layers)]

@@ -1,0 +1,157 @@
+"""The claims, from their runs to their verdicts: trains what is missing, judges, and writes the page."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .._errors import InputError
+from .._files import atomic_path, to_json
+from .._progress import Progress
+from ..sweeps import Plan, Planned, check_device, check_runs, keep_tables, plan_sweep, say_notes
+from ..training import RunConfig
+from .experiments import Setting
+from .kept import RESULTS, read_results, write_results
+from .page import claims_page, claims_values
+from .results import Result, notes_on, results_of
+from .statements import Judged, judge_claims
+
+
+def plan_claims(
+    settings: Sequence[Setting],
+    out: Path | str,
+    *,
+    engine: str = "processes",
+    workers: int | None = None,
+    device: str = "cpu",
+    data_dir: Path | str | None = None,
+    address: str | None = None,
+    progress: bool | None = None,
+) -> Plan | None:
+    """Check the runs that the claims need and that results.jsonl lacks, as `plan_sweep` does; None if it has all."""
+    out = Path(out)
+    unknown = _unknown(settings, read_results(out / RESULTS), out, Progress(progress))
+    if not unknown:
+        return None
+    return plan_sweep(
+        unknown,
+        out,
+        engine=engine,
+        workers=workers,
+        device=device,
+        data_dir=data_dir,
+        address=address,
+        progress=progress,
+    )
+
+
+def _unknown(
+    settings: Sequence[Setting], kept: Mapping[RunConfig, Result], out: Path, shown: Progress
+) -> list[RunConfig]:
+    configs = [config for setting in settings for config in setting]
+    unknown = [config for config in configs if config not in kept]
+    if len(unknown) < len(configs):
+        shown.say(f"{len(configs) - len(unknown)} of {len(configs)} runs are known from {out / RESULTS}")
+    return unknown
+
+
+def judge_all(
+    settings: Sequence[Setting],
+    out: Path | str,
+    *,
+    read: bool = False,
+    command: str = "",
+    engine: str = "processes",
+    workers: int | None = None,
+    device: str = "cpu",
+    data_dir: Path | str | None = None,
+    address: str | None = None,
+    progress: bool | None = None,
+) -> tuple[list[Judged], list[str]]:
+    """Train the runs that the claims need, judge every claim, and write claims.md and claims.json into `out`.
+
+    Each finished run's numbers go into results.jsonl; a run that is there is not trained again.
+
+    Args:
+        settings: `QUICK` or `FULL`.
+        out: the folder for the runs, the page and the verdicts.
+        read: train nothing, and judge by the runs that have finished.
+        command: the command that the page names as its source.
+        engine, workers, device, data_dir, address, progress: see `sweep`.
+
+    Returns:
+        The judged claims, and a message for each run that failed or is damaged.
+    """
+    out = Path(out)
+    if read and not out.is_dir():
+        raise InputError(f"there are no runs to read in {out}: name their folder, or have them trained")
+    data_dir = None if data_dir is None else Path(data_dir)
+    device_here = "cpu" if address is not None else device
+    kept = read_results(out / RESULTS)
+    runs: list[Planned] = []
+    failures: list[str] = []
+    if read:
+        check_device(device_here)
+        shown = Progress(progress)
+        if unknown := _unknown(settings, kept, out, shown):
+            runs, failures = _read(unknown, out, data_dir, shown)
+    else:
+        plan = plan_claims(
+            settings,
+            out,
+            engine=engine,
+            workers=workers,
+            device=device,
+            data_dir=data_dir,
+            address=address,
+            progress=progress,
+        )
+        if plan is not None:
+            runs = plan.runs
+            failures = [failure["message"] for failure in plan.carry_out().failures]
+    kept |= _found(runs, settings, out, data_dir, device_here, progress)
+    write_results(out / RESULTS, kept.values())
+    return _write_page(settings, kept, out, command), failures
+
+
+def _read(
+    configs: Sequence[RunConfig], out: Path, data_dir: Path | None, shown: Progress
+) -> tuple[list[Planned], list[str]]:
+    """The runs that are on disk, and the damage of those that are damaged."""
+    runs = check_runs(configs, out, data_dir, timed=False)
+    say_notes(runs, shown)
+    damages = [run.damage for run in runs if run.damage]
+    shown.say(f"reading the {sum(run.ended for run in runs)} of {len(runs)} runs that have ended, in {out}")
+    for damage in damages:
+        shown.say(f"left out: {damage}")
+    return runs, damages
+
+
+def _found(
+    runs: Sequence[Planned],
+    settings: Sequence[Setting],
+    out: Path,
+    data_dir: Path | None,
+    device: str,
+    progress: bool | None,
+) -> dict[RunConfig, Result]:
+    """The results of the finished runs, with a theory table for each run that a claim about the theory needs."""
+    finished = {run.config: run.folder for run in runs if run.folder.damage is None and run.folder.status == "finished"}
+    asked = {
+        config for setting in settings for name in ("decay", "bias") for config in setting.experiments.get(name, ())
+    }
+    theory = [
+        folder
+        for config, folder in finished.items()
+        if config in asked and config.weight_decay and config.bias in ("none", "free")
+    ]
+    tables = keep_tables(theory, out / "theory.json", data_dir=data_dir, device=device, progress=progress)
+    return {result.config: result for result in results_of(finished.values(), tables)}
+
+
+def _write_page(settings: Sequence[Setting], kept: Mapping[RunConfig, Result], out: Path, command: str) -> list[Judged]:
+    """Every claim judged by the results, as claims.md and claims.json."""
+    judged = [each for setting in settings for each in judge_claims(setting, kept.values())]
+    page = claims_page(judged, command, {setting.name: notes_on(setting, kept) for setting in settings})
+    for name, text in (("claims.md", page), ("claims.json", to_json(claims_values(judged), indent=1) + "\n")):
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return judged

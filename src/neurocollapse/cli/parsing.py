@@ -1,0 +1,170 @@
+"""The words after a command's name: read by tyro, and what is wrong with them said in one line."""
+
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import io
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+
+from .._errors import InputError
+
+_POSITIONAL = get_args(tyro.conf.Positional[int])[1]
+
+_KINDS = {int: "whole numbers", float: "numbers", type(None): "None", str: "text", Path: "a path"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How a command asks for a parameter: by the fields of dataclasses, whose names are the groups in the help."""
+
+    kind: Callable[..., Any]
+    """Called with all the fields, it makes the parameter."""
+    groups: tuple[type, ...]
+
+
+def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Callable[[], int]:
+    """The call that the words ask for, or after `--help` one that prints it. Raises `InputError`."""
+    hints, forms = _hints(command)
+    fields: list[tuple[str, Any, Any]] = []
+    for key, parameter in inspect.signature(command).parameters.items():
+        if key in forms:
+            groups = forms[key].groups
+            fields += [(group.__name__, tyro.conf.OmitArgPrefixes[group], _field(group())) for group in groups]  # type: ignore[misc, valid-type]
+        else:
+            fields.append((key, hints[key], _field(parameter.default)))
+    asked = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
+    # tyro keeps a line break before what does not begin with a letter.
+    asked.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(command.__doc__ or ""))
+    shown, said = _Page(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(said):
+            answers: Any = tyro.cli(
+                asked, prog=f"neurocollapse {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,)
+            )
+    except SystemExit as end:
+        if not end.code:
+            return partial(_print_help, shown.getvalue())
+        wrong = _complaint(command, words) or " ".join(re.sub(r"[^\w\s!-~]", " ", said.getvalue()).split())
+        raise InputError(f"{wrong}; see neurocollapse {name} --help") from None
+    typed = dict(vars(answers))
+    for key, form in forms.items():
+        given = [vars(typed.pop(group.__name__)).items() for group in form.groups]
+        typed[key] = form.kind(**dict(chain(*given)))
+    return partial(command, **typed)
+
+
+class _Page(io.StringIO):
+    """Keeps what is printed, and looks like standard output to what asks whether that is a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._as = sys.stdout
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._as.encoding
+
+    def isatty(self) -> bool:
+        return self._as.isatty()
+
+
+def _print_help(text: str) -> int:
+    """Print help with its paragraphs wrapped, which tyro prints in one line each; options are wrapped already."""
+    width = shutil.get_terminal_size().columns
+    for line in text.splitlines():
+        print(textwrap.fill(line, width) if line[:1].isalpha() else line)
+    return 0
+
+
+def _field(default: Any) -> Any:
+    return dataclasses.field() if default is inspect.Parameter.empty else dataclasses.field(default=default)
+
+
+def _hints(command: Callable[..., int]) -> tuple[dict[str, Any], dict[str, Form]]:
+    """The types of a command's parameters, and the forms of those that are asked for by one."""
+    hints = get_type_hints(command, include_extras=True)
+    hints.pop("return")
+    found = {key: [extra for extra in _unwrapped(hint)[1] if isinstance(extra, Form)] for key, hint in hints.items()}
+    return hints, {key: forms[0] for key, forms in found.items() if forms}
+
+
+def read(hint: Any, word: str) -> Any:
+    """The word as a value of this type. Raises `InputError` that says what would be one."""
+    hint, extras = _unwrapped(hint)
+    for extra in extras:
+        if isinstance(extra, tyro.constructors.PrimitiveConstructorSpec):
+            return extra.instance_from_str([word])
+    choices = get_args(hint)
+    if get_origin(hint) is Literal:
+        if word in choices:
+            return word
+        raise InputError(f"there are {', '.join(choices)}")
+    for kind in choices:
+        with contextlib.suppress(InputError):
+            return read(kind, word)
+    with contextlib.suppress(ValueError):
+        if not choices and (hint is not type(None) or word == "None"):
+            return None if word == "None" else hint(word)
+    raise InputError(f"it takes {' or '.join(_KINDS[_unwrapped(kind)[0]] for kind in choices or (hint,))}")
+
+
+def _complaint(command: Callable[..., int], words: Sequence[str]) -> str | None:
+    """The first of the words that cannot be used, and why; or what is missing."""
+    hints, forms = _hints(command)
+    for key, form in forms.items():
+        del hints[key]
+        for group in form.groups:
+            hints |= get_type_hints(group, include_extras=True)
+    places = [key for key, hint in hints.items() if _POSITIONAL in _unwrapped(hint)[1]]
+    options = {f"--{key.replace('_', '-')}": hint for key, hint in hints.items() if key not in places}
+    loose: list[str] = []
+    for option, values in _chunks(words):
+        hint = options.get(option)
+        if hint is None and option:
+            near = difflib.get_close_matches(option, options, n=1)
+            return f"there is no option {option}{f' (did you mean {near[0]}?)' if near else ''}"
+        many = get_origin(hint) is tuple
+        used = len(values) if many else 0 if hint in (None, bool) else 1
+        if len(values) < used:
+            return f"{option} needs a value"
+        for value in values[:used]:
+            try:
+                read(get_args(hint)[0] if many else hint, value)
+            except ValueError as error:
+                return f"{option} cannot be {value!r}: {error}"
+        loose += values[used:]
+    if len(loose) > len(places):
+        return f"{loose[len(places)]!r} belongs to no option"
+    given = inspect.signature(command).parameters
+    needed = [key for key in places[len(loose) :] if given[key].default is inspect.Parameter.empty]
+    return f"the {needed[0]} is missing" if needed else None
+
+
+def _chunks(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each option with the words up to the next one; those before the first with an empty name."""
+    option = ""
+    values: list[str] = []
+    for word in words:
+        if re.match(r"--?[a-zA-Z]", word) and word.lower() not in ("-inf", "-nan", "-infinity"):
+            yield option, values
+            option, equals, value = word.partition("=")
+            option, values = option.replace("_", "-"), [value] if equals else []
+        else:
+            values.append(word)
+    yield option, values
+
+
+def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    extras = getattr(hint, "__metadata__", ())
+    return (hint.__origin__ if extras else hint), extras

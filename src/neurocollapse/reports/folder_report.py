@@ -1,0 +1,115 @@
+"""The report on a folder of runs: read from disk, and written as one HTML file."""
+
+import json
+import math
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .._errors import InputError, RunError
+from .._files import write_text
+from ..sweeps import RunFolder, TheoryFile, folders
+from ..training import RunConfig
+from .page.content import ReportRun, report_content
+from .page.html import report_page
+
+#: What people call the data sets.
+_TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+
+#: What a verdict in claims.json has.
+_VERDICT = {"claim", "source", "setting", "verdict", "parts"}
+
+
+def report(folder: Path | str) -> Path:
+    """Write the report on a folder of runs: one HTML file that opens anywhere, offline.
+
+    It shows the curves, the samples in motion, Gram matrices, the layers' norms, and the theory tables and claims that
+    were kept in the folder. What is damaged is left out, with a warning. Returns the file. Raises `RunError` where the
+    folder holds no run.
+    """
+    path, damages = write_report(Path(folder))
+    for damage in damages:
+        warnings.warn(f"left out of the report: {damage}", stacklevel=2)
+    return path
+
+
+def write_report(
+    folder: Path, *, reload_seconds: float | None = None, may_be_empty: bool = False
+) -> tuple[Path, list[str]]:
+    """The report on the runs in a folder, and the damage in the folder, which the report leaves out.
+
+    Raises `RunError` where there is no run, unless `may_be_empty`.
+    """
+    found = folders(folder)
+    if not found and not may_be_empty:
+        raise RunError(f"there are no runs in {folder}; name the folder that the runs were written to")
+    left_out: list[str] = []
+    runs = [_as_found(run, left_out) for run in found]
+    alone = [run.path for run in found] == [folder]
+    kept = TheoryFile((folder.parent if alone else folder) / "theory.json")
+    left_out += [kept.damage] if kept.damage else []
+    claims = _claims(folder / "claims.json", left_out)
+    content = report_content(
+        runs,
+        title=titled([run.config for run in found if run.damage is None]),
+        theory={run.path.name: table.to_dict() for run in found if (table := kept.get(run)) is not None},
+        claims=claims,
+        left_out=left_out,
+        reload_seconds=reload_seconds,
+    )
+    path = folder / "report.html"
+    write_text(path, report_page(content))
+    return path, [run.message for run in runs if run.status == "damaged"] + left_out
+
+
+def titled(configs: Iterable[RunConfig]) -> str:
+    """`Neural collapse of the convnet on MNIST`, of all networks and data that the configurations name."""
+    kept = list(configs)
+    networks = sorted({f"the {config.network}" for config in kept})
+    datasets = sorted({_TITLES.get(config.dataset, Path(config.dataset).name) for config in kept})
+    told = [f" {word} {' and '.join(names)}" for word, names in (("of", networks), ("on", datasets)) if names]
+    return "Neural collapse" + "".join(told)
+
+
+def _as_found(folder: RunFolder, left_out: list[str]) -> ReportRun:
+    """A run for the page; what is damaged of a run that is whole all the same joins what is left out."""
+    try:
+        folder.check_whole()
+        described, result = folder.description, folder.result or {"status": "unfinished"}
+        return ReportRun(
+            name=folder.path.name,
+            status=result["status"],
+            config=described["config"],
+            message=result.get("message", ""),
+            num_classes=described["num_classes"],
+            records=folder.records(),
+            snapshots=_snapshots(folder, left_out),
+            seconds=math.fsum(line[part] for line in folder.timings() for part in line.keys() - {"epoch"}),
+            provenance=described.get("provenance", []),
+            notes=described.get("notes", []),
+        )
+    except RunError as error:
+        return ReportRun(folder.path.name, "damaged", message=str(error))
+
+
+def _snapshots(folder: RunFolder, left_out: list[str]) -> dict[int, dict[str, Any]]:
+    try:
+        return folder.snapshots()
+    except RunError as error:
+        left_out.append(f"the samples of a run: {error}")
+        return {}
+
+
+def _claims(path: Path, left_out: list[str]) -> list[Any]:
+    """Verdicts, where `claims` has written them."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, list) or not all(isinstance(each, dict) and each.keys() >= _VERDICT for each in found):
+            raise InputError("it holds no verdicts")
+    except FileNotFoundError:
+        return []
+    except (ValueError, OSError) as error:
+        left_out.append(f"{path} cannot be read ({error}); delete it, or run claims again")
+        return []
+    return found

@@ -1,0 +1,99 @@
+"""The paper's experiment, whole: trained with and without weight decay, drawn, summed up and verified."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from .._errors import InputError
+from .._files import atomic_path
+from ..sweeps import Sweep, SweepResult, keep_tables, plan_sweep, records_frame
+from ..training import RunConfig
+from .figures import collapse_figure, save_figure
+from .folder_report import titled, write_report
+from .summaries import missing_decays, paper_ordering, summary
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The results of `reproduce`."""
+
+    runs: SweepResult
+    records: pd.DataFrame
+    """Every record of every run, as `runs` gives them."""
+    summary: pd.DataFrame
+    """The last records, with mean and deviation over seeds; also in summary.csv."""
+    ordering: dict[str, str]
+    """For each measure whether λ = 0 lies above the others, as in the paper."""
+    missing: list[float]
+    """Values of λ without a finished run."""
+    figures: list[Path]
+    report: Path | None
+    """The page; None if no run recorded anything, so that there is nothing to show."""
+
+
+def reproduction_sweep(config: RunConfig, weight_decays: Sequence[float], seeds: int) -> Sweep:
+    """The runs of `reproduce`: every λ with the seeds 0, 1, …."""
+    if seeds < 1:
+        raise InputError(f"seeds must be at least 1, got {seeds}")
+    return Sweep(config, {"weight_decay": weight_decays, "seed": range(seeds)})
+
+
+def reproduce(
+    config: RunConfig | None = None,
+    *,
+    weight_decays: Sequence[float] = (0.0, 5e-4, 1e-3),
+    seeds: int = 1,
+    out: Path | str = "results/reproduce",
+    engine: str = "processes",
+    workers: int | None = None,
+    device: str = "cpu",
+    data_dir: Path | str | None = None,
+    address: str | None = None,
+    tensorboard: Path | str | None = None,
+    progress: bool | None = None,
+) -> Reproduction:
+    """Reproduce the paper's experiment: train with and without weight decay, draw its figure, write the report.
+
+    Args:
+        config: what all runs have in common; by default `RunConfig()`.
+        weight_decays: the values of λ of Eq. 1; 0 is the comparison without decay.
+        seeds: how many seeds, 0, 1, …, for each λ; several give bands in the figure.
+        out: the folder for the runs, figure.{png,pdf,svg}, summary.csv, theory.json and report.html.
+        engine, workers, device, data_dir, address, tensorboard, progress: see `sweep`.
+
+    Raises:
+        NeurocollapseError: see `sweep`.
+    """
+    config, out = config or RunConfig(), Path(out)
+    plan = plan_sweep(
+        reproduction_sweep(config, weight_decays, seeds),
+        out,
+        engine=engine,
+        workers=workers,
+        device=device,
+        data_dir=data_dir,
+        address=address,
+        tensorboard=tensorboard,
+        progress=progress,
+    )
+    done = plan.carry_out()
+    frame = records_frame(done.whole)
+    if not len(frame):
+        return Reproduction(done, frame, pd.DataFrame(), {}, list(weight_decays), [], None)
+    note = "; ".join(plan.notes) or None
+    figure = collapse_figure(frame, title=titled([config]), note=note, weight_decays=weight_decays)
+    figures = save_figure(figure, out)
+    table = summary(frame)
+    with atomic_path(out / "summary.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    keep_tables(
+        [run for run in done.whole if run.status == "finished"],
+        out / "theory.json",
+        data_dir=plan.data_dir,
+        device="cpu" if address is not None else device,
+        progress=progress,
+    )
+    page, _ = write_report(out)
+    return Reproduction(done, frame, table, paper_ordering(frame), missing_decays(frame, weight_decays), figures, page)

@@ -1,0 +1,266 @@
+"""Many runs on disk, from one call: everything is checked first, then what has not ended is trained, with progress."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._errors import InputError, RunError
+from .._progress import Progress, duration
+from ..training import RunConfig
+from .checks import Planned, check_device, check_precision, check_runs
+from .engines import Engine, engine_named
+from .engines.work import default_workers
+from .folder import RunFolder
+from .watching import follow, run_labels
+
+#: How an engine without a number of workers shares out its machines.
+_SHARED = {"batched": "those alike stacked into one program", "ray": "as many as the cluster has room for at a time"}
+
+
+class SweepResult(Sequence[RunFolder]):
+    """The folders of a sweep's runs that have started, in the order of its configurations.
+
+    `failures` holds `{"run": label, "message": why}` for each run that failed or is damaged.
+    """
+
+    def __init__(self, folders: Sequence[RunFolder], failures: Sequence[dict[str, str]]):
+        self.folders, self.failures = list(folders), list(failures)
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.folders[index]
+
+    def __repr__(self) -> str:
+        return f"SweepResult({len(self)} runs, {len(self.failures)} failed)"
+
+    @property
+    def whole(self) -> list[RunFolder]:
+        """The folders without those that are damaged."""
+        return [folder for folder in self.folders if folder.damage is None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a sweep, checked against their data and folders, and what `carry_out` needs to train them."""
+
+    runs: list[Planned]
+    out: Path
+    engine: Engine
+    data_dir: Path | None
+    workers: int | None
+    """Runs at a time, or None for as many as a cluster has room for, or as can be stacked."""
+    device: str
+    track: Callable[[RunFolder], None]
+    """Called with the folder of a run that may have something new."""
+    progress: Progress
+
+    @property
+    def todo(self) -> list[Planned]:
+        """The runs that are to be trained."""
+        return [run for run in self.runs if run.due]
+
+    @property
+    def notes(self) -> list[str]:
+        """What to say beside any result."""
+        return list(_notes(self.runs))
+
+    @property
+    def seconds(self) -> float | None:
+        """The expected time, or None where it is not known; on a cluster, that of one run after the other."""
+        each = [run.seconds for run in self.todo if not isinstance(run.seconds, str)]
+        if len(each) < len(self.todo):
+            return None
+        return max(sum(each) / (self.workers or 1), max(each, default=0.0))
+
+    def carry_out(self) -> SweepResult:
+        """Train what has not ended yet. Raises `RunError` where the disk fails."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            labels = run_labels([run.config for run in self.runs])
+            for run in self.runs:
+                if not run.damage:
+                    self.track(run.folder)  # what earlier calls have recorded
+            failed = self._train([place for place, run in enumerate(self.runs) if run.due], labels)
+        except KeyboardInterrupt as stop:  # or a kind of it
+            raise type(stop)("what was saved stays, and the same command resumes it") from None
+        failures = [{"run": labels[place], "message": message} for place, message in failed.items()]
+        for place, (label, run) in enumerate(zip(labels, self.runs, strict=True)):
+            if place in failed:
+                continue
+            if damage := run.damage or run.folder.damage:
+                failures.append({"run": label, "message": damage})
+                self.progress.say(f"damaged: {label}: {damage}")
+            elif run.ended and (result := run.folder.result) and result["status"] == "diverged":
+                failures.append({"run": label, "message": result["message"]})
+                self.progress.say(f"failed earlier: {label}: {result['message']} (in {run.folder.path})")
+        return SweepResult([run.folder for run in self.runs if run.folder.begun], failures)
+
+    def _train(self, due: list[int], labels: list[str]) -> dict[int, str]:
+        """Train the runs at these places; the places of those that failed, with their messages."""
+        if not due:
+            return {}
+        configs = [self.runs[place].config for place in due]
+        failed = follow(
+            self.engine(configs, self.out, data_dir=self.data_dir, workers=self.workers, device=self.device),
+            configs,
+            [labels[place] for place in due],
+            progress=self.progress,
+            on_news=lambda index: self.track(self.runs[due[index]].folder),
+        )
+        return {due[index]: message for index, message in failed.items()}
+
+
+def plan_sweep(
+    configs: Iterable[RunConfig],
+    out: Path | str,
+    *,
+    engine: str = "processes",
+    workers: int | None = None,
+    device: str = "cpu",
+    data_dir: Path | str | None = None,
+    address: str | None = None,
+    tensorboard: Path | str | None = None,
+    progress: bool | None = None,
+) -> Plan:
+    """Check everything that `sweep` needs, say how long it would take, and train nothing. See `sweep`.
+
+    Whatever can be wrong with the engine, the data, the network, the device or the folders is found here. A run whose
+    own folder is damaged does not stop the others; where all are damaged, this raises `RunError`.
+    """
+    configs, out, shown = list(configs), Path(out), Progress(progress)
+    data_dir = None if data_dir is None else Path(data_dir)
+    if workers is not None and workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}")
+    train = engine_named(engine, address)
+    device_here = "cpu" if address is not None else device  # a cluster's devices are asked for when the runs start
+    check_device(device_here)
+    for config in configs:
+        check_precision(config.precision, device)
+    _check_writable("out", out)
+    track = _tracker(None if tensorboard is None else Path(tensorboard), shown)
+    stacked = engine == "batched"
+    runs = check_runs(configs, out, data_dir, stacked=stacked, device=device_here)
+    if runs and all(run.damage for run in runs):
+        raise RunError(runs[0].damage)
+    unfinished = sum(run.due for run in runs)
+    if address is None and not stacked:  # which stacks all that it can
+        workers = workers or (default_workers() if device == "cpu" else 1)
+    plan = Plan(runs, out, train, data_dir, workers and min(workers, max(unfinished, 1)), device, track, shown)
+    say_notes(runs, shown)
+    if unfinished:
+        at_a_time = _SHARED.get(engine, "") if plan.workers is None else f"{plan.workers} at a time"
+        shown.say(f"{unfinished} run(s), {at_a_time}: {_expected_time(plan)}")
+    if ended := sum(run.ended for run in runs):
+        shown.say(f"{ended} run(s) have ended already, in {out}")
+    if damaged := sum(run.damage is not None for run in runs):
+        shown.say(f"{damaged} run(s) are damaged and left alone")
+    return plan
+
+
+def sweep(
+    configs: Iterable[RunConfig],
+    out: Path | str,
+    *,
+    engine: str = "processes",
+    workers: int | None = None,
+    device: str = "cpu",
+    data_dir: Path | str | None = None,
+    address: str | None = None,
+    tensorboard: Path | str | None = None,
+    progress: bool | None = None,
+) -> SweepResult:
+    """Train many runs into folders of `out`. The same call resumes what was stopped and skips what has ended.
+
+    Args:
+        configs: a `Sweep`, or any configurations.
+        out: the folder for the runs, each in `out`/<run-id>.
+        engine: "processes" trains side by side on this machine; "batched" stacks runs that are alike into one program,
+            for a GPU; "ray" trains on this machine or a cluster.
+        workers: runs at a time; by default one for each core, or what the engine can take.
+        device: "cpu", "cuda" or "cuda:1".
+        data_dir: the folder that holds published data sets, or that they are downloaded to.
+        address: the address of a Ray cluster; "auto" is that of this machine.
+        tensorboard: a folder for TensorBoard, which shows the records as they come.
+        progress: whether to show progress; by default in a terminal and in a notebook.
+
+    Returns:
+        A `SweepResult`: the `RunFolder`s in order, and `failures`. A run that fails does not stop the others.
+
+    Raises:
+        NeurocollapseError: something is wrong with the request, before anything is trained; or the disk fails.
+
+    >>> import neurocollapse as nc
+    >>> import tempfile
+    >>> base = nc.RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=1)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     runs = nc.sweep(nc.Sweep(base, {"seed": range(2)}), out, workers=1)
+    ...     print([run.status for run in runs], len(nc.runs(out)))
+    ['finished', 'finished'] 4
+    """
+    return plan_sweep(
+        configs,
+        out,
+        engine=engine,
+        workers=workers,
+        device=device,
+        data_dir=data_dir,
+        address=address,
+        tensorboard=tensorboard,
+        progress=progress,
+    ).carry_out()
+
+
+def _notes(runs: Iterable[Planned]) -> Counter[str]:
+    return Counter(note for run in runs for note in run.notes)
+
+
+def say_notes(runs: Sequence[Planned], progress: Progress) -> None:
+    """Show the notes on the runs, each with the number of runs that it is about."""
+    for note, count in _notes(runs).items():
+        of = "" if count == len(runs) else f", of {count} of the {len(runs)} runs"
+        progress.say(f"note{of}: {note}")
+
+
+def _tracker(tensorboard: Path | None, progress: Progress) -> Callable[[RunFolder], None]:
+    """A function that brings the folder for TensorBoard up to a run's. Raises `InputError` where it could not."""
+    if tensorboard is None:
+        return lambda folder: None
+    try:
+        from .tensorboard import track  # which imports TensorBoard, an extra
+    except ImportError as error:
+        raise InputError(str(error)) from error
+    _check_writable("tensorboard", tensorboard)
+
+    def tracked(folder: RunFolder) -> None:
+        try:
+            track(folder, tensorboard)
+        except RunError as error:
+            progress.say(f"not in TensorBoard: {error}")
+
+    return tracked
+
+
+def _check_writable(argument: str, folder: Path) -> None:
+    """Tries beside its place, for nothing may be left of it where another check fails."""
+    nearest = folder.absolute()
+    try:
+        while not nearest.exists():
+            nearest = nearest.parent
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".neurocollapse-") as trial:
+            (Path(trial) / folder.absolute().relative_to(nearest)).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{argument} {folder}: {nearest} is not a folder that can be written to; name another ({error.strerror})"
+        ) from error
+
+
+def _expected_time(plan: Plan) -> str:
+    if plan.seconds is None:
+        return f"no estimate of the time ({next(run.seconds for run in plan.todo if isinstance(run.seconds, str))})"
+    one_by_one = "" if plan.workers else " one by one"
+    return f"about {duration(plan.seconds)}{one_by_one} on this machine"

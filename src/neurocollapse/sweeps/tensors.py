@@ -1,0 +1,35 @@
+"""Tensors of a run in .safetensors files, with a checksum."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .._files import atomic_path
+from .files import CHECKSUM, checksum, read_whole
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors in a .safetensors file, as `read_whole` reads them."""
+    return read_whole(path, None, "pt", _raw)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with atomic_path(path) as temporary:
+        # Copies, since safetensors refuses tensors that share memory, as tied weights do.
+        copies = {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
+        # Not save_file, which writes to a file of its own beside it: killed, that would stay for ever.
+        temporary.write_bytes(safetensors.torch.save(copies, metadata={CHECKSUM: checksum(copies, _raw)}))
+
+
+def _raw(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+
+def model_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's own tensors of a `State`, by the names of its parameters."""
+    prefix = "model."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,116 @@
+"""One run from its configuration to its end, in memory or on disk."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor, nn
+
+from .._errors import DivergedError, InputTypeError
+from .._progress import Progress
+from ..datasets import Dataset
+from ..training import Record, RunConfig, epochs, network_of, training_data
+from .engines.events import Event
+from .engines.work import epoch_event
+from .folder import RunFolder
+from .frame import frame_of, record_rows, records_frame
+from .identity import run_id
+from .resuming import execute
+from .tensors import model_weights
+from .watching import run_labels, watched
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that has ended."""
+
+    config: RunConfig
+    status: str
+    """"finished" or "diverged"."""
+    records: pd.DataFrame
+    """One row for each measured epoch, with the columns of `runs`."""
+    model: nn.Module | None
+    """The trained module in evaluation mode; None where the run diverged."""
+    folder: RunFolder | None
+    """The run's folder, where it was kept on disk."""
+    message: str = ""
+    """Why it diverged."""
+
+
+def train(
+    config: RunConfig,
+    *,
+    out: Path | str | None = None,
+    dataset: Dataset | None = None,
+    data_dir: Path | str | None = None,
+    device: str = "cpu",
+    progress: bool | None = None,
+) -> TrainedRun:
+    """Train one configuration to its end.
+
+    Args:
+        config: the run.
+        out: a folder to keep the run in, as `out`/<run-id>; the same call resumes a run that was stopped, and returns
+            at once where it has ended. None keeps it in memory alone.
+        dataset: the data, in place of the data set that the configuration names.
+        data_dir: the folder that holds published data sets, or that they are downloaded to.
+        device: "cpu", "cuda" or "cuda:1".
+        progress: whether to show progress; by default in a terminal and in a notebook.
+
+    Returns:
+        A `TrainedRun`. A run that diverges has the status "diverged" and gives a warning. `epochs` yields every epoch
+        instead.
+
+    Raises:
+        NeurocollapseError: the data, the network or the folder cannot be used as asked.
+
+    >>> run = train(RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=10, learning_rate=0.01))
+    >>> run.status, float(run.records["train.accuracy"].iloc[-1])
+    ('finished', 1.0)
+    """
+    if not isinstance(config, RunConfig):
+        raise InputTypeError(f"train takes a RunConfig, got {config!r} of type {type(config).__name__}")
+    if dataset is None:
+        dataset = training_data(config, None if data_dir is None else Path(data_dir))
+    with watched([config], run_labels([config]), Progress(progress)) as show:
+        if out is None:
+            run = _in_memory(config, dataset, device, show)
+        else:
+            folder = execute(
+                config, dataset, Path(out), device=device, on_state=lambda state: show(epoch_event(0, state))
+            )
+            run = _from_disk(folder, dataset, device)
+    if run.status == "diverged":
+        warnings.warn(run.message, stacklevel=2)
+    return run
+
+
+def _in_memory(config: RunConfig, dataset: Dataset, device: str, show: Callable[[Event], None]) -> TrainedRun:
+    records: list[Record] = []
+    model, status, message = None, "diverged", ""
+    try:
+        for state in epochs(config, dataset, device=device):
+            show(epoch_event(0, state))
+            if state.record is not None:
+                records.append(state.record)
+        model, status = _trained_model(config, dataset, model_weights(state.tensors), device), "finished"
+    except DivergedError as error:
+        message = str(error)
+    described = {"config": asdict(config), "num_classes": dataset.num_classes}
+    frame = frame_of(record_rows(run_id(config, dataset), status, described, records))
+    return TrainedRun(config, status, frame, model, None, message)
+
+
+def _from_disk(folder: RunFolder, dataset: Dataset, device: str) -> TrainedRun:
+    config, result = folder.config, folder.result or {}
+    finished = folder.status == "finished"
+    model = _trained_model(config, dataset, folder.weights(), device) if finished else None
+    return TrainedRun(config, folder.status, records_frame([folder]), model, folder, result.get("message", ""))
+
+
+def _trained_model(config: RunConfig, dataset: Dataset, weights: Mapping[str, Tensor], device: str) -> nn.Module:
+    model = network_of(config, dataset)
+    model.load_state_dict(weights)
+    return model.to(device).eval()

@@ -1,0 +1,106 @@
+"""One run's folder, written by the process that holds its lock."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from .._errors import RunError, WriteError
+from .._files import to_json, write_text
+from ..datasets import Dataset
+from ..metrics import DEFINITIONS_VERSION
+from ..networks import Fingerprint
+from ..training import Record, RunConfig
+from .files import read_json, read_lines, write_lines
+from .folder import SCHEMA_VERSION, SNAPSHOTS, RunFolder, epoch_of
+from .identity import provenance
+from .tensors import model_weights, read_tensors, write_tensors
+
+
+class RunWriter(RunFolder):
+    """A run's folder for the process that trains the run."""
+
+    @contextmanager
+    def lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Held by the process that works on the run; another calls `on_wait` and waits. It falls with its process.
+
+        Raises `RunError` where this folder cannot be written to, and `WriteError` where the disk cannot.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+        except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise RunError(f"{self.path} cannot be written to ({error.strerror}); name another folder") from error
+        except OSError as error:  # of the disk, which other runs share
+            raise WriteError(self.path, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def clear_leftovers(self) -> None:
+        """Remove the half-written files of a process that was killed. Only for the holder of the lock."""
+        for leftover in self.path.glob(".*-*"):
+            leftover.unlink()
+
+    def describe(
+        self, config: RunConfig, dataset: Dataset, device: str, network: Fingerprint | None, notes: Iterable[str]
+    ) -> None:
+        """Write config.json; another machine or version that goes on with the run is added to its provenance."""
+        described: dict[str, Any] = {"provenance": [], **(read_json(self.path / "config.json") or {})}
+        here = provenance(device)
+        if here not in described["provenance"]:
+            described["provenance"].append(here)
+        described |= {
+            "schema": SCHEMA_VERSION,
+            "definitions": DEFINITIONS_VERSION,
+            "config": dataclasses.asdict(config),
+            "num_classes": dataset.num_classes,
+            "data_sha256": dataset.sha256,
+            "notes": [*dataset.notes, *notes],
+        }
+        if network is not None:
+            described["network"] = dataclasses.asdict(network)
+        write_text(self.path / "config.json", to_json(described, indent=2) + "\n")
+
+    def resume_point(self) -> tuple[dict[str, Tensor], Record] | None:
+        """The last checkpoint and the record at or before it. Later records are cut: they will be made again.
+
+        Of a whole run, as `check_whole` finds it.
+        """
+        tensors = read_tensors(self.path / "checkpoint.safetensors")
+        epoch = int(tensors.get("epoch", -1))
+        kept: list[Record] = []
+        for name in ("timings.jsonl", "records.jsonl"):
+            kept = [line for line in read_lines(self.path / name) if line["epoch"] <= epoch]
+            write_lines(self.path / name, kept)
+        if shown := self._readable_snapshots():
+            write_tensors(self.path / SNAPSHOTS, {name: t for name, t in shown.items() if epoch_of(name) <= epoch})
+        return (tensors, kept[-1]) if tensors else None
+
+    def append(self, record: Record, seconds: dict[str, float], snapshot: dict[str, Tensor]) -> None:
+        named = {f"{record['epoch']}.{name}": tensor for name, tensor in snapshot.items()}
+        write_tensors(self.path / SNAPSHOTS, {**self._readable_snapshots(), **named})
+        write_lines(self.path / "records.jsonl", [*self.records(), record])
+        write_lines(self.path / "timings.jsonl", [*self.timings(), {"epoch": record["epoch"], **seconds}])
+
+    def save_checkpoint(self, tensors: dict[str, Tensor]) -> None:
+        write_tensors(self.path / "checkpoint.safetensors", tensors)
+
+    def finish(self, tensors: dict[str, Tensor], result: dict[str, Any]) -> None:
+        if result["status"] == "finished":
+            write_tensors(self.path / "model.safetensors", model_weights(tensors))
+        write_text(self.path / "result.json", to_json(result, indent=2) + "\n")
+
+    def _readable_snapshots(self) -> dict[str, Tensor]:
+        try:
+            return read_tensors(self.path / SNAPSHOTS)
+        except RunError:  # no number depends on it: the run is whole without, and those to come are kept
+            return {}
