@@ -96,7 +96,7 @@ def test_the_options_of_a_run_are_in_groups_and_each_in_one(run):
 
 
 def test_the_words_become_a_run():
-    command = import_module("neurocollapse.cli.experiments").train
+    command = import_module("neurocollapse.cli.running").train
     call = call_of("train", command, ["--depth", "3", "--per_class", "9", "--device", "cuda", "--weight-decay=0"])
     assert call.keywords["config"] == RunConfig(depth=3, per_class=9, weight_decay=0.0)
     assert call.keywords["machines"].device == "cuda"
