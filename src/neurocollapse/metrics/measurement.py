@@ -170,4 +170,4 @@ class Measurement(Mapping[str, Any]):
 def _format(value: Value) -> str:
     if isinstance(value, tuple):
         return " ".join(f"{v:.4g}" for v in value)
-    return f"{value:.6g}" if math.isfinite(value) else str(value)
+    return f"{value:.6g}"
