@@ -12,7 +12,7 @@ from .comparison import Comparison
 from .evidence import Evidence
 from .fixed_features import central_path
 
-_ALL = ("none", "free", "decayed")
+_ALL = ("none", "free", "decayed", "frozen")
 _NONE, _FREE, _DECAYED = ("none",), ("free",), ("decayed",)
 
 
@@ -203,6 +203,8 @@ def _notes(evidence: Evidence) -> Iterator[str]:
             f"{len(evidence.frozen)} parameters are frozen ({', '.join(evidence.frozen[:3])}), so L, ‖W‖, ‖∇L‖ and the "
             f"laws of layers include only the others"
         )
+    if evidence.bias_kind == "frozen":
+        yield "the classifier's bias is frozen, so the laws that need ∂L/∂b = 0 are left out"
     zero = bool(evidence.outputs.abs().max() < 1e-6)
     if zero:
         yield (
