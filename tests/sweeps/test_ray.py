@@ -95,7 +95,7 @@ def test_when_the_command_ends_so_do_its_workers(tmp_path, status, stop):
     _, said = process.communicate(timeout=60)
     assert process.returncode == status
     if status > 0:
-        assert "stopped; what was saved stays, and the same command goes on from there" in said
+        assert "stopped; what was saved stays, and the same command resumes it" in said
     assert "Traceback" not in said
 
     def nobody_works():
