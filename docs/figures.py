@@ -16,11 +16,12 @@ from neurocollapse.reports.figures.drawing import (
     REFERENCE,
     grid,
     house_style,
-    number,
+    in_powers,
     set_ticks,
     write_around,
 )
-from neurocollapse.reports.figures.records import checked, data_term, dress, nc3_reference, reference_entry
+from neurocollapse.reports.figures.records import checked, dress, nc3_reference, reference_entry, values
+from neurocollapse.reports.panels import data_term
 
 MARKERS = "osD^vP"
 TRADE_OFF_PANELS = ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
@@ -44,7 +45,7 @@ def trade_off_figure(frame: pd.DataFrame) -> Figure:
 
     Raises `ValueError` for an empty frame, a missing column, an epoch recorded twice, two runs of one network, λ, seed.
     """
-    panels = (*TRADE_OFF_PANELS, data_term(frame))
+    panels = (*TRADE_OFF_PANELS, data_term(values(frame, "loss")))
     columns = [f"train.{key}" for key in panels]
     frame = checked(frame, ["network", *columns], one_run_per=["network", "weight_decay", "seed"])
     last = frame.groupby("run_id").tail(1)
@@ -107,7 +108,7 @@ def _set_weight_decay_axis(axes: Axes, weight_decays: list[float]) -> None:
     for value in sorted(weight_decays, key=lambda value: value > 0 and not math.log10(value).is_integer()):
         if all(abs(place(value) - place(other)) > 0.15 * (high - low) for other in labelled):
             labelled.append(value)
-    set_ticks(axes.xaxis, {value: number(value) if value in labelled else "" for value in weight_decays}, [])
+    set_ticks(axes.xaxis, {value: in_powers(value) if value in labelled else "" for value in weight_decays}, [])
 
 
 def theory_figure(rows: pd.DataFrame, flow: pd.DataFrame, weight_decay: float, note: str | None = None) -> Figure:

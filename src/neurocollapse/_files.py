@@ -4,7 +4,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,19 @@ def to_json(value: Any, **options: Any) -> str:
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(plain(value), allow_nan=False, ensure_ascii=False, **options)
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a .jsonl file with their numbers; none where there is no file.
+
+    Of bytes, as a line may be cut within a character; `str.splitlines` also splits at characters that JSON may hold.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    yield from enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1)
+
+
+def write_json_lines(path: Path, values: Iterable[Any]) -> None:
+    write_text(path, "".join(to_json(value) + "\n" for value in values))
 
 
 def read_npz(

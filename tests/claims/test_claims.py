@@ -732,7 +732,9 @@ def claims(monkeypatch, run):
 
 
 def test_not_both_settings_can_be_asked_for_nor_what_is_not_there_be_read(claims, tmp_path):
-    assert claims("--full", "--out", tmp_path) == (2, "", "error: claims takes either --quick or --full\n")
+    status, printed, said = claims("--full", "--out", tmp_path)
+    assert (status, printed) == (2, "")
+    assert said.startswith("error: claims takes either --quick or --full: all claims on the 5,000 bundled digits, or ")
     status, printed, said = claims("--read", "--out", tmp_path / "nowhere")
     assert (status, printed) == (2, "")
     assert said.startswith(f"error: there are no runs to read in {tmp_path / 'nowhere'}: name their folder")

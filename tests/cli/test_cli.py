@@ -648,7 +648,7 @@ COMMANDS = [
     ([*TRAIN, "--vary", "schedule=cosin"], "'cosin' is no value for schedule; there are constant, steps, "),
     ([*TRAIN, "--augmentation", "shift"], "augmentation shift shifts images, got samples of shape (16,)"),
     ([*TRAIN, "--vary", "weight-decay=0,-1"], "weight_decay must be at least 0, got -1.0"),
-    ([*TRAIN, "--vary", "seed=1,1"], "--vary seed has a value twice: 1 1"),
+    ([*TRAIN, "--vary", "seed=1,1"], "seed has a value twice: 1, 1"),
     ([*TRAIN, "--vary", "seed=1", "seed=2"], "--vary names a field twice: seed=1 seed=2"),
     (["runs", "absent"], "there is no folder absent"),
     (["runs", "a_file"], "a_file is a file, not a folder"),

@@ -81,7 +81,7 @@ def test_the_options_of_a_run_are_in_groups_and_each_in_one(run):
 
 
 def test_the_words_become_a_run():
-    command = import_module("neurocollapse.cli.experiments").train
+    command = import_module("neurocollapse.cli.running").train
     call = call_of("train", command, ["--depth", "3", "--per_class", "9", "--device", "cuda", "--weight-decay=0"])
     assert call.keywords["config"] == RunConfig(depth=3, per_class=9, weight_decay=0.0)
     assert call.keywords["machines"].device == "cuda"
@@ -100,7 +100,7 @@ MISTAKES = {
     "a short option": (["train", "-x"], "there is no option -x; see neurocollapse train --help"),
     "no number": (["train", "--epochs", "many"], "--epochs cannot be 'many': it takes whole numbers"),
     "no number after =": (["train", "--epochs=1.5"], "--epochs cannot be '1.5': it takes whole numbers"),
-    "a number or None": (["train", "--per-class", "x"], "--per-class cannot be 'x': it takes whole numbers or None"),
+    "a number or None": (["train", "--per-class", "x"], "--per-class cannot be 'x': it takes whole numbers"),
     "one of several": (["reproduce", "--weight-decay", "0", "x"], "--weight-decay cannot be 'x': it takes numbers"),
     "no choice": (["train", "--schedule", "cosin"], "cannot be 'cosin': there are constant, steps, cosine, linear"),
     "no value": (["train", "--epochs"], "--epochs needs a value; see neurocollapse train --help"),
@@ -110,7 +110,10 @@ MISTAKES = {
     "nothing to list": (["runs"], "the folder is missing; see neurocollapse runs --help"),
     "a folder without a name": (["train", "--out", ""], "--out cannot be '': the name of the folder is empty"),
     "nothing to measure": (["measure"], "measure takes either a file of features, or --model with --dataset"),
-    "no extent of claims": (["claims"], "--quick, all claims on the 5,000 bundled digits, or --full, these and those"),
+    "no extent of claims": (
+        ["claims"],
+        "either --quick or --full: all claims on the 5,000 bundled digits, or these and",
+    ),
     "an impossible run": (["train", "--depth", "1"], "depth must be at least 2, got 1"),
 }
 

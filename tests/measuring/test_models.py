@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 from neurocollapse import CaptureWarning, measure, measure_layers, measure_model
 from neurocollapse.cli import main
 from neurocollapse.measuring import read_features
-from neurocollapse.measuring.processes import Processes
+from neurocollapse.measuring.process_group import Processes
 from tests.modules import Model, found
 from tests.problems import random_problem
 

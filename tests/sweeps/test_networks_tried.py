@@ -10,9 +10,9 @@ from torch import nn
 
 from neurocollapse import NetworkError
 from neurocollapse.datasets import load_dataset
+from neurocollapse.networks import Fingerprint
 from neurocollapse.sweeps.networks_tried import (
     NOT_HOMOGENEOUS,
-    Fingerprint,
     few_of_each_class,
     fingerprint,
     probe,

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams import metadata
 
 from neurocollapse import RunError, WriteError
 from neurocollapse._files import to_json
 from neurocollapse.datasets import load_dataset
-from neurocollapse.sweeps import RunFolder, run_id, track
+from neurocollapse.sweeps import RunFolder, run_id
 from neurocollapse.sweeps.resuming import execute
-from neurocollapse.sweeps.tensorboard import FILE
+from neurocollapse.sweeps.tensorboard import Tracker
 from neurocollapse.training import RunConfig
 from tests.commands import COMMAND, start, train_words, wait_for
 
@@ -61,7 +61,7 @@ def recorded(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
 
 def assert_tracked(logdir: Path, *folders: RunFolder) -> None:
     """Of each of these runs there is what was recorded, once, and of no other run anything."""
-    assert {path.name for path in logdir.iterdir() if path.is_dir()} == {folder.path.name for folder in folders}
+    assert {path.name for path in logdir.iterdir()} == {folder.path.name for folder in folders}
     for folder in folders:
         expected, found = recorded(folder), points(logdir, folder.path.name)
         assert expected
@@ -69,7 +69,6 @@ def assert_tracked(logdir: Path, *folders: RunFolder) -> None:
         for tag, values in expected.items():
             assert [step for step, _ in found[tag]] == [epoch for epoch, _ in values], tag
             np.testing.assert_array_equal([value for _, value in found[tag]], [value for _, value in values], tag)
-        assert [path.name for path in (logdir / folder.path.name).iterdir()] == [FILE]
 
 
 @pytest.fixture(scope="module")
@@ -83,70 +82,66 @@ def folder(trained, tmp_path):
     return RunFolder(shutil.copytree(trained.path, tmp_path / "out" / trained.path.name))
 
 
-def event_file(logdir: Path, folder: RunFolder) -> Path:
-    return logdir / folder.path.name / FILE
+def event_files(logdir: Path, folder: RunFolder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((logdir / folder.path.name).iterdir())}
 
 
-# The event file
+# The event files
 
 
-def test_a_run_that_has_ended_is_told_whole_and_only_once(folder, tmp_path):
-    track(folder, tmp_path / "logs")
+def test_a_run_that_has_ended_is_written_whole_and_only_once(folder, tmp_path):
+    Tracker(tmp_path / "logs")(folder)
     assert_tracked(tmp_path / "logs", folder)
     found = points(tmp_path / "logs", folder.path.name)
     assert {"train.nc1", "test.nc3", "gradient_norm", "train.weight_norms/0", "train.weight_norms/2"} <= found.keys()
-    assert "train.weight_norms/3" not in found
-    assert "epoch" not in found
-    before = event_file(tmp_path / "logs", folder).read_bytes()
-    track(folder, tmp_path / "logs")
-    assert event_file(tmp_path / "logs", folder).read_bytes() == before
+    assert not {"train.weight_norms/3", "epoch"} & found.keys()
+    before = event_files(tmp_path / "logs", folder)
+    Tracker(tmp_path / "logs")(folder)
+    assert event_files(tmp_path / "logs", folder) == before
 
 
-def test_records_that_are_made_anew_replace_the_old_and_numbers_that_are_none_are_told_too(folder, tmp_path):
-    track(folder, tmp_path / "logs")
+def test_records_that_are_made_anew_replace_the_old_with_nan_and_infinity_too(folder, tmp_path):
+    Tracker(tmp_path / "logs")(folder)
     lines = folder.records()
     lines[1] |= {"train.nc1": math.nan, "train.nc3": math.inf, "test.nc1": -math.inf, "test.nc3": 1e300}
     (folder.path / "records.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
-    track(folder, tmp_path / "logs")
+    Tracker(tmp_path / "logs")(folder)
     found = points(tmp_path / "logs", folder.path.name)
     assert math.isnan(found["train.nc1"][1][1])
     assert [found[key][1][1] for key in ("train.nc3", "test.nc1", "test.nc3")] == [math.inf, -math.inf, math.inf]
+    before = event_files(tmp_path / "logs", folder)
+    Tracker(tmp_path / "logs")(folder)
+    assert event_files(tmp_path / "logs", folder) == before
     assert_tracked(tmp_path / "logs", folder)
 
 
-def test_a_run_is_tracked_as_it_goes_without_a_word_written_twice(tmp_path):
+def test_a_run_is_tracked_as_it_trains(tmp_path):
     logs, folder = tmp_path / "logs", RunFolder(tmp_path / run_id(SMALL, GAUSSIAN))
-    written = [b""]
+    track = Tracker(logs)
 
     def tracked(state):
-        track(folder, logs)
+        track(folder)
         assert_tracked(logs, folder)
-        written.append(event_file(logs, folder).read_bytes())
-        assert written[-1].startswith(written[-2])
-        assert (len(written[-1]) > len(written[-2])) == (state.record is not None)
 
     execute(SMALL, GAUSSIAN, tmp_path, on_state=tracked)
-    assert len(written) == 1 + 7
+    assert len(event_files(logs, folder)) <= 3
     times = [event.wall_time for event in read(logs, folder.path.name).Scalars("train.nc1")]
     seconds = np.cumsum([line["train"] + line["measure"] for line in folder.timings()])
     np.testing.assert_allclose(np.diff(times), np.diff(seconds), atol=1e-5)
     assert abs(times[0] - time.time()) < 60
 
 
-@pytest.mark.parametrize(
-    "spoilt", [lambda data, cut: data[:cut], lambda data, cut: data[:cut] + bytes(len(data) - cut)]
-)
-def test_a_torn_file_is_mended_wherever_it_was_torn(folder, tmp_path, spoilt):
-    track(folder, tmp_path)
-    path = event_file(tmp_path, folder)
-    whole = path.read_bytes()
-    for cut in [*range(0, 200, 3), *range(200, len(whole), 997)]:
-        path.write_bytes(spoilt(whole, cut))
-        track(folder, tmp_path)
-        if cut > 30:  # else the moment of its beginning is lost too
-            assert path.read_bytes() == whole
-        assert len(path.read_bytes()) == len(whole)
-    assert_tracked(tmp_path, folder)
+def test_a_torn_file_is_made_up_for_wherever_it_was_torn(folder, tmp_path):
+    Tracker(tmp_path / "logs")(folder)
+    written = event_files(tmp_path / "logs", folder)
+    name, whole = max(written.items(), key=lambda item: len(item[1]))
+    for cut in (0, 11, 200, len(whole) // 2, len(whole) - 1):
+        for rest in (b"", bytes(len(whole) - cut)):
+            for path in (tmp_path / "logs" / folder.path.name).iterdir():
+                path.unlink() if path.name not in written else path.write_bytes(written[path.name])
+            (tmp_path / "logs" / folder.path.name / name).write_bytes(whole[:cut] + rest)
+            Tracker(tmp_path / "logs")(folder)
+            assert_tracked(tmp_path / "logs", folder)
 
 
 class Stopped(Exception):
@@ -154,8 +149,10 @@ class Stopped(Exception):
 
 
 def stop_at(epoch, folder, logs):
+    track = Tracker(logs)
+
     def on_state(state):
-        track(folder, logs)
+        track(folder)
         if state.epoch == epoch:
             raise Stopped
 
@@ -173,52 +170,49 @@ def test_records_that_are_cut_and_made_again_are_there_once(tmp_path):
     shutil.copy(saved, folder.path / "checkpoint.safetensors")  # as if it was killed before the next was written
     assert [step for step, _ in points(logs, folder.path.name)["train.nc1"]] == [0, 1, 2, 3, 4]
 
-    steps = []
+    steps, track = [], Tracker(logs)
 
     def look(state):
-        track(folder, logs)
+        track(folder)
         steps.append([step for step, _ in points(logs, folder.path.name)["train.nc1"]])
 
     execute(SMALL, GAUSSIAN, tmp_path, on_state=look)
     assert steps[0] == [0, 1, 2, 3]
     assert steps[-1] == [0, 1, 2, 3, 4, 6]
-    track(folder, logs)
+    Tracker(logs)(folder)
     assert_tracked(logs, folder)
 
 
-def test_the_hyperparameters_and_the_end_are_in_the_table_of_tensorboard(folder, tmp_path):
-    (folder.path / "result.json").rename(tmp_path / "result.json")
-    (folder.path / "checkpoint.safetensors").unlink()
-    track(folder, tmp_path / "logs")
-
+@pytest.mark.parametrize("status", ["finished", "diverged"])
+def test_the_hyperparameters_and_the_end_are_in_the_table_of_tensorboard(folder, tmp_path, status):
     def session(tag):
         return read(tmp_path / "logs", folder.path.name).SummaryMetadata(tag).plugin_data.content
 
+    (folder.path / "result.json").rename(tmp_path / "result.json")
+    (folder.path / "checkpoint.safetensors").unlink()
+    Tracker(tmp_path / "logs")(folder)
+    with pytest.raises(KeyError):
+        session(metadata.SESSION_START_INFO_TAG)
+    (folder.path / "result.json").write_text(to_json({"status": status, "epoch": 6}))
+    Tracker(tmp_path / "logs")(folder)
     start = metadata.parse_session_start_info_plugin_data(session(metadata.SESSION_START_INFO_TAG))
     values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
-    assert values == {name: value for name, value in dataclasses.asdict(SMALL).items() if value is not None}
-    with pytest.raises(KeyError):
-        session(metadata.SESSION_END_INFO_TAG)
-    for status, expected in (("finished", api_pb2.STATUS_SUCCESS), ("diverged", api_pb2.STATUS_FAILURE)):
-        (folder.path / "result.json").write_text(to_json({"status": status, "epoch": 6}))
-        track(folder, tmp_path / "logs")
-        end = metadata.parse_session_end_info_plugin_data(session(metadata.SESSION_END_INFO_TAG))
-        assert end.status == expected
-        assert end.end_time_secs > start.start_time_secs
+    config = {name: value for name, value in dataclasses.asdict(SMALL).items() if value is not None}
+    assert values == {**config, "status": status}
 
 
 def test_what_is_no_run_or_a_damaged_one_writes_nothing(folder, tmp_path):
-    track(RunFolder(tmp_path / "nothing"), tmp_path / "logs")
+    Tracker(tmp_path / "logs")(RunFolder(tmp_path / "nothing"))
     (folder.path / "records.jsonl").write_text("{")
     with pytest.raises(RunError, match=r"records\.jsonl is damaged"):
-        track(folder, tmp_path / "logs")
+        Tracker(tmp_path / "logs")(folder)
     assert not (tmp_path / "logs").exists()
 
 
 def test_a_file_that_cannot_be_written_is_named(folder, tmp_path):
     (tmp_path / "logs").write_text("")
-    with pytest.raises(WriteError, match=f"{FILE} cannot be written .*; make room, or name another folder"):
-        track(folder, tmp_path / "logs")
+    with pytest.raises(WriteError, match=r"cannot be written .*; make room, or name another folder"):
+        Tracker(tmp_path / "logs")(folder)
 
 
 # The command
@@ -302,10 +296,13 @@ def test_killed_again_and_again_every_record_is_there_once(tmp_path):
     out, logs = tmp_path / "out", tmp_path / "logs"
     folder = RunFolder(out / run_id(config, GAUSSIAN))
     command = train_words(config, out, "--tensorboard", logs)
-    for kill in range(3):
-        process = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        size = event_file(logs, folder).stat().st_size if kill else 0
-        wait_for(lambda size=size: event_file(logs, folder).exists() and event_file(logs, folder).stat().st_size > size)
+
+    def written():
+        return sum(path.stat().st_size for path in logs.glob("*/*tfevents*"))
+
+    for _ in range(3):
+        process, size = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), written()
+        wait_for(lambda size=size: written() > size)
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
     subprocess.run(command, check=True, capture_output=True)

@@ -501,7 +501,7 @@ REFUSED = {
     ),
     "a classifier that is never called": (
         lambda shape, classes: unused(shape, classes, lambda model, x: model.forgotten(x)),
-        r"does not call its last linear layer.*define the classifier last",
+        r"does not call its last linear layer.*return the output of such a layer",
     ),
     "a classifier whose outputs are changed": (
         alone(lambda model, x: 0.5 * model.fc(x)),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError, RunError
-from .._files import to_json, write_text
+from .._files import json_lines, write_json_lines
 from ..metrics import DEFINITIONS_VERSION
 from ..sweeps import SCHEMA_VERSION, THEORY_VERSION
 from ..training import RunConfig
@@ -21,7 +21,7 @@ _VERSIONS = {"schema": SCHEMA_VERSION, "definitions": DEFINITIONS_VERSION, "theo
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
     """Writes a line for each result: the fields that differ from the defaults, the numbers, and where it ran."""
-    write_text(path, "".join(to_json(_line(result)) + "\n" for result in results))
+    write_json_lines(path, map(_line, results))
 
 
 def read_results(path: Path) -> dict[RunConfig, Result]:
@@ -30,9 +30,7 @@ def read_results(path: Path) -> dict[RunConfig, Result]:
     The result is empty if there is no file. Raises `RunError` if a line is not a result, or has another version.
     """
     found: dict[RunConfig, Result] = {}
-    # Split bytes and not text, as a line may be cut within a character.
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    for number, line in enumerate(lines, start=1):
+    for number, line in json_lines(path):
         if not line:
             continue
         try:

@@ -41,8 +41,8 @@ def claims(
 
     if quick == full:
         raise InputError(
-            "claims takes either --quick, all claims on the 5,000 bundled digits, or --full, these and those on all of "
-            "MNIST and CIFAR-10, which takes hours, or a GPU"
+            "claims takes either --quick or --full: all claims on the 5,000 bundled digits, or these and those about "
+            "weight decay on all of MNIST and CIFAR-10, which takes hours, or a GPU"
         )
     settings = FULL if full else QUICK
     if dry_run:

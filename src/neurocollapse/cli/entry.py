@@ -22,10 +22,10 @@ USER_ERRORS = (ValueError, OSError)
 #: The module that holds the function of each command, and the first line of that function's docstring.
 COMMANDS = {
     "reproduce": (
-        "experiments",
+        "running",
         "The paper's experiment: train with and without weight decay, draw its figure, print its numbers.",
     ),
-    "train": ("experiments", "Train one configuration, or the product of several values of its fields."),
+    "train": ("running", "Train one configuration, or the product of several values of its fields."),
     "measure": ("measurements", "Measure the collapse of features in a file, or of a model at one checkpoint or many."),
     "verify": (
         "theory",

@@ -12,7 +12,6 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
@@ -21,7 +20,7 @@ from .._errors import InputError
 
 _POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 
-_KINDS = {int: "whole numbers", float: "numbers", type(None): "None", str: "text", Path: "a path"}
+_KINDS = {int: "whole numbers", float: "numbers"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,13 +109,13 @@ def read(hint: Any, word: str) -> Any:
         if word in choices:
             return word
         raise InputError(f"there are {', '.join(choices)}")
-    for kind in choices:
-        with contextlib.suppress(InputError):
-            return read(kind, word)
-    with contextlib.suppress(ValueError):
-        if not choices and (hint is not type(None) or word == "None"):
-            return None if word == "None" else hint(word)
-    raise InputError(f"it takes {' or '.join(_KINDS[_unwrapped(kind)[0]] for kind in choices or (hint,))}")
+    if type(None) in choices:
+        (kind,) = (kind for kind in choices if kind is not type(None))
+        return None if word == "None" else read(kind, word)
+    try:
+        return hint(word)
+    except ValueError:
+        raise InputError(f"it takes {_KINDS[hint]}") from None
 
 
 def _complaint(command: Callable[..., int], words: Sequence[str]) -> str | None:
@@ -134,13 +133,14 @@ def _complaint(command: Callable[..., int], words: Sequence[str]) -> str | None:
         if hint is None and option:
             near = difflib.get_close_matches(option, options, n=1)
             return f"there is no option {option}{f' (did you mean {near[0]}?)' if near else ''}"
-        many = get_origin(hint) is tuple
-        used = len(values) if many else 0 if hint in (None, bool) else 1
+        bare, _ = _unwrapped(hint)
+        many = get_origin(bare) is tuple
+        used = len(values) if many else 0 if bare in (None, bool) else 1
         if len(values) < used:
             return f"{option} needs a value"
         for value in values[:used]:
             try:
-                read(get_args(hint)[0] if many else hint, value)
+                read(get_args(bare)[0] if many else hint, value)
             except ValueError as error:
                 return f"{option} cannot be {value!r}: {error}"
         loose += values[used:]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from .._errors import CheckpointError
-from .._files import atomic_path, to_json
+from .._files import json_lines, write_json_lines
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, unwrap
@@ -134,11 +134,10 @@ class Trajectory:
     def __init__(self, path: Path, conditions: Mapping[str, Any]):
         self.path, self.conditions = path, dict(conditions)
         self.lines: list[dict[str, Any]] = []
-        if path.is_file():
-            try:
-                self.lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"{path} is no trajectory ({error}); remove it, or name another file") from error
+        try:
+            self.lines = [json.loads(line) for _, line in json_lines(path)]
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is no trajectory ({error}); remove it, or name another file") from error
 
     def missing(self, checkpoints: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """The checkpoints not measured yet, each with what to begin its line with."""
@@ -156,8 +155,7 @@ class Trajectory:
     def add(self, line: dict[str, Any]) -> None:
         same = {"checkpoint": line["checkpoint"], **self.conditions}
         self.lines = [known for known in self.lines if not _agrees(same, known)] + [line]
-        with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(to_json(known) + "\n" for known in self.lines), encoding="utf-8")
+        write_json_lines(self.path, self.lines)
 
 
 def _agrees(conditions: Mapping[str, Any], line: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from .capture.loaders import LABEL_KEYS
 from .capture.store import FeatureStore
 from .capture.subset import stratified_subset
 from .features import is_cheap, measure
-from .processes import Processes
+from .process_group import Processes
 
 STRATEGIES = ("keep", "stream", "twice")
 

@@ -1,11 +1,11 @@
 from .figures.drawing import save_figure as save_figure
-from .figures.records import PANELS as PANELS
 from .figures.records import collapse_figure as collapse_figure
 from .folder_report import report as report
 from .folder_report import write_report as write_report
 from .page.content import ReportRun as ReportRun
 from .page.content import report_content as report_content
 from .page.html import report_page as report_page
+from .panels import PANELS as PANELS
 from .reproduction import Reproduction as Reproduction
 from .reproduction import reproduce as reproduce
 from .reproduction import reproduction_sweep as reproduction_sweep

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from .panels import COLLAPSE_PANELS
+
 #: What a summary shows of every weight decay, in this order.
 SUMMARY_KEYS = (
     "train.accuracy",
@@ -26,14 +28,7 @@ SUMMARY_KEYS = (
 )
 
 #: The panels in which the paper has λ = 0 above every λ > 0, and `nc2_equinorm`, which says one of them free of scale.
-ORDERED_KEYS = (
-    "train.nc1",
-    "train.nc2_norm_variance",
-    "train.nc2_equinorm",
-    "train.nc2_cosine",
-    "train.nc3",
-    "train.nc4",
-)
+ORDERED_KEYS = tuple(f"train.{key}" for key in COLLAPSE_PANELS)
 
 
 def final_records(frame: pd.DataFrame) -> pd.DataFrame:

@@ -10,11 +10,12 @@ import torch
 
 from .._errors import InputError, NetworkError
 from ..datasets import Dataset
+from ..networks import Fingerprint
 from ..training import RunConfig, data_part, network_of, training_data
 from .axes import estimate_seconds
 from .folder import RunFolder
 from .identity import check_same, run_id
-from .networks_tried import Fingerprint, fingerprint, is_users_own, probe, probe_stacked, run_notes
+from .networks_tried import fingerprint, is_users_own, probe, probe_stacked, run_notes
 
 
 @dataclass(frozen=True)

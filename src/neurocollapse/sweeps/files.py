@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 
 from .._errors import InputError, RunError
-from .._files import to_json, write_text
+from .._files import json_lines, write_json_lines
 
 #: Of a .safetensors file's metadata: the checksum of its arrays.
 CHECKSUM = "sha256"
@@ -37,12 +37,11 @@ def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file, with the strings that `to_json` made of numbers turned back."""
     try:
-        content = path.read_bytes() if path.exists() else b""
+        content = list(json_lines(path))
     except OSError as error:
         raise damaged(path, error) from error
     lines = []
-    # Not splitlines, which also splits at characters that JSON strings may hold.
-    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
+    for number, line in content:
         try:
             values = _object(line.decode(), "epoch")
         except ValueError as error:
@@ -52,7 +51,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(to_json(dict(line)) + "\n" for line in lines))
+    write_json_lines(path, map(dict, lines))
 
 
 def _numbers(value: Any) -> Any:

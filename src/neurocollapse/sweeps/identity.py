@@ -13,10 +13,10 @@ from .._errors import RunError
 from .._version import __version__
 from ..datasets import Dataset
 from ..metrics import DEFINITIONS_VERSION
+from ..networks import Fingerprint
 from ..training import RunConfig
 from .files import read_json
 from .folder import SCHEMA_VERSION, RunFolder
-from .networks_tried import Fingerprint
 
 
 def run_id(config: RunConfig, dataset: Dataset) -> str:

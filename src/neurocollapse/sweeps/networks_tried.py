@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from .._errors import DivergedError, NetworkError
 from ..datasets import Dataset, Split
-from ..networks import Fingerprint as Fingerprint
-from ..networks import check_homogeneous, find_classifier, fingerprint_of
+from ..networks import Fingerprint, check_homogeneous, find_classifier, fingerprint_of
 from ..training import RunConfig, epochs, network_of, seeded, train_together
 
 #: Images on which homogeneity is tried.

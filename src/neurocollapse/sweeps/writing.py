@@ -12,11 +12,11 @@ from .._errors import RunError, WriteError
 from .._files import to_json, write_text
 from ..datasets import Dataset
 from ..metrics import DEFINITIONS_VERSION
+from ..networks import Fingerprint
 from ..training import Record, RunConfig
 from .files import read_json, read_lines, write_lines
 from .folder import SCHEMA_VERSION, SNAPSHOTS, RunFolder, epoch_of
 from .identity import provenance
-from .networks_tried import Fingerprint
 from .tensors import model_weights, read_tensors, write_tensors
 
 

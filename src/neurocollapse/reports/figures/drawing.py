@@ -129,7 +129,7 @@ def _set_log_ticks(axes: Axes, low: float, high: float, *, zero: bool) -> None:
         ticks = {10.0**k: f"$10^{{{k}}}$" for k in shown}
     else:
         around = [m * 10.0**k for k in range(exponents.start - 2, exponents.stop + 1) for m in (1, 2, 5)]
-        ticks = {value: number(value) for value in around if low <= value <= high}
+        ticks = {value: in_powers(value) for value in around if low <= value <= high}
     if zero:
         ticks[0.0] = "0"
     between = [m * 10.0**k for k in range(exponents.start - 1, exponents.stop) for m in range(1, 10)]
@@ -143,10 +143,10 @@ def set_ticks(axis: Axis, labelled: dict[float, str], minor: Sequence[float]) ->
     axis.set_minor_formatter(NullFormatter())
 
 
-def number(value: float) -> str:
+def in_powers(value: float) -> str:
     r"""Plain, or as a multiple of a power of ten where that is shorter.
 
-    >>> number(0.25), number(1e-3), number(5e-4)
+    >>> in_powers(0.25), in_powers(1e-3), in_powers(5e-4)
     ('0.25', '$10^{-3}$', '$5\\cdot10^{-4}$')
     """
     mantissa, exponent = f"{value:.5e}".split("e")

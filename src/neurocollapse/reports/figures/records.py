@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..._errors import InputError
+from ..panels import COLLAPSE_PANELS, PANELS, data_term
 from .drawing import (
     COLOURS,
     DASHES,
@@ -25,30 +26,11 @@ from .drawing import (
     REFERENCE,
     grid,
     house_style,
-    number,
+    in_powers,
     set_ticks,
     set_value_axis,
     write_around,
 )
-
-#: Each panel's name and formula. Of the first two, the data terms, a figure shows that of its runs' loss.
-PANELS = {
-    "loss_data": ("Square loss", r"$(1/2N)\ \Sigma_i\,\Vert f_i-y_i\Vert^2$"),
-    "cross_entropy": ("Cross-entropy", r"$-(1/N)\ \Sigma_i\,\log\,\mathrm{softmax}(f_i)_{y_i}$"),
-    "nc1": ("NC1  within-class variability", r"$\mathrm{Tr}(\Sigma_W\,\Sigma_B^{+})$"),
-    "nc2_norm_variance": ("NC2  norms of the means, variance", r"$\mathrm{Var}_c\,\Vert\mu_c-\mu_G\Vert$"),
-    "nc2_equinorm": (
-        "NC2  norms of the means, scale-free",
-        r"$\mathrm{Std}_c\,\Vert\mu_c-\mu_G\Vert\;/\;\mathrm{Mean}_c\,\Vert\mu_c-\mu_G\Vert$",
-    ),
-    "nc2_cosine": ("NC2  shifted cosines", r"$\mathrm{Mean}_{c<d}\,|\cos(\mu_c-\mu_G,\,\mu_d-\mu_G)+1/(C-1)|$"),
-    "nc3": (
-        "NC3  distance from self-duality",
-        r"$\Vert\,W/\Vert W\Vert_F-\dot{M}^\top\!/\Vert\dot{M}\Vert_F\,\Vert_F$",
-    ),
-    "nc4": ("NC4  nearest class mean disagrees", "share of samples"),
-}
-COLLAPSE_PANELS = ("nc1", "nc2_norm_variance", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
 
 START: dict[str, Any] = {
     "marker": "o",
@@ -88,7 +70,7 @@ def collapse_figure(
 
     Rangamani and Banburski-Fahey (2022), Figures 1 and 2.
     """
-    panels = (data_term(frame), *COLLAPSE_PANELS)
+    panels = (data_term(values(frame, "loss")), *COLLAPSE_PANELS)
     columns = [f"{split}.{key}" for key in panels]
     frame = checked(frame, ["terminal_phase_start", *columns], one_run_per=["weight_decay", "seed"])
     there = set(frame["weight_decay"])
@@ -159,7 +141,7 @@ def _draw_trajectories(axes: Axes, frame: pd.DataFrame, column: str, looks: dict
         runs = runs.interpolate(method="index", limit_area="inside")
         median = runs.median(axis=1)
         single: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(median) == 1 else {}
-        axes.plot(median.index, median, label=number(weight_decay), **look, **single)
+        axes.plot(median.index, median, label=in_powers(weight_decay), **look, **single)
         if len(runs.columns) > 1:
             axes.fill_between(median.index, runs.min(axis=1), runs.max(axis=1), color=look["color"], alpha=0.18, lw=0)
         for run in (runs[run_id].dropna() for run_id in runs):
@@ -176,18 +158,14 @@ def _terminal_phase_start(group: pd.DataFrame) -> float:
     return sorted(starts)[len(starts) // 2]
 
 
-def data_term(frame: pd.DataFrame) -> str:
-    return "cross_entropy" if _values(frame, "loss") == {"cross_entropy"} else "loss_data"
-
-
-def _values(frame: pd.DataFrame, column: str) -> set[Any]:
+def values(frame: pd.DataFrame, column: str) -> set[Any]:
     return set(frame[column].dropna()) if column in frame else set()
 
 
 def nc3_reference(frame: pd.DataFrame) -> float:
     """√(2 − 2√(1 − 1/C)); nan unless the frame tells one number of classes, and of no other loss and no bias."""
-    classes = _values(frame, "num_classes")
-    if _values(frame, "loss") - {"square"} or _values(frame, "bias") - {"none"}:
+    classes = values(frame, "num_classes")
+    if values(frame, "loss") - {"square"} or values(frame, "bias") - {"none"}:
         return math.nan
     return math.sqrt(2 - 2 * math.sqrt(1 - 1 / classes.pop())) if len(classes) == 1 else math.nan
 
@@ -199,17 +177,17 @@ def reference_entry(reference: float) -> list[Line2D]:
 
 def dress(axes: Axes, key: str, column: pd.Series, reference: float) -> None:
     """A panel's title and y axis, and for NC3 the reference."""
-    name, formula = PANELS[key]
+    name, _, formula = PANELS[key]
     # Two texts, each on its own baseline: as one, a tall formula would lift the name above its neighbours'.
     axes.set_title(name, pad=21)
     axes.annotate(formula, (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points", va="baseline")
-    values = column[np.isfinite(column)].to_numpy()
-    if not len(values):
+    finite = column[np.isfinite(column)].to_numpy()
+    if not len(finite):
         axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=GREY)
     if key == "nc3" and not math.isnan(reference):
         axes.axhline(reference, **REFERENCE)
-        values = np.append(values, reference)
-    set_value_axis(axes, values)
+        finite = np.append(finite, reference)
+    set_value_axis(axes, finite)
 
 
 def _set_epoch_axis(axes: Axes, last: int) -> None:
@@ -236,7 +214,7 @@ def _marks(frame: pd.DataFrame, drawn: set[object]) -> dict[str, Any]:
 def _draw_legend(axes: Axes, looks: dict[float, dict[str, Any]], marks: dict[str, Any], split: str) -> None:
     """λ above, marks below, in a cell without axes: it may use the height that the others give to titles and ticks."""
     axes.set_axis_off()
-    lines = [Line2D([], [], label=number(value), **look) for value, look in looks.items()]
+    lines = [Line2D([], [], label=in_powers(value), **look) for value, look in looks.items()]
     title = r"Weight decay $\lambda$, " + {"train": "training set", "test": "test set"}.get(split, split)
     place: dict[str, Any] = {"borderaxespad": 0, "borderpad": 0, "handlelength": 2.8, "alignment": "left"}
     columns = math.ceil(len(lines) / 5)

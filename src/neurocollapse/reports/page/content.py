@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...training import RunConfig
+from ..panels import COLLAPSE_PANELS, PANELS, data_term
 
 #: Of a sweep's samples in motion, as 16-bit integers; in the page they take a third more.
 _MOTION_BYTES = 2_800_000
@@ -16,16 +17,8 @@ _MOTION_BYTES = 2_800_000
 #: Records of a run that are shown in motion.
 _FRAMES = 32
 
-#: What a panel is called, and its formula. Of the first two, the data terms, that of the runs' loss is shown.
-PANELS = {
-    "loss_data": ("Square loss", "(1/2N) Σᵢ ‖fᵢ − yᵢ‖²"),
-    "cross_entropy": ("Cross-entropy", "−(1/N) Σᵢ log softmax(fᵢ) of the label"),
-    "nc1": ("NC1 · within-class variability", "Tr(Σ_W Σ_B⁺)"),
-    "nc2_equinorm": ("NC2 · norms of the means", "Std ‖μ_c − μ_G‖ / Mean ‖μ_c − μ_G‖"),
-    "nc2_cosine": ("NC2 · angles of the means", "Mean |cos(μ_c − μ_G, μ_d − μ_G) + 1/(C−1)|"),
-    "nc3": ("NC3 · self-duality", "‖ W/‖W‖ − Ṁᵀ/‖Ṁ‖ ‖"),
-    "nc4": ("NC4 · nearest class mean disagrees", "share of samples"),
-}
+#: Of the norms of the means the scale-free reading is shown.
+_PANELS = {key: panel for key, panel in PANELS.items() if key != "nc2_norm_variance"}
 
 #: Beside the panels, for those who take the numbers with them.
 _OTHER_KEYS = ("accuracy", "loss", "objective")
@@ -116,10 +109,11 @@ def _common(runs: Sequence[ReportRun]) -> dict[str, Any]:
 
 
 def _panels(runs: Sequence[ReportRun]) -> list[dict[str, str]]:
-    entropy = bool(runs) and all(run.config.get("loss") == "cross_entropy" for run in runs)
-    left_out = "loss_data" if entropy else "cross_entropy"
+    term = data_term(run.config.get("loss", "square") for run in runs)
     return [
-        {"key": key, "name": name, "formula": formula} for key, (name, formula) in PANELS.items() if key != left_out
+        {"key": key, "name": panel.name, "formula": panel.formula}
+        for key, panel in _PANELS.items()
+        if key in (term, *COLLAPSE_PANELS)
     ]
 
 
@@ -151,7 +145,7 @@ def _finite(value: Any) -> Any:
 
 def _series(run: ReportRun, split: str) -> dict[str, list[float | None]]:
     """By key, over the records; of those keys that any record has, and that tell of anything."""
-    keys = [key for key in (*PANELS, *_OTHER_KEYS) if run.num_classes > 2 or not key.startswith("nc2")]
+    keys = [key for key in (*_PANELS, *_OTHER_KEYS) if run.num_classes > 2 or not key.startswith("nc2")]
     found = {key: [_rounded(record.get(f"{split}.{key}")) for record in run.records] for key in keys}
     return {key: values for key, values in found.items() if any(value is not None for value in values)}
 
