@@ -119,42 +119,28 @@ def test_reproduce_tells_the_time_the_progress_and_the_result(reproduced):
 
 
 @pytest.mark.usefixtures("no_processes")
-def test_a_second_reproduce_trains_nothing_and_prints_the_same_numbers(reproduced, run):
+def test_a_second_reproduce_trains_nothing_and_prints_the_same_numbers_also_as_json(reproduced, run):
     out, finished = reproduced
     before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
-    status, printed, said = run(*REPRODUCE, "--out", out)
-    assert status == 0
-    assert printed == finished.stdout
-    assert said == f"4 run(s) have ended already, in {out}\n"
-    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == before
-
-
-@pytest.mark.usefixtures("no_processes")
-def test_reproduce_as_json(reproduced, run):
-    out, _ = reproduced
+    assert run(*REPRODUCE, "--out", out) == (0, finished.stdout, f"4 run(s) have ended already, in {out}\n")
     status, printed, _ = run(*REPRODUCE, "--out", out, "--json")
-    assert status == 0
+    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == before
     answer = strict_json(printed)
-    assert answer["failed"] == []
+    assert (status, answer["failed"]) == (0, [])
     assert answer["ordering"] == paper_ordering(nc.runs(out))
-    table = summary(nc.runs(out))
-    assert [row["mean"] for row in answer["summary"]] == table["mean"].tolist()
+    assert [row["mean"] for row in answer["summary"]] == summary(nc.runs(out))["mean"].tolist()
     assert {row["runs"] for row in answer["summary"]} == {2}
 
 
 @pytest.mark.usefixtures("no_processes")
-def test_a_dry_run_only_tells_the_time(tmp_path, run):
+def test_a_dry_run_only_tells_the_time_and_the_ids(tmp_path, reproduced, run, monkeypatch):
     status, printed, said = run(*REPRODUCE, "--out", tmp_path / "out", "--dry-run")
-    assert status == 0
-    assert printed == ""
-    assert len(said.splitlines()) == 1
+    assert (status, printed, said.count("\n")) == (0, "", 1)
     assert said.startswith("4 run(s), ")
     assert " s on this machine" in said
+    assert len(strict_json(run("train", *TINY, "--dry-run", "--json", "--out", tmp_path / "out")[1])["runs"]) == 1
     assert list(tmp_path.iterdir()) == []
 
-
-@pytest.mark.usefixtures("no_processes")
-def test_a_dry_run_as_json_has_the_estimate_and_the_ids(tmp_path, reproduced, run, monkeypatch):
     monkeypatch.setattr("neurocollapse.sweeps.checks.estimate_seconds", lambda *_: 100.0)
     out, _ = reproduced
     arguments = [*REPRODUCE, "--weight-decay", "0", "1e-2", "--dry-run", "--json", "--workers", "1"]
@@ -166,8 +152,6 @@ def test_a_dry_run_as_json_has_the_estimate_and_the_ids(tmp_path, reproduced, ru
     assert [run_id.rpartition("-")[0] for run_id in answer["runs"]] == [f"gaussian-mlp-wd0.01-seed{s}" for s in (0, 1)]
     assert {*answer["ended"]} < {path.name for path in out.iterdir()}
     assert len(answer["ended"]) == 2
-    arguments = ["train", *TINY, "--dry-run", "--json", "--out", tmp_path / "out"]
-    assert len(strict_json(run(*arguments)[1])["runs"]) == 1
 
 
 @pytest.mark.usefixtures("no_processes")
@@ -292,36 +276,37 @@ def test_train_varies_fields_and_tells_of_failures_each_time(tmp_path, run, monk
     assert "failed earlier: λ=0.0005 seed 3 learning_rate=1000000000.0: the objective became" in said
 
 
+FAILING = """
+from torch import nn
+
+class Net(nn.Linear):
+    def forward(self, x):
+        if len(x) > 100:  # more than it is tried on
+            raise TypeError("not today")
+        return super().forward(x)
+
+def build(shape, classes):
+    return Net(*shape, classes)
+"""
+
+
 def test_reproduce_where_everything_fails(tmp_path, run, monkeypatch):
-    (tmp_path / "failing_network.py").write_text(
-        "from torch import nn\n"
-        "class Net(nn.Linear):\n"
-        "    def forward(self, x):\n"
-        "        if len(x) > 100:\n"  # more than it is tried on
-        "            raise TypeError('not today')\n"
-        "        return super().forward(x)\n"
-        "def build(shape, classes):\n"
-        "    return Net(*shape, classes)\n"
-    )
+    (tmp_path / "failing_network.py").write_text(FAILING)
     monkeypatch.chdir(tmp_path)
     arguments = ["reproduce", "--dataset", "gaussian", "--network", "failing_network:build", "--weight-decay", "0"]
     status, printed, said = run(*arguments, "--out", "out")
-    assert status == 1
-    assert printed == ""
+    assert (status, printed) == (1, "")
     assert "no estimate of the time (TypeError: not today)" in said
     assert "failed: λ=0 seed 0: TypeError: not today" in said
     assert "nothing was recorded, so there is nothing to draw" in said
 
 
 @pytest.mark.usefixtures("no_processes")
-def test_reproduce_where_all_runs_diverged(tmp_path, run, monkeypatch):
-    config = RunConfig(dataset="gaussian", network="mlp", epochs=2)
+def test_reproduce_where_all_runs_diverged(tmp_path, run):
+    wild = dataclasses.replace(SMALL, learning_rate=1e9)
     for decay in (0.0, 1e-3):
-        this = dataclasses.replace(config, weight_decay=decay)
-        monkeypatch.setattr("neurocollapse.sweeps.resuming.run_id", lambda *_args, this=this: run_id(this, GAUSSIAN))
-        execute(dataclasses.replace(this, optimizer="sgd", learning_rate=1e9, width=8), GAUSSIAN, tmp_path)
-    arguments = ["reproduce", "--dataset", "gaussian", "--network", "mlp", "--epochs", "2"]
-    arguments += ["--weight-decay", "0", "1e-3"]
+        execute(dataclasses.replace(wild, weight_decay=decay), GAUSSIAN, tmp_path)
+    arguments = ["reproduce", *TINY, "--learning-rate", "1e9", "--weight-decay", "0", "1e-3"]
     status, printed, said = run(*arguments, "--out", tmp_path)
     assert status == 1
     assert said.count("failed earlier: ") == 2
@@ -610,25 +595,13 @@ def test_the_real_command_says_one_line_too(tmp_path):
 TRAIN = ["train", *TINY]
 COMMANDS = [
     (["reproduce", "--dataset", "mnist5"], "unknown data set 'mnist5'; did you mean 'mnist5k'?"),
-    (["reproduce", "--dataset", "absent.npz"], "there is no file absent.npz"),
-    (["reproduce", "--dataset", "gaussian", "--network", "convnt"], "there is no network 'convnt'; choose"),
-    (["reproduce", "--dataset", "gaussian", "--network", "no_such:f"], "cannot import 'no_such' for network"),
     (["reproduce", "--dataset", "gaussian"], "convnet needs images (channels, height, width), got"),
-    ([*REPRODUCE, "--weight-decay", "-1e-4"], "weight_decay must be at least 0, got -0.0001"),
-    ([*REPRODUCE, "--weight-decay", "nan"], "weight_decay must be finite, got nan"),
     ([*REPRODUCE, "--weight-decay", "0", "1e-3", "0.001"], "weight_decay has a value twice: 0.0, 0.001, 0.001"),
     ([*REPRODUCE, "--weight-decay"], "weight_decay needs at least one value"),
     ([*REPRODUCE, "--seeds", "0"], "seeds must be at least 1, got 0"),
-    ([*REPRODUCE, "--epochs", "-1"], "epochs must be at least 0, got -1"),
     ([*REPRODUCE, "--workers", "0"], "workers must be at least 1, got 0"),
-    ([*REPRODUCE, "--per-class", "101"], "fewer than per_class=101; ask for at most 100"),
     (["reproduce", "--dataset", "mnist", "--data-dir", "absent"], "the data folder absent does not exist"),
     (["reproduce", "--dataset", "mnist", "--data-dir", "a_file"], "the data folder a_file is a file, not a folder"),
-    ([*TRAIN, "--weight-decay", "-1"], "weight_decay must be at least 0, got -1.0"),
-    ([*TRAIN, "--seed", "99999999999999"], "seed must be below 8796093022208"),
-    ([*TRAIN, "--weight-decay", "inf"], "weight_decay must be finite, got inf"),
-    ([*TRAIN, "--depth", "9" * 21], "depth must be at most 1000, got 9999"),
-    ([*TRAIN, "--width", "9" * 22], "width must be at most 1000000, got 9999"),
     ([*TRAIN, "--depth", "1000000", "--dry-run"], "depth must be at most 1000, got 1000000"),
     ([*TRAIN, "--device", "nonsense"], "device nonsense cannot be used here; there is: cpu"),
     (["verify", ".", "--device", "nonsense"], "device nonsense cannot be used here; there is: cpu"),
@@ -643,11 +616,8 @@ COMMANDS = [
     ([*TRAIN, "--vary", "sead=1,2"], "--vary 'sead=1,2' is not field=value,value"),
     ([*TRAIN, "--vary", "seed=1,two"], "--vary 'seed=1,two': 'two' is no value for seed; it takes whole numbers"),
     ([*TRAIN, "--precision", "tf32"], "precision tf32 is of NVIDIA GPUs, got device cpu; take float32"),
-    ([*TRAIN, "--vary", "seed="], "'' is no value for seed"),
     ([*TRAIN, "--vary", "weight_decay=0,x"], "'x' is no value for weight_decay; it takes numbers"),
     ([*TRAIN, "--vary", "schedule=cosin"], "'cosin' is no value for schedule; there are constant, steps, "),
-    ([*TRAIN, "--augmentation", "shift"], "augmentation shift shifts images, got samples of shape (16,)"),
-    ([*TRAIN, "--vary", "weight-decay=0,-1"], "weight_decay must be at least 0, got -1.0"),
     ([*TRAIN, "--vary", "seed=1,1"], "seed has a value twice: 1, 1"),
     ([*TRAIN, "--vary", "seed=1", "seed=2"], "--vary names a field twice: seed=1 seed=2"),
     (["runs", "absent"], "there is no folder absent"),

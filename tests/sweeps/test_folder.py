@@ -299,10 +299,17 @@ def kill_at_write(monkeypatch, number, *, after):
 EARLY_END = dataclasses.replace(SMALL, weight_decay=0.1, learning_rate=0.02, gradient_tolerance=2.5)
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(
-    "config", [dataclasses.replace(SMALL, epochs=3), EARLY_END, DIVERGING], ids=["finished", "early", "diverged"]
-)
+MOMENTS = [
+    pytest.param(dataclasses.replace(SMALL, epochs=3), False, id="finished, before"),
+    pytest.param(dataclasses.replace(SMALL, epochs=3), True, id="finished, after"),
+    pytest.param(EARLY_END, False, id="early, before"),
+    pytest.param(EARLY_END, True, id="early, after", marks=pytest.mark.slow),
+    pytest.param(DIVERGING, False, id="diverged, before", marks=pytest.mark.slow),
+    pytest.param(DIVERGING, True, id="diverged, after"),
+]
+
+
+@pytest.mark.parametrize(("config", "after"), MOMENTS)
 def test_killed_at_any_write_a_run_goes_on_to_the_same_end(tmp_path, monkeypatch, config, after):
     whole = execute(config, FEW, tmp_path / "whole")
     with monkeypatch.context() as patch:
