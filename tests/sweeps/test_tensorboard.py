@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,15 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from neurocollapse import RunError, WriteError, cli
+from neurocollapse import RunError, WriteError
 from neurocollapse._files import to_json
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweeps import RunFolder, run_id
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.sweeps.tensorboard import Tracker
 from neurocollapse.training import RunConfig
+from tests.commands import COMMAND, start, train_words, wait_for
 
-COMMAND = str(Path(sys.executable).with_name("neurocollapse"))
 GAUSSIAN = load_dataset("gaussian")
 SMALL = RunConfig(dataset="gaussian", network="mlp", depth=3, width=8, learning_rate=0.01, epochs=6)
 TYPED = ["--dataset", "gaussian", "--network", "mlp", "--depth", "3", "--width", "8", "--learning-rate", "0.01"]
@@ -60,13 +59,16 @@ def recorded(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
     return expected
 
 
-def assert_tracked(logdir: Path, folder: RunFolder) -> None:
-    expected, found = recorded(folder), points(logdir, folder.path.name)
-    assert expected
-    assert found.keys() == expected.keys()
-    for tag, values in expected.items():
-        assert [step for step, _ in found[tag]] == [epoch for epoch, _ in values], tag
-        np.testing.assert_array_equal([value for _, value in found[tag]], [value for _, value in values], tag)
+def assert_tracked(logdir: Path, *folders: RunFolder) -> None:
+    """Of each of these runs there is what was recorded, once, and of no other run anything."""
+    assert {path.name for path in logdir.iterdir()} == {folder.path.name for folder in folders}
+    for folder in folders:
+        expected, found = recorded(folder), points(logdir, folder.path.name)
+        assert expected
+        assert found.keys() == expected.keys()
+        for tag, values in expected.items():
+            assert [step for step, _ in found[tag]] == [epoch for epoch, _ in values], tag
+            np.testing.assert_array_equal([value for _, value in found[tag]], [value for _, value in values], tag)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,8 @@ def test_a_run_that_has_ended_is_written_whole_and_only_once(folder, tmp_path):
     assert event_files(tmp_path / "logs", folder) == before
 
 
-def test_nan_and_infinity_are_written_too(folder, tmp_path):
+def test_records_that_are_made_anew_replace_the_old_with_nan_and_infinity_too(folder, tmp_path):
+    Tracker(tmp_path / "logs")(folder)
     lines = folder.records()
     lines[1] |= {"train.nc1": math.nan, "train.nc3": math.inf, "test.nc1": -math.inf, "test.nc3": 1e300}
     (folder.path / "records.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
@@ -180,15 +183,6 @@ def test_records_that_are_cut_and_made_again_are_there_once(tmp_path):
     assert_tracked(logs, folder)
 
 
-def test_records_that_come_out_otherwise_replace_the_old(folder, tmp_path):
-    Tracker(tmp_path)(folder)
-    lines = folder.records()
-    lines[3]["train.nc1"] += 1.0
-    (folder.path / "records.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
-    Tracker(tmp_path)(folder)
-    assert_tracked(tmp_path, folder)
-
-
 @pytest.mark.parametrize("status", ["finished", "diverged"])
 def test_the_hyperparameters_and_the_end_are_in_the_table_of_tensorboard(folder, tmp_path, status):
     def session(tag):
@@ -224,20 +218,6 @@ def test_a_file_that_cannot_be_written_is_named(folder, tmp_path):
 # The command
 
 
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """The command in this process: its exit status, what it printed and what it said."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main puts its own in place
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(arg) for arg in args])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
-
-
 def the_runs(out: Path) -> list[RunFolder]:
     return [RunFolder(path.parent) for path in sorted(out.glob("*/config.json"))]
 
@@ -248,15 +228,11 @@ def the_runs(out: Path) -> list[RunFolder]:
 def test_every_engine_is_tracked(tmp_path, engine):
     out, logs = tmp_path / "out", tmp_path / "logs"
     arguments = ["train", *TYPED, "--epochs", "3", "--vary", "seed=0,1", "--engine", engine]
-    finished = subprocess.run(
-        [COMMAND, *arguments, "--out", out, "--tensorboard", logs], capture_output=True, text=True, timeout=240
-    )
+    words = [COMMAND, *arguments, "--out", out, "--tensorboard", logs]
+    finished = subprocess.run(words, capture_output=True, text=True, timeout=240)
     assert finished.returncode == 0, finished.stderr
-    runs = the_runs(out)
-    assert {path.name for path in logs.iterdir()} == {run.path.name for run in runs}
-    assert len(runs) == 2
-    for run in runs:
-        assert_tracked(logs, run)
+    assert len(the_runs(out)) == 2
+    assert_tracked(logs, *the_runs(out))
 
 
 def test_runs_of_earlier_commands_are_told_and_a_damaged_one_stops_nothing(tmp_path, run):
@@ -271,25 +247,21 @@ def test_runs_of_earlier_commands_are_told_and_a_damaged_one_stops_nothing(tmp_p
     assert status == 1
     assert "damaged: λ=0.0005 seed 2: " in said
     assert "not in TensorBoard" not in said
-    assert {path.name for path in logs.iterdir()} == {whole.path.name, ended.path.name}
-    for folder in (whole, ended):
-        assert_tracked(logs, folder)
+    assert_tracked(logs, whole, ended)
 
 
 def test_reproduce_tracks_too(tmp_path, run):
     out, logs = tmp_path / "out", tmp_path / "logs"
-    status, _, said = run(
-        "reproduce", *TYPED, "--epochs", "2", "--engine", "batched", "--out", out, "--tensorboard", logs
-    )
+    words = ["reproduce", *TYPED, "--epochs", "2", "--engine", "batched", "--out", out, "--tensorboard", logs]
+    status, _, said = run(*words)
     assert status == 0, said
     assert len(the_runs(out)) == 3
-    for folder in the_runs(out):
-        assert_tracked(logs, folder)
+    assert_tracked(logs, *the_runs(out))
 
 
 @pytest.mark.parametrize("command", ["train", "reproduce"])
+@pytest.mark.usefixtures("no_estimates")
 def test_without_tensorboard_it_is_one_line_before_anything_is_trained(tmp_path, run, monkeypatch, command):
-    monkeypatch.setattr("neurocollapse.sweeps.checks.estimate_seconds", lambda *_: pytest.fail("it goes on"))
     monkeypatch.delitem(sys.modules, "neurocollapse.sweeps.tensorboard", raising=False)
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -302,8 +274,8 @@ def test_without_tensorboard_it_is_one_line_before_anything_is_trained(tmp_path,
 
 
 @pytest.mark.parametrize(("name", "message"), [("file", " is not a folder that can be written to"), ("", "is empty")])
-def test_a_folder_that_is_none_is_refused_before_anything_is_trained(tmp_path, run, monkeypatch, name, message):
-    monkeypatch.setattr("neurocollapse.sweeps.checks.estimate_seconds", lambda *_: pytest.fail("it goes on"))
+@pytest.mark.usefixtures("no_estimates")
+def test_a_folder_that_is_none_is_refused_before_anything_is_trained(tmp_path, run, name, message):
     (tmp_path / "file").write_text("")
     status, _, said = run("train", *TYPED, "--out", tmp_path / "out", "--tensorboard", name and tmp_path / name)
     assert status == 2
@@ -317,33 +289,20 @@ def test_a_dry_run_leaves_no_folder(tmp_path, run):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow  # to import all that the command line does
-def test_the_command_line_does_not_load_tensorboard():
-    code = "import sys, neurocollapse.cli; print('tensorboard' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a group of processes")
 def test_killed_again_and_again_every_record_is_there_once(tmp_path):
     config = dataclasses.replace(SMALL, epochs=400)
     out, logs = tmp_path / "out", tmp_path / "logs"
     folder = RunFolder(out / run_id(config, GAUSSIAN))
-    command = [COMMAND, "train", *TYPED, "--epochs", "400", "--out", str(out), "--tensorboard", str(logs)]
-
-    def start():
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    command = train_words(config, out, "--tensorboard", logs)
 
     def written():
         return sum(path.stat().st_size for path in logs.glob("*/*tfevents*"))
 
     for _ in range(3):
-        process = start()
-        size, deadline = written(), time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if written() > size:
-                break
-            time.sleep(0.001)
+        process, size = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), written()
+        wait_for(lambda size=size: written() > size)
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
     subprocess.run(command, check=True, capture_output=True)
