@@ -103,7 +103,7 @@ def test_runs_fail_alone_and_say_how(tmp_path, user_module, monkeypatch):
     assert [ends[index].kind for index in range(4)] == ["failed", "failed", "done", "failed"]
     assert ends[0].message.startswith(f"NetworkError: {user_module}:raises raised KeyError: 'no such layer\\nat all' (")
     assert f"{user_module}.py, line " in ends[0].message
-    assert ends[1].message == "its process was killed by SIGKILL (out of memory?); the same command goes on from there"
+    assert ends[1].message == "its process was killed by SIGKILL (out of memory?); the same command resumes it"
     assert "the objective became" in ends[3].message
     assert [event.epoch for event in events if event.index == 2] == [0, 1, 2, 3, 4, 4]
 
@@ -140,7 +140,7 @@ def test_a_process_that_ends_without_a_word_is_a_failure():
     process.start()
     event = processes._silent_end(7, process)
     assert (event.index, event.kind) == (7, "failed")
-    assert event.message == "its process ended with status 3 (out of memory?); the same command goes on from there"
+    assert event.message == "its process ended with status 3 (out of memory?); the same command resumes it"
 
 
 def ended(pid):
@@ -169,7 +169,7 @@ def test_closing_the_iterator_ends_the_processes_and_keeps_what_is_saved(tmp_pat
     assert all(ended(pid) for pid in children)
     assert not multiprocessing.active_children()
     begun = [RunWriter(tmp_path / run_id(config, GAUSSIAN)) for config in configs]
-    assert [folder.begun for folder in begun] == [True, True, False, False]
+    assert [folder.started for folder in begun] == [True, True, False, False]
     assert all(folder.resume_point() for folder in begun[:2])
 
 

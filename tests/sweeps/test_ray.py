@@ -133,9 +133,7 @@ def test_runs_fail_alone_and_say_how(tmp_path, user_module):
     ends = {event.index: event for event in events if event.kind != "epoch"}
     assert [ends[index].kind for index in range(3)] == ["failed", "failed", "done"]
     assert ends[0].message.startswith(f"NetworkError: {user_module}:raises raised KeyError: 'no such layer' (")
-    assert ends[1].message == (
-        f"its worker died {RETRIES + 1} times (out of memory?); the same command goes on from there"
-    )
+    assert ends[1].message == (f"its worker died {RETRIES + 1} times (out of memory?); the same command resumes it")
     assert [event.epoch for event in events if event.index == 2] == [0, 1, 2, 3, 3]
 
 
@@ -150,7 +148,7 @@ def test_closing_the_iterator_cancels_the_tasks_and_keeps_what_is_saved(tmp_path
             if seen == {0, 1} and event.epoch > 2:
                 break
     begun = [RunWriter(tmp_path / run_id(config, GAUSSIAN)) for config in configs]
-    assert [folder.begun for folder in begun] == [True, True, False, False]
+    assert [folder.started for folder in begun] == [True, True, False, False]
     for folder in begun[:2]:
         with folder.lock(lambda: pytest.fail("a worker goes on")):
             assert folder.resume_point()
@@ -216,7 +214,7 @@ def test_when_the_command_ends_so_do_its_workers(tmp_path, status, stop):
     _, said = process.communicate(timeout=60)
     assert process.returncode == status
     if status > 0:
-        assert "stopped; what was saved stays, and the same command goes on from there" in said
+        assert "stopped; what was saved stays, and the same command resumes it" in said
     assert "Traceback" not in said
 
     def nobody_works():
@@ -271,7 +269,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(tmp_path, run, monkeypatch, 
     status, said = run("train", "--engine", "ray", "--address", address, "--out", str(tmp_path / "out"))
     assert (status, said.count("\n")) == (2, 1)
     assert said.startswith(f"error: address {address}: no Ray cluster answers there (")
-    assert "give HOST:PORT of one that `ray start --head` began, or auto on one of its machines" in said
+    assert "give HOST:PORT of one that `ray start --head` started, or auto on one of its machines" in said
 
 
 @pytest.mark.parametrize("recorded", ["in the environment", "in Ray's own file"])

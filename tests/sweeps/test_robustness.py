@@ -151,7 +151,7 @@ def flipped(path: Path, place: int) -> None:
 DAMAGES = {
     "checkpoint cut": ("checkpoint.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-50]), "delete"),
     "checkpoint's header": ("checkpoint.safetensors", lambda path: flipped(path, 8), "delete"),
-    "checkpoint's last byte": ("checkpoint.safetensors", lambda path: flipped(path, -1), "its checksum is another"),
+    "checkpoint's last byte": ("checkpoint.safetensors", lambda path: flipped(path, -1), "its checksum does not match"),
     "records cut": ("records.jsonl", lambda path: path.write_bytes(path.read_bytes()[:-9]), "delete"),
     "a newer field": ("config.json", lambda path: edited(path, config={"mixup": 0.1}), "the unknown field 'mixup'"),
     "a newer schema": ("config.json", lambda path: edited(path, schema=99), "its schema is 99, and that of this"),

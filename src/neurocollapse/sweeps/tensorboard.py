@@ -1,9 +1,9 @@
-"""The records of runs as TensorBoard shows them: an event file for each run, nothing but what its folder says.
+"""Writes the records of runs for TensorBoard: one event file for each run, made from its folder alone.
 
-No account is kept of what was written: a kill could fall between writing and noting it, and a run that goes on cuts the
-records past its checkpoint and makes them again. Instead the file is composed anew from the folder each time, and
-compared with what is there. Mostly that is its beginning, perhaps torn, and gets the rest; else it is written anew. In
-place: a TensorBoard that looks on would go on reading the old file if another were renamed over it.
+Nothing keeps account of what was written: a process could be killed between writing and noting it, and a resumed run
+replaces the records after its checkpoint. Instead, the whole content is computed from the folder each time and compared
+with the file. Mostly the file is its beginning, perhaps torn, and the rest is appended; otherwise it is overwritten.
+This happens in place, since a running TensorBoard would keep reading the old file if another were renamed over it.
 """
 
 import io
@@ -29,21 +29,21 @@ except ImportError as error:
 from ..training import Record
 from .folder import RunFolder
 
-#: Always the same, so that there is one for a run. TensorBoard reads files with "tfevents" in their names.
+#: Always the same name, so that a run has one file. TensorBoard reads files with "tfevents" in their names.
 FILE = "events.out.tfevents.neurocollapse"
 
-#: The wall time of a file's first event: before it come the length, a checksum and the number of the field.
+#: Where the wall time of a file's first event is: after the length, a checksum and the number of the field.
 _WALL_TIME = struct.Struct("<13xd")
 
 
 def track(folder: RunFolder, logdir: Path) -> None:
-    """Bring the event file in `logdir`/<run-id>/ up to what the run's folder holds, if there is anything of a run.
+    """Updates the event file in `logdir`/<run-id>/ from the run's folder, if the run has started.
 
-    A record's step is its epoch. Its wall time counts on from the moment when the run was first tracked, by the seconds
-    in timings.jsonl, so that TensorBoard's relative time is time at work. Raises `WriteError`, and `RunError` where
-    the run is damaged.
+    A record's step is its epoch. Its wall time is the moment when the run was first tracked plus the seconds in
+    timings.jsonl, so that TensorBoard's relative time is time at work. Raises `WriteError`, and `RunError` if the run
+    is damaged.
     """
-    if not folder.begun:
+    if not folder.started:
         return
     folder.check_whole()
     path = logdir / folder.path.absolute().name / FILE
@@ -53,7 +53,7 @@ def track(folder: RunFolder, logdir: Path) -> None:
         with path.open("r+b") as file:
             written = file.read()
             wanted = _file(folder, written)
-            if not wanted.startswith(written):  # records were cut, or made again and came out otherwise
+            if not wanted.startswith(written):  # records were removed, or recomputed with other values
                 file.seek(0)
                 file.truncate()
                 written = b""
@@ -63,7 +63,7 @@ def track(folder: RunFolder, logdir: Path) -> None:
 
 
 def scalars(record: Record) -> Iterator[tuple[str, float]]:
-    """What TensorBoard draws of a record: its numbers, and `weight_norms` layer by layer.
+    """Yields the numbers of a record that TensorBoard draws, with `weight_norms` layer by layer.
 
     >>> dict(scalars({"epoch": 4, "train.nc1": 0.5, "train.weight_norms": [2.0, 3.0], "train.class_counts": [9, 9]}))
     {'train.nc1': 0.5, 'train.weight_norms/0': 2.0, 'train.weight_norms/1': 3.0}
@@ -71,12 +71,12 @@ def scalars(record: Record) -> Iterator[tuple[str, float]]:
     for key, value in record.items():
         if key.endswith("weight_norms"):
             yield from ((f"{key}/{layer}", norm) for layer, norm in enumerate(value))
-        elif isinstance(value, int | float) and key != "epoch":  # which is the step
+        elif isinstance(value, int | float) and key != "epoch":  # the epoch is the step
             yield key, value
 
 
 def _file(folder: RunFolder, written: bytes) -> bytes:
-    """The whole event file of a run, begun when the one that is `written` was."""
+    """Returns the whole event file of a run, with the start time of the one that is already `written`."""
     stream = io.BytesIO()
     writer = RecordWriter(stream)
     for event in _events(folder, written):
@@ -85,7 +85,7 @@ def _file(folder: RunFolder, written: bytes) -> bytes:
 
 
 def _events(folder: RunFolder, written: bytes) -> Iterator[Event]:
-    result, records = folder.result, folder.records()  # in this order: once there is a result, no record is to come
+    result, records = folder.result, folder.records()  # in this order: after a result no record follows
     elapsed, total = {}, 0.0
     for line in folder.timings():
         total += line["train"] + line["measure"]
@@ -94,13 +94,13 @@ def _events(folder: RunFolder, written: bytes) -> Iterator[Event]:
     start = kept or time.time() - total
 
     yield Event(wall_time=start, file_version="brain.Event:2")
-    begun = SessionStartInfo(start_time_secs=start)
+    started = SessionStartInfo(start_time_secs=start)
     for name, value in folder.description["config"].items():
         if isinstance(value, str):
-            begun.hparams[name].string_value = value
+            started.hparams[name].string_value = value
         elif value is not None:
-            begun.hparams[name].number_value = value
-    yield Event(wall_time=start, summary=_session(hparams.SESSION_START_INFO_TAG, session_start_info=begun))
+            started.hparams[name].number_value = value
+    yield Event(wall_time=start, summary=_session(hparams.SESSION_START_INFO_TAG, session_start_info=started))
     for record in records:
         moment = start + elapsed.get(record["epoch"], total)
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(record)]
@@ -112,7 +112,7 @@ def _events(folder: RunFolder, written: bytes) -> Iterator[Event]:
 
 
 def _session(tag: str, **info: SessionStartInfo | SessionEndInfo) -> Summary:
-    """For TensorBoard's table of hyperparameters."""
+    """Returns an entry for TensorBoard's table of hyperparameters."""
     content = HParamsPluginData(**info).SerializeToString(deterministic=True)
     plugin = SummaryMetadata.PluginData(plugin_name=hparams.PLUGIN_NAME, content=content)
     value = Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin), tensor=hparams.NULL_TENSOR)
