@@ -41,7 +41,7 @@ def read_user_file(path: Path) -> Source:
 
 
 def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """Returns arrays of an .npz file by name: see `read_npz`. Raises `DatasetError`, also if a required one is missing."""
+    """Returns arrays of an .npz file by name: see `read_npz`. Raises `DatasetError`, also if one is missing."""
     arrays, there = read_npz(path, [*required, *optional], DatasetError)
     if absent := [name for name in required if name not in arrays]:
         raise DatasetError(

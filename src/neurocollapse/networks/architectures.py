@@ -45,7 +45,7 @@ class ConvNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """A network of `depth` linear layers, the classifier included, with ReLU between; hidden layers have `width` units."""
+    """A network of `depth` linear layers, the classifier included, with ReLU between and hidden layers of `width`."""
 
     def __init__(
         self,
