@@ -245,7 +245,7 @@ def test_what_cannot_be_reported_is_one_line(tmp_path, run, what):
             "claims.json cannot be read (it holds no verdicts); delete it, or run cl",
         ),
         ("theory.json", "xx", "theory.json cannot be read (Expecting value"),
-        ("theory.json", "[]", "theory.json cannot be read (it holds no tables); verify makes it anew"),
+        ("theory.json", "[]", "theory.json cannot be read (it holds no tables); verify writes it again"),
         ("*/snapshots.safetensors", "xx", "snapshots.safetensors is damaged ("),
     ],
 )
@@ -296,7 +296,7 @@ def test_what_is_followed_without_runs_ends_as_a_page_that_loads_itself_no_more(
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "loads itself no more" in said
+    assert "no longer reloads itself" in said
     assert of_page((out / "report.html").read_text())["reload"] is None
 
 
@@ -318,7 +318,7 @@ def test_a_report_that_follows_is_kept_current_until_ctrl_c(tmp_path):
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     first, second, *_ = said.splitlines()
-    assert first == f"{out} was not there, and is a new folder now"
+    assert first == f"{out} did not exist, and is a new folder now"
     assert second == f"there are no runs in {out} yet: waiting for them, until Ctrl-C"
     assert f"stopped; {page} is as the runs are now" in said
     assert of_page(page.read_text())["reload"] is None
