@@ -1,7 +1,7 @@
-"""Errors that the package raises on purpose, and the warning of its measurements.
+"""The errors that the package raises on purpose, and the warning of its measurements.
 
-All derive from `NeurocollapseError`, and each from `ValueError` or `OSError` too. The message says what was wrong, what
-came in and what to do.
+All derive from `NeurocollapseError`, and each also from `ValueError` or `OSError`. The message says what was wrong,
+what the package got and what to do.
 """
 
 import difflib
@@ -22,15 +22,15 @@ class InputTypeError(InputError, TypeError):
 
 
 class DatasetError(NeurocollapseError, ValueError):
-    """A data set that is not there, cannot be read, or lacks something."""
+    """A data set that does not exist, cannot be read, or lacks something."""
 
 
 class NetworkError(NeurocollapseError, ValueError):
-    """A network that cannot be built or used as asked."""
+    """A network that cannot be built or used as requested."""
 
 
 class DivergedError(NeurocollapseError, ValueError):
-    """A training whose objective became infinite or NaN."""
+    """A run whose objective became infinite or NaN."""
 
 
 class FeatureFileError(NeurocollapseError, ValueError):
@@ -42,15 +42,15 @@ class CheckpointError(NeurocollapseError, ValueError):
 
 
 class RunError(NeurocollapseError, ValueError):
-    """A folder of runs that is not there, is damaged, or belongs to another run."""
+    """A folder of runs that does not exist, is damaged, or belongs to another run."""
 
 
 class VerificationError(NeurocollapseError, ValueError):
-    """A network or run that the theory does not speak of, or that cannot be verified as asked."""
+    """A network or run to which the theory does not apply, or that cannot be verified as requested."""
 
 
 class FlowError(NeurocollapseError, ValueError):
-    """A gradient flow whose solver cannot reach the tolerance that was asked for."""
+    """A gradient flow whose solver cannot reach the requested tolerance."""
 
 
 class FeatureStoreError(NeurocollapseError, OSError):
@@ -68,11 +68,11 @@ class WriteError(NeurocollapseError, OSError):
 
 
 class CaptureWarning(UserWarning):
-    """Something by which a measurement may differ from that of the model on the data as it is."""
+    """A reason why a measurement may differ from that of the model on the unchanged data."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest of the known words, to append to a message; empty if none is near.
+    """Returns the nearest of the known words, to append to a message; an empty string if none is near.
 
     >>> "there is no key 'nc_1'" + did_you_mean("nc_1", ["nc1", "nc4"])
     "there is no key 'nc_1' (did you mean 'nc1'?)"

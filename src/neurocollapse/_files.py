@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, strict JSON, and the arrays of .npz files."""
+"""Writes files whole or not at all, writes strict JSON, and reads the arrays of .npz files."""
 
 import json
 import math
@@ -18,10 +18,10 @@ if TYPE_CHECKING:  # a command that reads no arrays starts without NumPy
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it replaces `path` when the block ends well, and vanishes otherwise.
+    """Yields a path beside `path` to write to; it replaces `path` if the block succeeds, and is removed otherwise.
 
     Several processes may write the same file at once, and any of them may be killed. Raises `WriteError` for every
-    `OSError`, of the block too.
+    `OSError`, also for one in the block.
     """
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -29,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(0o644)  # mkstemp lets nobody else read
+            temporary.chmod(0o644)  # mkstemp makes files that nobody else can read
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -38,12 +38,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes the text to a file, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """Strict JSON: numbers that it lacks become the strings "nan", "inf", "-inf"."""
+    """Returns strict JSON; numbers that JSON lacks become the strings "nan", "inf", "-inf"."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -56,25 +57,28 @@ def to_json(value: Any, **options: Any) -> str:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a .jsonl file with their numbers; none where there is no file.
+    """Yields the lines of a .jsonl file with their numbers; none if there is no file.
 
-    Of bytes, as a line may be cut within a character; `str.splitlines` also splits at characters that JSON may hold.
+    The lines are bytes, since a line may be cut within a character, and `str.splitlines` also splits at characters that
+    JSON may hold.
     """
     content = path.read_bytes() if path.exists() else b""
     yield from enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1)
 
 
 def write_json_lines(path: Path, values: Iterable[Any]) -> None:
+    """Writes each value as one line of JSON."""
     write_text(path, "".join(to_json(value) + "\n" for value in values))
 
 
 def read_npz(
     path: Path, names: Sequence[str], kind: type[NeurocollapseError]
 ) -> "tuple[dict[str, NDArray[Any]], list[str]]":
-    """The arrays of these names in an .npz file, as far as they are there, and the names of all arrays in it.
+    """Returns the arrays of these names that are in an .npz file, and the names of all arrays in it.
 
-    Nothing is unpickled, and other arrays are not read. Raises an error of this kind for a file that is absent, damaged
-    or not an .npz, and for an array that does not hold real numbers; its message proposes to save the first two names.
+    Nothing is unpickled, and other arrays are not read. Raises an error of type `kind` for a file that is absent,
+    damaged or not an .npz, and for an array that does not hold real numbers; its message proposes to save the first two
+    names.
     """
     import zipfile
     import zlib
@@ -100,7 +104,7 @@ def read_npz(
         raise
     except FileNotFoundError:
         raise kind(f"there is no file {path}; check the path") from None
-    # What NumPy and zipfile raise for arrays that are truncated, damaged, compressed in unknown ways, or pickled.
+    # NumPy and zipfile raise these for arrays that are truncated, damaged, compressed in unknown ways, or pickled.
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
         raise kind(f"{path} cannot be read ({_in_one_line(error)}); {remedy}") from error
 
@@ -116,7 +120,7 @@ def _read_array(
         ) from error
     except Exception as error:
         raise InputError(f"array {name!r}: {_in_one_line(error)}") from error
-    dtype = getattr(array, "dtype", None)  # none where a member of the archive is not in NumPy's format
+    dtype = getattr(array, "dtype", None)  # None if a member of the archive is not in NumPy's format
     if dtype is None or dtype.kind not in "buif":
         raise InputError(f"array {name!r} does not hold real numbers" + (f" but {dtype}" if dtype else ""))
     return array

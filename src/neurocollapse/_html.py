@@ -1,11 +1,13 @@
-"""Values as notebooks show them."""
+"""Formats values for notebooks."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
 
 
 def html_table(caption: str, rows: Iterable[Sequence[str]]) -> str:
-    """A table in HTML. Of each row the first cell is a name, the second its value, and others say more; all escaped.
+    """Returns a table in HTML. In each row the first cell is a name, the second its value; others say more.
+
+    All cells are escaped.
 
     >>> html_table("one & all", [("nc1", "0.5")])
     "<table><caption>one &amp; all</caption><tr><td style='text-align:left'>nc1</td>...0.5</td></tr></table>"
@@ -15,7 +17,7 @@ def html_table(caption: str, rows: Iterable[Sequence[str]]) -> str:
 
 
 def listed(values: Sequence[object], most: int = 8) -> str:
-    """The values, or the first of many and the last.
+    """Returns the values as text, or of many values the first ones and the last.
 
     >>> listed(range(200))
     '0, 1, 2, 3, 4, 5, 6, ..., 199'

@@ -1,4 +1,4 @@
-"""Progress on the standard error: lines, and bars with the time left. rich is loaded when something is first shown."""
+"""Shows progress on the standard error: lines, and bars with the time left. It loads rich at the first use."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Progress:
-    """What long work shows to whoever waits for it.
+    """Shows lines, bars and a status while work goes on.
 
     Args:
         wanted: whether to show anything; None shows it in a terminal and in a notebook.
@@ -24,34 +24,34 @@ class Progress:
 
     @cached_property
     def console(self) -> "rich.console.Console":
-        """The console behind it, for rich's own widgets. It prints nothing where nothing is wanted."""
+        """The console, for rich's own widgets. It prints nothing if no progress is wanted."""
         from rich.console import Console
 
-        # Without markup and emoji: paths may hold [brackets] and :colons:.
+        # Without markup and emoji, since paths may contain [brackets] and :colons:.
         console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
         shows = console.is_terminal or console.is_jupyter if self.wanted is None else self.wanted
         console.quiet = not shows
         return console
 
     def say(self, line: str) -> None:
-        """Print a line, above the bars where there are any."""
+        """Prints a line, above the bars if there are any."""
         self.console.print(line)
 
     @contextmanager
     def status(self, what: str) -> Iterator[None]:
-        """Show that something is being done, without an estimate of the time."""
+        """Shows that something is being done, without an estimate of the time."""
         with self.console.status(what):
             yield
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        """The items, with a bar that counts them; no bar where there are none."""
+        """Yields the items and shows a bar that counts them; no bar if there are none."""
         from rich.progress import track
 
         yield from track(items, what, total, console=self.console, disable=total == 0)
 
     @contextmanager
     def bars(self, *columns: str) -> Iterator["rich.progress.Progress"]:
-        """rich's bars: name, bar, the columns, such as "epoch {task.completed}", and the time left."""
+        """Shows rich's bars: name, bar, the columns, such as "epoch {task.completed}", and the time left."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         with Progress(
@@ -66,7 +66,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 5 min`.
+    """Returns a duration as text: `45 s`, `3 min 20 s`, `2 h 5 min`.
 
     >>> duration(200.0)
     '3 min 20 s'

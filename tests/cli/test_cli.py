@@ -615,7 +615,7 @@ COMMANDS = [
     ([*TRAIN, "--vary", "seed"], "--vary 'seed' is not field=value,value,...; the fields are dataset, per_class"),
     ([*TRAIN, "--vary", "sead=1,2"], "--vary 'sead=1,2' is not field=value,value"),
     ([*TRAIN, "--vary", "seed=1,two"], "--vary 'seed=1,two': 'two' is no value for seed; it takes whole numbers"),
-    ([*TRAIN, "--precision", "tf32"], "precision tf32 is of NVIDIA GPUs, got device cpu; take float32"),
+    ([*TRAIN, "--precision", "tf32"], "precision tf32 needs an NVIDIA GPU, got device cpu; take float32"),
     ([*TRAIN, "--vary", "weight_decay=0,x"], "'x' is no value for weight_decay; it takes numbers"),
     ([*TRAIN, "--vary", "schedule=cosin"], "'cosin' is no value for schedule; there are constant, steps, "),
     ([*TRAIN, "--vary", "seed=1,1"], "seed has a value twice: 1, 1"),
@@ -655,7 +655,7 @@ def test_every_command_has_help_with_an_example(run, command):
     assert status == 0
     text = " ".join(printed.replace("│", " ").split())
     assert f"Example: neurocollapse {command}" in text
-    json = 'NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is none of'
+    json = 'with NaN and infinity as the strings "nan", "inf", "-inf", and null where there is no value'
     assert (json in text) == (command != "report")  # which prints no numbers
     options = [option.partition(" (default: ") for option in text.split(" --")[1:]]
     assert [option for option, default, _ in options if default and len(option.split()) < 4] == []  # without help

@@ -738,8 +738,8 @@ def test_cifar10_is_downloaded_as_an_archive(tmp_path, monkeypatch, server, cach
 FAILURES = {
     "refused": r"\(ConnectionError\)",
     "missing": r"\(HTTP status 404\)",
-    "truncated": r"\((ChunkedEncodingError|what came has another checksum)\)",
-    "other content": r"\(what came has another checksum\)",
+    "truncated": r"\((ChunkedEncodingError|the downloaded file has another checksum)\)",
+    "other content": r"\(the downloaded file has another checksum\)",
 }
 
 

@@ -251,13 +251,13 @@ def test_what_was_chosen_outlives_a_reload(opened):
     page.move_to(5)
     page.run("document.getElementById('seed-1').focus()")
     page.run("scrollTo(0, 700)")
-    told = page.text("epoch-told")
+    told = page.text("epoch-shown")
     page.reload()
     assert page.run("return document.activeElement.id") == "seed-1"
     assert len(lines(page.drawn("nc1"))) == 6
     assert page.run("return document.querySelector('input[name=split]:checked').value") == "test"
     assert page.run("return state.classes") == [0, 1, 2, 3]
-    assert page.text("epoch-told") == told
+    assert page.text("epoch-shown") == told
     assert len(page.run("return [...document.querySelectorAll('[data-field=seed] input:checked')]")) == 2
 
 
@@ -312,17 +312,17 @@ def test_at_collapse_the_means_and_the_rows_are_the_simplex(opened):
 def test_the_slider_moves_samples_and_gram_matrices_also_by_the_keyboard(opened):
     page = opened()
     at_end = page.drawn("motion")
-    assert page.text("epoch-told") == "80 of 80"
+    assert page.text("epoch-shown") == "80 of 80"
     page.run("document.getElementById('epoch').focus()")
     page.driver.switch_to.active_element.send_keys(Keys.HOME)
-    assert page.text("epoch-told") == "0 of 80"
+    assert page.text("epoch-shown") == "0 of 80"
     at_start = page.drawn("motion")
     assert [trace["name"] for trace in at_start] == [trace["name"] for trace in at_end]
     spread = lambda traces: np.std(next(t["x"] for t in traces if t["name"] == "samples of 0"))  # noqa: E731
     assert spread(at_start) > 10 * spread(at_end)
     page.driver.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
     epoch = FIRST.records[1]["epoch"]
-    assert page.text("epoch-told") == f"{epoch} of 80"
+    assert page.text("epoch-shown") == f"{epoch} of 80"
     (gram,) = page.drawn("means_gram")
     assert gram["z"][0][1] == pytest.approx(-1 / 3, abs=1e-4)
 
@@ -341,7 +341,7 @@ def test_play_comes_to_the_end_and_can_be_stopped(opened, still):
     page.move_to(28)
     page.click("#play")
     page.until("return motion.frame === 30 && !motion.playing")
-    assert page.text("epoch-told") == "30 of 30"
+    assert page.text("epoch-shown") == "30 of 30"
 
 
 def test_four_classes_are_a_tetrahedron_and_never_fewer_than_three_are_shown(opened):

@@ -239,7 +239,7 @@ DAMAGED_FILES = [
     ("claims.json", "{", "claims.json cannot be read (Expecting property name"),
     ("claims.json", '[{"claim": "only"}]', "claims.json cannot be read (it holds no verdicts); delete it, or run cl"),
     ("theory.json", "xx", "theory.json cannot be read (Expecting value"),
-    ("theory.json", "[]", "theory.json cannot be read (it holds no tables); verify makes it anew"),
+    ("theory.json", "[]", "theory.json cannot be read (it holds no tables); verify writes it again"),
     ("*/snapshots.safetensors", "xx", "snapshots.safetensors is damaged ("),
 ]
 
@@ -287,7 +287,7 @@ def test_a_report_that_follows_is_kept_current_until_ctrl_c(tmp_path, seeds):
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     first, second, *_ = said.splitlines()
-    assert first == f"{out} was not there, and is a new folder now"
+    assert first == f"{out} did not exist, and is a new folder now"
     assert second == f"there are no runs in {out} yet: waiting for them, until Ctrl-C"
-    assert (f"stopped; {page} is as the runs are now" if seeds else "loads itself no more") in said
+    assert (f"stopped; {page} is as the runs are now" if seeds else "no longer reloads itself") in said
     assert of_page(page.read_text())["reload"] is None

@@ -173,7 +173,7 @@ def test_closing_the_iterator_ends_all_work_and_keeps_what_is_saved(tmp_path, en
                 break
     assert not multiprocessing.active_children()
     runs = [RunWriter(folder(tmp_path, config).path) for config in configs]
-    assert [run.begun for run in runs] == [True, True, False, False]
+    assert [run.started for run in runs] == [True, True, False, False]
     for run in runs[:2]:
         with run.lock(lambda: pytest.fail("a worker goes on")):
             assert run.resume_point()
@@ -197,8 +197,8 @@ def test_no_workers_are_refused_and_nothing_to_train_is_no_events(tmp_path, engi
 
 
 KILLED = {
-    "processes": "its process was killed by SIGKILL (out of memory?); the same command goes on from there",
-    "ray": f"its worker died {RETRIES + 1} times (out of memory?); the same command goes on from there",
+    "processes": "its process was killed by SIGKILL (out of memory?); the same command resumes it",
+    "ray": f"its worker died {RETRIES + 1} times (out of memory?); the same command resumes it",
 }
 
 
@@ -247,7 +247,7 @@ def test_a_process_that_ends_without_a_word_is_a_failure():
     process.start()
     event = processes._silent_end(7, process)
     assert (event.index, event.kind) == (7, "failed")
-    assert event.message == "its process ended with status 3 (out of memory?); the same command goes on from there"
+    assert event.message == "its process ended with status 3 (out of memory?); the same command resumes it"
 
 
 def ended(pid):

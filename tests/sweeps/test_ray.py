@@ -131,7 +131,7 @@ def test_an_engine_that_is_not_there_is_one_line(tmp_path, run, monkeypatch, com
     assert not (tmp_path / "out").exists()
 
 
-GIVE_ANOTHER = "give HOST:PORT of one that `ray start --head` began, or auto on one of its machines"
+GIVE_ANOTHER = "give HOST:PORT of one that `ray start --head` started, or auto on one of its machines"
 #: The address; what Ray finds in its own files and in the environment; what is said.
 SILENT = {
     "no port": ("127.0.0.1:1", None, None, GIVE_ANOTHER),

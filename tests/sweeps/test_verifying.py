@@ -339,7 +339,7 @@ MISTAKES = [
     (["solve", "--num-features", "3"], "does not fit into 3 features"),
     (["solve", "--per-class", "3", "4"], "per_class has 2 sizes for 10 classes"),
     (["solve", "--weight-decay", "0"], "weight_decay is 0"),
-    (["solve", "--convex", "--bias", "free"], "--convex is of the square loss"),
+    (["solve", "--convex", "--bias", "free"], "--convex is for the square loss"),
     (["solve", "--bias-decay", "0.1"], "bias_decay"),
 ]
 
@@ -360,7 +360,7 @@ def test_weights_of_which_a_bit_has_changed_are_not_verified(tmp_path, in_proces
     content[-1] ^= 1
     weights.write_bytes(content)
     _, told = in_process("verify", weights.parent, status=2)
-    assert told.startswith(f"error: {weights} is damaged (its checksum is another); delete {weights.parent} to run it")
+    assert told.startswith(f"error: {weights} is damaged (its checksum does not match); delete {weights.parent} ")
 
 
 def test_a_folder_with_a_run_that_failed_ends_with_status_1_and_verifies_the_rest(tmp_path, in_process):
@@ -379,7 +379,7 @@ def test_a_user_network_that_is_not_homogeneous_needs_force(tmp_path, in_process
     )
     options = ["--dataset", "gaussian", "--network", "mine:net", "--epochs", "1", "--learning-rate", "0.01"]
     in_process("train", *options, "--engine", "batched", "--out", "runs")
-    (folder,) = (path for path in (tmp_path / "runs").iterdir() if RunFolder(path).begun)
+    (folder,) = (path for path in (tmp_path / "runs").iterdir() if RunFolder(path).started)
     _, told = in_process("verify", folder, status=2)
     assert "the network is not homogeneous" in told
     assert told == in_process("verify", folder, "--refine", "1000000", status=2)[1]  # and not after a long descent
@@ -416,7 +416,7 @@ def test_a_descent_from_other_weights_is_begun_anew(tmp_path):
 def test_a_damaged_point_is_named(tmp_path):
     folder = trained(tmp_path)
     (folder.path / "refined.safetensors").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"refined\.safetensors is damaged .* delete it to refine anew"):
+    with pytest.raises(ValueError, match=r"refined\.safetensors is damaged .* delete it to refine again"):
         Refinement(folder)
 
 
@@ -445,7 +445,7 @@ def test_a_refining_command_that_is_stopped_goes_on(tmp_path, number, in_process
     if number == signal.SIGINT:
         assert begun.returncode == 130
         assert "the point is kept in" in said
-    assert "going on after" in in_process("verify", folder.path, "--refine", "20")[1]
+    assert "resuming after" in in_process("verify", folder.path, "--refine", "20")[1]
 
 
 # Exact problems

@@ -1,4 +1,4 @@
-"""`claims`: every claim of the paper with its verdict."""
+"""The command `claims`: judges every claim of the paper."""
 
 from pathlib import Path
 
@@ -19,21 +19,21 @@ def claims(
 ) -> int:
     """Judge each claim of the paper, and its open questions: verdicts with seeds and intervals.
 
-    Runs what each needs, and writes claims.md and claims.json into the folder, and each finished run's numbers into
-    results.jsonl. Run it again to go on where it was stopped: a run that is in results.jsonl, brought from another
-    machine or with this project, needs neither its folder nor to be run again.
+    This trains the runs that each claim needs. It writes claims.md and claims.json into the folder, and each finished
+    run's numbers into results.jsonl. The same command resumes it if it was stopped: a run that is in results.jsonl,
+    perhaps from another machine or from this project, needs no folder and is not run again.
 
     Example: neurocollapse claims --quick
 
     Args:
         machines: Where the runs are trained, and how.
-        quick: All claims on the 5,000 bundled digits.
-        full: These, and those about weight decay on all of MNIST and CIFAR-10: hours, or a GPU.
-        out: Folder for the runs, the page and the verdicts.
-        read: Train nothing: judge by the runs that have finished.
-        dry_run: Print how long it would take, and stop; data that are not there yet are downloaded for it.
-        json: Print the verdicts as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
-            there is none of.
+        quick: Judge all claims on the 5,000 bundled digits.
+        full: Judge these, and the claims about weight decay on all of MNIST and CIFAR-10: this takes hours, or a GPU.
+        out: The folder for the runs, the page and the verdicts.
+        read: Train nothing, and judge by the runs that have finished.
+        dry_run: Print how long it would take, and stop; missing data are downloaded for it.
+        json: Print the verdicts as JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where
+            there is no value.
     """
     import pandas as pd
 

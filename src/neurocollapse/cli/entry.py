@@ -1,6 +1,6 @@
-"""Where the command begins and ends: its words to a function, what that raises to one line and an exit status.
+"""The entry point of the command line: calls the command, and turns errors into one line and an exit status.
 
-Nothing heavy is imported here, and of the commands only the one that is named.
+Nothing heavy is imported here, and only the command that is named.
 """
 
 import difflib
@@ -16,53 +16,56 @@ from types import FrameType
 from .._errors import InputError
 from .._version import __version__
 
-#: Errors that a user can mend: one line and exit status 2. `ValueError` is the base of the package's own.
+#: Errors that a user can correct: one line and exit status 2. The package's own derive from `ValueError`.
 USER_ERRORS = (ValueError, OSError)
 
 #: The module that holds the function of each command, and the first line of that function's docstring.
 COMMANDS = {
     "reproduce": (
         "running",
-        "The paper's experiment: train with and without weight decay, draw its figure, print its numbers.",
+        "Reproduce the paper's experiment: train with and without weight decay, draw its figure, print its numbers.",
     ),
     "train": ("running", "Train one configuration, or the product of several values of its fields."),
     "measure": ("measurements", "Measure the collapse of features in a file, or of a model at one checkpoint or many."),
     "verify": (
         "theory",
-        "Each identity and prediction of the theory beside what a trained network shows, with the residual.",
+        "Compare each identity and prediction of the theory with what a trained network shows.",
     ),
-    "solve": ("theory", "The unconstrained features model: its minimum from random starts beside its closed form."),
+    "solve": (
+        "theory",
+        "Minimise the unconstrained features model from random starts, and compare the minimum with its closed form.",
+    ),
     "claims": ("claims", "Judge each claim of the paper, and its open questions: verdicts with seeds and intervals."),
     "report": (
         "report",
-        "Write everything that was found in a folder of runs into one HTML file, which opens anywhere and offline.",
+        "Write a report on a folder of runs: one HTML file, which opens anywhere and offline.",
     ),
-    "runs": ("listing", "List the runs in a folder: how far each is, and its last numbers."),
+    "runs": ("listing", "List the runs in a folder, with the last epoch and the last numbers of each."),
 }
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: like Ctrl-C, an end that somebody wishes for."""
+    """SIGTERM was received: like Ctrl-C, somebody wants the command to end."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status 0; 1 where a run failed; 2 for what the user can mend; 130, 143 for Ctrl-C, SIGTERM."""
+    """Runs a command and exits: 0; 1 if a run failed; 2 for what the user can correct; 130, 143 for Ctrl-C, SIGTERM."""
     words = sys.argv[1:] if args is None else list(args)
     signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of formulas
         sys.stdout.reconfigure(errors="replace")
     try:
         status = _run(words)
-        sys.stdout.flush()  # here, where it can be told that the disk is full
-    except BrokenPipeError:  # the reader, `head` for one, has had enough
+        sys.stdout.flush()  # here, where a full disk can still be reported
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         _discard_output()
         status = 141
     except USER_ERRORS as error:
-        print(f"error: {' '.join(_told(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(_message(error).split())}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt as stop:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # a second one could only disturb the end
+            signal.signal(number, signal.SIG_IGN)  # a second one would only disturb the end
         print("; ".join(["stopped", *map(str, stop.args)]), file=sys.stderr)
         status = 143 if isinstance(stop, Terminated) else 130
     sys.exit(status)
@@ -113,13 +116,13 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _told(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno and error.filename is None:  # of no file, so of what is printed
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno and error.filename is None:  # without a file, it is the output
         _discard_output()
         return f"the output cannot be written ({error.strerror}); make room, or send it elsewhere"
     return str(error)
 
 
 def _discard_output() -> None:
-    """What is still to be written would make Python complain once more at its end."""
+    """Discards what is still to be written, about which Python would complain again when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`runs`: what is in a folder. Loads no torch."""
+"""The command `runs`: lists the runs in a folder, without loading torch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +13,13 @@ if TYPE_CHECKING:
 
 
 def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:
-    """List the runs in a folder: how far each is, and its last numbers.
+    """List the runs in a folder, with the last epoch and the last numbers of each.
 
     Example: neurocollapse runs results/reproduce
 
     Args:
         folder: The folder that a command wrote with --out.
-        json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
-            none of.
+        json: Print JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where there is no value.
     """
     from ..sweeps import folders, runs_table
 
@@ -33,6 +32,7 @@ def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:
 
 
 def print_runs(table: "pd.DataFrame", json: bool) -> None:
+    """Prints a table of runs, as text or as JSON."""
     if json:
         print(to_json(rows(table), indent=2))
     elif len(table):

@@ -1,4 +1,4 @@
-"""`measure`: features in a file, or a model at one checkpoint or many."""
+"""The command `measure`: measures features in a file, or a model at one checkpoint or many."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..measuring import Subject
     from ..metrics import Measurement
 
-#: What the table of a trajectory shows.
+#: The keys that the table of a trajectory shows.
 TRAJECTORY_KEYS = ("accuracy", "loss_data", "nc1", "nc1_trace_ratio", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
 
 
@@ -38,22 +38,21 @@ def measure(
     Example: neurocollapse measure --model models:resnet --checkpoint 'epoch_*.safetensors' --dataset cifar10
 
     Args:
-        file: .npz or .safetensors with features (samples, features), labels (samples,) and, optionally,
+        file: An .npz or .safetensors file with features (samples, features), labels (samples,) and, optionally,
             weight (classes, features) and bias (classes,), and ood (others, features), samples of no class.
-        model: Instead of a file: convnet, mlp, or module:function, called as function(input_shape, num_classes) or
-            without arguments.
-        checkpoint: Weights to load into the model, .safetensors or what torch.save wrote of a state_dict; a quoted
-            pattern such as 'epoch_*.safetensors' for a trajectory. Without it the model is measured untrained.
-        dataset: What the model is measured on: mnist5k, mnist, cifar10, gaussian, or an .npz file.
-        data_dir: Where mnist or cifar10 lie, or are downloaded to.
-        split: train, or test, on its own class means.
-        per_class: Take only so many training samples of each class.
-        out: File for a trajectory, a line per checkpoint; what is in it is not measured again.
-        num_classes: Of a file: number of classes; by default the rows of weight, or the largest label plus one.
-        vci: Whether to measure nc1_vci too, at N p² operations; by default where that is quick.
+        model: A model instead of a file: convnet, mlp, or module:function, which is called as function(input_shape,
+            num_classes) or without arguments.
+        checkpoint: The weights to load into the model, a .safetensors file or a state_dict that torch.save wrote; a
+            quoted pattern such as 'epoch_*.safetensors' for a trajectory. Without it the model is measured untrained.
+        dataset: The data on which the model is measured: mnist5k, mnist, cifar10, gaussian, or an .npz file.
+        data_dir: The folder that holds mnist or cifar10, or that they are downloaded to.
+        split: The split to measure, train or test; test is measured with its own class means.
+        per_class: Use only this many training samples of each class.
+        out: The file for a trajectory, with a line per checkpoint; checkpoints in it are not measured again.
+        num_classes: The number of classes in a file; by default the rows of weight, or the largest label plus one.
+        vci: Whether to measure nc1_vci too, which takes N p² operations; by default if that is quick.
         explain: Show beside each number what it would be without structure, and at collapse.
-        json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
-            none of.
+        json: Print JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where there is no value.
     """
     if (file is None) == (model is None):
         raise InputError("measure takes either a file of features, or --model with --dataset")

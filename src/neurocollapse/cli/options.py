@@ -1,4 +1,4 @@
-"""What is typed, read: a run's fields as options, folders, values to vary."""
+"""The options that several commands share: a run's fields, folders, machines, and values to vary."""
 
 import ast
 import inspect
@@ -17,7 +17,7 @@ from .parsing import Form, read
 
 
 def form(kind: type, groups: Mapping[str, Sequence[str]], left_out: Sequence[str] = ()) -> Form:
-    """Asks for a dataclass in groups of fields, a field's docstring its help."""
+    """Returns a form that asks for a dataclass in groups of fields; the docstring of a field is its help."""
     hints, helps = get_type_hints(kind, include_extras=True), _docstrings(kind)
 
     def option(name: str) -> tuple[str, Any, Any]:
@@ -28,12 +28,12 @@ def form(kind: type, groups: Mapping[str, Sequence[str]], left_out: Sequence[str
         for title, names in groups.items()
     ]
     for group in made:
-        group.__doc__ = ""  # which make_dataclass makes of the fields
+        group.__doc__ = ""  # make_dataclass makes one from the fields
     return Form(kind, tuple(made))
 
 
 def _docstrings(kind: type) -> dict[str, str]:
-    """The docstrings below the fields of a class, each in one line, which wraps by itself."""
+    """Returns the docstrings below the fields of a class, each in one line, so that the help can wrap it."""
     (defined,) = ast.parse(inspect.getsource(kind)).body
     assert isinstance(defined, ast.ClassDef)
     found = {}
@@ -50,7 +50,7 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
-#: A folder to write to. For `Path` alone an empty name is the folder where one stands.
+#: A folder to write to. An empty name, which `Path` reads as the current folder, is an error.
 Folder = Annotated[
     Path,
     tyro.constructors.PrimitiveConstructorSpec(
@@ -67,19 +67,19 @@ EngineName = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(ENGINES)}}}")]
 
 @dataclass(frozen=True)
 class Machines:
-    """Where runs are trained, and how: what every command that trains takes."""
+    """The options of every command that trains: where and how runs are trained."""
 
     data_dir: Path | None = None
-    """Where mnist and cifar10 lie, or are downloaded to."""
+    """The folder that holds mnist and cifar10, or that they are downloaded to."""
     workers: int | None = None
-    """Runs at a time; by default one per core, and on a cluster all that it has room for."""
+    """Number of runs at a time; by default one per core, and on a cluster as many as it has room for."""
     device: str = "cpu"
-    """cpu, or cuda for an NVIDIA GPU."""
+    """The device to train on: cpu, or cuda for an NVIDIA GPU."""
     engine: EngineName = "processes"
-    """How the runs are trained: in processes side by side; batched, those alike stacked into one program, for a GPU; or
-    as tasks of Ray."""
+    """How the runs are trained: processes trains them side by side on this machine; batched stacks runs that are alike
+    into one program, for a GPU; ray trains them as tasks of Ray."""
     address: str | None = None
-    """Of the Ray cluster to join, auto for this machine's; without one Ray uses this machine alone."""
+    """The address of the Ray cluster to join, or auto for this machine's; without one Ray uses this machine alone."""
 
     @property
     def is_shared(self) -> bool:
@@ -88,18 +88,18 @@ class Machines:
 
     @property
     def device_here(self) -> str:
-        """What this process computes on: `device`, but that of a cluster is asked for when the runs begin."""
+        """The device of this process: `device`, or the CPU if a cluster has the devices."""
         return "cpu" if self.is_shared else self.device
 
 
-#: A run as typed; less what `reproduce` varies; and the machines.
+#: The options of a run, the same without those that `reproduce` varies, and the options of the machines.
 RunOptions = Annotated[RunConfig, form(RunConfig, GROUPS)]
 ComparedOptions = Annotated[RunConfig, form(RunConfig, GROUPS, left_out=("weight_decay", "seed"))]
 MachineOptions = Annotated[Machines, form(Machines, {"machines": [each.name for each in fields(Machines)]})]
 
 
 def axis(text: str) -> tuple[str, Sequence[Any]]:
-    """`field=value,value` with the values read as the type of that field of `RunConfig`."""
+    """Reads `field=value,value`, with the values in the type of that field of `RunConfig`."""
     name, equals, values = text.partition("=")
     name = name.replace("-", "_")
     types = get_type_hints(RunConfig)

@@ -1,4 +1,4 @@
-"""The words after a command's name: read by tyro, and what is wrong with them said in one line."""
+"""Parses the words after a command's name with tyro, and describes a mistake in one line."""
 
 import contextlib
 import dataclasses
@@ -28,12 +28,12 @@ class Form:
     """How a command asks for a parameter: by the fields of dataclasses, whose names are the groups in the help."""
 
     kind: Callable[..., Any]
-    """Called with all the fields, it makes the parameter."""
+    """A function that makes the parameter from all the fields."""
     groups: tuple[type, ...]
 
 
 def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Callable[[], int]:
-    """The call that the words ask for, or after `--help` one that prints it. Raises `InputError`."""
+    """Returns the call that the words describe, or with `--help` one that prints the help. Raises `InputError`."""
     hints, forms = _hints(command)
     fields: list[tuple[str, Any, Any]] = []
     for key, parameter in inspect.signature(command).parameters.items():
@@ -43,7 +43,7 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
         else:
             fields.append((key, hints[key], _field(parameter.default)))
     asked = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
-    # tyro keeps a line break before what does not begin with a letter.
+    # tyro keeps a line break if the next line does not begin with a letter.
     asked.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(command.__doc__ or ""))
     shown, said = _Page(), io.StringIO()
     try:
@@ -64,7 +64,7 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
 
 
 class _Page(io.StringIO):
-    """Keeps what is printed, and looks like standard output to what asks whether that is a terminal."""
+    """Keeps what is printed, and looks like the standard output to code that checks for a terminal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class _Page(io.StringIO):
 
 
 def _print_help(text: str) -> int:
-    """Print help with its paragraphs wrapped, which tyro prints in one line each; options are wrapped already."""
+    """Prints the help and wraps its paragraphs, which tyro prints in one line each; options are already wrapped."""
     width = shutil.get_terminal_size().columns
     for line in text.splitlines():
         print(textwrap.fill(line, width) if line[:1].isalpha() else line)
@@ -91,7 +91,7 @@ def _field(default: Any) -> Any:
 
 
 def _hints(command: Callable[..., int]) -> tuple[dict[str, Any], dict[str, Form]]:
-    """The types of a command's parameters, and the forms of those that are asked for by one."""
+    """Returns the types of a command's parameters, and the forms of those that have one."""
     hints = get_type_hints(command, include_extras=True)
     hints.pop("return")
     found = {key: [extra for extra in _unwrapped(hint)[1] if isinstance(extra, Form)] for key, hint in hints.items()}
@@ -99,7 +99,7 @@ def _hints(command: Callable[..., int]) -> tuple[dict[str, Any], dict[str, Form]
 
 
 def read(hint: Any, word: str) -> Any:
-    """The word as a value of this type. Raises `InputError` that says what would be one."""
+    """Reads the word as a value of this type. Raises `InputError`, which says what a value looks like."""
     hint, extras = _unwrapped(hint)
     for extra in extras:
         if isinstance(extra, tyro.constructors.PrimitiveConstructorSpec):
@@ -119,7 +119,7 @@ def read(hint: Any, word: str) -> Any:
 
 
 def _complaint(command: Callable[..., int], words: Sequence[str]) -> str | None:
-    """The first of the words that cannot be used, and why; or what is missing."""
+    """Describes the first word that cannot be used, or the missing one; None if it finds no mistake."""
     hints, forms = _hints(command)
     for key, form in forms.items():
         del hints[key]
@@ -152,7 +152,7 @@ def _complaint(command: Callable[..., int], words: Sequence[str]) -> str | None:
 
 
 def _chunks(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each option with the words up to the next one; those before the first with an empty name."""
+    """Yields each option with the words up to the next one; words before the first option have an empty name."""
     option = ""
     values: list[str] = []
     for word in words:

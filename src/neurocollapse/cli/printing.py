@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, JSON for programs, messages beside them."""
+"""Prints tables for people, JSON for programs, and messages beside them."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -8,14 +8,14 @@ from rich.console import Console
 if TYPE_CHECKING:
     import pandas as pd
 
-# Without markup and emoji: paths may hold [brackets] and :colons:. So wide that no table is cut short: in a pipe rich
-# would take 80 columns for all there are.
+# Without markup and emoji, since paths may contain [brackets] and :colons:. It is so wide that no table is cut short,
+# since rich would assume 80 columns in a pipe.
 out_console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False, width=1000)
 messages = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    """The rows for JSON, where what is missing is null."""
+    """Returns the rows for JSON, with missing values as null."""
     import pandas as pd
 
     return [
@@ -24,14 +24,16 @@ def rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
 
 
 def shown(value: Any) -> str:
+    """Formats a value for a table: four digits for a float, and empty for None and NaN."""
     if isinstance(value, float):
-        if value.is_integer() and value < 1e9:  # epochs too, which beside a missing one are floats
+        if value.is_integer() and value < 1e9:  # also epochs, which are floats if one of them is missing
             return f"{value:.0f}"
         return "" if math.isnan(value) else f"{value:.4g}"
     return "" if value is None else str(value)
 
 
 def print_frame(frame: "pd.DataFrame", title: str) -> None:
+    """Prints a data frame as a table under a title."""
     import pandas as pd
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""`report`: a folder of runs as one HTML file."""
+"""The command `report`: writes a report on a folder of runs."""
 
 import time
 from collections.abc import Iterable
@@ -8,27 +8,28 @@ import tyro
 
 from .printing import messages, out_console
 
-#: Seconds between two looks at runs that go on, and after which a page of theirs loads itself again.
+#: The seconds between two looks at the folder of runs in training, and those after which their page reloads.
 _LOOK, _RELOAD = 3.0, 10.0
 
 
 def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
-    """Write everything that was found in a folder of runs into one HTML file, which opens anywhere and offline.
+    """Write a report on a folder of runs: one HTML file, which opens anywhere and offline.
 
-    Curves, the samples in motion, Gram matrices, norms of the layers, and the theory tables and claims that were made.
+    It shows curves, the samples in motion, Gram matrices, the norms of the layers, and the theory tables and claims
+    that are in the folder.
 
     Example: neurocollapse report results/reproduce
 
     Args:
         folder: The folder that a command wrote with --out.
-        follow: Keep the page current while runs write, until Ctrl-C; it loads itself again.
+        follow: Keep the page current while runs are trained, until Ctrl-C; the page reloads itself.
     """
     from ..reports import write_report
     from ..sweeps import folders
 
     if follow and not folder.exists():
         folder.mkdir(parents=True)
-        messages.print(f"{folder} was not there, and is a new folder now")
+        messages.print(f"{folder} did not exist, and is a new folder now")
     path, damages = write_report(folder, reload_seconds=_RELOAD if follow else None, may_be_empty=follow)
     out_console.print(f"report: {path}")
     for damage in damages:
@@ -47,10 +48,10 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
                 messages.print(f"{time.strftime('%H:%M:%S')}: written again")
     except KeyboardInterrupt as stop:  # or a kind of it
         write_report(folder, may_be_empty=True)
-        raise type(stop)(f"{path} is as the runs are now, and loads itself no more") from None
+        raise type(stop)(f"{path} shows the runs as they are now, and no longer reloads itself") from None
 
 
 def _changed(folder: Path) -> list[tuple[str, int]]:
-    """What a page is made from, with when it was last written."""
+    """Returns the files from which a page is made, with the time when each was last written."""
     named: Iterable[Path] = [*folder.glob("**/*.json"), *folder.glob("**/records.jsonl")]
     return sorted((str(path), path.stat().st_mtime_ns) for path in named if path.exists())

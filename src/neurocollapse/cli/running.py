@@ -1,4 +1,4 @@
-"""`reproduce` and `train`: runs on disk from configurations."""
+"""The commands `reproduce` and `train`: train runs on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,22 +24,22 @@ def reproduce(
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
-    """The paper's experiment: train with and without weight decay, draw its figure, print its numbers.
+    """Reproduce the paper's experiment: train with and without weight decay, draw its figure, print its numbers.
 
-    Run it again to go on where it was stopped; finished runs are not run again.
+    The same command resumes runs that were stopped; finished runs are not run again.
 
     Example: neurocollapse reproduce --dataset mnist5k --weight-decay 0 5e-4 1e-3 --seeds 3
 
     Args:
-        config: Every run.
-        machines: Where they are trained, and how.
-        weight_decay: Values of λ of Eq. 1; 0 is the comparison without decay.
-        seeds: Seeds 0, 1, ... for each λ; several give bands in the figure.
-        out: Folder for the runs, the figure and the summary.
-        tensorboard: Folder for TensorBoard, which shows the records there as they come, those of earlier commands too.
-        dry_run: Print how long it would take, and stop; data that are not there yet are downloaded for it.
-        json: Print the summary as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what
-            there is none of.
+        config: The configuration that all runs share.
+        machines: Where the runs are trained, and how.
+        weight_decay: The values of λ of Eq. 1; 0 is the comparison without decay.
+        seeds: Number of seeds, 0, 1, ..., for each λ; several give bands in the figure.
+        out: The folder for the runs, the figure and the summary.
+        tensorboard: A folder for TensorBoard, which shows the records as they come, also those of earlier commands.
+        dry_run: Print how long it would take, and stop; missing data are downloaded for it.
+        json: Print the summary as JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where
+            there is no value.
     """
     from ..reports import describe_ordering, reproduction_sweep, wide
     from ..reports import reproduce as run_reproduction
@@ -86,14 +86,14 @@ def train(
     Example: neurocollapse train --network mlp --epochs 30 --vary weight_decay=0,5e-4 seed=0,1,2
 
     Args:
-        config: The run.
-        machines: Where it is trained, and how.
-        vary: Fields to vary, each as field=value,value,...; every combination is a run.
-        out: Folder for the runs.
-        tensorboard: Folder for TensorBoard, which shows the records there as they come, those of earlier commands too.
-        dry_run: Print how long it would take, and stop; data that are not there yet are downloaded for it.
-        json: Print the last records as JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null
-            is what there is none of.
+        config: The configuration of the run.
+        machines: Where the run is trained, and how.
+        vary: The fields to vary, each as field=value,value,...; every combination is a run.
+        out: The folder for the runs.
+        tensorboard: A folder for TensorBoard, which shows the records as they come, also those of earlier commands.
+        dry_run: Print how long it would take, and stop; missing data are downloaded for it.
+        json: Print the last records as JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where
+            there is no value.
     """
     from ..sweeps import Sweep, plan_sweep, runs_table
 
@@ -110,7 +110,7 @@ def train(
 
 
 def _print_plan(plan: "Plan", json: bool) -> int:
-    """What a dry run has to say beyond the estimate that `prepare` prints for people."""
+    """Prints the plan of a dry run as JSON; `plan_sweep` has already printed the estimate for people."""
     if json:
         answer: dict[str, Any] = {"seconds": plan.seconds, "workers": plan.workers}
         answer["runs"] = [run.folder.path.name for run in plan.todo]

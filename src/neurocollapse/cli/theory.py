@@ -1,4 +1,4 @@
-"""`verify` and `solve`: theory beside measurement."""
+"""The commands `verify` and `solve`: compare theory and measurement."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,26 +23,25 @@ def verify(
     force: bool = False,
     json: bool = False,
 ) -> int:
-    """Each identity and prediction of the theory beside what a trained network shows, with the residual.
+    """Compare each identity and prediction of the theory with what a trained network shows.
 
-    A run prints the whole table. A folder of runs prints the residuals of all of them side by side, and keeps the
-    tables in its theory.json.
+    For one run, it prints the whole table. For a folder of runs, it prints their residuals side by side and keeps the
+    tables in theory.json there.
 
     Example: neurocollapse verify results/reproduce
 
     Example: neurocollapse verify --exact
 
     Args:
-        run: Folder of a finished run, or of several.
-        data_dir: Where mnist or cifar10 lie.
-        device: Where the gradients are taken: cpu, cuda, or cuda:1.
-        refine: Of a single run: first descend so many iterations of L-BFGS, on all data in float64, towards a critical
-            point, where the theory speaks. It stops sooner where it gets there or no further; the point is kept in
-            the run's folder, and the next time it goes on from there.
+        run: The folder of a finished run, or of several.
+        data_dir: The folder that holds mnist or cifar10.
+        device: The device that computes the gradients: cpu, cuda, or cuda:1.
+        refine: For a single run: first descend this many iterations of L-BFGS, on all data in float64, towards a
+            critical point, where the theory applies. It stops sooner if it reaches one or can get no further. The point
+            is kept in the run's folder, and the next call resumes from it.
         exact: Instead of a run, solve every problem that has an exact answer and print the digits of agreement.
-        force: Report on networks too that the theory does not speak of, every row marked.
-        json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
-            none of.
+        force: Report also on networks to which the theory does not apply, with every row marked.
+        json: Print JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where there is no value.
     """
     from ..sweeps import check_device, folders, verify_run
     from ..sweeps.refined_points import FILE as REFINED
@@ -71,22 +70,22 @@ def verify(
 
 
 def _refined(run: "RunFolder", iterations: int, data_dir: Path | None, device: str, force: bool) -> "TheoryTable":
-    """The table where the descent ends, which is told with how it ended."""
+    """Refines the run's network, prints how the descent ended, and returns the table at that point."""
     from rich.progress import Progress, TextColumn
 
     from ..sweeps import Refinement
 
     refinement = Refinement(run, data_dir=data_dir, device=device, force=force)
     if refinement.iterations:
-        messages.print(f"going on after {refinement.iterations} iterations, from {refinement.path}")
-    with Progress(*Progress.get_default_columns()[:3], TextColumn("{task.fields[told]}"), console=messages) as bar:
-        task = bar.add_task("refining", total=iterations, told="")
+        messages.print(f"resuming after {refinement.iterations} iterations, from {refinement.path}")
+    with Progress(*Progress.get_default_columns()[:3], TextColumn("{task.fields[news]}"), console=messages) as bar:
+        task = bar.add_task("refining", total=iterations, news="")
         try:
             for state in refinement.descend(iterations):
-                told = f"L {state.loss:.8g}  ‖∇L‖ {state.gradient_norm:.1e}  with slopes {state.subgradient_norm:.1e}"
-                bar.update(task, completed=state.iteration, told=told)
+                news = f"L {state.loss:.8g}  ‖∇L‖ {state.gradient_norm:.1e}  with slopes {state.subgradient_norm:.1e}"
+                bar.update(task, completed=state.iteration, news=news)
         except KeyboardInterrupt as stop:  # or a kind of it
-            raise type(stop)(f"the point is kept in {refinement.path}, and --refine goes on from there") from None
+            raise type(stop)(f"the point is kept in {refinement.path}, and --refine resumes from it") from None
     messages.print(
         f"{state.status} after {refinement.iterations + state.iteration} iterations: L = {state.loss:.10g}, "
         f"‖∇L‖ = {state.gradient_norm:.2e} with ReLU'(0) = 0, {state.subgradient_norm:.2e} with the slopes found for "
@@ -111,7 +110,7 @@ def _print_side_by_side(
 
 
 def _print_exact(json: bool) -> int:
-    """Digits of agreement on every exact problem; status 1 where one of them is missed."""
+    """Prints the digits of agreement on every exact problem; returns status 1 if one of them is missed."""
     import pandas as pd
     from rich.progress import track
 
@@ -158,29 +157,28 @@ def solve(
     convex: bool = False,
     json: bool = False,
 ) -> int:
-    """The unconstrained features model: its minimum from random starts beside its closed form.
+    """Minimise the unconstrained features model from random starts, and compare the minimum with its closed form.
 
-    Minimise (1/2N) ‖W H + b1ᵀ − Y‖² + (λ_W/2) ‖W‖² + (λ_H/2) ‖H‖² over the classifier, the features themselves and,
-    where there is one, the bias.
+    The model is (1/2N) ‖W H + b1ᵀ − Y‖² + (λ_W/2) ‖W‖² + (λ_H/2) ‖H‖² over the classifier, the features themselves and,
+    if there is one, the bias.
 
     Example: neurocollapse solve --num-classes 100 --per-class 50 --num-features 128 --bias free
 
     Args:
-        num_classes: C, at least two.
-        per_class: Samples of every class, or one number for each class.
+        num_classes: C, the number of classes, at least two.
+        per_class: Number of samples of every class, or one number for each class.
         num_features: p, the length of the features; by default C.
         weight_decay: λ_W, the λ of Eq. 1.
-        feature_decay: λ_H, of all samples together.
-        loss: Of the data, square or cross_entropy.
-        bias: Of the classifier: none, free of decay, or decayed.
+        feature_decay: λ_H, the decay of the features of all samples together.
+        loss: The data term, square or cross_entropy.
+        bias: The bias of the classifier: none, free of decay, or decayed.
         bias_decay: λ_b of a decayed bias; by default λ_W.
-        features: Of either sign, free, or relu for H ≥ 0.
-        layers: How many linear layers stand above the features.
-        seed: Of the random starts, the same for the same numbers.
-        starts: How many; by default one where every minimum is global, else eight, or sixteen for several layers.
+        features: The sign of the features: free for either sign, relu for H ≥ 0.
+        layers: Number of linear layers above the features.
+        seed: The seed of the random starts; the same seed gives the same numbers.
+        starts: Number of starts; by default one if every minimum is global, else eight, or sixteen for several layers.
         convex: Solve the convex form instead, (1/2N) ‖Z − Y‖² + √(λ_Wλ_H) ‖Z‖_*, with its dual certificate.
-        json: Print JSON, where NaN and infinity are the strings "nan", "inf", "-inf", and null is what there is
-            none of.
+        json: Print JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where there is no value.
     """
     from ..theory import UnconstrainedModel, solve_convex, solve_unconstrained
 
@@ -199,7 +197,7 @@ def solve(
     if convex:
         if (loss, bias, layers) != ("square", "none", 1):
             raise InputError(
-                "--convex is of the square loss with one layer and no bias; leave out what asks for others"
+                "--convex is for the square loss with one layer and no bias; leave out the options for others"
             )
         certified = solve_convex(model.counts, weight_decay=weight_decay, feature_decay=feature_decay)
         out_console.print(to_json(certified.to_dict(), indent=2) if json else str(certified))
@@ -211,7 +209,7 @@ def solve(
 
 
 def _print_residuals(tables: "dict[str, TheoryTable]") -> None:
-    """The residuals of several runs, a column each."""
+    """Prints the residuals of several runs, a column each."""
     import pandas as pd
 
     from ..sweeps import ALONG

@@ -1,4 +1,4 @@
-"""Data: bundled digits, MNIST and CIFAR-10 from their published files, the user's own, a Gaussian mixture."""
+"""Data sets: bundled digits, MNIST and CIFAR-10 from their published files, the user's own, a Gaussian mixture."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The user's own data: an .npz file of plain arrays."""
+"""Reads the user's own data from an .npz file of plain arrays."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from .._errors import DatasetError
 from .._files import read_npz
 from .dataset import Samples, Source
 
-# As float64 scalars, which the stored arrays' types, float16 too, are widened to. Squares of larger pixels would
-# overflow, and larger labels are not exact in float64; NaN and infinity are not below either.
+# They are float64 scalars, so that comparing widens the stored arrays' types, float16 too. Squares of larger pixels
+# would overflow, and larger labels are not exact in float64; NaN and infinity are below neither.
 LARGEST_PIXEL, LARGEST_LABEL = np.float64(1e150), np.float64(2**53)
 
 
 def read_user_file(path: Path) -> Source:
-    """The `Source` in an .npz file of `images` and `labels`, and perhaps `test_images` and `test_labels`."""
+    """Reads an .npz file with `images` and `labels` and, optionally, `test_images` and `test_labels`."""
     arrays = read_arrays(path, ["images", "labels"], ["test_images", "test_labels"])
     train = _samples(path, arrays, "")
     num_classes = int(train.labels.max()) + 1
@@ -41,7 +41,7 @@ def read_user_file(path: Path) -> Source:
 
 
 def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """Arrays of an .npz file by name: see `read_npz`. Raises `DatasetError`, also where a required one is absent."""
+    """Returns arrays of an .npz file by name: see `read_npz`. Raises `DatasetError`, also if one is missing."""
     arrays, there = read_npz(path, [*required, *optional], DatasetError)
     if absent := [name for name in required if name not in arrays]:
         raise DatasetError(

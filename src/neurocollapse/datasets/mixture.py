@@ -1,4 +1,4 @@
-"""Gaussian mixtures whose Σ_W and Σ_B are known."""
+"""Draws Gaussian mixtures whose Σ_W and Σ_B are known."""
 
 import torch
 from jaxtyping import Float64, Int64
@@ -17,15 +17,15 @@ def gaussian_mixture(
     exact: bool,
     seed: int,
 ) -> tuple[Float64[Tensor, "samples features"], Int64[Tensor, " samples"]]:
-    """Normal samples around each class mean, h = μ_c + Σ_W^{1/2} z, class after class.
+    """Draws normal samples around each class mean, h = μ_c + Σ_W^{1/2} z, class after class.
 
     Args:
         class_means: μ_c, (classes, features), float64.
         within_covariance: Σ_W, (features, features), float64, symmetric positive semidefinite; may be zero.
-        samples_per_class: n.
+        samples_per_class: n, the number of samples of each class.
         exact: centre and whiten z within each class, so that the samples' own class means and Σ_W (the paper's, over
-            N) are those given, to rounding. Takes n > p.
-        seed: of the draw; the same seed gives the same samples.
+            N) are those given, to rounding. This needs n > p.
+        seed: the seed of the draw; the same seed gives the same samples.
 
     Returns:
         Features (classes · n, p), float64, and labels (classes · n,), int64.
@@ -44,7 +44,7 @@ def gaussian_mixture(
         raise DatasetError(f"samples_per_class={samples_per_class} is too few; give at least {least}")
     eigenvalues, directions = torch.linalg.eigh(within_covariance)
     root = directions * eigenvalues.clamp(min=0).sqrt() @ directions.T
-    # One look finds both flaws: eigh reads one triangle only, and clamping changes what has negative eigenvalues.
+    # One comparison finds both faults: eigh reads one triangle only, and clamping changes negative eigenvalues.
     if not torch.allclose(root @ root, within_covariance):
         raise DatasetError(
             "within_covariance is not symmetric positive semidefinite (least eigenvalue of its lower triangle: "
@@ -53,17 +53,17 @@ def gaussian_mixture(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(num_classes, samples_per_class, num_features, dtype=torch.float64, generator=generator)
     if exact:
-        # Orthonormal columns in the span of centred ones: mean 0 and, times √n, second moment I.
+        # Orthonormal columns in the span of centred ones have mean 0 and, times √n, second moment I.
         noise = torch.linalg.qr(noise - noise.mean(dim=1, keepdim=True)).Q * samples_per_class**0.5
     features = class_means[:, None] + noise @ root
     return features.flatten(end_dim=1), torch.arange(num_classes).repeat_interleave(samples_per_class)
 
 
 def sample_mixture() -> Source:
-    """The data set `gaussian`: C = 4, p = 16, 100 training and 25 test samples a class.
+    """Draws the data set `gaussian`: C = 4, p = 16, 100 training and 25 test samples a class.
 
-    Scaled so that all entries together have mean 0 and deviation 1, since ‖μ_c‖² + tr Σ_W = p: standardisation changes
-    nothing, and Σ_W and Σ_B of the loaded samples are known.
+    Its scale makes all entries together have mean 0 and deviation 1, since ‖μ_c‖² + tr Σ_W = p. So standardisation
+    changes nothing, and Σ_W and Σ_B of the loaded samples are known.
     """
     num_classes, num_features = 4, 16
     within_covariance = torch.eye(num_features, dtype=torch.float64) / 4

@@ -1,4 +1,4 @@
-"""The published files of MNIST and CIFAR-10: how to know them, where they lie on disks, where to fetch them."""
+"""Finds the published files of MNIST and CIFAR-10 on disk or downloads them, and identifies them by checksum."""
 
 import gzip
 import hashlib
@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from .._errors import DatasetError
 
-with warnings.catch_warnings(action="ignore"):  # tqdm's, in a notebook without widgets, where its plain bar will do
+with warnings.catch_warnings(action="ignore"):  # tqdm's, in a notebook without widgets, where its plain bar is enough
     import pooch
 
 
 @dataclass(frozen=True)
 class Publication:
-    """The files of one data set."""
+    """The published files of one data set, with their addresses and checksums."""
 
     mirrors: tuple[str, ...]  # address = mirror + file name; tried in turn
     downloads: dict[str, tuple[int, str]]  # file name: size in bytes, SHA-256
@@ -85,19 +85,19 @@ CIFAR10_PICKLED = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
 
 
 class Content(NamedTuple):
-    """The unpacked bytes of a file, and where they came from."""
+    """The unpacked bytes of a file, and the place they came from."""
 
     origin: str
     data: bytes
 
 
 def cache_folder() -> Path:
-    """Where downloads and parsed data are kept: NEUROCOLLAPSE_CACHE, or the user's cache folder."""
+    """Returns the folder for downloads and parsed data: NEUROCOLLAPSE_CACHE, or the user's cache folder."""
     return Path(os.environ.get("NEUROCOLLAPSE_CACHE") or pooch.os_cache("neurocollapse")).expanduser()
 
 
 def find_mnist(data_dir: Path | None) -> dict[str, Content]:
-    """The four files by name, compressed or not; those that are not under `data_dir` are downloaded beside the rest."""
+    """Returns the four files by name, compressed or not; those not under `data_dir` are downloaded beside the rest."""
     folder = cache_folder() / "mnist"
     paths: dict[str, Path] = {}
     if data_dir is not None:
@@ -112,7 +112,7 @@ def find_mnist(data_dir: Path | None) -> dict[str, Content]:
 
 
 def find_cifar10(data_dir: Path | None) -> dict[str, Content]:
-    """The six binary batches by name, from their folder or from the archive they are published in."""
+    """Returns the six binary batches by name, from their folder or from the published archive."""
     if data_dir is None:
         return _unpack(download(CIFAR10, CIFAR10_ARCHIVE, cache_folder() / "cifar10"))
     folders = [data_dir / name for name in CIFAR10.folders]
@@ -137,7 +137,10 @@ def find_cifar10(data_dir: Path | None) -> dict[str, Content]:
 
 
 def compare_with_published(contents: dict[str, Content], publication: Publication) -> tuple[str, ...]:
-    """A note on the files whose content is not the published one; an error for one that is another published file."""
+    """Returns a note on the files whose content is not the published one.
+
+    Raises `DatasetError` for a file whose content is that of another published file.
+    """
     names = {sha256: name for name, sha256 in publication.contents.items()}
     unknown = []
     for name, content in contents.items():
@@ -152,13 +155,13 @@ def compare_with_published(contents: dict[str, Content], publication: Publicatio
 
 
 def download(publication: Publication, name: str, folder: Path) -> Path:
-    """Fetch a file into `folder`, whole or not at all; one that is already there with the right checksum is kept."""
+    """Downloads a file into `folder`, whole or not at all, unless it is already there with the right checksum."""
     size, sha256 = publication.downloads[name]
     failures = []
     for mirror in publication.mirrors:
         try:
             return Path(pooch.retrieve(mirror + name, f"sha256:{sha256}", fname=name, path=folder, progressbar=True))
-        except (OSError, ValueError) as error:  # of requests and of disks; of pooch for a wrong checksum
+        except (OSError, ValueError) as error:  # requests and disks raise OSError; pooch raises ValueError
             failures.append(f"{mirror} ({_reason(error)})")
     raise DatasetError(
         f"{name} ({size / 1e6:.3g} MB) is not in {folder} and could not be downloaded from "
@@ -168,7 +171,7 @@ def download(publication: Publication, name: str, folder: Path) -> Path:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValueError):
-        return "what came has another checksum"
+        return "the downloaded file has another checksum"
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP status {response.status_code}"
@@ -195,7 +198,7 @@ def _read(path: Path) -> bytes:
 
 def _decompress(path: Path) -> bytes:
     data = _read(path)
-    # Told by the first bytes: browsers unpack what they fetch and keep the name.
+    # Decided by the first bytes: browsers unpack the files that they download and keep the name.
     if not data.startswith(b"\x1f\x8b"):
         return data
     try:

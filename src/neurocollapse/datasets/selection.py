@@ -1,4 +1,4 @@
-"""Which training samples are taken of a source, and with which labels."""
+"""Selects the training samples of a source, and their labels."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ IMBALANCES = ("none", "step", "exponential")
 
 @dataclass(frozen=True)
 class Selection:
-    """See `load_dataset`."""
+    """The arguments of `load_dataset` that select training samples and shuffle labels."""
 
     per_class: int | None = None
     imbalance: str = "none"
@@ -33,9 +33,9 @@ class Selection:
 
 
 def select(source: Source, selection: Selection) -> Source:
-    """The source with the chosen training samples and labels, and notes on what is not as the theory has it.
+    """Returns the source with the selected training samples and labels, and notes on what the theory does not assume.
 
-    Raises `DatasetError` where a class is missing, or has fewer samples than are asked for.
+    Raises `DatasetError` if a class is missing, or has fewer samples than requested.
     """
     _check_every_class_is_there(source)
     counts = _counts(source, selection)
@@ -50,7 +50,7 @@ def select(source: Source, selection: Selection) -> Source:
 
 
 def _counts(source: Source, selection: Selection) -> NDArray[np.int64]:
-    """Samples to take of each class."""
+    """Returns the number of samples to take of each class."""
     there = np.bincount(source.train.labels)
     if selection.per_class is not None and selection.per_class > there.min():
         raise DatasetError(
@@ -70,11 +70,11 @@ def _counts(source: Source, selection: Selection) -> NDArray[np.int64]:
 
 
 def _with_noise(train: Samples, selection: Selection) -> Samples:
-    """The samples with the labels of some shuffled among them."""
+    """Returns the samples with the labels of some of them shuffled among one another."""
     generator = np.random.default_rng(selection.seed)
     order = generator.permutation(len(train.labels))
     ranks = np.empty_like(order)
-    ranks[order] = rank_within_class(train.labels[order])  # of each sample in its class, in a random order
+    ranks[order] = rank_within_class(train.labels[order])  # each sample's rank in its class, in a random order
     wanted = np.rint(selection.label_noise * np.bincount(train.labels)).astype(np.int64)
     chosen = np.flatnonzero(ranks < wanted[train.labels])
     labels = train.labels.copy()
@@ -83,7 +83,7 @@ def _with_noise(train: Samples, selection: Selection) -> Samples:
 
 
 def _check_every_class_is_there(source: Source) -> None:
-    # Not bincount: a stray label of 10^12 would ask for terabytes.
+    # Not bincount: a stray label of 10^12 would need terabytes.
     present = np.unique(source.train.labels)
     if source.num_classes < 2:
         raise DatasetError(f"{source.name}: all training labels are 0; classification needs at least two classes")

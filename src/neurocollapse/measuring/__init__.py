@@ -1,4 +1,4 @@
-"""Measuring: features, or a model and its data, in; a `Measurement` out."""
+"""Measures neural collapse: from features, or from a model and its data, to a `Measurement`."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Checkpoints of one model, measured one after the other: the trajectory that was not recorded while it trained."""
+"""Measures the checkpoints of one model in turn: the trajectory that was not recorded while it trained."""
 
 import glob
 import hashlib
@@ -22,19 +22,19 @@ from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, unwrap
 from .models import measure_model
 
-#: Samples in a forward pass.
+#: The number of samples in a forward pass.
 _BATCH = 500
 
-#: Under these keys training scripts keep the weights beside the optimiser's state.
+#: The keys under which training scripts keep the weights beside the optimiser's state.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
-#: What wrappers and this package's own checkpoints put before the names of parameters.
+#: The prefixes that wrappers and this package's own checkpoints give to parameter names.
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def find_checkpoints(pattern: str) -> list[Path]:
-    """The files that a pattern such as `epoch_*.safetensors` names, numbers in their names counting as numbers.
+    """Returns the files that match a pattern such as `epoch_*.safetensors`, with numbers in names sorted as numbers.
 
-    Raises `CheckpointError` where there are none.
+    Raises `CheckpointError` if there are none.
     """
     found = [Path(name) for name in glob.glob(str(Path(pattern).expanduser())) if Path(name).is_file()]
     if not found:
@@ -43,15 +43,15 @@ def find_checkpoints(pattern: str) -> list[Path]:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """epoch_9 before epoch_10."""
+    """Returns a key that sorts epoch_9 before epoch_10."""
     parts = re.split(r"(\d+)", str(path))
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load the weights of a .safetensors file, or of one that `torch.save` wrote, which is read without its code.
+    """Loads weights from a .safetensors file, or from one that `torch.save` wrote, without running code in it.
 
-    Raises `CheckpointError`: the file is damaged, holds something else, or is of another model.
+    Raises `CheckpointError` if the file is damaged, holds something else, or belongs to another model.
     """
     weights = _read(path)
     model = unwrap(model)
@@ -89,13 +89,14 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and the samples it is measured on."""
+    """A model, and the samples on which it is measured."""
 
     model: nn.Module
     split: Split
     conditions: dict[str, Any]
 
     def measure(self, vci: bool | None = None) -> Measurement:
+        """Measures the model with its present weights; `vci` as in `measure`."""
         loader = DataLoader(TensorDataset(self.split.images, self.split.labels), batch_size=_BATCH)
         return measure_model(self.model, loader, vci=vci)
 
@@ -103,7 +104,7 @@ class Subject:
 def subject(
     model: str, dataset: str, *, data_dir: Path | None = None, split: str = "train", per_class: int | None = None
 ) -> Subject:
-    """The model that `convnet`, `mlp` or `module:function` gives for a data set, as yet untrained.
+    """Builds the untrained model that `convnet`, `mlp` or `module:function` gives for a data set.
 
     Raises `NetworkError`, `DatasetError`.
     """
@@ -115,7 +116,7 @@ def subject(
 
     def untrained() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # what is measured untrained is the same each time
+            torch.manual_seed(0)  # the untrained model, and so its fingerprint, is the same each time
             return build(model, data.input_shape, data.num_classes)
 
     conditions = {"model": model, "network": asdict(fingerprint_of(untrained, chosen.images))}
@@ -124,11 +125,11 @@ def subject(
 
 
 class Trajectory:
-    """Measurements of checkpoints in a .jsonl file, a line each, written whole after every one of them.
+    """The measurements of checkpoints in a .jsonl file, one on each line; the file is rewritten after each.
 
-    A line counts for a checkpoint of the same name and content, measured under the same `conditions`, of which
-    `network` is a `Fingerprint`; so a replay that was killed goes on where it was, and a checkpoint written anew is
-    measured anew.
+    A line counts for a checkpoint with the same name and content, measured under the same `conditions`, one of which,
+    `network`, is a `Fingerprint`. So a replay that was killed resumes, and a checkpoint that was overwritten is
+    measured again.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any]):
@@ -140,31 +141,32 @@ class Trajectory:
             raise CheckpointError(f"{path} is no trajectory ({error}); remove it, or name another file") from error
 
     def missing(self, checkpoints: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """The checkpoints not measured yet, each with what to begin its line with."""
+        """Yields the checkpoints that are not measured yet, each with the first keys of its line."""
         for checkpoint in checkpoints:
-            begun = {"checkpoint": checkpoint.name, "sha256": _sha256(checkpoint), **self.conditions}
-            if not any(_agrees(begun, line) for line in self.lines):
-                yield checkpoint, begun
+            start = {"checkpoint": checkpoint.name, "sha256": _sha256(checkpoint), **self.conditions}
+            if not any(_agrees(start, line) for line in self.lines):
+                yield checkpoint, start
 
     def of(self, checkpoints: list[Path]) -> list[dict[str, Any]]:
-        """The lines of these checkpoints, in their order."""
+        """Returns the lines of these checkpoints, in their order."""
         names = [checkpoint.name for checkpoint in checkpoints]
         mine = [line for line in self.lines if _agrees(self.conditions, line) and line["checkpoint"] in names]
         return sorted(mine, key=lambda line: names.index(line["checkpoint"]))
 
     def add(self, line: dict[str, Any]) -> None:
+        """Adds a line, in place of an earlier one for the same checkpoint and conditions, and writes the file."""
         same = {"checkpoint": line["checkpoint"], **self.conditions}
         self.lines = [known for known in self.lines if not _agrees(same, known)] + [line]
         write_json_lines(self.path, self.lines)
 
 
 def _agrees(conditions: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
-    """Whether a line has all these conditions, its network as far as rounding lets one say."""
+    """Whether a line has all these conditions; networks are compared up to rounding."""
     conditions, then = dict(conditions), line.get("network")
     now = conditions.pop("network", None)
     if not conditions.items() <= line.items():
         return False
-    if now is None or isinstance(then, str):  # earlier versions kept a hash of rounded outputs, which says no more
+    if now is None or isinstance(then, str):  # earlier versions kept a hash of rounded outputs, which proves nothing
         return True
     return then is not None and _fingerprint(then).matches(_fingerprint(now))
 
@@ -176,18 +178,19 @@ def _fingerprint(kept: Mapping[str, Any]) -> Fingerprint:
 def replay(
     subject: Subject, trajectory: Trajectory, todo: Iterable[tuple[Path, dict[str, Any]]]
 ) -> Iterator[str | None]:
-    """Measure the checkpoints that a trajectory lacks, its `missing`.
+    """Measures the checkpoints that a trajectory lacks, as its `missing` yields them.
 
-    After each yields None once it is on disk, or why it could not be measured; the others are measured all the same.
+    Yields, after each checkpoint, None once its line is on disk, or the reason why it could not be measured; the others
+    are still measured.
     """
-    for checkpoint, begun in todo:
+    for checkpoint, start in todo:
         try:
             load_weights(subject.model, checkpoint)
-            trajectory.add({**begun, **subject.measure(vci=False).to_dict()})
+            trajectory.add({**start, **subject.measure(vci=False).to_dict()})
             yield None
         except CheckpointError as error:
             yield str(error)
-        except ValueError as error:  # of a model that has diverged, for one
+        except ValueError as error:  # for example, the model has diverged
             yield f"{checkpoint}: {error}"
 
 

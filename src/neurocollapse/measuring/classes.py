@@ -1,4 +1,4 @@
-"""Class by class, for classes of unequal size or unequal fate."""
+"""Measures each class on its own, for classes that differ in size or collapse differently."""
 
 import pandas as pd
 import torch
@@ -17,12 +17,12 @@ def class_table(
     num_classes: int | None = None,
     weighting: str = "classes",
 ) -> pd.DataFrame:
-    """A row per class: what minority collapse, or a class that resists, shows first.
+    """Returns a table with one row per class, which shows minority collapse, or a class that does not collapse.
 
     Columns: `count`; `mean_norm` ‖μ_c − μ_G‖; `variance`, the mean squared distance of its samples from μ_c;
     `effective_rank` of those deviations, exp(−Σ_k p_k log p_k) with p_k = σ_k / Σ σ (Roy and Vetterli, 2007), nan for
-    a class without spread; `weight_norm` ‖W^c‖, where the weight is given. Arguments and errors are those of
-    `measure`. The effective rank takes the eigenvalues of a matrix of min(n_c, p) rows for every class.
+    a class without spread; `weight_norm` ‖W^c‖, if the weight is given. Arguments and errors are those of `measure`.
+    The effective rank needs the eigenvalues of a matrix of min(n_c, p) rows for every class.
 
     >>> import neurocollapse as nc
     >>> features = torch.tensor([[3.0, 1.0], [3.0, -1.0], [0.0, 0.0], [0.0, 0.0]])
@@ -45,10 +45,10 @@ def class_table(
 
 
 def effective_rank(deviations: Float[Tensor, "samples features"]) -> float:
-    """exp of the entropy of the singular values as shares of their sum; nan where all vanish."""
+    """Returns the exponential of the entropy of the singular values, as shares of their sum; nan if all are zero."""
     gram = deviations @ deviations.T if len(deviations) < deviations.shape[1] else deviations.T @ deviations
     eigenvalues = torch.linalg.eigvalsh(gram)
-    # below this an eigenvalue is rounding, whose root would count as a direction
+    # an eigenvalue below this is rounding; its root would count as a direction
     noise = len(gram) * torch.finfo(torch.float64).eps * eigenvalues[-1].item()
     singular_values = eigenvalues[eigenvalues > noise].sqrt()
     if not len(singular_values):

@@ -1,4 +1,4 @@
-"""Files of features: .npz or .safetensors with `features`, `labels` and, optionally, `weight`, `bias` and `ood`."""
+"""Reads .npz and .safetensors files with `features`, `labels` and, optionally, `weight`, `bias` and `ood`."""
 
 import difflib
 import warnings
@@ -19,7 +19,7 @@ OPTIONAL = ("weight", "bias", "ood")
 
 
 def read_features(path: Path) -> dict[str, Tensor]:
-    """The arrays of a feature file by name; a warning names those that are ignored. Nothing is unpickled.
+    """Returns the arrays of a feature file by name; a warning names those that are ignored. Nothing is unpickled.
 
     Raises `FeatureFileError`.
     """
@@ -50,7 +50,7 @@ def _with_hint(name: str, there: Iterable[str]) -> str:
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     arrays, there = read_npz(path, REQUIRED + OPTIONAL, FeatureFileError)
-    # Of others only the name matters, for the message.
+    # Other arrays matter only by name, for the message.
     return {name: _as_tensor(path, name, arrays[name]) if name in arrays else torch.empty(0) for name in there}
 
 

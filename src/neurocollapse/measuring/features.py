@@ -1,4 +1,4 @@
-"""Features in, measurement out."""
+"""Measures the features that a classifier sees."""
 
 import warnings
 
@@ -21,7 +21,7 @@ from ..statistics import (
     mean_of,
 )
 
-#: Σ_W as a whole is kept unasked up to so many multiplications, N p²: a tenth of a second on a few cores.
+#: By default Σ_W as a whole is kept up to this many multiplications, N p²: a tenth of a second on a few cores.
 _CHEAP_COVARIANCE = 10**10
 
 
@@ -37,32 +37,32 @@ def measure(
     weighting: str = "classes",
     vci: bool | None = None,
 ) -> Measurement:
-    """Every neural-collapse metric of the features that a classifier sees, in two sweeps over them.
+    """Computes every neural-collapse metric of the features that a classifier sees, in two sweeps over them.
 
-    The features are read where they lie, block by block: nothing of their size is copied. Class means are summed in
-    float64. Everything else is a sum over h − μ_c, which float32 features give exactly enough to go on in float32:
-    its projections on the at most min(p, C−1) directions of the centred means, O(N p C) operations, never more than
-    the O(N p²) of Σ_W as a whole. `nc1_vci` alone needs all of Σ_W. By default it is there where N p² is at most
-    10¹⁰ and p at most 4096; all products are then in float64.
+    The features are read in place, block by block: nothing of their size is copied. Class means are summed in float64.
+    Everything else is a sum over h − μ_c, for which float32 is exact enough if the features are float32: its
+    projections on the at most min(p, C−1) directions of the centred means take O(N p C) operations, never more than the
+    O(N p²) of Σ_W as a whole. Only `nc1_vci` needs all of Σ_W. By default it is measured if N p² is at most 10¹⁰ and p
+    at most 4096; all products are then in float64.
 
     Args:
         features: (samples, features), any floating type; the classifier's input.
         labels: (samples,), integers from 0 to C−1.
-        weight: (classes, features), the classifier. Without it the keys that need it are absent.
-        bias: (classes,), its bias.
-        num_classes: C; by default the rows of `weight`, or the largest label plus one.
-        means: class means of other samples, `Measurement.means` of the training set: then NC1, NC4 and all else hold
-            these samples against those means. By default the samples' own.
-        ood: (others, features), features of samples of no class, for `nc5`.
-        weighting: "classes", where μ_G and Σ_B weigh every class alike, or "samples", by its number of samples.
+        weight: (classes, features), the weight of the classifier. Without it the keys that need it are absent.
+        bias: (classes,), the bias of the classifier.
+        num_classes: C; by default the number of rows of `weight`, or the largest label plus one.
+        means: class means of other samples, such as `Measurement.means` of the training set; the metrics then compare
+            these samples with those means. By default the samples' own.
+        ood: (others, features), features of samples that belong to no class, for `nc5`.
+        weighting: how μ_G and Σ_B weigh the classes: "classes", all alike, or "samples", by their number of samples.
         vci: whether to measure `nc1_vci`, whatever it costs.
 
     Returns:
-        A `Measurement`: mapping from the keys of `METRICS` to float.
+        A `Measurement`: a mapping from the keys of `METRICS` to floats.
 
     Raises:
-        ValueError: a class without samples, fewer than two classes, a label out of range, a NaN or infinity, lengths
-            or widths that disagree; the message names the class, the sample or the shape.
+        ValueError: there is a class without samples, fewer than two classes, a label out of range, a NaN or infinity,
+            or lengths or widths disagree; the message names the class, the sample or the shape.
 
     >>> import neurocollapse as nc
     >>> etf = nc.simplex_etf(4)
@@ -88,7 +88,7 @@ def gather(
     vci: bool | None = None,
     objective: Objective | None = None,
 ) -> tuple[Statistics, ClassMeans]:
-    """The `Statistics` behind `measure`, and the class means they refer to; same arguments and errors."""
+    """Returns the `Statistics` behind `measure` and their class means; arguments and errors are those of `measure`."""
     features, labels = as_tensor("features", features), _as_labels(labels)
     check_shapes(features, labels)
     if not features.numel():
@@ -107,7 +107,7 @@ def gather(
 
 
 def is_cheap(num_samples: int, num_features: int) -> bool:
-    """Whether Σ_W as a whole is kept unasked."""
+    """Whether Σ_W as a whole is kept by default."""
     return num_features <= FULL_COVARIANCE_LIMIT and num_samples * num_features**2 <= _CHEAP_COVARIANCE
 
 
@@ -122,7 +122,7 @@ def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int
         given = int(labels.max()) + 1 if classifier is None else len(classifier.weight)
     elif classifier is not None and len(classifier.weight) != given:
         raise InputError(f"num_classes is {given}, but weight has {len(classifier.weight)} rows")
-    if given > len(labels):  # before memory is asked for: one stray label may promise billions of classes
+    if given > len(labels):  # before memory is allocated: one stray label may mean billions of classes
         present = set(labels.tolist())
         empty = next(c for c in range(given) if c not in present)
         raise InputError(
@@ -133,6 +133,7 @@ def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int
 
 
 def as_tensor(name: str, values: Tensor | ArrayLike) -> Tensor:
+    """Returns the values as a dense tensor of real numbers, without copying where possible. Raises `ValueError`."""
     if isinstance(values, Tensor):
         if values.is_complex():
             raise InputError(f"{name} must be real numbers, got {values.dtype}")
@@ -148,7 +149,7 @@ def as_tensor(name: str, values: Tensor | ArrayLike) -> Tensor:
         array = array.astype(np.float64)
     # torch reads neither foreign byte order nor negative strides
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    with warnings.catch_warnings():  # of memory that must not be written to, such as a mapped file: nothing here does
+    with warnings.catch_warnings():  # about read-only memory, such as a mapped file: nothing here writes to it
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(native)
 
@@ -176,6 +177,6 @@ def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier
         b = as_tensor("bias", bias).to(features.device, torch.float64)  # type: ignore[arg-type]
         if b.shape != W.shape[:1]:
             raise InputError(f"bias must be ({len(W)},), one number per row of weight; got {tuple(b.shape)}")
-    classifier = Classifier(W, b)  # refuses what is not finite
+    classifier = Classifier(W, b)  # raises if an entry is not finite
     check_scale("entries of weight", W.abs().max().item())
     return classifier

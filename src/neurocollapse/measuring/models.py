@@ -1,4 +1,4 @@
-"""A model and its data in, measurement out."""
+"""Measures what the head, or every layer, of a model sees on its data."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ from .process_group import Processes
 
 STRATEGIES = ("keep", "stream", "twice")
 
-#: What a sweep is folded into, and what folds this process's samples into it.
+#: A sum that gathers a sweep, and a function that adds this process's samples to it.
 G = TypeVar("G", ClassMeans, Projections)
 Feed = Callable[[Any], Any]
 
@@ -48,37 +48,37 @@ def measure_model(
     together: bool | None = None,
     **options: Unpack[CaptureOptions],
 ) -> Measurement:
-    """Every neural-collapse metric of what the classifier head of a model sees, in one forward pass over a loader.
+    """Computes every neural-collapse metric at the classifier head of a model, in one forward pass over a loader.
 
-    In a process group all processes must call it, and all get the same measurement. The data of a loader with an
-    index, or of a list of batches, are split among them, every sample once; of any other loader each process is taken
-    to yield its own part, with a warning.
+    In a process group all processes must call it, and all get the same measurement. The samples of a loader with an
+    index, or of a list of batches, are split among the processes, every sample once. Any other loader is assumed to
+    yield each process its own part, with a warning.
 
     Args:
-        model: any classifier; it is found and left in the mode it was in. See `capture`.
+        model: any classifier; it is left in the mode it was in. See `capture`.
         loader: yields (inputs, labels, ...) or mappings.
         head: name of the classifier head; by default the linear layer whose output is the model's.
-        strategy: "keep" the features, in memory or in a temporary file past `memory_budget`; "stream" them into
-            moments, p × p numbers, where they cannot be kept: then `nc4` is missing; or run the model "twice", which
-            keeps nothing and misses nothing that the two sweeps of `measure` give.
-        means: class means of other data, `Measurement.means` of the training set: see `measure`.
-        ood: a loader of samples of no class, for `nc5`; labels in it are not read.
+        strategy: "keep" keeps the features, in memory or, beyond `memory_budget`, in a temporary file; "stream" sums
+            them into moments, p × p numbers, if they cannot be kept, and then `nc4` is missing; "twice" runs the model
+            twice, keeps nothing, and gives all that the two sweeps of `measure` give.
+        means: class means of other data, such as `Measurement.means` of the training set: see `measure`.
+        ood: a loader of samples that belong to no class, for `nc5`; labels in it are not read.
         weighting: "classes" or "samples": see `measure`.
         vci: whether to measure `nc1_vci`: see `measure`.
-        weight_decay: λ of Eq. 1, for `loss` and `weight_norms`; all parameters that train are taken to decay.
-        subset: measure this many samples of every class only, drawn without loading the others.
-        save_features: a .safetensors file for what was captured, which `neurocollapse measure` reads.
-        together: whether to measure with the other processes of the process group; by default where there is one.
-        options: of `neurocollapse.measuring.capture.capture`. `tokens`: by which token of a sequence the model decides,
-            "first", "last", "mean", "all" or a position. `spatial`: "flatten" maps, or take their "mean".
-            `ignore_index`: the label of what is left out, −100. `label_key`: where batches have their labels. `device`;
-            `autocast_dtype`; `eval_mode=False` leaves modules in training mode. `memory_budget`: bytes of features to
-            hold in memory, 4 GiB; the rest goes to a temporary file in `folder`. `progress`: called after each batch
-            with the batches done, and all.
+        weight_decay: λ of Eq. 1, for `loss` and `weight_norms`; all trainable parameters are assumed to decay.
+        subset: measure only this many samples of every class, drawn without loading the others.
+        save_features: a .safetensors file for the captured features, which `neurocollapse measure` reads.
+        together: whether to measure with the other processes of the process group; by default if there is one.
+        options: the options of `neurocollapse.measuring.capture.capture`. `tokens`: the token of a sequence by which
+            the model decides, "first", "last", "mean", "all" or a position. `spatial`: "flatten" maps, or take their
+            "mean". `ignore_index`: the label of samples to leave out, −100. `label_key`: where batches have their
+            labels. `device`; `autocast_dtype`; `eval_mode=False` leaves modules in training mode. `memory_budget`:
+            bytes of features to hold in memory, 4 GiB; the rest goes to a temporary file in `folder`. `progress`:
+            called after each batch with the number of batches done and the number in all.
 
     Raises:
-        ValueError: no head, or several; a loader without labels; options that do not go together; and all that
-            `measure` raises.
+        ValueError: there is no head, or several; the loader has no labels; options do not go together; or `measure`
+            would raise it.
         RuntimeError: another process failed.
         FeatureStoreError: the temporary file cannot be written.
 
@@ -116,7 +116,7 @@ def measure_model(
 
 
 def _check_together(model: object, strategy: str, means: object, save_features: Path | str | None, size: int) -> None:
-    """Refuse arguments of `measure_model` that do not go together, before anything is run."""
+    """Raises an error for arguments of `measure_model` that do not go together, before anything is run."""
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if means is not None and not isinstance(means, ClassMeans):
@@ -134,7 +134,10 @@ def _check_together(model: object, strategy: str, means: object, save_features: 
 def _two_sweeps(
     processes: Processes, feed: Feed, classifier: Classifier, means: ClassMeans | None, weighting: str, vci: bool | None
 ) -> Projections:
-    """Both sweeps over what `feed` folds in, in all processes, the second on their merged means or the given ones."""
+    """Makes both sweeps over the samples that `feed` adds, in all processes.
+
+    The second sweep uses the merged means of all processes, or the given ones.
+    """
     held_out = means is not None
     if means is None:
         means = processes.merged(lambda: feed(ClassMeans(len(classifier.weight))))
@@ -154,21 +157,21 @@ def measure_layers(
     subset: int | None = None,
     **options: Unpack[CaptureOptions],
 ) -> dict[str, Measurement]:
-    """The collapse of every layer side by side, from one forward pass: the outputs of layers, then the head's input.
+    """Measures the output of every layer, and then the head's input, in one forward pass over a loader.
 
     Args:
         model: any classifier.
         loader: yields (inputs, labels, ...) or mappings.
-        layers: names as in `model.named_modules()`, or "all" that compute, in the order in which they run.
+        layers: names as in `model.named_modules()`, or "all" layers that compute, in the order in which they run.
         head: name of the classifier head; by default the linear layer whose output is the model's.
         weighting: "classes" or "samples": see `measure`.
         vci: whether to measure `nc1_vci`: see `measure`.
-        subset: measure this many samples of every class only.
+        subset: measure only this many samples of every class.
         options: see `measure_model`; `spatial` and `tokens` say how maps and sequences become features.
 
     Returns:
-        {layer: Measurement}. The last one is that of the head's input, under the head's name, and alone has the keys
-        that need the classifier.
+        {layer: Measurement}. The last one measures the head's input, under the head's name. Only it has the keys that
+        need the classifier.
 
     >>> import neurocollapse as nc
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -182,15 +185,15 @@ def measure_layers(
         size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}
         measured = {}
         for name, store in captured.layers.items():
-            with _told(name):
+            with _naming(name):
                 measured[name] = measure(store.features, store.labels, **size)  # type: ignore[arg-type]
-        with _told(found.name):
+        with _naming(found.name):
             last = measure(features.features, features.labels, found.weight, found.bias, **size)  # type: ignore[arg-type]
         return {**measured, found.name: last}
 
 
 def objective_of(model: nn.Module, weight_decay: float, free: Collection[str] = ()) -> Objective:
-    """What Eq. 1 needs of a model all of whose trainable parameters decay alike, but for those named in `free`."""
+    """Returns the penalty of Eq. 1 for a model whose trainable parameters all decay alike, except those in `free`."""
     norms = {
         name: p.detach().double().square().sum().item()
         for name, p in unwrap(model).named_parameters()
@@ -201,7 +204,8 @@ def objective_of(model: nn.Module, weight_decay: float, free: Collection[str] = 
 
 
 @contextmanager
-def _told(layer: str) -> Iterator[None]:
+def _naming(layer: str) -> Iterator[None]:
+    """Adds the layer's name to a `ValueError`."""
     try:
         yield
     except ValueError as error:
@@ -209,7 +213,7 @@ def _told(layer: str) -> Iterator[None]:
 
 
 def _head_of(captured: Captured) -> tuple[Head, FeatureStore]:
-    assert captured.head is not None  # it was asked for, and `capture` raises where there is none
+    assert captured.head is not None  # `capture` raises if there is none
     assert captured.features is not None
     return captured.head, captured.features
 
@@ -219,7 +223,7 @@ def _classifier_of(head: Head) -> Classifier:
 
 
 def _fold_into(captured: Captured | None, gathered: G) -> G:
-    """Fold what this process kept, if it had samples at all, into `gathered`."""
+    """Adds the features that this process kept, if it had samples, to `gathered`."""
     if captured is not None:
         _, store = _head_of(captured)
         gathered.update(store.features, store.labels)
@@ -227,7 +231,7 @@ def _fold_into(captured: Captured | None, gathered: G) -> G:
 
 
 def _run_into(read: Callable[..., Captured], loader: Iterable[Any] | None, gathered: G) -> G:
-    """Run the model, and fold in what its head sees."""
+    """Runs the model and adds the features that its head sees to `gathered`."""
     if loader is not None:
         read(loader, sink=lambda features, labels, _: gathered.update(features.cpu(), labels.cpu()))
     return gathered
@@ -242,7 +246,7 @@ def _classifier_of_first_batch(read: Callable[..., Captured], loader: Iterable[A
 
 
 def _moments(read: Callable[..., Captured], loader: Iterable[Any], weighting: str) -> ClassMoments:
-    moments: list[ClassMoments] = []  # none before the first batch, which tells the head
+    moments: list[ClassMoments] = []  # empty before the first batch, which shows the head
 
     def fold(features: Tensor, labels: Tensor, head: Head) -> None:
         if not moments:
@@ -256,7 +260,7 @@ def _moments(read: Callable[..., Captured], loader: Iterable[Any], weighting: st
 def _mean_of_others(
     read: Callable[..., Captured], processes: Processes, loader: Iterable[Any], label_key: str | int | None
 ) -> Tensor:
-    """The mean of what the head sees of samples of no class."""
+    """Returns the mean feature of samples that belong to no class."""
 
     def gather() -> ClassMeans | None:
         part = processes.share(loader)
@@ -271,7 +275,7 @@ def _mean_of_others(
 
 
 class _Unlabelled:
-    """A loader's inputs, each with label 0, whatever its own labels are, if it has any."""
+    """The inputs of a loader, each with label 0 in place of its own label, if it has any."""
 
     def __init__(self, loader: Iterable[Any], label_key: str | int | None):
         self.loader, self.label_keys = loader, {*LABEL_KEYS, label_key}
@@ -291,11 +295,11 @@ def _zeros(size: int) -> Tensor:
 
 
 def _save(captured: Captured, path: Path) -> None:
-    """A feature file, which `neurocollapse measure` reads."""
+    """Writes a feature file, which `neurocollapse measure` reads."""
     head, store = _head_of(captured)
     arrays = {"features": store.features, "labels": store.labels, "weight": head.weight, "bias": head.bias}
     with atomic_path(path) as temporary:
         try:
             save_file({name: a.cpu().contiguous() for name, a in arrays.items() if a is not None}, temporary)
-        except SafetensorError as error:  # a full disk, for one
+        except SafetensorError as error:  # for example, a full disk
             raise OSError(str(error)) from error

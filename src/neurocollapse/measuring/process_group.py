@@ -1,4 +1,4 @@
-"""Several processes that measure together: who takes which samples, and how what they gather becomes one."""
+"""Measures in several processes together: splits the samples among them and merges what they gather."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ M = TypeVar("M", ClassMeans, ClassMoments, Projections)
 
 
 class Processes:
-    """This process, alone or one of the default process group.
+    """This process, alone or as one of the default process group.
 
-    Every process calls the same methods in the same order. What fails in one of them fails in all, so that none waits
+    Every process calls the same methods in the same order. An error in one of them is raised in all, so that none waits
     for a process that is gone.
     """
 
@@ -32,11 +32,11 @@ class Processes:
         self.size = torch.distributed.get_world_size() if joined else 1
 
     def share(self, loader: Any) -> Any:
-        """This process's part of the data: every sample in exactly one part, so parts may differ in length by one.
+        """Returns this process's part of the data. Every sample is in exactly one part, so lengths may differ by one.
 
-        A sampler that pads its parts to one length, as `DistributedSampler` does, is left out of account. A list is
-        split by its batches. A loader that cannot be split, since its data set has no index, is taken to yield this
-        process's part, with a warning. None where there is less than processes and this one gets none.
+        A sampler that pads its parts to one length, as `DistributedSampler` does, is ignored. A list is split by its
+        batches. A loader that cannot be split, since its data set has no index, is assumed to yield this process's
+        part, with a warning. Returns None if there are fewer samples than processes and this one gets none.
 
         Raises:
             ValueError: the sampler does not say which samples it shows.
@@ -55,16 +55,16 @@ class Processes:
             )
             return loader
         indices = indices_of(loader)[self.rank :: self.size]
-        # the first process reads even a loader of nothing, and says so
+        # the first process reads even an empty loader, and raises the error for it
         return reloaded(loader, indices) if indices or not self.rank else None
 
     def all(self, make: Callable[[], T]) -> list[T]:
-        """What every process makes, in the order of their ranks."""
+        """Calls `make` in every process and returns all results, in the order of the ranks."""
         if self.size == 1:
             return [make()]
         try:
             mine: T | Exception = make()
-        except Exception as error:  # whatever it is, the others must hear of it
+        except Exception as error:  # whatever it is, the others must receive it
             mine = error
         parts: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(parts, _picklable(mine))
@@ -76,15 +76,15 @@ class Processes:
         return parts
 
     def each(self, make: Callable[[], T]) -> T:
-        """What this process makes, once all have succeeded."""
+        """Calls `make` in every process and returns this one's result, once all have succeeded."""
         mine: list[T] = []
         self.all(lambda: mine.append(make()))
         return mine[0]
 
     def merged(self, make: Callable[[], M | None]) -> M:
-        """What all processes make, merged in the order of their ranks, so that every process has the same bits.
+        """Calls `make` in every process and merges the results by rank, so that every process has the same bits.
 
-        None from a process without samples counts for nothing.
+        A result of None, from a process without samples, is ignored.
         """
         parts = [part for part in self.all(make) if part is not None]
         return reduce(lambda first, second: first.merge(second), parts)

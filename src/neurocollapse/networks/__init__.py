@@ -1,4 +1,4 @@
-"""Classifiers that are homogeneous in every layer, networks of the user's own, and where their classifier is."""
+"""Networks: classifiers that are homogeneous in every layer, the user's own, and how to find the head of any."""
 
 import lazy_loader
 

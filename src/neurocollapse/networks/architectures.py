@@ -12,7 +12,7 @@ from .users_own import call_builder
 
 
 class ConvNet(nn.Module):
-    """The paper's five layers: four 3×3 convolutions of stride 2, each with ReLU, then the linear classifier.
+    """The paper's network of five layers: four 3×3 convolutions of stride 2 with ReLU, then the linear classifier.
 
     Input (samples, channels, height, width); 28×28 and 32×32 images both give p = 1024 features.
     """
@@ -40,11 +40,12 @@ class ConvNet(nn.Module):
         self.classifier = nn.Linear(num_features, num_classes, bias=bias)
 
     def forward(self, images: Float[Tensor, "samples channels height width"]) -> Float[Tensor, "samples classes"]:
+        """Returns the outputs f of the classifier."""
         return self.classifier(self.features(images))
 
 
 class MLP(nn.Module):
-    """`depth` linear layers, the classifier included, with ReLU between; hidden layers of `width` units."""
+    """A network of `depth` linear layers, the classifier included, with ReLU between and hidden layers of `width`."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class MLP(nn.Module):
         for before, after in itertools.pairwise(widths):
             try:
                 layers.append(nn.Linear(before, after, bias=hidden_bias))
-            except RuntimeError as error:  # what PyTorch raises for want of memory
+            except RuntimeError as error:  # PyTorch raises it if memory does not suffice
                 raise NetworkError(
                     f"a layer of {after}×{before} weights ({4e-9 * after * before:.3g} GB) does not fit in memory "
                     f"beside those before it; choose a smaller width"
@@ -75,6 +76,7 @@ class MLP(nn.Module):
         self.classifier = nn.Linear(width, num_classes, bias=bias)
 
     def forward(self, inputs: Float[Tensor, "samples *shape"]) -> Float[Tensor, "samples classes"]:
+        """Returns the outputs f of the classifier."""
         return self.classifier(self.features(inputs))
 
 
@@ -93,9 +95,9 @@ def build_network(
     hidden_bias: bool = False,
     batch_norm: bool = False,
 ) -> nn.Module:
-    """`convnet`, `mlp` (of `depth` and `width`), or the user's own as `module:function`.
+    """Builds `convnet`, `mlp` (with `depth` and `width`), or the user's own network, given as `module:function`.
 
-    Of the first two, `bias` gives the classifier a bias, `hidden_bias` the other layers, and `batch_norm` puts batch
+    For the first two, `bias` gives the classifier a bias, `hidden_bias` the other layers, and `batch_norm` puts batch
     normalisation before every ReLU; the last two break homogeneity. The user's function returns a module whose last
     linear layer has `num_classes` outputs: see `call_builder`. Raises `NetworkError`.
     """

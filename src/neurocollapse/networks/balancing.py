@@ -1,8 +1,8 @@
-"""Balanced weights: of all that make the same function by rescaling channels, those of least norm.
+"""Balances weights: rescales channels to the least norm that gives the same function.
 
-A ReLU lets positive factors through, so that a channel's incoming weights times c and its outgoing ones divided by c
-leave f as it is. Σ‖W_l‖² is least where every channel's incoming and outgoing norms are equal, as they are at every
-critical point of Eq. 1 with λ > 0; of gradient flow the difference of their squares decays as e^{−2λt}.
+A ReLU passes positive factors on, so multiplying a channel's incoming weights by c and dividing its outgoing ones by c
+leaves f unchanged. Σ‖W_l‖² is least where every channel's incoming and outgoing norms are equal, as they are at every
+critical point of Eq. 1 with λ > 0; along gradient flow the difference of their squares decays as e^{−2λt}.
 """
 
 import itertools
@@ -18,16 +18,16 @@ from torch.func import functional_call
 from .._errors import NetworkError
 from .modes import modes_kept
 
-#: After an epoch weights are not far from balance: three sweeps find it to a few parts in a thousand.
+#: After an epoch the weights are not far from balance: three sweeps reach it to a few parts in a thousand.
 _SWEEPS = 3
 
-#: How often weights are drawn for a network to be tried with, before it is given up as one that is always dead.
+#: How often weights are drawn to test a network, before it counts as one that is always dead.
 _DRAWS = 100
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The live weights of a layer: a channel is a row of them."""
+    """A layer with its live weights; each row of them is a channel."""
 
     name: str
     weight: Float[Tensor, "channels *inputs"]
@@ -42,16 +42,17 @@ class Layer:
         return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 
     def by_input(self, channels: int) -> Float[Tensor, "own channels entries"]:
-        """The weights that each of so many channels of the layer before enters: behind a flattening several columns."""
+        """The weights that each channel of the layer before enters; after a flattening, several columns each."""
         return self.weight.reshape(len(self.weight), channels, -1)
 
 
 @torch.no_grad()
 def balance(layers: Sequence[Layer], sweeps: int = _SWEEPS) -> None:
-    """Rescale the channels of `find_layers`, in place, towards the least Σ‖W_l‖² that makes the same f.
+    """Rescales the channels of these layers, in place, towards the least Σ‖W_l‖² that gives the same f.
 
-    A sweep goes through the layers and takes c = √(‖outgoing‖/‖incoming‖) of every channel, which is the minimum over
-    that layer's factors: Stock et al. (2019, Equi-normalization). A channel with a side of zeros is left alone.
+    `layers` are those of `find_layers`. A sweep goes through them and uses c = √(‖outgoing‖/‖incoming‖) for every
+    channel, the minimum over that layer's factors: Stock et al. (2019, Equi-normalization). A channel whose incoming or
+    outgoing weights are all zero is left alone.
     """
     for _ in range(sweeps):
         for layer, following in itertools.pairwise(layers):
@@ -63,7 +64,7 @@ def balance(layers: Sequence[Layer], sweeps: int = _SWEEPS) -> None:
 
 
 def rescale(layer: Layer, following: Layer, factors: Float[Tensor, " channels"]) -> None:
-    """Multiply each channel of a layer by its factor, and divide what it enters of the layer that follows by it."""
+    """Multiplies each channel of a layer by its factor, and divides the weights that it enters in the next layer."""
     factors = factors.to(layer.weight.dtype)
     layer.weight.mul_(factors.view(-1, *[1] * (layer.weight.ndim - 1)))
     if layer.bias is not None:
@@ -73,10 +74,10 @@ def rescale(layer: Layer, following: Layer, factors: Float[Tensor, " channels"])
 
 
 def find_layers(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> list[Layer]:
-    """The layers that train, in the order of definition.
+    """Returns the trainable layers, in the order of definition.
 
-    Raises `NetworkError` where they do not follow one another so that rescaling leaves f as it is, which is tried on
-    `inputs`, two or more, with other weights. The model is left as it was found.
+    Raises `NetworkError` if the layers do not follow one another in such a way that rescaling leaves f unchanged. This
+    is tested on `inputs`, two or more, with other weights. The model is left unchanged.
     """
     with modes_kept(model):
         for training in (True, False):  # normalisation shows only in training
@@ -87,7 +88,7 @@ def find_layers(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> li
 
 
 def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
-    """Those of a network's parameters that train, as `layer_weights` counts layers."""
+    """Returns the trainable layers among a network's parameters, as `layer_weights` counts them."""
     layers = []
     for name, weight in tensors.items():
         if weight.requires_grad and weight.ndim >= 2:
@@ -98,7 +99,7 @@ def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
 
 
 def _try(model: nn.Module, inputs: Tensor) -> None:
-    """Rescale one layer after another of the network with other weights. Raises `NetworkError` where f changes."""
+    """Rescales each layer of the network in turn, with other weights. Raises `NetworkError` if f changes."""
     tensors, outputs = _drawn(model, inputs)
     generator = torch.Generator().manual_seed(0)
     for layer, following in itertools.pairwise(_layers(tensors)):
@@ -120,9 +121,10 @@ def _try(model: nn.Module, inputs: Tensor) -> None:
 
 
 def _drawn(model: nn.Module, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """The model's tensors, all that train drawn anew so that none is zero and hides what it does; and its outputs.
+    """Returns the model's tensors, with the trainable ones drawn at random, and its outputs.
 
-    Drawn until every layer bears on the outputs: narrow ones are often dead.
+    A tensor of zeros would hide what it does. They are drawn until every layer affects the outputs, since narrow layers
+    are often dead.
     """
     generator = torch.Generator().manual_seed(0)
     silent = ""
@@ -144,12 +146,12 @@ def _drawn(model: nn.Module, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]
         silent = dead[0]
     raise NetworkError(
         f"the channels of {type(model).__name__} cannot be balanced: its outputs do not depend on {silent}, with "
-        f"weights drawn {_DRAWS} times, so that there is no trying it: take balancing none, or wider layers"
+        f"weights drawn {_DRAWS} times, so it cannot be tested: take balancing none, or wider layers"
     )
 
 
 def _outputs(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """The same each time, with dropout and running statistics too."""
+    """Returns the outputs, which are the same each time, also with dropout and running statistics."""
     torch.manual_seed(0)
     own = {name: tensor if tensor.requires_grad else tensor.clone() for name, tensor in tensors.items()}
     return functional_call(model, own, (inputs,))

@@ -1,4 +1,4 @@
-"""What a network is known by, so that an edited one is not taken for the one it was."""
+"""Identifies a network, so that an edited one is not mistaken for the original."""
 
 import hashlib
 import math
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .heads import tensors_of
 
-#: Images that a network is shown, and numbers of its output that are kept.
+#: The number of images that a network is shown, and the number of its outputs that are kept.
 _IMAGES, _OUTPUTS = 4, 16
 
 
@@ -20,15 +20,15 @@ _IMAGES, _OUTPUTS = 4, 16
 class Fingerprint:
     """The text of a network's modules and shapes, hashed, and some of its outputs.
 
-    The outputs are kept as numbers, for a hash would tell the rounding of one machine from that of the next.
+    The outputs are kept as numbers, since a hash would differ between machines that round differently.
     """
 
     sha256: str
     outputs: tuple[float, ...]
-    """Of the network as it starts; empty where not finite, or others each time, as with random numbers of NumPy's."""
+    """Outputs of the untrained network; empty if they are not finite, or vary, as with NumPy's random numbers."""
 
     def matches(self, other: "Fingerprint") -> bool:
-        """Whether both are of the same network, to the rounding of float32."""
+        """Whether both belong to the same network, up to rounding in float32."""
         if self.sha256 != other.sha256 or len(self.outputs) != len(other.outputs):
             return False
         scale = max(map(abs, self.outputs), default=0.0)
@@ -40,7 +40,7 @@ class Fingerprint:
 
 @torch.no_grad()
 def fingerprint_of(build: Callable[[], nn.Module], images: Float[Tensor, "samples *shape"]) -> Fingerprint:
-    """The fingerprint of what `build` returns, which is called twice and should return the same."""
+    """Returns the fingerprint of the network that `build` returns; it is called twice and should return the same."""
     model, again = (build().eval() for _ in range(2))
     outputs, repeated = (_outputs(network, images[:_IMAGES]) for network in (model, again))
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

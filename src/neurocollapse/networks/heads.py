@@ -1,4 +1,4 @@
-"""The classifier head of any model: which module it is, its effective weight, and what it sees."""
+"""Finds the classifier head of any model, reads its effective weight, and captures its input."""
 
 import warnings
 from collections import Counter, deque
@@ -17,15 +17,15 @@ from torch.utils.hooks import RemovableHandle
 from .._errors import CaptureWarning, InputError, NetworkError
 from .modes import evaluation
 
-#: The rows on which a head is checked to be linear.
+#: The number of rows on which a head is checked to be linear.
 CHECKED_ROWS = 64
-#: The head is sought among this many calls, the last ones of the first forward pass: to keep the inputs of all would
-#: take as much memory as training does.
+#: The head is sought among this many calls, the last ones of the first forward pass: keeping the inputs of all calls
+#: would need as much memory as training does.
 CALLS_KEPT = 16
 
-#: What wrappers put into the names of the modules inside them.
+#: The parts that wrappers add to the names of the modules inside them.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-#: Modules that may skip calling their parts, and do so unless a hook is on them; no head lies in them.
+#: Modules that skip calling their parts unless a hook is on them; none contains a head.
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -34,8 +34,8 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Head:
     """The last linear layer of a model, f = W h + b, with the weight as it takes effect (after weight normalisation).
 
-    A module of the user's own that has a `weight` (classes, features), such as a cosine classifier, counts as if it
-    computed W h + b of the features and the weight as they are: `capture` warns where it does not.
+    A custom module that has a `weight` (classes, features), such as a cosine classifier, is treated as if it computed
+    W h + b from the features and the weight as they are: `capture` warns if it does not.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Head:
 
 
 def find_head(model: nn.Module, name: str | None = None) -> Head:
-    """The head called `name`, dotted as in `model.named_modules()`, or without a name the only one possible.
+    """Returns the head called `name`, dotted as in `model.named_modules()`; without a name, the only possible head.
 
-    Possible are `nn.Linear`, also weight- or spectrally normalised, 1×1 convolutions, and modules of one's own with a
-    `weight` (classes, features). With several, only a forward pass tells which one gives the model's output: `capture`
-    finds out on the first batch.
+    A head may be an `nn.Linear`, also weight- or spectrally normalised, a 1×1 convolution, or a custom module with a
+    `weight` (classes, features). If there are several, only a forward pass shows which one gives the model's output:
+    `capture` finds it with the first batch.
 
     Raises:
         ValueError: there is no such module, it is of another kind, or there are several; the message lists them.
@@ -68,10 +68,10 @@ def find_head(model: nn.Module, name: str | None = None) -> Head:
 def find_classifier(
     model: nn.Module, inputs: Float[Tensor, "samples *shape"], num_classes: int | None = None
 ) -> nn.Linear:
-    """The `nn.Linear` that a model ends in, with `num_classes` outputs where they are given.
+    """Returns the `nn.Linear` in which a model ends; it must have `num_classes` outputs if that is given.
 
-    Where several are possible, the model is run on `inputs`, and the one whose output it returns is taken; the model
-    and the global random generator are left as they were. Raises `NetworkError`.
+    If several are possible, the model is run on `inputs`, and this returns the one whose output the model returns. The
+    model and the global random generator are left as they were. Raises `NetworkError`.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> find_classifier(model, torch.ones(1, 4)) is model[2]
@@ -94,9 +94,9 @@ def find_classifier(
 
 
 def possible_classifiers(model: nn.Module, num_classes: int | None = None) -> dict[str, nn.Linear]:
-    """Every `nn.Linear` that may be the head, with `num_classes` outputs where they are given, by name.
+    """Returns every `nn.Linear` that may be the head, by name; only those with `num_classes` outputs if that is given.
 
-    Raises `NetworkError` where there is none.
+    Raises `NetworkError` if there is none.
     """
     linears = {name: module for name, module in head_candidates(model).items() if isinstance(module, nn.Linear)}
     if not linears:
@@ -112,7 +112,7 @@ def possible_classifiers(model: nn.Module, num_classes: int | None = None) -> di
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`, DataParallel and DistributedDataParallel, which can run by itself."""
+    """Returns the module inside `torch.compile`, DataParallel and DistributedDataParallel, which can run by itself."""
     while True:
         if "_orig_mod" in model._modules:
             model = model.get_submodule("_orig_mod")
@@ -123,17 +123,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
-    """All modules by the names that they have without wrappers."""
+    """Returns all modules by the names that they have without wrappers."""
 
     def plain(name: str) -> str:
         return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
-    # what is wrapped comes later under the same name, and replaces its wrapper
+    # a wrapped module comes later under the same name, and replaces its wrapper
     return {plain(name): module for name, module in unwrap(model).named_modules()}
 
 
 def head_candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module that may be a head, by name, in the order of definition."""
+    """Returns every module that may be a head, by name, in the order of definition."""
     modules = modules_by_name(model)
     hidden = {id(part) for module in modules.values() if isinstance(module, FUSED) for part in module.modules()}
     return {n: m for n, m in modules.items() if id(m) not in hidden and _may_be_head(m)}
@@ -153,13 +153,13 @@ def _may_be_head(module: nn.Module) -> bool:
 
 
 def candidates_for(model: nn.Module, name: str | None) -> dict[str, nn.Module]:
-    """The one head of this name, or without a name every module that may be it. Raises `ValueError`: there is none."""
+    """Returns the head of this name, or without a name every possible head. Raises `ValueError` if there is none."""
     candidates = head_candidates(model)
     if name is None:
         if not candidates:
             raise InputError(_which(model, "has no layer that may be its head", candidates))
         return candidates
-    for known in (name, name.removeprefix("module.")):  # as it is called within DistributedDataParallel
+    for known in (name, name.removeprefix("module.")):  # the prefix that DistributedDataParallel adds
         if known in candidates:
             return {known: candidates[known]}
     module = modules_by_name(model).get(name)
@@ -182,11 +182,11 @@ def _which(model: nn.Module, fault: str, candidates: Sequence[str] | dict[str, n
 
 @dataclass
 class Call:
-    """One call of a candidate during a forward pass."""
+    """One call of a possible head during a forward pass."""
 
     name: str
     input: Tensor
-    version: int  # of the input's numbers when the candidate saw them
+    version: int  # the version of the input's numbers when the candidate was called
     output: Tensor | None = None
 
     @property
@@ -196,7 +196,7 @@ class Call:
 
 
 class Calls:
-    """The last calls of candidates in a forward pass: a context with hooks on them, there inside it only."""
+    """The last calls of possible heads in a forward pass: a context that has hooks on them while it is open."""
 
     def __init__(self, candidates: Mapping[str, nn.Module], *, copied: bool = False):
         self.candidates, self.copied = candidates, copied
@@ -236,7 +236,7 @@ def _version(value: Tensor) -> int:
 
 
 def tensors_of(output: object) -> list[Tensor]:
-    """The tensors of what a module returned: `.logits` or ["logits"] alone where there is one, else all, in order."""
+    """Returns the tensors in a module's output: only `.logits` or ["logits"] if there is one, else all, in order."""
     if isinstance(output, Tensor):
         return [output]
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
@@ -250,6 +250,7 @@ def tensors_of(output: object) -> list[Tensor]:
 
 
 def first_tensor(place: object, values: Any) -> Tensor:
+    """Returns the first tensor in the values. Raises `ValueError`, which names the place, if there is none."""
     tensors = tensors_of(values)
     if not tensors:
         raise InputError(f"{place} is {type(values).__name__} without a tensor; name another layer")
@@ -257,9 +258,9 @@ def first_tensor(place: object, values: Any) -> Tensor:
 
 
 def head_of_output(model: nn.Module, calls: Iterable[Call], output: object, candidates: dict[str, nn.Module]) -> Call:
-    """The call whose output is the model's output, or failing that a row-wise increasing function of it.
+    """Returns the call whose output is the model's output, or of which that is an increasing function in every row.
 
-    Such functions are softmax, log-softmax and a temperature. Raises `ValueError` unless there is exactly one.
+    Such functions are softmax, log-softmax and a temperature. Raises `ValueError` unless there is exactly one head.
     """
     found = _with_output(calls, output)
     names = dict.fromkeys(call.name for call in found)
@@ -273,7 +274,7 @@ def head_of_output(model: nn.Module, calls: Iterable[Call], output: object, cand
 
 
 def _with_output(calls: Iterable[Call], output: object) -> list[Call]:
-    """The calls that gave the model's output, or failing that one which has its order in every row."""
+    """Returns the calls that gave the model's output; if none did, those with its order in every row."""
     results, made = _numbers(output), [(call, call.output) for call in calls if call.output is not None]
     for test in (_is_same, _is_increasing):
         if found := [call for call, given in made if any(test(given, result) for result in results)]:
@@ -286,7 +287,7 @@ def _numbers(output: object) -> list[Tensor]:
 
 
 def gives(output: Tensor | None, result: Tensor) -> bool:
-    """Whether a head's output is the model's, or in every row in the same order."""
+    """Whether a head's output is the model's, or has the same order in every row."""
     return output is not None and (_is_same(output, result) or _is_increasing(output, result))
 
 
@@ -310,7 +311,7 @@ def _is_increasing(output: Tensor, result: Tensor) -> bool:
 
 
 def check_linear(head: Head, value: Tensor, output: Tensor | None) -> None:
-    """Warn where the output of a head is not W h + b on the first few rows; `ValueError` where W does not fit."""
+    """Warns if the output of a head is not W h + b on the first few rows. Raises `ValueError` if W does not fit."""
     if output is None:
         raise InputError(f"the head {head.name!r} returns no tensor; pass head= another layer")
     first = isinstance(head.module, CONVOLUTIONS)
@@ -327,14 +328,14 @@ def check_linear(head: Head, value: Tensor, output: Tensor | None) -> None:
     if (expected - f).abs().max() > 0.05 * expected.abs().max():
         warnings.warn(
             f"the head {head.name!r} computes something else than W h + b; what reads its weight (NC3, NC4, margins, "
-            f"accuracy) is of W h + b, with its weight and its input as they are",
+            f"accuracy) uses W h + b, with its weight and its input as they are",
             CaptureWarning,
             stacklevel=2,
         )
 
 
 def read_head(model: nn.Module, name: str, module: nn.Module) -> Head:
-    """The head with its effective weight, gathered from all processes where it is sharded."""
+    """Returns the head with its effective weight, gathered from all processes if it is sharded."""
     with torch.no_grad(), evaluation(model), _whole_parameters(model):  # in training, reading may change the weight
         weight, bias = module.weight, getattr(module, "bias", None)
         for hook in module._forward_pre_hooks.values():  # these of old set the weight only when the module is called
@@ -360,12 +361,12 @@ def _whole_parameters(model: nn.Module) -> AbstractContextManager[None]:
     return FullyShardedDataParallel.summon_full_params(unwrap(model), writeback=False)
 
 
-# ---- what it sees
+# ---- its input
 
 
 @contextmanager
 def captured_features(classifier: nn.Linear) -> Iterator[list[Tensor]]:
-    """Within the context, every forward pass appends the classifier's input, (samples, features), to the list."""
+    """Yields a list to which every forward pass in the context appends the classifier's input, (samples, features)."""
     captured: list[Tensor] = []
     handle = classifier.register_forward_pre_hook(
         lambda _, args, kwargs: captured.append(first_tensor("its input", [*args, *kwargs.values()]).detach()),
@@ -378,9 +379,9 @@ def captured_features(classifier: nn.Linear) -> Iterator[list[Tensor]]:
 
 
 def check_head(outputs: object, captured: list[Tensor], classifier: nn.Linear) -> None:
-    """`NetworkError` unless `outputs` are what the classifier made of the last of its captured inputs.
+    """Raises `NetworkError` unless `outputs` are the classifier's outputs for the last of its captured inputs.
 
-    Metrics and theory read f = W h + b off the last linear layer, so that must be what the network returns.
+    Metrics and theory take f = W h + b from the last linear layer, so the network must return it.
     """
     if not isinstance(outputs, Tensor):
         raise NetworkError(

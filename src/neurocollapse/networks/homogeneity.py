@@ -1,4 +1,4 @@
-"""Whether a network is positively homogeneous of degree one, in its input and in every layer."""
+"""Tests whether a network is positively homogeneous of degree one, in its input and in every layer."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from .parameters import layer_weights
 
 @dataclass(frozen=True)
 class Homogeneity:
-    """Relative deviations ‖f(scaled) − αf‖/‖αf‖, largest over the scales tried: by input and by layer."""
+    """The relative deviations ‖f(scaled) − αf‖/‖αf‖, the largest over the scales, for the input and for each layer."""
 
     by_input: float
     by_layer: dict[str, float]
@@ -27,10 +27,10 @@ class Homogeneity:
 def check_homogeneous(
     model: nn.Module, inputs: Float[Tensor, "samples *shape"], scales: tuple[float, ...] = (0.5, 2.0, 3.0)
 ) -> Homogeneity:
-    """Measure whether f(αx) = αf(x), and whether scaling one layer W_l by α scales f by α, for positive α.
+    """Measures whether f(αx) = αf(x), and whether scaling one layer W_l by α scales f by α, for positive α.
 
-    The model is left as it was found. A positive answer is evidence on these inputs, not a proof; where the outputs
-    are all zero there is none, and the deviations are nan.
+    The model is left unchanged. A positive answer is evidence on these inputs, not a proof. If the outputs are all
+    zero there is no evidence, and the deviations are nan.
     """
     found = [(tensor, tensor.clone()) for tensor in (*model.parameters(), *model.buffers())]
 
@@ -54,7 +54,7 @@ def check_homogeneous(
             name: largest(deviation(scaled_layer(weight, alpha), alpha) for alpha in scales)
             for name, weight in layer_weights(model).items()
         }
-    finally:  # on an error too, and with the running statistics of normalisation layers
+    finally:  # also on an error, and including the running statistics of normalisation layers
         for tensor, value in found:
             tensor.copy_(value)
     return Homogeneity(by_input, by_layer)

@@ -1,4 +1,4 @@
-"""Training or evaluation: the mode of every module, set for a while."""
+"""Sets and restores the mode of every module: training or evaluation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """After the block every module is in the mode that it was in before."""
+    """Restores the mode of every module after the block."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -19,9 +19,9 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Every module is in evaluation mode within the block, and afterwards in the mode that it was in.
+    """Puts every module into evaluation mode within the block, and restores its mode afterwards.
 
-    The flags are set directly: `train()`, which a model may override, need not undo itself.
+    The flags are set directly, since a model may override `train()` in a way that cannot be undone.
     """
     with modes_kept(model):
         for module in model.modules():

@@ -1,4 +1,4 @@
-"""The parameters of a network: which of them are layers, where they start, how they decay."""
+"""The parameters of a network: which are layers, how they are initialised, how they decay."""
 
 import torch
 from torch import nn
@@ -7,16 +7,16 @@ from .._errors import NetworkError
 
 
 def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable tensors of two or more dimensions, one per layer, in the order of definition."""
+    """Returns the trainable tensors of two or more dimensions, one per layer, in the order of definition."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim >= 2}
 
 
 def initialize(model: nn.Module, initialization: str, norm: float) -> None:
-    """Draw the weights anew, in place, from torch's global generator.
+    """Initialises the weights in place, with torch's global generator.
 
-    `default` keeps PyTorch's; `kaiming` is He et al. (2015), normal with variance 2/fan_in; `norm` keeps the
-    direction of PyTorch's and gives every weight tensor the Frobenius norm `norm`. Raises `NetworkError` where there
-    is no direction, in a layer of zeros.
+    `default` keeps PyTorch's weights; `kaiming` is He et al. (2015), normal with variance 2/fan_in; `norm` keeps the
+    directions of PyTorch's weights and gives every weight tensor the Frobenius norm `norm`. Raises `NetworkError` for a
+    layer of zeros, which has no direction.
     """
     for name, weight in layer_weights(model).items():
         with torch.no_grad():
@@ -32,9 +32,9 @@ def initialize(model: nn.Module, initialization: str, norm: float) -> None:
 
 
 def decays(model: nn.Module, classifier: nn.Linear, weight_decay: float, bias: str) -> dict[str, float]:
-    """The decay of every parameter that trains: λ, but 0 for the classifier's bias where `bias` is "free".
+    """Returns the decay of every trainable parameter: λ, but 0 for the classifier's bias if `bias` is "free".
 
-    Raises `NetworkError` where the classifier has no bias to be "free" or "decayed".
+    Raises `NetworkError` if the classifier has no bias that could be "free" or "decayed".
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     own = next((name for name, p in trained.items() if p is classifier.bias), None)

@@ -1,4 +1,4 @@
-"""Networks of the user's own, named as module:function."""
+"""Builds the user's own networks, named as module:function."""
 
 import importlib
 import inspect
@@ -12,9 +12,9 @@ from .._errors import NetworkError
 
 
 def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """What the user's `module:function` returns, whatever its head. Raises `NetworkError`.
+    """Calls the user's `module:function` and returns its network, whatever its head. Raises `NetworkError`.
 
-    It is called as function(input_shape, num_classes), or without arguments where it takes none.
+    It is called as function(input_shape, num_classes), or without arguments if it takes none.
     """
     if ":" not in name:
         raise NetworkError(f"there is no network {name!r}; choose convnet, mlp, or your own as module:function")
@@ -35,7 +35,7 @@ def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> n
 def _takes_two(function: Callable[..., object]) -> bool:
     try:
         inspect.signature(function).bind()
-    except (TypeError, ValueError):  # it needs arguments, or does not tell
+    except (TypeError, ValueError):  # it needs arguments, or has no signature
         return True
     try:
         inspect.signature(function).bind((), 0)
@@ -46,7 +46,7 @@ def _takes_two(function: Callable[..., object]) -> bool:
 
 def _load_function(name: str) -> Callable[..., object]:
     module_name, _, function_name = name.partition(":")
-    if str(Path.cwd()) not in sys.path:  # as `python -m` does: the user's module lies where the command is typed
+    if str(Path.cwd()) not in sys.path:  # as `python -m` does: the user's module is in the current folder
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)

@@ -1,4 +1,4 @@
-"""Figures, tables and the page: pure functions from what is on disk."""
+"""Reports: figures, tables and an HTML page, made from the runs on disk."""
 
 import lazy_loader
 

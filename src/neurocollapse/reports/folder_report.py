@@ -1,4 +1,4 @@
-"""The report on a folder of runs: read from disk, and written as one HTML file."""
+"""Reads a folder of runs from disk and writes the report on it as one HTML file."""
 
 import json
 import math
@@ -14,19 +14,18 @@ from ..training import RunConfig
 from .page.content import ReportRun, report_content
 from .page.html import report_page
 
-#: What people call the data sets.
+#: The names of the data sets in titles.
 _TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 
-#: What a verdict in claims.json has.
+#: The keys that a verdict in claims.json has.
 _VERDICT = {"claim", "source", "setting", "verdict", "parts"}
 
 
 def report(folder: Path | str) -> Path:
-    """Write the report on a folder of runs: one HTML file that opens anywhere, offline.
+    """Writes the report on a folder of runs, one HTML file that opens anywhere and offline, and returns its path.
 
     It shows the curves, the samples in motion, Gram matrices, the layers' norms, and the theory tables and claims that
-    were kept in the folder. What is damaged is left out, with a warning. Returns the file. Raises `RunError` where the
-    folder holds no run.
+    are in the folder. Damaged files are left out, with a warning. Raises `RunError` if the folder holds no run.
     """
     path, damages = write_report(Path(folder))
     for damage in damages:
@@ -37,9 +36,9 @@ def report(folder: Path | str) -> Path:
 def write_report(
     folder: Path, *, reload_seconds: float | None = None, may_be_empty: bool = False
 ) -> tuple[Path, list[str]]:
-    """The report on the runs in a folder, and the damage in the folder, which the report leaves out.
+    """Writes the report on a folder of runs; returns its path and the damage in the folder, which it leaves out.
 
-    Raises `RunError` where there is no run, unless `may_be_empty`.
+    Raises `RunError` if there is no run, unless `may_be_empty`.
     """
     found = folders(folder)
     if not found and not may_be_empty:
@@ -64,16 +63,16 @@ def write_report(
 
 
 def titled(configs: Iterable[RunConfig]) -> str:
-    """`Neural collapse of the convnet on MNIST`, of all networks and data that the configurations name."""
+    """Returns a title that names all networks and data, such as `Neural collapse of the convnet on MNIST`."""
     kept = list(configs)
     networks = sorted({f"the {config.network}" for config in kept})
     datasets = sorted({_TITLES.get(config.dataset, Path(config.dataset).name) for config in kept})
-    told = [f" {word} {' and '.join(names)}" for word, names in (("of", networks), ("on", datasets)) if names]
-    return "Neural collapse" + "".join(told)
+    named = [f" {word} {' and '.join(names)}" for word, names in (("of", networks), ("on", datasets)) if names]
+    return "Neural collapse" + "".join(named)
 
 
 def _as_found(folder: RunFolder, left_out: list[str]) -> ReportRun:
-    """A run for the page; what is damaged of a run that is whole all the same joins what is left out."""
+    """Returns a run for the page. Damaged snapshots of a run that is otherwise whole are added to `left_out`."""
     try:
         folder.check_whole()
         described, result = folder.description, folder.result or {"status": "unfinished"}
@@ -102,7 +101,7 @@ def _snapshots(folder: RunFolder, left_out: list[str]) -> dict[int, dict[str, An
 
 
 def _claims(path: Path, left_out: list[str]) -> list[Any]:
-    """Verdicts, where `claims` has written them."""
+    """Returns the verdicts that `claims` has written, if any."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, list) or not all(isinstance(each, dict) and each.keys() >= _VERDICT for each in found):

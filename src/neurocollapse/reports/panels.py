@@ -1,11 +1,11 @@
-"""The panels of figure and page: what each is called, its formula in text and as matplotlib sets it."""
+"""The panels of the figure and the page: their names, and their formulas in text and in matplotlib's mathtext."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class Panel(NamedTuple):
-    """What stands above a panel."""
+    """The heading of a panel: its name, and its formula in text and in matplotlib's mathtext."""
 
     name: str
     formula: str
@@ -41,12 +41,12 @@ PANELS = {
     "nc4": Panel("NC4 · nearest class mean disagrees", "share of samples", "share of samples"),
 }
 
-#: All but the data terms, of which that of the runs' loss is shown.
+#: The panels without the data terms; the data term that is shown depends on the runs' loss.
 COLLAPSE_PANELS = tuple(key for key in PANELS if key.startswith("nc"))
 
 
 def data_term(losses: Iterable[str]) -> str:
-    """The panel of the data term of runs with these losses.
+    """Returns the key of the panel that shows the data term for runs with these losses.
 
     >>> data_term(["cross_entropy", "cross_entropy"]), data_term(["square"]), data_term([])
     ('cross_entropy', 'loss_data', 'loss_data')

@@ -1,4 +1,4 @@
-"""The paper's experiment, whole: trained with and without weight decay, drawn, summed up and verified."""
+"""Reproduces the paper's experiment: trains with and without weight decay, draws, summarises and verifies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .summaries import missing_decays, paper_ordering, summary
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The results of `reproduce`."""
+    """The results of `reproduce`: the runs, their records and summary, the figure and the report."""
 
     runs: SweepResult
     records: pd.DataFrame
@@ -25,16 +25,16 @@ class Reproduction:
     summary: pd.DataFrame
     """The last records, with mean and deviation over seeds; also in summary.csv."""
     ordering: dict[str, str]
-    """For each measure whether λ = 0 lies above the others, as in the paper."""
+    """For each measure, whether λ = 0 lies above the others, as in the paper."""
     missing: list[float]
     """Values of λ without a finished run."""
     figures: list[Path]
     report: Path | None
-    """The page; None if no run recorded anything, so that there is nothing to show."""
+    """The page; None if no run recorded anything."""
 
 
 def reproduction_sweep(config: RunConfig, weight_decays: Sequence[float], seeds: int) -> Sweep:
-    """The runs of `reproduce`: every λ with the seeds 0, 1, …."""
+    """Returns the runs of `reproduce`: every λ with the seeds 0, 1, …."""
     if seeds < 1:
         raise InputError(f"seeds must be at least 1, got {seeds}")
     return Sweep(config, {"weight_decay": weight_decays, "seed": range(seeds)})
@@ -54,12 +54,12 @@ def reproduce(
     tensorboard: Path | str | None = None,
     progress: bool | None = None,
 ) -> Reproduction:
-    """Reproduce the paper's experiment: train with and without weight decay, draw its figure, write the report.
+    """Reproduces the paper's experiment: trains with and without weight decay, draws its figure, writes the report.
 
     Args:
-        config: what all runs have in common; by default `RunConfig()`.
+        config: the configuration that all runs share; by default `RunConfig()`.
         weight_decays: the values of λ of Eq. 1; 0 is the comparison without decay.
-        seeds: how many seeds, 0, 1, …, for each λ; several give bands in the figure.
+        seeds: the number of seeds, 0, 1, …, for each λ; several give bands in the figure.
         out: the folder for the runs, figure.{png,pdf,svg}, summary.csv, theory.json and report.html.
         engine, workers, device, data_dir, address, tensorboard, progress: see `sweep`.
 

@@ -1,4 +1,4 @@
-"""Records -> the numbers one quotes: last records, means over seeds, and whether the paper's ordering appears."""
+"""Summarises records: last records, means over seeds, and whether the paper's ordering appears."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 from .panels import COLLAPSE_PANELS
 
-#: What a summary shows of every weight decay, in this order.
+#: The keys that a summary shows for every weight decay, in this order.
 SUMMARY_KEYS = (
     "train.accuracy",
     "test.accuracy",
@@ -27,17 +27,17 @@ SUMMARY_KEYS = (
     "gradient_norm",
 )
 
-#: The panels in which the paper has λ = 0 above every λ > 0, and `nc2_equinorm`, which says one of them free of scale.
+#: The panels in which the paper has λ = 0 above every λ > 0, and `nc2_equinorm`, a scale-free form of one of them.
 ORDERED_KEYS = tuple(f"train.{key}" for key in COLLAPSE_PANELS)
 
 
 def final_records(frame: pd.DataFrame) -> pd.DataFrame:
-    """The last record of every run."""
+    """Returns the last record of every run."""
     return frame.loc[frame.groupby("run_id", sort=False)["epoch"].idxmax()].reset_index(drop=True)
 
 
 def summary(frame: pd.DataFrame, by: tuple[str, ...] = ("weight_decay",)) -> pd.DataFrame:
-    """Mean and sample deviation over seeds of the last records: a row per (group, key).
+    """Returns the mean and sample deviation of the last records over seeds, with a row per (group, key).
 
     Columns: `by`, `key`, `mean`, `deviation` (nan for a single run), `runs`. Only runs that finished count.
     """
@@ -54,11 +54,11 @@ HOLDS, IN_THE_MEANS, DOES_NOT_HOLD = "holds", "in the means", "does not hold"
 
 
 def paper_ordering(frame: pd.DataFrame) -> dict[str, str]:
-    """For every panel of the paper: does λ = 0 end above every λ > 0?
+    """Returns, for every panel of the paper, whether λ = 0 ends above every λ > 0.
 
     `holds`: the lowest seed of λ = 0 lies above the highest seed of every λ > 0; `in the means`: only the means over
-    seeds are so ordered; `does not hold`: neither, or a value is undefined. Empty unless runs with λ = 0 and with
-    λ > 0 have finished.
+    seeds have this order; `does not hold`: neither, or a value is undefined. The result is empty unless runs with
+    λ = 0 and with λ > 0 have finished.
     """
     final = final_records(frame[frame["status"] == "finished"])
     without, decayed = final[final["weight_decay"] == 0], final[final["weight_decay"] > 0]
@@ -76,15 +76,15 @@ def _ordering(without: pd.Series, decayed: pd.DataFrame, key: str) -> str:
 
 
 def missing_decays(frame: pd.DataFrame, asked: Sequence[float]) -> list[float]:
-    """The λ asked for of which no run has finished, so that no verdict is on them."""
+    """Returns the requested λ for which no run has finished, and for which there is no verdict."""
     finished = set(frame.loc[frame["status"] == "finished", "weight_decay"])
     return [decay for decay in asked if decay not in finished]
 
 
 def describe_ordering(ordering: dict[str, str], asked: Sequence[float] = (), missing: Sequence[float] = ()) -> str:
-    """One sentence that names the panels where the paper's ordering appears, and those where it does not.
+    """Returns a sentence that names the panels where the paper's ordering appears, and those where it does not.
 
-    With the λ `missing` of those `asked` for, it says of which it speaks.
+    If some of the λ that were `asked` for are `missing`, it says how many it covers.
     """
     failed = ", ".join(f"{decay:g}" for decay in missing)
     judged = f" (of {len(asked) - len(missing)} of {len(asked)} λ; {failed} failed)" if missing else ""
@@ -101,12 +101,12 @@ def describe_ordering(ordering: dict[str, str], asked: Sequence[float] = (), mis
 
 
 def number(mean: float, deviation: float = float("nan")) -> str:
-    """`0.01234 ± 0.00056`, or the mean alone where there is no deviation."""
+    """Formats a mean with its deviation, `0.01234 ± 0.00056`, or the mean alone if there is no deviation."""
     return f"{mean:.4g}" if pd.isna(deviation) else f"{mean:.4g} ± {deviation:.2g}"
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
-    """A `summary` by weight decay laid out for reading: a row per key, a column per λ."""
+    """Lays out a `summary` by weight decay for reading: a row per key, a column per λ."""
     text = table.assign(text=[number(m, d) for m, d in zip(table["mean"], table["deviation"], strict=True)])
     laid_out = text.pivot(index="key", columns="weight_decay", values="text")
     return laid_out.rename(columns=lambda decay: f"λ = {decay:g}")

@@ -2,13 +2,13 @@
 
     OUT/<run-id>/config.json             the configuration and where it ran (`provenance`)
                  records.jsonl           a line per measured epoch
-                 timings.jsonl           its seconds, apart so that records compare bit for bit
-                 snapshots.safetensors   of each of them a few samples and Gram matrices, for a report
+                 timings.jsonl           the seconds of each, apart so that records compare bit for bit
+                 snapshots.safetensors   a few samples and Gram matrices of each, for a report
                  checkpoint.safetensors  weights and optimiser state at the last saved epoch
-                 model.safetensors       the weights, once the run has ended well
-                 result.json             how it ended; a run that has one is not run again
+                 model.safetensors       the weights, once the run has finished
+                 result.json             how the run ended; a run that has one is not run again
 
-Every file is written beside its place and renamed, so a killed process leaves the last whole state.
+Every file is first written beside its place and then renamed, so a killed process leaves the last whole state.
 """
 
 import lazy_loader

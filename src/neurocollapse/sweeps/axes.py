@@ -1,4 +1,4 @@
-"""Many runs: the list of their configurations, and how long one should take."""
+"""The configurations of a sweep, and an estimate of how long one run takes."""
 
 import itertools
 import math
@@ -16,15 +16,15 @@ from .threads import torch_threads
 
 @dataclass(frozen=True)
 class Sweep:
-    """The product of some fields' values over a base configuration: iterable, with a length.
+    """Many configurations: every combination of some fields' values over a base. It is iterable and has a length.
 
     Args:
-        base: what all runs have in common.
-        axes: for each field to vary, its values.
+        base: the configuration that all runs share.
+        axes: the values of each field that varies, by the field's name.
 
     Raises:
-        InputError: there is no such field, no value, a value twice, or a single string in place of a sequence; or a
-            value is none for its field.
+        InputError: there is no such field, no value, a value twice, or a single string in place of a sequence; or the
+            field cannot take a value.
 
     >>> [run.weight_decay for run in Sweep(RunConfig(), {"weight_decay": (0.0, 1e-3)})]
     [0.0, 0.001]
@@ -32,7 +32,7 @@ class Sweep:
 
     base: RunConfig
     axes: Mapping[str, Any]
-    """The values of each field that varies, in tuples."""
+    """The values of each field that varies, as tuples."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.base, RunConfig):
@@ -42,7 +42,7 @@ class Sweep:
         object.__setattr__(self, "axes", {name: self._values(name, given) for name, given in self.axes.items()})
 
     def _values(self, name: str, given: Any) -> tuple[Any, ...]:
-        """The values of a field, as the configuration holds them."""
+        """Returns the values of a field as the configuration holds them."""
         fields = list(vars(self.base))
         if name not in fields:
             raise InputError(f"a run has no field {name!r}{did_you_mean(name, fields)}; there are {', '.join(fields)}")
@@ -68,12 +68,12 @@ class Sweep:
         return html_table(f"Sweep of {len(self)} run(s); the rest at the defaults", axes + base)
 
 
-#: Training samples that the estimate is timed on.
+#: The number of training samples that the estimate is timed on.
 _SAMPLE = 1000
 
 
 def estimate_seconds(config: RunConfig, dataset: Dataset, device: str = "cpu") -> float:
-    """How long the run should take by itself, on one thread or a GPU, timed here and now on a few of its data."""
+    """Estimates the seconds that the run takes alone, on one thread or a GPU, by timing it now on a few samples."""
     labels = dataset.train.labels
     small = few_of_each_class(dataset, _SAMPLE)
     share = len(small.train.labels) / len(labels)

@@ -1,4 +1,4 @@
-"""Runs checked before anything is trained: their data, network and folder, and how long each should take."""
+"""Checks runs before anything is trained: their data, network and folder, and how long each should take."""
 
 import dataclasses
 import warnings
@@ -27,28 +27,29 @@ class Planned:
     ended: bool
     notes: tuple[str, ...]
     seconds: float | str = 0.0
-    """How long it should still take, or why that is not known."""
+    """How long the run should still take, or why that is not known."""
     damage: str | None = None
-    """Why its folder can neither be gone on with nor be taken for done."""
+    """Why its folder can neither be resumed nor counted as ended."""
 
     @property
     def due(self) -> bool:
+        """Whether the run is to be trained: it has not ended, and its folder is whole."""
         return not (self.ended or self.damage)
 
 
 def check_device(device: str) -> None:
-    """`ValueError` where it is not there."""
+    """Raises `ValueError` if PyTorch cannot use the device."""
     try:
-        torch.zeros(1, device=device, dtype=torch.float64).item()  # the metrics are taken in float64
+        torch.zeros(1, device=device, dtype=torch.float64).item()  # the metrics are computed in float64
     except (RuntimeError, AssertionError, TypeError):  # AssertionError: PyTorch was built without CUDA
         there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise InputError(f"device {device} cannot be used here; there is: {', '.join(there)}") from None
 
 
 def check_precision(precision: str, device: str) -> None:
-    """`ValueError` where a device that is to train has no such products, and would take others."""
+    """Raises `ValueError` if the device has no products of this precision, and would silently use others."""
     if precision == "tf32" and not device.startswith("cuda"):
-        raise InputError(f"precision tf32 is of NVIDIA GPUs, got device {device}; take float32, or device cuda")
+        raise InputError(f"precision tf32 needs an NVIDIA GPU, got device {device}; take float32, or device cuda")
 
 
 def check_runs(
@@ -60,9 +61,10 @@ def check_runs(
     stacked: bool = False,
     device: str = "cpu",
 ) -> list[Planned]:
-    """Every run checked against its data and its folder and, where it is to be trained, `timed` on the device.
+    """Checks every run against its data and its folder and, if it is to be trained and `timed`, estimates its time.
 
-    `stacked` runs are tried as one program too. The data are not kept: every worker loads its own. Raises `ValueError`.
+    `stacked` runs are also tried as one program. The data are not kept: every worker loads its own. Raises
+    `ValueError`.
     """
     runs: dict[int, Planned] = {}
     by_data: dict[RunConfig, list[int]] = {}
@@ -78,7 +80,7 @@ def check_runs(
 
 
 class _Check:
-    """Checks the runs on one data set, and what several of them share only once."""
+    """Checks the runs on one data set; what several of them share is checked once."""
 
     def __init__(self, dataset: Dataset, out: Path, timed: bool, stacked: bool, device: str):
         self.dataset, self.out, self.timed, self.stacked, self.device = dataset, out, timed, stacked, device
@@ -122,7 +124,7 @@ def _check_stackable(config: RunConfig, dataset: Dataset) -> None:
 def _estimate(config: RunConfig, dataset: Dataset, device: str) -> float | str:
     try:
         return estimate_seconds(config, dataset, device)
-    except Exception as error:  # the user's network may raise anything; its run will tell
+    except Exception as error:  # the user's network may raise anything; its run will show it
         of_the_users = is_users_own(config) and not isinstance(error, NetworkError)
         if isinstance(error, ValueError) and not of_the_users:
             raise

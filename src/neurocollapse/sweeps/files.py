@@ -1,4 +1,7 @@
-"""Files of a run: strict JSON, lines of it, arrays with a checksum; whole, or a `RunError` that says what to do."""
+"""Reads and writes the files of a run: strict JSON, JSON lines, arrays with a checksum.
+
+A file that is not whole raises a `RunError` that says what to do.
+"""
 
 import hashlib
 import json
@@ -12,20 +15,22 @@ import safetensors
 from .._errors import InputError, RunError
 from .._files import json_lines, write_json_lines
 
-#: Of a .safetensors file's metadata: the checksum of its arrays.
+#: The key of the arrays' checksum in a .safetensors file's metadata.
 CHECKSUM = "sha256"
 
 
 def damaged(path: Path, reason: object) -> RunError:
+    """Returns the error for a file of a run that cannot be read."""
     return RunError(f"{path} is damaged ({reason}); delete {path.parent} to run it again")
 
 
 def missing(path: Path) -> RunError:
+    """Returns the error for a file that a run lacks."""
     return RunError(f"{path} is missing; delete {path.parent} to run it again")
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
-    """The object in a .json file, with these keys, or None where there is no file."""
+    """Returns the object in a .json file, which must have these keys, or None if there is no file."""
     if not path.exists():
         return None
     try:
@@ -35,7 +40,7 @@ def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, with the strings that `to_json` made of numbers turned back."""
+    """Returns the objects of a .jsonl file; strings such as "nan" that `to_json` wrote become numbers again."""
     try:
         content = list(json_lines(path))
     except OSError as error:
@@ -51,11 +56,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Writes the objects to a .jsonl file, one on each line."""
     write_json_lines(path, map(dict, lines))
 
 
 def _numbers(value: Any) -> Any:
-    """Turn back what `to_json` made strings of."""
+    """Turns the strings that `to_json` wrote for numbers back into numbers."""
     if isinstance(value, list):
         return [_numbers(inner) for inner in value]
     return float(value) if value in ("nan", "inf", "-inf") else value
@@ -69,16 +75,17 @@ def _object(text: str, *keys: str) -> dict[str, Any]:
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays in a .safetensors file as `read_whole` reads them."""
+    """Returns the arrays in a .safetensors file, as `read_whole` reads them."""
     return read_whole(path, names, "np", lambda array: np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def read_whole(
     path: Path, names: Iterable[str] | None, framework: str, raw: Callable[[Any], np.ndarray]
 ) -> dict[str, Any]:
-    """What has these names, or all, in a .safetensors file that must be whole; nothing where there is no file.
+    """Returns the arrays with these names, or all, in a .safetensors file; an empty dict if there is no file.
 
-    All of them must have the checksum that was written with them, where there is one; `raw` gives the bytes of one.
+    Raises `RunError` if the file is damaged. When all arrays are read, they are compared with the checksum that was
+    written with them, if there is one; `raw` returns the bytes of an array.
     """
     if not path.exists():
         return {}
@@ -89,12 +96,15 @@ def read_whole(
     except (safetensors.SafetensorError, OSError) as error:
         raise damaged(path, error) from error
     if names is None and written is not None and written != checksum(arrays, raw):
-        raise damaged(path, "its checksum is another")
+        raise damaged(path, "its checksum does not match")
     return arrays
 
 
 def checksum(arrays: Mapping[str, Any], raw: Callable[[Any], np.ndarray]) -> str:
-    """SHA-256 of names, kinds, shapes and bytes: safetensors sees that a file was cut, not that a bit has changed."""
+    """Returns the SHA-256 of names, types, shapes and bytes.
+
+    safetensors itself notices that a file was cut, but not that a bit has changed.
+    """
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         kind = str(array.dtype).removeprefix("torch.")

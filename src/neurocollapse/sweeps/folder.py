@@ -1,4 +1,4 @@
-"""One run's folder, read and checked, without loading torch."""
+"""Reads and checks the folder of one run, without loading torch."""
 
 import dataclasses
 import hashlib
@@ -16,11 +16,11 @@ from .files import damaged, missing, read_arrays, read_json, read_lines
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Changes when the same configuration would give another run: new defaults, another order of random numbers.
+#: It changes when the same configuration would give a different run: new defaults, another order of random numbers.
 SCHEMA_VERSION = 2
 
-#: What is shown of a run's last record. The objective is `train.loss` with the square loss, and `train.objective` with
-#: another.
+#: The keys of a run's last record that are shown. The objective is `train.loss` with the square loss, and
+#: `train.objective` with another.
 HEADLINES = (
     "terminal_phase_start",
     "train.accuracy",
@@ -34,17 +34,17 @@ HEADLINES = (
 
 SNAPSHOTS = "snapshots.safetensors"
 
-#: Files that only a run has, or its first one.
+#: Files that show that a folder holds a run: at least its first one.
 _TRACES = ("config.json", "records.jsonl", "checkpoint.safetensors", "result.json")
 
 
 class RunFolder:
-    """One run's files: its `config`, `status`, `records()` and `weights()`. In a notebook, a table.
+    """The files of one run: its `config`, `status`, `records()` and `weights()`. A notebook shows it as a table.
 
-    What is asked of it is read at that moment, so a run that is being trained is shown as far as it is. Raises
-    `RunError`, then and not before, where a file is damaged.
+    Each value is read from disk when it is used, so a run in training shows what it has reached. A damaged file raises
+    `RunError` at that moment, not before.
 
-    >>> RunFolder("results/nothing").begun
+    >>> RunFolder("results/nothing").started
     False
     """
 
@@ -62,7 +62,7 @@ class RunFolder:
         return html_table(self.path.absolute().name, rows)
 
     def _rows(self) -> Iterator[tuple[str, str]]:
-        if not self.begun:
+        if not self.started:
             yield "status", "there is no run here"
             return
         self.check_whole()
@@ -76,22 +76,22 @@ class RunFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """How the run ended, or None while it has not."""
+        """How the run ended, or None if it has not."""
         return read_json(self.path / "result.json", "status")
 
     @property
-    def begun(self) -> bool:
-        """Whether there is anything of a run."""
+    def started(self) -> bool:
+        """Whether the folder holds any file of a run."""
         return any((self.path / name).exists() for name in _TRACES)
 
     @property
     def status(self) -> str:
-        """finished, diverged or unfinished."""
+        """The state of the run: finished, diverged or unfinished."""
         return (self.result or {"status": "unfinished"})["status"]
 
     @property
     def description(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """The content of config.json."""
         described = read_json(self.path / "config.json")
         if described is None:
             raise missing(self.path / "config.json")
@@ -102,33 +102,34 @@ class RunFolder:
 
     @property
     def config(self) -> RunConfig:
-        """The configuration of the run. Raises `RunError` where it is of another version of this package."""
+        """The configuration of the run. Raises `RunError` if another version of this package wrote it."""
         try:
             return RunConfig(**self.description["config"])
         except (TypeError, ValueError) as error:
             raise RunError(f"{self.path} was made by another version of neurocollapse ({error}); use that") from error
 
     def weights(self) -> "dict[str, Tensor]":
-        """The last weights of a finished run by the names of the network's parameters; none of another."""
+        """Returns the last weights of a finished run by parameter name; an empty dict if the run has not finished."""
         from .tensors import read_tensors
 
         return read_tensors(self.path / "model.safetensors")
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 of the last weights as they are on disk; empty where there are none."""
+        """The SHA-256 of the last weights as they are on disk; empty if there are none."""
         path = self.path / "model.safetensors"
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
     def records(self) -> list[Record]:
+        """Returns the record of every measured epoch."""
         return read_lines(self.path / "records.jsonl")
 
     def timings(self) -> list[dict[str, Any]]:
-        """Seconds since the record before, to `train` and to `measure`, for each record."""
+        """Returns, for each record, the seconds spent to `train` and to `measure` since the one before."""
         return read_lines(self.path / "timings.jsonl")
 
     def snapshots(self) -> dict[int, dict[str, np.ndarray]]:
-        """What is kept to be looked at, by epoch: see `training.snapshot`."""
+        """Returns the samples and Gram matrices kept for a report, by epoch: see `training.snapshot`."""
         found: dict[int, dict[str, np.ndarray]] = {}
         arrays = read_arrays(self.path / SNAPSHOTS)
         for name, array in sorted(arrays.items(), key=lambda item: epoch_of(item[0])):
@@ -136,31 +137,31 @@ class RunFolder:
         return found
 
     def checkpoint_epoch(self) -> int | None:
-        """The epoch that the run would go on from, or None where it would begin again."""
+        """Returns the epoch from which the run would resume, or None if it would start again."""
         epoch = read_arrays(self.path / "checkpoint.safetensors", names=("epoch",)).get("epoch")
         return None if epoch is None else int(epoch)
 
     def check_whole(self) -> None:
-        """`RunError` where a run that was begun lacks a file or a record, or one cannot be read.
+        """Raises `RunError` if a run that was started lacks a file or a record, or if one cannot be read.
 
-        Or not by this version: of a newer one, fields it does not know may say what its numbers mean. What is read in
-        full, the weights and the checkpoint, is compared with its checksum then, and not here.
+        Raises it too for a run of a newer version, whose unknown fields may change what the numbers mean. The checksums
+        of weights and checkpoint are compared when those are read, not here.
         """
-        if not self.begun:
+        if not self.started:
             return
         described = self.description
         self._check_version(described)
         epochs = described["config"]["epochs"]
-        # Another process may be at work, so each file is read before those that it writes first.
+        # Another process may be writing, so the files are read in the reverse of its order.
         result = self.result
         if result is None:
             last = self.checkpoint_epoch()
             self.timings()
-            # Written before the last checkpoint. Looked for again: the run may have ended in between.
+            # result.json is written before the last checkpoint. Look again, since the run may have ended in between.
             if last == epochs and self.result is None:
                 raise missing(self.path / "result.json")
         else:
-            last = result.get("epoch")  # none for a run that diverged
+            last = result.get("epoch")  # a run that diverged has none
         model = self.path / "model.safetensors"
         if result and result["status"] == "finished":
             if not model.exists():
@@ -185,7 +186,7 @@ class RunFolder:
 
     @property
     def damage(self) -> str | None:
-        """What `check_whole` has to say."""
+        """The message of the error that `check_whole` raises, or None if the run is whole."""
         try:
             self.check_whole()
         except RunError as error:
@@ -194,5 +195,5 @@ class RunFolder:
 
 
 def epoch_of(name: str) -> int:
-    """Of a tensor in snapshots.safetensors, `12.samples` for one."""
+    """Returns the epoch in the name of a tensor in snapshots.safetensors, such as 12 for `12.samples`."""
     return int(name.partition(".")[0])

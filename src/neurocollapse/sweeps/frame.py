@@ -1,4 +1,4 @@
-"""A folder of runs, read back as one table."""
+"""Reads a folder of runs back as one table."""
 
 import math
 from collections.abc import Iterable
@@ -17,19 +17,19 @@ _IN_THE_ID = ("dataset", "network", "weight_decay", "seed")
 
 
 def folders(path: Path) -> list[RunFolder]:
-    """The runs in a folder, or the folder itself where it is one; sorted by name. Raises `RunError`."""
+    """Returns the runs in a folder, sorted by name, or the folder itself if it is a run. Raises `RunError`."""
     if not path.is_dir():
         raise RunError(f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
-    if RunFolder(path).begun:
+    if RunFolder(path).started:
         return [RunFolder(path)]
-    return [folder for folder in map(RunFolder, sorted(path.iterdir())) if folder.begun]
+    return [folder for folder in map(RunFolder, sorted(path.iterdir())) if folder.started]
 
 
 def runs(path: Path | str) -> pd.DataFrame:
-    """Every record of every run below `path`, one row each.
+    """Returns every record of every run in the folder `path`, one row each.
 
     Columns: `run_id`, `status` (finished, diverged, unfinished), the fields of `RunConfig`, `num_classes`, `epoch`,
-    `current_learning_rate` (of the step after), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
+    `current_learning_rate` (of the next step), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
     (the first recorded epoch from which the training error has been zero at every record so far), and `train.*` and
     `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises `RunError`.
     """
@@ -37,16 +37,16 @@ def runs(path: Path | str) -> pd.DataFrame:
 
 
 def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
-    """The records of these runs, as `runs` gives them."""
+    """Returns the records of these runs as `runs` does."""
     rows = []
     for folder in run_folders:
-        folder.check_whole()  # a run without its records would vanish without a word
+        folder.check_whole()  # a run without its records would silently be absent
         rows += record_rows(folder.path.name, folder.status, folder.description, folder.records())
     return frame_of(rows)
 
 
 def record_rows(run_id: str, status: str, described: dict[str, Any], records: Iterable[Record]) -> list[Record]:
-    """A row of `runs` for each record of a run that is described as config.json does."""
+    """Returns a row of `runs` for each record; `described` describes the run as config.json does."""
     common = {"run_id": run_id, "status": status, **described["config"], "num_classes": described["num_classes"]}
     rows = []
     for record in records:
@@ -57,7 +57,7 @@ def record_rows(run_id: str, status: str, described: dict[str, Any], records: It
 
 
 def frame_of(rows: list[Record]) -> pd.DataFrame:
-    """The rows as `runs` gives them; without rows, its first columns alone."""
+    """Returns the rows as a frame like that of `runs`; without rows, an empty frame with its first columns."""
     if not rows:
         names = [field.name for field in fields(RunConfig)]
         return pd.DataFrame(columns=["run_id", "status", *names, "num_classes", "epoch"])
@@ -65,14 +65,14 @@ def frame_of(rows: list[Record]) -> pd.DataFrame:
 
 
 def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
-    """One row per run: its id, status, how far it is, and its last numbers; of a damaged run only that it is one.
+    """Returns one row per run: its id, status, last epoch and last numbers. A damaged run shows only its id and status.
 
-    What runs differ in beyond what their ids say has a column after the id.
+    A field in which the runs differ, and which their ids do not show, has a column after the id.
     """
     folders = list(run_folders)
     table = pd.DataFrame([_row(folder) for folder in folders])
     unused = [name for name in ("train.loss", "train.objective") if name in table and table[name].isna().all()]
-    table = table.drop(columns=unused[-1:])  # where nothing is recorded yet, the square loss's stays
+    table = table.drop(columns=unused[-1:])  # before anything is recorded, the square loss's column stays
     configs = [folder.description["config"] if folder.damage is None else {} for folder in folders]
     for name in [field.name for field in fields(RunConfig) if field.name not in (*_IN_THE_ID, *table)][::-1]:
         values = [config.get(name) for config in configs]

@@ -1,4 +1,4 @@
-"""What tells a run from others, and what its bits depend on."""
+"""The id of a run, and the software and hardware that its exact numbers depend on."""
 
 import hashlib
 import json
@@ -20,9 +20,10 @@ from .folder import SCHEMA_VERSION, RunFolder
 
 
 def run_id(config: RunConfig, dataset: Dataset) -> str:
-    """A readable name and a hash of what differs from the defaults; free of paths, device and threads.
+    """Returns a readable name with a hash of the fields that differ from the defaults.
 
-    A data file counts by its content, so that moving it changes nothing and editing it makes another run.
+    Paths, device and threads do not enter. A data file counts by its content: moving it changes nothing, and editing it
+    makes a different run.
     """
     different = config.changed
     if Path(config.dataset).suffix:
@@ -33,7 +34,7 @@ def run_id(config: RunConfig, dataset: Dataset) -> str:
 
 
 def check_same(folder: RunFolder, dataset: Dataset, network: Fingerprint | None) -> None:
-    """`RunError` where the run was made from other data or another network, or its keys meant something else."""
+    """Raises `RunError` if the run used other data, another network, or other definitions of the metrics."""
     described = read_json(folder.path / "config.json")
     if described is None:
         return
@@ -50,7 +51,7 @@ def check_same(folder: RunFolder, dataset: Dataset, network: Fingerprint | None)
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """What the bits of a run depend on beside its configuration."""
+    """Returns the versions and hardware that the exact numbers of a run depend on, besides its configuration."""
     return {
         "neurocollapse": __version__,
         "torch": torch.__version__,

@@ -1,6 +1,6 @@
-"""A user's own network, tried on a few images before anything is trained: does it work, which is it, what is it not.
+"""Tries a user's own network on a few images before anything is trained.
 
-The package's own networks need none of this.
+Does it run, is it the network of an earlier run, is it homogeneous? The package's own networks need none of this.
 """
 
 import traceback
@@ -18,7 +18,7 @@ from ..datasets import Dataset, Split
 from ..networks import Fingerprint, check_homogeneous, find_classifier, fingerprint_of
 from ..training import RunConfig, epochs, network_of, seeded, train_together
 
-#: Images on which homogeneity is tried.
+#: The number of images on which homogeneity is tested.
 _IMAGES = 4
 
 NOT_HOMOGENEOUS = "the network is not homogeneous: the theory's identities do not hold for it"
@@ -27,11 +27,12 @@ DECOUPLED = "adamw decouples its decay from the gradient: it does not end at cri
 
 
 def is_users_own(config: RunConfig) -> bool:
+    """Whether the network is the user's own, given as module:function."""
     return ":" in config.network
 
 
 def probe(config: RunConfig, dataset: Dataset) -> None:
-    """Train a user's network for a step on an image or two of each class. Raises `NetworkError`, whatever it does."""
+    """Trains a user's network for one step on two images of each class. Raises `NetworkError` for any failure."""
     if not is_users_own(config):
         return
     few = few_of_each_class(dataset, 2 * dataset.num_classes)
@@ -47,7 +48,7 @@ def probe(config: RunConfig, dataset: Dataset) -> None:
 
 
 def probe_stacked(config: RunConfig, dataset: Dataset) -> None:
-    """Train two runs of a network as one program for a step. Raises `NetworkError` where they cannot be stacked."""
+    """Trains two runs of a network as one program for a step. Raises `NetworkError` if they cannot be stacked."""
     few = few_of_each_class(dataset, 2 * dataset.num_classes)
     run = replace(config, epochs=1, learning_rate=1e-9, batch_size=max(2, len(few.train.labels)))
     with _named(config.network, few.train.images):
@@ -56,7 +57,10 @@ def probe_stacked(config: RunConfig, dataset: Dataset) -> None:
 
 
 def fingerprint(config: RunConfig, dataset: Dataset) -> Fingerprint | None:
-    """Of a user's network, from the model as it starts with seed 0; None for the package's own. `NetworkError`."""
+    """Returns the fingerprint of a user's network as it starts with seed 0, or None for the package's own networks.
+
+    Raises `NetworkError`.
+    """
     if not is_users_own(config):
         return None
     images = dataset.train.images
@@ -65,7 +69,7 @@ def fingerprint(config: RunConfig, dataset: Dataset) -> Fingerprint | None:
 
 
 def run_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
-    """What to say of a run beside any result. Raises `NetworkError`."""
+    """Returns the notes to show beside any result of the run. Raises `NetworkError`."""
     notes = () if _is_homogeneous(config, dataset) else (NOT_HOMOGENEOUS,)
     return notes + ((DECOUPLED,) if config.optimizer == "adamw" and config.weight_decay else ())
 
@@ -79,16 +83,16 @@ def _is_homogeneous(config: RunConfig, dataset: Dataset) -> bool:
         model = _fresh(config, dataset).train()
         _fill_zero_biases(model)
         classifier = find_classifier(model, images, dataset.num_classes)
-        if config.bias in ("free", "decayed") and classifier.bias is not None:  # the theory has a place for that one
+        if config.bias in ("free", "decayed") and classifier.bias is not None:  # the theory allows this bias
             nn.init.zeros_(classifier.bias)
         with seeded(0, 1):
-            found = check_homogeneous(model, images, scales=(3.0,))  # a pass for each layer is enough to wait for
-    # Not `holds`: a deviation that is nan tells nothing.
+            found = check_homogeneous(model, images, scales=(3.0,))  # one scale, to keep the wait short
+    # Not `holds`, for which a deviation of nan is a failure: here it shows nothing.
     return not any(deviation > 1e-4 for deviation in (found.by_input, *found.by_layer.values()))
 
 
 def few_of_each_class(dataset: Dataset, samples: int) -> Dataset:
-    """About so many training samples, as many of each class as there are, and at least one; no test samples."""
+    """Returns about `samples` training samples, equally many of each class and at least one, and no test samples."""
     labels = dataset.train.labels
     per_class = max(1, samples // dataset.num_classes)
     part = torch.cat([(labels == c).nonzero().flatten()[:per_class] for c in range(dataset.num_classes)])
@@ -101,7 +105,7 @@ def _fresh(config: RunConfig, dataset: Dataset) -> nn.Module:
 
 
 def _fill_zero_biases(model: nn.Module) -> None:
-    """A bias that starts at zero does not stay there."""
+    """Replaces biases of zero by 0.1, since a bias that starts at zero does not stay there."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad and parameter.ndim < 2 and not parameter.any():
@@ -110,7 +114,7 @@ def _fill_zero_biases(model: nn.Module) -> None:
 
 @contextmanager
 def _named(network: str, images: Float[Tensor, "samples *shape"]) -> Iterator[None]:
-    """Whatever the user's code raises, as one `NetworkError` that names the network and the place."""
+    """Turns whatever the user's code raises into one `NetworkError` that names the network and the place."""
     try:
         yield
     except NetworkError as error:

@@ -1,4 +1,4 @@
-"""Many runs on disk, from one call: everything is checked first, then what has not ended is trained, with progress."""
+"""Trains many runs on disk in one call: checks everything first, then trains what has not ended, with progress."""
 
 import tempfile
 from collections import Counter
@@ -16,12 +16,12 @@ from .engines.work import default_workers
 from .folder import RunFolder
 from .watching import follow, run_labels
 
-#: How an engine without a number of workers shares out its machines.
+#: How an engine that has no fixed number of workers runs them.
 _SHARED = {"batched": "those alike stacked into one program", "ray": "as many as the cluster has room for at a time"}
 
 
 class SweepResult(Sequence[RunFolder]):
-    """The folders of a sweep's runs that have started, in the order of its configurations.
+    """The folders of the runs that have started, in the order of the sweep's configurations.
 
     `failures` holds `{"run": label, "message": why}` for each run that failed or is damaged.
     """
@@ -40,23 +40,23 @@ class SweepResult(Sequence[RunFolder]):
 
     @property
     def whole(self) -> list[RunFolder]:
-        """The folders without those that are damaged."""
+        """The folders that are not damaged."""
         return [folder for folder in self.folders if folder.damage is None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep, checked against their data and folders, and what `carry_out` needs to train them."""
+    """The runs of a sweep, checked against their data and folders, with everything that `carry_out` needs."""
 
     runs: list[Planned]
     out: Path
     engine: Engine
     data_dir: Path | None
     workers: int | None
-    """Runs at a time, or None for as many as a cluster has room for, or as can be stacked."""
+    """Runs at a time; None for as many as a cluster has room for, or as can be stacked."""
     device: str
     track: Callable[[RunFolder], None]
-    """Called with the folder of a run that may have something new."""
+    """A function that is called with the folder of a run that may have new records."""
     progress: Progress
 
     @property
@@ -66,19 +66,19 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What to say beside any result."""
+        """The notes to show beside any result."""
         return list(_notes(self.runs))
 
     @property
     def seconds(self) -> float | None:
-        """The expected time, or None where it is not known; on a cluster, that of one run after the other."""
+        """The expected time, or None if it is not known; on a cluster, the time of one run after the other."""
         each = [run.seconds for run in self.todo if not isinstance(run.seconds, str)]
         if len(each) < len(self.todo):
             return None
         return max(sum(each) / (self.workers or 1), max(each, default=0.0))
 
     def carry_out(self) -> SweepResult:
-        """Train what has not ended yet. Raises `RunError` where the disk fails."""
+        """Trains the runs that have not ended. Raises `RunError` if the disk fails."""
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             labels = run_labels([run.config for run in self.runs])
@@ -98,10 +98,10 @@ class Plan:
             elif run.ended and (result := run.folder.result) and result["status"] == "diverged":
                 failures.append({"run": label, "message": result["message"]})
                 self.progress.say(f"failed earlier: {label}: {result['message']} (in {run.folder.path})")
-        return SweepResult([run.folder for run in self.runs if run.folder.begun], failures)
+        return SweepResult([run.folder for run in self.runs if run.folder.started], failures)
 
     def _train(self, due: list[int], labels: list[str]) -> dict[int, str]:
-        """Train the runs at these places; the places of those that failed, with their messages."""
+        """Trains the runs at these places, and returns the places of those that failed with their messages."""
         if not due:
             return {}
         configs = [self.runs[place].config for place in due]
@@ -127,17 +127,17 @@ def plan_sweep(
     tensorboard: Path | str | None = None,
     progress: bool | None = None,
 ) -> Plan:
-    """Check everything that `sweep` needs, say how long it would take, and train nothing. See `sweep`.
+    """Checks everything that `sweep` needs and estimates the time, without training anything. See `sweep`.
 
-    Whatever can be wrong with the engine, the data, the network, the device or the folders is found here. A run whose
-    own folder is damaged does not stop the others; where all are damaged, this raises `RunError`.
+    It raises an error for whatever is wrong with the engine, the data, the network, the device or the folders. A run
+    whose own folder is damaged does not stop the others; if all are damaged, this raises `RunError`.
     """
     configs, out, shown = list(configs), Path(out), Progress(progress)
     data_dir = None if data_dir is None else Path(data_dir)
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
     train = engine_named(engine, address)
-    device_here = "cpu" if address is not None else device  # a cluster's devices are asked for when the runs start
+    device_here = "cpu" if address is not None else device  # a cluster's devices are checked when the runs start
     check_device(device_here)
     for config in configs:
         check_precision(config.precision, device)
@@ -148,7 +148,7 @@ def plan_sweep(
     if runs and all(run.damage for run in runs):
         raise RunError(runs[0].damage)
     unfinished = sum(run.due for run in runs)
-    if address is None and not stacked:  # which stacks all that it can
+    if address is None and not stacked:  # a stacking engine takes as many as it can
         workers = workers or (default_workers() if device == "cpu" else 1)
     plan = Plan(runs, out, train, data_dir, workers and min(workers, max(unfinished, 1)), device, track, shown)
     say_notes(runs, shown)
@@ -174,7 +174,7 @@ def sweep(
     tensorboard: Path | str | None = None,
     progress: bool | None = None,
 ) -> SweepResult:
-    """Train many runs into folders of `out`. The same call resumes what was stopped and skips what has ended.
+    """Trains many runs into folders of `out`. The same call resumes stopped runs and skips those that have ended.
 
     Args:
         configs: a `Sweep`, or any configurations.
@@ -192,7 +192,8 @@ def sweep(
         A `SweepResult`: the `RunFolder`s in order, and `failures`. A run that fails does not stop the others.
 
     Raises:
-        NeurocollapseError: something is wrong with the request, before anything is trained; or the disk fails.
+        NeurocollapseError: something is wrong with the arguments, which is found before anything is trained; or the
+            disk fails.
 
     >>> import neurocollapse as nc
     >>> import tempfile
@@ -220,14 +221,14 @@ def _notes(runs: Iterable[Planned]) -> Counter[str]:
 
 
 def say_notes(runs: Sequence[Planned], progress: Progress) -> None:
-    """Show the notes on the runs, each with the number of runs that it is about."""
+    """Shows the notes on the runs, each with the number of runs that it is about."""
     for note, count in _notes(runs).items():
         of = "" if count == len(runs) else f", of {count} of the {len(runs)} runs"
         progress.say(f"note{of}: {note}")
 
 
 def _tracker(tensorboard: Path | None, progress: Progress) -> Callable[[RunFolder], None]:
-    """A function that brings the folder for TensorBoard up to a run's. Raises `InputError` where it could not."""
+    """Returns a function that copies a run's new records to TensorBoard. Raises `InputError` if that is impossible."""
     if tensorboard is None:
         return lambda folder: None
     try:
@@ -247,7 +248,7 @@ def _tracker(tensorboard: Path | None, progress: Progress) -> Callable[[RunFolde
 
 
 def _check_writable(argument: str, folder: Path) -> None:
-    """Tries beside its place, for nothing may be left of it where another check fails."""
+    """Raises `InputError` if the folder cannot be made. It tries in a temporary folder and leaves nothing behind."""
     nearest = folder.absolute()
     try:
         while not nearest.exists():

@@ -1,4 +1,4 @@
-"""A run's network taken on to a critical point: beside the run, saved as it goes, so that it can be stopped."""
+"""Refines a run's network to a critical point, which is saved beside the run so that the descent can be stopped."""
 
 import time
 from collections.abc import Iterator
@@ -21,15 +21,15 @@ FILE = "refined.safetensors"
 #: Iterations of L-BFGS between two updates of the slopes.
 _ROUND = 20
 
-#: Not more is lost to a kill.
+#: A killed process loses at most this much of the descent.
 _SAVE_SECONDS = 5.0
 
 
 class Refinement:
-    """The descent of one run's network, from its last weights or from where an earlier descent was left.
+    """The descent of one run's network, from its last weights or from where an earlier descent stopped.
 
-    The point is kept in the run's folder as refined.safetensors: the network's parameters in float64, and with them the
-    iterations so far and the digest of the weights that it began from. A network that the theory does not speak of is
+    The point is kept in the run's folder as refined.safetensors: the network's parameters in float64, the iterations so
+    far, and the digest of the weights from which the descent started. A network to which the theory does not apply is
     refused at once, unless `force` is set.
     """
 
@@ -38,13 +38,13 @@ class Refinement:
         self.objective = objective_of_run(folder, data_dir=data_dir, device=device)
         check_evaluates(self.objective)
         check_theory_applies(self.objective, force=force)
-        self.begun_from = folder.weights_digest
+        self.started_from = folder.weights_digest
         self.iterations = self._load()
-        #: the last of the descent
+        #: the last state of the descent
         self.state: RefinementState | None = None
 
     def _load(self) -> int:
-        """Move to the kept point; its iterations, 0 where there is none or it began from other weights."""
+        """Moves to the kept point and returns its iterations; 0 if there is none, or if it started at other weights."""
         if not self.path.exists():
             return 0
         try:
@@ -52,14 +52,14 @@ class Refinement:
                 metadata = file.metadata() or {}
                 kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
         except (safetensors.SafetensorError, OSError) as error:
-            raise RunError(f"{self.path} is damaged ({error}); delete it to refine anew") from error
-        if metadata.get("begun_from") != self.begun_from:
+            raise RunError(f"{self.path} is damaged ({error}); delete it to refine again") from error
+        if metadata.get("begun_from") != self.started_from:
             return 0
         self.objective.move_to(torch.cat([kept[name].flatten() for name in self.objective.parameters]))
         return int(metadata["iterations"])
 
     def descend(self, iterations: int) -> Iterator[RefinementState]:
-        """So many iterations more, the state after each round; stopped in between, the last one is saved."""
+        """Runs more iterations and yields the state after each round; if stopped in between, it saves the last one."""
         saved, unsaved = time.monotonic(), None
         self.state = None
         try:
@@ -75,12 +75,12 @@ class Refinement:
 
     def _save(self, state: RefinementState) -> None:
         tensors = {name: value.contiguous() for name, value in self.objective.split(state.point.cpu()).items()}
-        told = {"iterations": str(self.iterations + state.iteration), "begun_from": self.begun_from}
+        metadata = {"iterations": str(self.iterations + state.iteration), "begun_from": self.started_from}
         with atomic_path(self.path) as temporary:
-            temporary.write_bytes(safetensors.torch.save(tensors, metadata=told))
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata=metadata))
 
     def table(self) -> TheoryTable:
-        """The theory table where the descent is, with what it says of the kinks.
+        """Returns the theory table at the point that the descent has reached, with a note on the ReLUs at their kinks.
 
         λ‖W_l‖² and the last layer's laws hold for every choice of slopes at the kinks, so at a critical point they do
         although ‖∇L‖, which takes ReLU'(0) = 0, stays away from zero.

@@ -1,4 +1,4 @@
-"""Configurations trained into their folders: begun, gone on with, or left alone where they have ended."""
+"""Trains configurations into their folders: starts a new run, resumes a stopped one, leaves an ended one alone."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from .identity import check_same, run_id
 from .networks_tried import fingerprint, run_notes
 from .writing import RunWriter
 
-#: A long epoch is not lost for want of a record: a checkpoint is written at least this often.
+#: A checkpoint is written at least this often, at the end of an epoch, even if there is no record.
 CHECKPOINT_SECONDS = 20.0
 
 
@@ -26,13 +26,13 @@ def execute(
     on_state: Callable[[State], None] = lambda state: None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> RunFolder:
-    """Train into `out`/<run-id>: resume what was begun, leave alone what is finished.
+    """Trains a configuration into `out`/<run-id>; it resumes a stopped run and leaves an ended one alone.
 
-    `on_state` sees every state after it is safe on disk. A run that diverges keeps its records and says so in
-    result.json. Another process at the same run is waited for, after a call of `on_wait`.
+    `on_state` is called with every state once it is safe on disk. A run that diverges keeps its records, and its
+    result.json says so. If another process trains the same run, this calls `on_wait` and waits for it.
 
-    Raises `RunError` where the folder holds the same configuration on other data or of another network, or is
-    damaged, and `WriteError` where it cannot be written.
+    Raises `RunError` if the folder holds the same configuration with other data or another network, or is damaged, and
+    `WriteError` if it cannot be written.
     """
     with _opened(config, dataset, out, device, on_wait) as folder:
         if folder.result is None:
@@ -54,15 +54,15 @@ def execute_together(
     device: str = "cpu",
     on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, State | RunFolder | RunError]]:
-    """Train configurations of one `stack_key` as one program, each into its folder as `execute` does.
+    """Trains configurations with one `stack_key` as one program, each into its folder as `execute` does.
 
-    Yields the place in `configs` with each state after it is safe on disk, with the folder once the run has ended, or
-    with what `execute` would raise of a folder that is damaged or another's; the others go on. Raises `WriteError`, and
-    `NetworkError` for a network that cannot be stacked.
+    Yields a run's index in `configs` with each state once it is safe on disk, and with the folder once the run has
+    ended. For a folder that `execute` would refuse, it yields the error, and the other runs continue. Raises
+    `WriteError`, and `NetworkError` for a network that cannot be stacked.
     """
     with ExitStack() as stack:
         folders = {}
-        # In the order of their names: two that lock the same runs in another order would wait for each other.
+        # In the order of their names: two processes that lock the same runs in different orders could wait for ever.
         for index in sorted(range(len(configs)), key=lambda index: run_id(configs[index], dataset)):
             try:
                 folders[index] = stack.enter_context(_opened(configs[index], dataset, out, device, on_wait))
@@ -94,7 +94,7 @@ def execute_together(
 def _opened(
     config: RunConfig, dataset: Dataset, out: Path, device: str, on_wait: Callable[[], None]
 ) -> Iterator[RunWriter]:
-    """The run's folder, held against other processes, checked, and described unless the run has ended."""
+    """Locks the run's folder, checks it, and writes its config.json unless the run has ended."""
     folder = RunWriter(out / run_id(config, dataset))
     network = fingerprint(config, dataset)
     with folder.lock(on_wait):
@@ -107,7 +107,7 @@ def _opened(
 
 
 class _Keeper:
-    """Writes what a run arrives at: records at once, checkpoints with them and every so often, the end."""
+    """Writes what a run reaches: each record at once, checkpoints with the records and at intervals, and the end."""
 
     def __init__(self, folder: RunWriter):
         self.folder = folder
@@ -122,7 +122,7 @@ class _Keeper:
         if state.record is not None:
             self.folder.append(state.record, self.seconds, state.snapshot or {})
             self.seconds = {}
-        if state.finished:  # before the checkpoint: killed between the two, a run would find nothing left to do
+        if state.finished:  # before the checkpoint: a run killed after its last one would have nothing left to do
             self.folder.finish(state.tensors, {"status": "finished", "epoch": state.epoch})
         if state.record is not None or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             self.folder.save_checkpoint(state.tensors)

@@ -42,7 +42,7 @@ class Tracker:
         TensorBoard's relative time is time at work. The configuration and the status go into the table of
         hyperparameters when the run has ended. Raises `WriteError`, and `RunError` where the run is damaged.
         """
-        if not folder.begun:
+        if not folder.started:
             return
         folder.check_whole()
         result, records = folder.result, folder.records()  # in this order: once there is a result, no record follows
@@ -81,7 +81,7 @@ def scalars(record: Record) -> Iterator[tuple[str, float]]:
     for key, value in record.items():
         if key.endswith("weight_norms"):
             yield from ((f"{key}/{layer}", norm) for layer, norm in enumerate(value))
-        elif isinstance(value, int | float) and key != "epoch":  # which is the step
+        elif isinstance(value, int | float) and key != "epoch":  # the epoch is the step
             yield key, value
 
 

@@ -1,4 +1,4 @@
-"""Tensors of a run in .safetensors files, with a checksum."""
+"""Reads and writes tensors of a run in .safetensors files with a checksum."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +13,16 @@ from .files import CHECKSUM, checksum, read_whole
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors in a .safetensors file, as `read_whole` reads them."""
+    """Returns all tensors in a .safetensors file, as `read_whole` reads them."""
     return read_whole(path, None, "pt", _raw)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors to a .safetensors file with a checksum, whole or not at all."""
     with atomic_path(path) as temporary:
         # Copies, since safetensors refuses tensors that share memory, as tied weights do.
         copies = {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
-        # Not save_file, which writes to a file of its own beside it: killed, that would stay for ever.
+        # Not save_file, which writes a temporary file of its own that would stay if the process were killed.
         temporary.write_bytes(safetensors.torch.save(copies, metadata={CHECKSUM: checksum(copies, _raw)}))
 
 
@@ -30,6 +31,6 @@ def _raw(tensor: Tensor) -> np.ndarray:
 
 
 def model_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The network's own tensors of a `State`, by the names of its parameters."""
+    """Returns the network's own tensors in a `State`, by the names of its parameters."""
     prefix = "model."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The theory table of runs on disk, kept beside them in theory.json."""
+"""Verifies runs on disk against the theory and keeps their tables beside them in theory.json."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ from .folder import RunFolder
 from .identity import check_same, run_id
 from .networks_tried import fingerprint
 
-#: Version of what theory.json holds: it changes with the statements, so that a kept table is not taken for a new one.
+#: The version of the statements in theory.json; a table kept from another version is computed again.
 THEORY_VERSION = 1
 
 ALONG = "along training, read as gradient flow"
@@ -26,7 +26,7 @@ ALONG = "along training, read as gradient flow"
 def verify_run(
     folder: RunFolder, *, data_dir: Path | None = None, device: str = "cpu", force: bool = False
 ) -> TheoryTable:
-    """The theory table of a finished run's last weights. Raises `RunError`, `VerificationError`."""
+    """Returns the theory table at a finished run's last weights. Raises `RunError`, `VerificationError`."""
     dataset = training_data(folder.config, data_dir)
     objective = _objective(folder, dataset, device)
     table = table_of(objective, force=force, doubt=_doubt(folder.config, force=force))
@@ -39,9 +39,10 @@ def verify_run(
 
 
 def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None, device: str = "cpu") -> FullBatch:
-    """Eq. 1 of a run's network at its last weights, on its training data.
+    """Returns the objective of Eq. 1 for a run's network at its last weights, on its training data.
 
-    Raises `RunError` for a damaged run, other data or an edited network, `VerificationError` for one without weights.
+    Raises `RunError` for a damaged run, other data or an edited network, and `VerificationError` for a run without
+    weights.
     """
     return _objective(folder, training_data(folder.config, data_dir), device)
 
@@ -69,14 +70,14 @@ def _objective(folder: RunFolder, dataset: Dataset, device: str) -> FullBatch:
 
 
 def _doubt(config: RunConfig, *, force: bool) -> str | None:
-    """What speaks against the theory of a run, where `force` lets that pass. Raises `VerificationError` else."""
+    """Returns the reason why the theory does not apply, if `force` is set; otherwise raises `VerificationError`."""
     if config.optimizer != "adamw" or not config.weight_decay:
         return None
     return doubt_of_decoupled("adamw", force=force)
 
 
 def _balance_along(folder: RunFolder, samples: int) -> tuple[Comparison, ...]:
-    """The layer norms of the records against e^{−2λt}, t the sum of the learning rates: of SGD alone, at one λ."""
+    """Compares the layer norms of the records with e^{−2λt}, t the sum of the learning rates; for SGD at a fixed λ."""
     config, records = folder.config, folder.records()
     flows = config.optimizer == "sgd" and config.decay_start == 1 and config.balancing == "none"
     if not flows or len(records) < 2:
@@ -86,16 +87,16 @@ def _balance_along(folder: RunFolder, samples: int) -> tuple[Comparison, ...]:
 
 
 class TheoryFile:
-    """Tables of runs in one .json file, written whole after each; what cannot be read of it is computed again.
+    """The tables of runs in one .json file, which is rewritten after each; if it cannot be read, it starts empty.
 
-    A table counts for a run of the same weights, from the same statements.
+    A kept table is used for a run with the same weights and from the same version of the statements.
     """
 
     def __init__(self, path: Path, *, force: bool = False):
         self.path, self.force = path, force
         self.entries: dict[str, Any] = {}
         self.damage = ""
-        """Why the file that is there cannot be read."""
+        """Why an existing file cannot be read."""
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(known, dict):
@@ -104,19 +105,20 @@ class TheoryFile:
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            self.damage = f"{path} cannot be read ({error}); verify makes it anew"
+            self.damage = f"{path} cannot be read ({error}); verify writes it again"
 
     def _key(self, folder: RunFolder) -> dict[str, Any]:
         return {"version": THEORY_VERSION, "weights": folder.weights_digest, "forced": self.force}
 
     def get(self, folder: RunFolder) -> TheoryTable | None:
-        """The run's table, where it was kept."""
+        """Returns the run's table, or None if there is none for its weights."""
         entry = self.entries.get(folder.path.name)
         if not isinstance(entry, dict) or not self._key(folder).items() <= entry.items():
             return None
         return TheoryTable.from_dict(entry)
 
     def keep(self, folder: RunFolder, table: TheoryTable) -> None:
+        """Adds the run's table and writes the file."""
         self.entries[folder.path.name] = {**self._key(folder), **table.to_dict()}
         write_text(self.path, to_json(self.entries, indent=1) + "\n")
 
@@ -124,13 +126,13 @@ class TheoryFile:
 def verify_runs(
     folders: Iterable[RunFolder], kept: TheoryFile, *, data_dir: Path | None = None, device: str = "cpu"
 ) -> Iterator[tuple[RunFolder, TheoryTable | str]]:
-    """Each run with its table, which is then in `kept`, or why it has none; what is there is not computed again."""
+    """Yields each run with its table or the reason why it has none; tables already in `kept` are not recomputed."""
     for folder in folders:
         table = kept.get(folder)
         if table is None:
             try:
                 table = verify_run(folder, data_dir=data_dir, device=device, force=kept.force)
-            except ValueError as error:  # the package's own: the other runs are verified all the same
+            except ValueError as error:  # the package's own: the other runs are still verified
                 yield folder, str(error)
                 continue
             kept.keep(folder, table)
@@ -146,7 +148,7 @@ def keep_tables(
     force: bool = False,
     progress: bool | None = None,
 ) -> dict[RunFolder, TheoryTable]:
-    """The tables of these runs, kept in `theory_file`, with progress, which names the runs without a table and why."""
+    """Returns the tables of these runs and keeps them in `theory_file`; names the runs without a table, and why."""
     shown = Progress(progress)
     tables = {}
     reasons: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""How many threads PyTorch computes with, set for a while."""
+"""Sets the number of threads that PyTorch uses within a block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many threads within the block, and as many as before after it."""
+    """Runs the block with `count` threads, and restores the previous number after it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

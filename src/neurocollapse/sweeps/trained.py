@@ -1,4 +1,4 @@
-"""One run from its configuration to its end, in memory or on disk."""
+"""Trains one run from its configuration to its end, in memory or on disk."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from .watching import run_labels, watched
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run that has ended."""
+    """A run that has ended, with its records and its trained model."""
 
     config: RunConfig
     status: str
@@ -32,11 +32,11 @@ class TrainedRun:
     records: pd.DataFrame
     """One row for each measured epoch, with the columns of `runs`."""
     model: nn.Module | None
-    """The trained module in evaluation mode; None where the run diverged."""
+    """The trained module in evaluation mode; None if the run diverged."""
     folder: RunFolder | None
-    """The run's folder, where it was kept on disk."""
+    """The run's folder; None if the run was kept in memory alone."""
     message: str = ""
-    """Why it diverged."""
+    """Why the run diverged."""
 
 
 def train(
@@ -48,12 +48,12 @@ def train(
     device: str = "cpu",
     progress: bool | None = None,
 ) -> TrainedRun:
-    """Train one configuration to its end.
+    """Trains one configuration to its end.
 
     Args:
-        config: the run.
+        config: the configuration of the run.
         out: a folder to keep the run in, as `out`/<run-id>; the same call resumes a run that was stopped, and returns
-            at once where it has ended. None keeps it in memory alone.
+            at once if it has ended. None keeps the run in memory alone.
         dataset: the data, in place of the data set that the configuration names.
         data_dir: the folder that holds published data sets, or that they are downloaded to.
         device: "cpu", "cuda" or "cuda:1".

@@ -1,4 +1,4 @@
-"""One name for both: a run on disk, or a model and its data."""
+"""The function `verify`, for a run on disk and for a model with its data."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,24 +21,24 @@ def verify(
     data_dir: Path | str | None = None,
     force: bool = False,
 ) -> TheoryTable:
-    """Each identity and prediction of the theory beside what a network shows, with the residual and what it means.
+    """Compares each identity and prediction of the theory with what a network shows; each row explains its residual.
 
     Args:
-        subject: the folder of a finished run; or a model, bias-free and positively homogeneous in every layer but for
-            a bias of its last linear layer, that was trained on the square loss.
-        loader: of a model, all its training data: batches of (inputs, labels).
-        weight_decay: of a model, λ of Eq. 1, L = (1/2N) Σ‖f − y‖² + (λ/2) Σ‖W_l‖²; or the optimizer that trained it on
+        subject: the folder of a finished run; or a model trained on the square loss that is bias-free and positively
+            homogeneous in every layer. Its last linear layer may have a bias.
+        loader: for a model, all its training data: batches of (inputs, labels).
+        weight_decay: for a model, λ of Eq. 1, L = (1/2N) Σ‖f − y‖² + (λ/2) Σ‖W_l‖²; or the optimizer that trained it on
             that loss, whose parameter groups say what decays. With `nn.MSELoss`, a decay of w is λ = w·C/2.
-        data_dir: of a run, where mnist or cifar10 lie.
-        force: report on networks and optimizers too that the theory does not speak of, every row marked.
+        data_dir: for a run, the folder that holds mnist or cifar10.
+        force: report also on networks and optimizers to which the theory does not apply, with every row marked.
 
     Returns:
         A `TheoryTable`: iterable over its `Comparison`s, printable, `to_frame()`, `to_dict()`. Everything is computed
         from one full gradient in float64.
 
     Raises:
-        ValueError: a network that is not homogeneous, decoupled decay, layers that decay differently, a run without
-            weights or of other data; the message says what was found and what to do.
+        ValueError: the network is not homogeneous, the decay is decoupled, layers decay differently, or the run has no
+            weights or other data; the message says what was found and what to do.
 
     >>> import neurocollapse as nc
     >>> network = nc.build_network("mlp", (16,), 4, depth=3, width=8)
@@ -59,6 +59,6 @@ def verify(
     if loader is not None or weight_decay is not None:
         raise VerificationError("a run knows its data and its weight decay; leave out loader and weight_decay")
     folder = RunFolder(Path(subject))
-    if not folder.begun:
+    if not folder.started:
         raise RunError(f"{folder.path} is not a run; name the folder of one, as `neurocollapse runs` lists them")
     return verify_run(folder, data_dir=None if data_dir is None else Path(data_dir), force=force)

@@ -1,4 +1,4 @@
-"""Progress of a sweep: a bar per run with loss, accuracy, NC1 and the time left; plain lines outside a terminal."""
+"""Shows the progress of a sweep: a bar per run with loss, accuracy, NC1 and the time left, or plain lines."""
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run_labels(configs: Sequence[RunConfig]) -> list[str]:
-    """Short names for the runs of a sweep: λ, the seed, and the other fields in which they differ.
+    """Returns short names for the runs of a sweep: λ, the seed, and the other fields in which they differ.
 
     A field at its default is left out.
     """
@@ -37,7 +37,7 @@ def follow(
     progress: Progress,
     on_news: Callable[[int], None],
 ) -> dict[int, str]:
-    """Show what an engine yields about these runs; returns the indices of the failed runs with their messages.
+    """Shows what an engine yields about these runs; returns the indices of the failed runs with their messages.
 
     `on_news` is called with the index of a run that has a new record on disk, or has ended.
     """
@@ -56,13 +56,13 @@ def follow(
 def watched(
     configs: Sequence[RunConfig], labels: Sequence[str], progress: Progress
 ) -> Iterator[Callable[[Event], None]]:
-    """Bars for these runs; the function that it yields brings them up to an event."""
+    """Shows bars for these runs, and yields a function that updates them with an event."""
     with progress.bars("epoch {task.completed}/{task.total}", "{task.fields[news]}") as bars:
         yield _Watch(bars, configs, labels).show
 
 
 class _Watch:
-    """The bars of a sweep. A run's bar appears with its first event, so that a waiting run takes no room."""
+    """The bars of a sweep. A run's bar appears with its first event, so that runs not yet started take no room."""
 
     def __init__(self, bars: "rich.progress.Progress", configs: Sequence[RunConfig], labels: Sequence[str]):
         self.progress, self.configs, self.labels = bars, configs, labels

@@ -1,4 +1,4 @@
-"""One run's folder, written by the process that holds its lock."""
+"""Writes a run's folder, in the process that holds its lock."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
@@ -25,9 +25,10 @@ class RunWriter(RunFolder):
 
     @contextmanager
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Held by the process that works on the run; another calls `on_wait` and waits. It falls with its process.
+        """Locks the run for this process. If another process holds the lock, calls `on_wait` and waits for it.
 
-        Raises `RunError` where this folder cannot be written to, and `WriteError` where the disk cannot.
+        The lock is released when its process ends. Raises `RunError` if this folder cannot be written to, and
+        `WriteError` if the disk cannot.
         """
         lock = FileLock(self.path / ".lock")
         try:
@@ -38,7 +39,7 @@ class RunWriter(RunFolder):
             lock.acquire()
         except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise RunError(f"{self.path} cannot be written to ({error.strerror}); name another folder") from error
-        except OSError as error:  # of the disk, which other runs share
+        except OSError as error:  # the disk fails, which other runs share
             raise WriteError(self.path, error) from error
         try:
             yield
@@ -46,14 +47,14 @@ class RunWriter(RunFolder):
             lock.release()
 
     def clear_leftovers(self) -> None:
-        """Remove the half-written files of a process that was killed. Only for the holder of the lock."""
+        """Removes the half-written files of a process that was killed. Only the holder of the lock may do this."""
         for leftover in self.path.glob(".*-*"):
             leftover.unlink()
 
     def describe(
         self, config: RunConfig, dataset: Dataset, device: str, network: Fingerprint | None, notes: Iterable[str]
     ) -> None:
-        """Write config.json; another machine or version that goes on with the run is added to its provenance."""
+        """Writes config.json. A different machine or version that resumes the run is added to its provenance."""
         described: dict[str, Any] = {"provenance": [], **(read_json(self.path / "config.json") or {})}
         here = provenance(device)
         if here not in described["provenance"]:
@@ -71,9 +72,9 @@ class RunWriter(RunFolder):
         write_text(self.path / "config.json", to_json(described, indent=2) + "\n")
 
     def resume_point(self) -> tuple[dict[str, Tensor], Record] | None:
-        """The last checkpoint and the record at or before it. Later records are cut: they will be made again.
+        """Returns the last checkpoint and the record at or before it. Removes later records: the run makes them again.
 
-        Of a whole run, as `check_whole` finds it.
+        The run must have passed `check_whole`.
         """
         tensors = read_tensors(self.path / "checkpoint.safetensors")
         epoch = int(tensors.get("epoch", -1))
@@ -86,15 +87,18 @@ class RunWriter(RunFolder):
         return (tensors, kept[-1]) if tensors else None
 
     def append(self, record: Record, seconds: dict[str, float], snapshot: dict[str, Tensor]) -> None:
+        """Adds a record with its seconds and its snapshot."""
         named = {f"{record['epoch']}.{name}": tensor for name, tensor in snapshot.items()}
         write_tensors(self.path / SNAPSHOTS, {**self._readable_snapshots(), **named})
         write_lines(self.path / "records.jsonl", [*self.records(), record])
         write_lines(self.path / "timings.jsonl", [*self.timings(), {"epoch": record["epoch"], **seconds}])
 
     def save_checkpoint(self, tensors: dict[str, Tensor]) -> None:
+        """Writes the weights and the optimiser state, in place of the last checkpoint."""
         write_tensors(self.path / "checkpoint.safetensors", tensors)
 
     def finish(self, tensors: dict[str, Tensor], result: dict[str, Any]) -> None:
+        """Writes how the run ended, after the weights of a finished one."""
         if result["status"] == "finished":
             write_tensors(self.path / "model.safetensors", model_weights(tensors))
         write_text(self.path / "result.json", to_json(result, indent=2) + "\n")
@@ -102,5 +106,5 @@ class RunWriter(RunFolder):
     def _readable_snapshots(self) -> dict[str, Tensor]:
         try:
             return read_tensors(self.path / SNAPSHOTS)
-        except RunError:  # no number depends on it: the run is whole without, and those to come are kept
+        except RunError:  # no number depends on the snapshots: the run is whole without them, and later ones are kept
             return {}

@@ -1,4 +1,4 @@
-"""One training run as a value: the command line, the JSON beside the run and, hashed, the run's id."""
+"""The configuration of a training run: it is the command line, the JSON beside the run and, hashed, the run's id."""
 
 import math
 import operator
@@ -11,74 +11,77 @@ from .._errors import InputError, InputTypeError
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run. The same configuration on the same machine gives the same numbers, bit for bit."""
+    """The configuration of one training run. On the same machine it always gives the same numbers, bit for bit."""
 
     dataset: str = "mnist5k"
-    """mnist5k, mnist, cifar10, gaussian, or a .npz file with images, labels (N,) from 0 to C-1 and, optionally,
-    test_images and test_labels. Images are (N, height, width), (N, height, width, channels), (N, channels, height,
-    width), or vectors (N, features)."""
+    """The data set: mnist5k, mnist, cifar10, gaussian, or a .npz file with images, labels (N,) from 0 to C-1 and,
+    optionally, test_images and test_labels. Images are (N, height, width), (N, height, width, channels), (N, channels,
+    height, width), or vectors (N, features)."""
     per_class: int | None = None
-    """Train on this many samples of each class (the theory is for balanced classes)."""
+    """Samples of each class to train on; by default all (the theory is for balanced classes)."""
     imbalance: Literal["none", "step", "exponential"] = "none"
-    """Of the training classes: step leaves the last half of them 1/imbalance_ratio of their samples, exponential takes
-    the share imbalance_ratio^(-c/(C-1)) of class c."""
+    """How unequal the training classes are: step keeps 1/imbalance_ratio of the samples in the last half of the
+    classes, exponential keeps the share imbalance_ratio^(-c/(C-1)) of class c."""
     imbalance_ratio: float = 10.0
-    """Samples of the largest class for one of the smallest, with imbalance step or exponential."""
+    """The size of the largest class divided by that of the smallest, with imbalance step or exponential."""
     label_noise: float = 0.0
-    """Share of each class's training samples whose labels are shuffled among all those chosen, so that the classes keep
-    their sizes. 1 is random labels. The draw depends on the seed."""
+    """The share of each class's training samples whose labels are shuffled among one another, so that the classes keep
+    their sizes. 1 gives random labels. The draw depends on the seed."""
     augmentation: Literal["none", "shift", "shift_flip"] = "none"
-    """Of the training images at every step: shifted by up to an eighth of their size, the edge filled with zeros; and
-    mirrored left to right half of the time."""
+    """Random changes of the training images at every step: shift moves them by up to an eighth of their size and fills
+    the edge with zeros; shift_flip also mirrors them left to right half of the time."""
     network: str = "convnet"
-    """convnet, mlp, or your own as module:function, called with (input_shape, num_classes)."""
+    """The network: convnet, mlp, or your own as module:function, which is called with (input_shape, num_classes)."""
     depth: int = 5
-    """Layers of the mlp, the classifier included."""
+    """Number of layers of the mlp, the classifier included."""
     width: int = 512
-    """Units in a hidden layer of the mlp."""
+    """Number of units in each hidden layer of the mlp."""
     bias: Literal["none", "free", "decayed", "all"] = "none"
-    """none, as in the paper; of the classifier, free, one that does not decay, with which the theorem's equations can
-    hold exactly, or decayed; or all, a decayed one in every layer. Your own network must have the bias that is asked
-    for."""
+    """Which layers have a bias: none, as in the paper; the classifier alone, with a bias that does not decay (free:
+    the theorem's equations can then hold exactly) or one that does (decayed); or all, with biases that decay. Your own
+    network must have the bias that you ask for."""
     normalization: Literal["none", "batch"] = "none"
-    """batch puts batch normalisation before every ReLU of the convnet and the mlp, which then are not homogeneous."""
+    """batch puts batch normalisation before every ReLU of the convnet and the mlp, which makes them inhomogeneous."""
     loss: Literal["square", "cross_entropy"] = "square"
-    """The data term. The theory is about the square loss."""
+    """The data term of the objective. The theory is about the square loss."""
     weight_decay: float = 5e-4
     """λ of Eq. 1. With nn.MSELoss, a weight_decay of w is λ = w·C/2."""
     decay_start: float = 1.0
-    """λ begins at so many times its value and comes down to it geometrically over the first 60% of the steps: once the
-    data are fitted, the layers' norms relax sooner."""
+    """Multiplies λ at the start; the factor then falls geometrically to 1 over the first 60% of the steps. The norms of
+    the layers thus relax sooner once the data are fitted."""
     initialization: Literal["default", "kaiming", "norm"] = "norm"
-    """PyTorch's, Kaiming's, or PyTorch's directions with a fixed Frobenius norm in every layer."""
+    """How the weights are drawn: PyTorch's default, Kaiming's, or (norm) PyTorch's directions with the Frobenius norm
+    initial_norm in every layer."""
     initial_norm: float = 4.0
-    """That Frobenius norm."""
+    """The Frobenius norm of every layer at the start, with initialization norm."""
     optimizer: Literal["sgd", "muon", "adam", "adamw"] = "sgd"
-    """sgd, muon and adam with coupled decay, so that their end points are critical points of Eq. 1. muon takes steps of
-    one length for every layer, orthogonalised: the fastest way down. Adam divides the decay of a channel that is
-    momentarily dead by its own size, so that it stays dead: watch the objective. The decoupled decay of adamw ends
-    elsewhere, where the theory does not speak."""
+    """The optimizer. sgd, muon and adam have coupled decay, so that they end at critical points of Eq. 1. muon
+    orthogonalises the steps, which have one length for every layer: it is the fastest way down. adam divides the decay
+    of a channel that is momentarily dead by its own size, so that it stays dead: watch the objective. The decay of
+    adamw is decoupled, so it ends elsewhere, where the theory does not apply."""
     learning_rate: float = 0.1
-    """At the start. The default suits the convnet and the mlp of the default size; where it diverges, take less."""
+    """The learning rate at the start. The default suits the convnet and the mlp of the default size; lower it if the
+    run diverges."""
     momentum: float = 0.9
-    """Of sgd and muon; the first moment of adam and adamw uses it too."""
+    """The momentum of sgd and muon, and β₁ of adam and adamw."""
     schedule: Literal["constant", "steps", "cosine", "linear"] = "linear"
-    """Of the learning rate: steps is ×0.1 at one and two thirds, cosine and linear anneal to zero."""
+    """How the learning rate changes: steps multiplies it by 0.1 at one and at two thirds of the run, cosine and linear
+    anneal it to zero."""
     batch_size: int = 32
-    """Samples in a step."""
+    """Number of samples in a step."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Of the products in a step; tf32 is of GPUs, bfloat16 of processors that have it. Measuring is in float32, and its
-    sums in float64."""
+    """The precision of matrix products while training: tf32 needs a GPU, bfloat16 a processor that has it. Measuring
+    uses float32, and sums in float64."""
     balancing: Literal["none", "epoch"] = "none"
     """epoch rescales the channels after every epoch so that the norms of the layers are the least that give the same
-    outputs: weight decay gets there too, later. The features are rescaled with them. For layers that follow one another
-    through ReLUs."""
+    outputs: weight decay gets there too, but later. This rescales the features as well. It needs layers that follow one
+    another through ReLUs."""
     epochs: int = 80
-    """Passes over the training data; the run is measured at two epochs to an octave."""
+    """Number of passes over the training data; the run is measured twice per doubling of the epoch."""
     gradient_tolerance: float = 0.0
-    """Stop at a recorded epoch where ‖∇L‖ is below this."""
+    """Stops the run at a recorded epoch where ‖∇L‖ is below this."""
     seed: int = 0
-    """Of the first weights, the order of the samples and all else that is drawn."""
+    """The seed of the initial weights, the order of the samples and everything else that is random."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(RunConfig).items():
@@ -115,7 +118,7 @@ class RunConfig:
         return {name: value for name, value in vars(self).items() if value != getattr(defaults, name)}
 
 
-#: The fields by subject, for forms that ask for them. What few change comes last.
+#: The fields grouped by subject, as forms show them. Fields that few people change come last.
 GROUPS = {
     "data": ("dataset", "per_class"),
     "network": ("network", "depth", "width", "bias"),
@@ -139,7 +142,7 @@ GROUPS = {
 
 
 def _as_hinted(name: str, value: Any, hint: Any) -> Any:
-    """The value as Python's own int, float or str, which the run's id and its JSON are made of."""
+    """Returns the value as Python's own int, float or str, since the run's id and its JSON are made from it."""
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise InputError(f"{name} must be {' or '.join(get_args(hint))}, got {value!r}")
@@ -180,9 +183,9 @@ _LOWEST = {
 }
 _POSITIVE = ("initial_norm", "learning_rate", "decay_start")
 
-#: Epochs that a seed has random numbers for, and seeds that fit beside them in 64 bits.
+#: seed · EPOCHS + epoch seeds PyTorch's generator. Below these bounds it fits into 64 bits and never repeats.
 EPOCHS = 2**20
 _BELOW = {"epochs": EPOCHS, "seed": 2**43}
 
-#: Far beyond what is of use, and before what Python and PyTorch cannot count.
+#: These are far beyond what is useful, and below what Python and PyTorch cannot count.
 _HIGHEST = {"label_noise": 1, "decay_start": 1_000_000, "depth": 1000, "width": 1_000_000, "batch_size": 1_000_000_000}

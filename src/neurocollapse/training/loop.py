@@ -1,4 +1,4 @@
-"""Runs epoch by epoch, measured as they go: one alone, or several side by side. Knows nothing of disks."""
+"""The training loop: it trains one run, or several side by side, and measures them. It knows nothing of disks."""
 
 import math
 import time
@@ -26,19 +26,22 @@ class State:
 
     epoch: int
     objective: float
-    """Data term, averaged over the mini-batches, each at the weights of its step, plus the decay term at the weights of
-    the epoch's end; nan at epoch 0."""
+    """The data term, averaged over the mini-batches (each at the weights of its step), plus the decay term at the end
+    of the epoch; nan at epoch 0."""
     record: Record | None
     seconds: dict[str, float]
     tensors: dict[str, Tensor]
-    """Weights (`model.*`) and optimiser state (`optimizer.*`), the live ones: copy what is to be kept."""
+    """Weights (`model.*`) and optimiser state (`optimizer.*`). Training goes on to change them: copy what you keep."""
     finished: bool
     snapshot: dict[str, Tensor] | None = None
-    """What a record has to be looked at: see `training.snapshot`."""
+    """Samples and Gram matrices that a report draws for the record: see `training.snapshot`."""
 
 
 def data_part(config: RunConfig) -> RunConfig:
-    """The configuration with what does not bear on its data at the defaults: equal for runs that share a data set."""
+    """Returns the configuration with every field that does not affect the data at its default.
+
+    It is equal for runs that share a data set.
+    """
     return RunConfig(dataset=config.dataset, **_selection(config))
 
 
@@ -49,20 +52,20 @@ def _selection(config: RunConfig) -> dict[str, Any]:
 
 
 def training_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
-    """The data that a configuration trains on: see `load_dataset`."""
+    """Loads the data that a configuration trains on: see `load_dataset`."""
     return load_dataset(config.dataset, data_dir=data_dir, **_selection(config))
 
 
 def epochs(
     config: RunConfig, dataset: Dataset | None = None, *, resume: Resume | None = None, device: str = "cpu"
 ) -> Iterator[State]:
-    """Train by `config` and yield the `State` after every epoch, epoch 0 (before training) included.
+    """Trains one configuration and yields the `State` after every epoch, starting with epoch 0 (before training).
 
-    `resume` is the tensors of an earlier state and the last record before or at it; the run continues as if it had
-    never stopped. Random numbers are a function of (seed, epoch) alone. `train` trains a run to its end.
+    `resume` holds the tensors of an earlier state and the last record before or at it; the run continues as if it had
+    never stopped. Random numbers depend on (seed, epoch) alone. `train` trains a run to its end.
 
-    Raises `DivergedError` when the objective is no longer finite, and `NetworkError` and `DatasetError` when the first
-    state is asked for.
+    Raises `DivergedError` when the objective is no longer finite. Raises `NetworkError` and `DatasetError` when the
+    first state is requested.
 
     >>> config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=10, learning_rate=0.01)
     >>> [round(state.record["train.accuracy"], 1) for state in epochs(config) if state.record][-1]
@@ -83,7 +86,7 @@ def _states(config: RunConfig, dataset: Dataset | None, resume: Resume | None, d
 
 
 def stack_key(config: RunConfig) -> RunConfig:
-    """Equal for configurations that can be trained as one program: what may differ is at one value."""
+    """Returns a configuration that is equal for runs that can be trained as one program: what may differ is fixed."""
     seed = data_part(config).seed  # the data are shared
     return replace(
         config, seed=seed, weight_decay=0.0, learning_rate=1.0, initial_norm=1.0, epochs=0, gradient_tolerance=0.0
@@ -97,12 +100,13 @@ def train_together(
     resumes: Sequence[Resume | None] | None = None,
     device: str = "cpu",
 ) -> Iterator[tuple[int, State | DivergedError]]:
-    """Train several configurations as one program; the place in `configs` and what `epochs` yields or raises of each.
+    """Trains several configurations as one program.
 
-    Ten steps in float64 equal those of `epochs`; later the paths part by rounding, as those of any two machines do.
+    Yields, for each epoch of each run, its index in `configs` and what `epochs` would yield or raise. Ten steps in
+    float64 equal those of `epochs`; later the paths diverge by rounding, as they do between any two machines.
 
-    Raises `ValueError` where the configurations are not of one `stack_key`, and `NetworkError` for a network that
-    `torch.func` cannot stack.
+    Raises `ValueError` if the configurations do not share one `stack_key`, and `NetworkError` if `torch.func` cannot
+    stack the network.
     """
     if len({stack_key(config) for config in configs}) > 1:
         raise InputError("runs of one program differ in seed, λ, learning rate, initial norm and length alone")
@@ -132,7 +136,7 @@ def train_together(
 
 
 class _Course:
-    """A run on its way: what epoch is next, and since when the training error has been zero."""
+    """A run in progress: its next epoch, and the epoch since which the training error has been zero."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, resume: Resume | None, device: str):
         self.run = Run(config, dataset, device)
@@ -145,7 +149,7 @@ class _Course:
         self.finished = self.next > config.epochs
 
     def arrive(self, objective: float | DivergedError, trained: float) -> State:
-        """The state at the end of the next epoch, measured where it is to be. Raises `DivergedError`."""
+        """Returns the state at the end of the next epoch, measured if it is due. Raises `DivergedError`."""
         if isinstance(objective, DivergedError):
             raise objective
         epoch, start = self.next, time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a classifier's head sees, captured while the model runs: any model, any loader, one forward pass."""
+"""Captures the features that a classifier's head sees while the model runs: any model, any loader, one pass."""
 
 from .cautions import warn_of
 from .forward import MEMORY_BUDGET, Captured, CaptureOptions, capture

@@ -1,4 +1,4 @@
-"""What in a data loader would make a measurement wrong."""
+"""Warns of what in a data loader would make a measurement wrong."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Weig
 
 from ..._errors import CaptureWarning
 
-#: How the names of transforms begin that differ from one look at a sample to the next.
+#: The beginnings of the names of transforms that change a sample differently each time it is read.
 RANDOM_TRANSFORMS = (
     "random", "colorjitter", "scalejitter", "autoaugment", "trivialaugment", "randaugment", "augmix", "mixup", "cutmix",
     "elastictransform", "gaussiannoise",
@@ -17,13 +17,13 @@ RANDOM_TRANSFORMS = (
 
 
 def warn_of(loader: Iterable[Any], *, stacklevel: int) -> None:
-    """Warn, with `CaptureWarning`, of all that makes a loader show other than every sample, once, as it is."""
+    """Warns, with `CaptureWarning`, if a loader does not show every sample exactly once and unchanged."""
     for caution in cautions(loader):
         warnings.warn(caution, CaptureWarning, stacklevel=stacklevel + 1)
 
 
 def cautions(loader: Iterable[Any]) -> Iterator[str]:
-    """A sentence for each caution: samples left out, repeated or padded, random transforms, mixed labels."""
+    """Yields a sentence for each caution: samples left out, repeated or padded, random transforms, mixed labels."""
     if not isinstance(loader, DataLoader):
         return
     yield from _of_batches(loader)
@@ -43,7 +43,7 @@ def _of_batches(loader: DataLoader[Any]) -> Iterator[str]:
         total = _length(getattr(sampler, "sampler", None))
         if total is not None and total % size:
             yield f"drop_last=True leaves out {total % size} of {total} samples; measure with drop_last=False"
-    collate = getattr(loader.collate_fn, "func", loader.collate_fn)  # of a functools.partial
+    collate = getattr(loader.collate_fn, "func", loader.collate_fn)  # the function of a functools.partial
     name = getattr(collate, "__name__", type(collate).__name__)
     if any(word in name.lower() for word in ("mixup", "cutmix")):
         yield f"collate_fn is {name}, which mixes samples of different classes; measure with one that does not"
@@ -74,7 +74,7 @@ def _length(sized: Any) -> int | None:
 
 
 def _random_transforms(dataset: object) -> Iterator[str]:
-    """Names of random transforms of a data set, also one within Subset, ConcatDataset or a wrapper of one's own."""
+    """Yields the names of a data set's random transforms, also within Subset, ConcatDataset or another wrapper."""
     waiting, seen = [dataset], set()
     while waiting:
         each = waiting.pop()
@@ -90,7 +90,7 @@ def _random_transforms(dataset: object) -> Iterator[str]:
 
 
 def _within(transform: Any) -> Iterator[Any]:
-    """A transform and those it is composed of."""
+    """Yields a transform and those of which it is composed."""
     if transform is None:
         return
     if isinstance(transform, list | tuple):

@@ -1,4 +1,4 @@
-"""One forward pass over a data loader, and with it the features of the head and of any layers."""
+"""Captures the features of the head and of any layers in one forward pass over a data loader."""
 
 import itertools
 import sys
@@ -27,7 +27,7 @@ Sink = Callable[[Tensor, Tensor, Head | None], object]
 
 
 class CaptureOptions(TypedDict, total=False):
-    """The arguments of `capture` that say how to read data and positions, for functions that pass them on."""
+    """The arguments of `capture` that other functions pass on: how to read the data and the positions."""
 
     spatial: str
     tokens: str | int | None
@@ -43,10 +43,10 @@ class CaptureOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Captured:
-    """What a forward pass gave: the head, its input in `features`, and the outputs of layers by name.
+    """The result of a forward pass: the head, its input in `features`, and the outputs of layers by name.
 
-    `head` and `features` are None where no head was asked for, `features` also where a sink took them. Close it, or
-    use it as a context, to let go of memory and temporary files.
+    `head` and `features` are None if no head was captured; `features` is also None if a sink took them. Close it, or
+    use it as a context, to release memory and temporary files.
     """
 
     head: Head | None
@@ -54,6 +54,7 @@ class Captured:
     layers: dict[str, FeatureStore] = field(default_factory=dict)
 
     def close(self) -> None:
+        """Releases memory and temporary files."""
         for store in (*([self.features] if self.features else []), *self.layers.values()):
             store.close()
 
@@ -82,40 +83,43 @@ def capture(
     progress: Callable[[int, int | None], object] | None = None,
     sink: Sink | None = None,
 ) -> Captured:
-    """Capture what the classifier head of a model sees, and what layers give, in one forward pass over a loader.
+    """Captures the input of a model's classifier head, and the outputs of layers, in one forward pass over a loader.
 
-    The model is run in evaluation mode, without gradients and, where it is compiled, eagerly: hooks inside a compiled
-    graph would compile it anew. Afterwards, also after an exception, it is as it was: no hook, every module's mode;
-    and so is the global random generator. DataParallel and DistributedDataParallel are bypassed, so that processes
-    with shards of unequal length do not wait for one another.
+    The model runs in evaluation mode, without gradients and, if it is compiled, eagerly, since hooks would compile the
+    graph again. Afterwards, also after an exception, the hooks are removed, and the modes of the modules and the global
+    random generator are restored. DataParallel and DistributedDataParallel are bypassed, so that processes with shards
+    of unequal length do not wait for one another.
 
-    Features are copied at the moment that the head is called, or the layer returns, in the type that they have there,
-    such as bfloat16 under autocast.
+    Features are copied when the head is called, or when the layer returns, in the type that they have there, such as
+    bfloat16 under autocast.
 
     Args:
         model: any classifier; it may return a tensor, an object with `logits`, a mapping, or a tuple.
         loader: yields (inputs, labels, ...) or mappings: see `batches`.
-        head: its name; None finds the `nn.Linear`, 1×1 convolution or module with a weight (classes, features) whose
-            output is the model's, or has its order in every row, as with softmax. False captures layers alone.
+        head: name of the head; None finds the `nn.Linear`, 1×1 convolution or module with a weight (classes, features)
+            whose output is the model's, or has the same order in every row, as with softmax. False captures layers
+            alone.
         layers: names as in `model.named_modules()`, or "all": every module without parts that has parameters or is
-            an activation, and attention, in the order of execution, without the head. One that runs repeatedly in a
+            an activation, and attention, in the order of execution, without the head. A layer that runs repeatedly in a
             pass gives name#1, name#2, ...
-        spatial: of maps (samples, channels, *positions), "flatten" every number or take the "mean" of the positions.
-        tokens: of sequences (samples, tokens, features) where there is one label per sample: "first", "last" or a
-            position; the "mean"; or "all", each a sample. Tokens that `attention_mask` masks do not count, except in
-            counting a position. None averages a layer's tokens, and is an error for the head's.
-        ignore_index: samples, or positions, with this label are left out. Labels of positions, (samples, tokens) for
-            tokens or (samples, height, width) for pixels, make every position a sample; they are taken as they stand,
-            so those of a language model must be shifted by then.
-        device: where the inputs go; by default where the model's first parameter is.
+        spatial: how maps (samples, channels, *positions) become features: "flatten" takes every number, "mean" averages
+            the positions.
+        tokens: how sequences (samples, tokens, features) become features if there is one label per sample: "first",
+            "last" or a position takes that token; "mean" averages them; "all" makes each token a sample. Tokens masked
+            by `attention_mask` do not count, except in counting a position. None averages a layer's tokens, and is an
+            error for the head's.
+        ignore_index: samples, or positions, with this label are left out. Labels for each position, (samples, tokens)
+            for tokens or (samples, height, width) for pixels, make every position a sample; they are used as they are,
+            so those of a language model must already be shifted.
+        device: the device for the inputs; by default that of the model's first parameter.
         label_key: where the labels are: a key of mappings, or a position in tuples.
         autocast_dtype: run the model under autocast in this type.
-        eval_mode: False leaves every module in the mode that it is in.
+        eval_mode: False leaves every module in its present mode.
         memory_budget: bytes of features, of all layers together, to hold in memory before they go to a file.
-        folder: of that temporary file; by default the system's.
-        progress: called after each batch as progress(batches done, batches in all, None where not known).
-        sink: takes the features of the head, or of one layer, instead of their being kept: called as
-            sink(features, labels, head) for each batch, with the features where the model left them.
+        folder: the folder of that temporary file; by default the system's.
+        progress: called after each batch as progress(batches done, batches in all, or None if not known).
+        sink: takes the features of the head, or of one layer, so that they are not kept: called as
+            sink(features, labels, head) for each batch, with the features on the model's device.
 
     Raises:
         ValueError: there is no such head or layer, or several may be the head; the loader yields nothing or no labels;
@@ -123,7 +127,7 @@ def capture(
         FeatureStoreError: a temporary file cannot be written.
 
     Warns:
-        CaptureWarning: of what would make a number wrong: samples left out or repeated, random augmentation, modules
+        CaptureWarning: something would make a number wrong: samples left out or repeated, random augmentation, modules
             in training mode, a head that is not linear.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -152,7 +156,7 @@ def capture(
         for done, batch in enumerate(batches(loader, model, label_key=label_key), start=1):
             with autocast:
                 taken = taps.of(to_device(batch, place))
-            with _without_autocast(place):  # a sink computes in the types it was given
+            with _without_autocast(place):  # a sink computes in the types that it receives
                 stores.keep(taken, sink, taps.head)
             if progress is not None:
                 progress(done, batches_in_all)
@@ -163,7 +167,7 @@ def capture(
 
 
 class _Taps:
-    """The head's tap and the layers', and the forward pass between their start and finish."""
+    """The taps of the head and of the layers, and the forward pass between their start and finish."""
 
     def __init__(
         self, model: nn.Module, head: str | Literal[False] | None, layers: Sequence[str], positions: Positions
@@ -195,7 +199,7 @@ class _Taps:
         self.stack.close()
 
     def of(self, batch: Batch) -> dict[str | None, Rows]:
-        """Rows of a forward pass: those of the head under None, those of layers by name."""
+        """Returns the rows of a forward pass: the head's under None, the layers' by name."""
         for tap in (self.head_tap, self.layer_tap):
             if tap is not None:
                 tap.start(batch)
@@ -219,7 +223,7 @@ class _Taps:
 
 
 class _Stores:
-    """A store for each place, made when its first features come."""
+    """A store for each place, which is made when its first features arrive."""
 
     def __init__(self, budget: Budget, folder: Path | None, expected: int | None):
         self.budget, self.folder, self.expected = budget, folder, expected
@@ -250,8 +254,8 @@ class _Stores:
 
 
 def _eager() -> AbstractContextManager[Any]:
-    """Run what is compiled without its graphs, into which hooks do not reach unless they are compiled anew."""
-    compiled = "torch._dynamo" in sys.modules  # otherwise nothing is, and the import would take seconds
+    """Runs compiled models without their graphs, since hooks do not reach into graphs that are already compiled."""
+    compiled = "torch._dynamo" in sys.modules  # otherwise nothing is compiled, and the import would take seconds
     return (
         torch.compiler.set_stance("force_eager")
         if compiled and hasattr(torch.compiler, "set_stance")
@@ -260,7 +264,7 @@ def _eager() -> AbstractContextManager[Any]:
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Within it, operations compute in the types of what they are given."""
+    """Makes operations within the block compute in the types of their inputs."""
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 

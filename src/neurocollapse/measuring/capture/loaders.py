@@ -1,4 +1,4 @@
-"""Batches of whatever a data loader yields: what to call the model with, and the labels."""
+"""Turns whatever a data loader yields into the arguments of the model and the labels."""
 
 import inspect
 import math
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from ..._errors import InputError
 from ...networks import unwrap
 
-#: Where a mapping has its labels: the first of these that is there.
+#: The keys under which a mapping may have its labels; the first one present counts.
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
-#: Where it has the one argument of a model that calls it otherwise, should there be other tensors too.
+#: The keys for a model's only argument, used if its name is not a key and there are other tensors too.
 INPUT_KEYS = ("pixel_values", "images", "image", "inputs", "input", "x")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the model is called with, and the labels, (samples,) or one per position, int64."""
+    """The arguments with which the model is called, and the int64 labels, (samples,) or one per position."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -28,12 +28,12 @@ class Batch:
 
 
 def batches(loader: Iterable[Any], model: nn.Module, *, label_key: str | int | None = None) -> Iterator[Batch]:
-    """What `loader` yields as arguments of `model` and labels.
+    """Yields the items of `loader` as arguments of `model` and labels.
 
     A tuple or list is (inputs, labels, ...). A mapping has its labels under `labels`, `label`, `targets`, `target` or
-    `y`; what else it holds goes to the arguments of `model.forward` of the same names, and the rest is left out; where
-    no name agrees, a single tensor (or the one called `image`, `pixel_values`, ...) is the one argument. `label_key`
-    says where the labels are if not there: a key, or the position in a tuple.
+    `y`; its other values go to the arguments of `model.forward` with the same names, and the rest is left out. If no
+    name agrees, a single tensor (or the one called `image`, `pixel_values`, ...) is the only argument. `label_key` says
+    where the labels are if they are elsewhere: a key, or the position in a tuple.
 
     Raises:
         ValueError: the loader yields nothing, no labels, or labels that are not integers; or it is not clear what to
@@ -124,7 +124,7 @@ def _integers(values: Any) -> Tensor:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors, also those within tuples, lists and mappings, on `device`."""
+    """Moves the batch's tensors, also those within tuples, lists and mappings, to `device`."""
     return Batch(_moved(batch.args, device), _moved(batch.kwargs, device), batch.labels.to(device))
 
 

@@ -1,4 +1,4 @@
-"""From what a layer sees or gives, and labels of any layout, to rows of features with one label each."""
+"""Turns a layer's input or output, with labels of any layout, into rows of features with one label each."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ..._errors import InputError
 
-#: What gives maps (samples, channels, *positions). A three-dimensional tensor from anything else is a sequence of
-#: tokens (samples, tokens, features), one of four or more dimensions a map.
+#: Modules that give maps (samples, channels, *positions). A three-dimensional tensor from any other module is a
+#: sequence of tokens (samples, tokens, features); a tensor of four or more dimensions is a map.
 CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
     nn.modules.batchnorm._NormBase,
@@ -18,13 +18,13 @@ CHANNELS_FIRST = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
     nn.modules.pooling._AdaptiveAvgPoolNd,
 )
-#: What works on the last dimension, however many there are before.
+#: Modules that work on the last dimension, however many come before it.
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
 
 
 @dataclass(frozen=True)
 class Positions:
-    """How positions become samples: see `capture`."""
+    """How positions of maps and tokens of sequences become samples: see `capture`."""
 
     spatial: str = "flatten"
     tokens: str | int | None = None
@@ -37,7 +37,7 @@ class Positions:
             raise InputError(f"tokens must be 'first', 'last', 'mean', 'all' or a position, got {self.tokens!r}")
 
     def __call__(self, place: "Place", value: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Features (rows, features) and labels (rows,), without those that are to be ignored."""
+        """Returns features (rows, features) and labels (rows,), without those to be ignored."""
         if not value.is_floating_point():
             raise InputError(f"{place} is {value.dtype}, which cannot be features; name another layer")
         labels = labels.to(value.device)
@@ -104,6 +104,7 @@ class Place:
     is_head: bool = False
 
     def channels_first(self, value: Tensor) -> bool:
+        """Whether the value is a map (samples, channels, *positions)."""
         if isinstance(self.module, CHANNELS_FIRST):
             return True
         if self.is_head or isinstance(self.module, CHANNELS_LAST):

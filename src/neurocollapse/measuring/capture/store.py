@@ -1,4 +1,4 @@
-"""Features kept while they are captured: in memory up to a budget, then in a temporary file mapped into memory."""
+"""Keeps features while they are captured: in memory up to a budget, then in a temporary file mapped into memory."""
 
 import mmap
 import tempfile
@@ -13,18 +13,19 @@ from torch import Tensor
 
 from ..._errors import FeatureStoreError, InputError
 
-#: Rows are gathered in blocks of about this many bytes where their number is not known ahead. Large enough that the
-#: allocator maps each block by itself and gives it back to the system when it is freed.
+#: Rows are gathered in blocks of about this many bytes if their number is not known in advance. A block is large
+#: enough that the allocator maps it by itself and returns it to the system when it is freed.
 BLOCK_BYTES = 64 * 2**20
 
 
 class Budget:
-    """Bytes of memory that several stores share."""
+    """A number of bytes of memory that several stores share."""
 
     def __init__(self, num_bytes: int):
         self.free = num_bytes
 
     def take(self, num_bytes: int) -> bool:
+        """Takes bytes from the budget; returns False, with nothing taken, if too few are left."""
         if num_bytes > self.free:
             return False
         self.free -= num_bytes
@@ -34,11 +35,11 @@ class Budget:
 class FeatureStore:
     """Features (samples, features) and labels (samples,), appended batch by batch and read as one tensor each.
 
-    Past the budget, of its own in bytes or shared with other stores, all features move to a temporary file in `folder`
-    (by default the system's, which may itself lie in memory), and `features` maps it. The file has no name once it is
-    open, so nothing is left of it after `close`, an exception or the end of the process. (Windows, where an open file
-    keeps its name, deletes it when it is closed.) `expected` samples, where known, have their memory set aside at
-    once; more may come. Features stay in the type they have.
+    When they exceed the budget (a number of bytes, or a `Budget` shared with other stores), all features move to a
+    temporary file in `folder` (by default the system's, which may itself be in memory), and `features` maps it. The
+    file has no name once it is open, so nothing is left of it after `close`, an exception or the end of the process.
+    (Windows, where an open file keeps its name, deletes it when it is closed.) If the number of samples is `expected`,
+    their memory is allocated at once; more may come. Features stay in the type they have.
 
     >>> with FeatureStore(budget=2**20) as store:
     ...     store.append(torch.ones(2, 3), torch.tensor([0, 1]))
@@ -52,15 +53,15 @@ class FeatureStore:
         self.folder = Path(tempfile.gettempdir()) if folder is None else folder
         self.expected = expected
         self.num_samples = 0
-        self._row: Tensor | None = None  # none of its numbers, but the width and the type of every row
+        self._row: Tensor | None = None  # an empty tensor with the width and the type of every row
         self._blocks: list[Tensor] = []
-        self._filled = 0  # rows of the last block
+        self._filled = 0  # number of rows used in the last block
         self._file: IO[bytes] | None = None
         self._labels: list[Tensor] = []
         self._closed = False
 
     def append(self, features: Float[Tensor, "samples features"], labels: Int64[Tensor, " samples"]) -> None:
-        """Copy a batch in. Raises `ValueError` where width or type changed, `FeatureStoreError` if the disk is full."""
+        """Copies a batch in. Raises `ValueError` if width or type changed, `FeatureStoreError` if the disk is full."""
         features = features.detach()
         if self._row is None:
             self._row = torch.empty(0, features.shape[1], dtype=features.dtype)
@@ -84,7 +85,7 @@ class FeatureStore:
 
     @property
     def features(self) -> Float[Tensor, "samples features"]:
-        """All features as one tensor, which outlives the store; mapped from the file if they are there."""
+        """All features as one tensor, which outlives the store; it is mapped from the file if there is one."""
         self._check_open()
         if self._row is None:
             raise InputError("there are no features: nothing was appended")
@@ -93,7 +94,7 @@ class FeatureStore:
         width = self._row.shape[1]
         if not self.num_samples * width:
             return self._row
-        # Shared, since a private mapping that may be written to counts against the memory that the system may promise.
+        # Shared, since a private writable mapping counts against the memory that the system may promise.
         mapped = mmap.mmap(self._file.fileno(), self.num_samples * self._row_bytes, access=mmap.ACCESS_WRITE)
         return torch.frombuffer(mapped, dtype=self._row.dtype, count=self.num_samples * width).view(-1, width)
 
@@ -106,7 +107,7 @@ class FeatureStore:
         return self._labels[0] if self._labels else torch.empty(0, dtype=torch.int64)
 
     def close(self) -> None:
-        """Let go of memory and file. Tensors already handed out stay valid, and keep what they need."""
+        """Releases memory and file. Tensors already returned stay valid, and keep what they need."""
         self._blocks, self._labels = [], []
         self._closed = True
         if self._file is not None:
@@ -130,7 +131,7 @@ class FeatureStore:
     # ---- in memory
 
     def _keep(self, features: Tensor) -> bool:
-        """Copy rows into blocks of memory; False, with nothing copied, where the budget does not allow a new block."""
+        """Copies rows into blocks of memory; returns False, with nothing copied, if the budget allows no new block."""
         room = len(self._blocks[-1]) - self._filled if self._blocks else 0
         rest = len(features) - room
         if rest > 0:
@@ -147,14 +148,14 @@ class FeatureStore:
         return True
 
     def _block_rows(self, room: int) -> int:
-        """Rows of a new block: all that are still to come where that is known, and else what the budget allows."""
+        """Returns the rows of a new block: all that are still to come if known, otherwise what the budget allows."""
         to_come = (self.expected or 0) - self.num_samples - room
         return to_come if to_come > 0 else min(BLOCK_BYTES, self.budget.free) // max(self._row_bytes, 1)
 
     def _join(self) -> Tensor:
         assert self._row is not None
         if len(self._blocks) > 1:
-            # Blocks are freed as they are copied, so that at no time the features are there twice.
+            # Blocks are freed as they are copied, so that the features are never in memory twice.
             whole = self._row.new_empty(self.num_samples, self._row.shape[1])
             self._drain(lambda block, start: whole[start : start + len(block)].copy_(block))
             self._blocks, self._filled = [whole], self.num_samples
@@ -180,12 +181,12 @@ class FeatureStore:
                 f"cannot keep features in a file in {self.folder} ({error.strerror}); name another folder, "
                 f"or allow more memory than {self.budget.free} bytes"
             ) from error
-        weakref.finalize(self, self._file.close)  # a store let go of without `close` has nothing to warn of
+        weakref.finalize(self, self._file.close)  # so that a store dropped without `close` does not warn
         self.budget.free += sum(block.nbytes for block in self._blocks)
         self._drain(lambda block, start: self._write(block, arriving))
 
     def _write(self, rows: Tensor, arriving: int) -> None:
-        # Written, not assigned through a mapping: there a full disk would end the process with a bus error.
+        # Written, not assigned through a mapping, where a full disk would end the process with a bus error.
         assert self._file is not None
         rest = rows.view(-1).view(torch.uint8).numpy().data
         try:

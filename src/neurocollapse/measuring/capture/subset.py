@@ -1,4 +1,4 @@
-"""A stratified part of a data set, chosen without loading a sample."""
+"""Chooses a stratified part of a data set without loading a sample."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,11 +22,11 @@ from ..._errors import InputError
 
 
 def stratified_subset(loader: Iterable[Any], per_class: int, seed: int = 0) -> DataLoader[Any]:
-    """A loader of `per_class` samples of every class, drawn by `seed`; of a class with fewer, all of them.
+    """Returns a loader of `per_class` samples of every class, drawn by `seed`, or of all in a class with fewer.
 
     Labels are read from the data set's `targets` or `labels`, or the last tensor of a TensorDataset, also through
-    Subset and ConcatDataset; what a SubsetRandomSampler leaves out stays out. Batches come in the data set's order, of
-    the same size and made by the same `collate_fn` and as many workers.
+    Subset and ConcatDataset. Samples that a SubsetRandomSampler leaves out stay out. Batches come in the data set's
+    order, with the same size, `collate_fn` and number of workers.
 
     Raises:
         ValueError: `per_class` is less than one, `loader` is no DataLoader, the data set does not have its labels at
@@ -49,9 +49,9 @@ def stratified_subset(loader: Iterable[Any], per_class: int, seed: int = 0) -> D
 
 
 def indices_of(loader: DataLoader[Any]) -> Sequence[int]:
-    """Which samples of its data set a loader shows, in whatever order: to all processes where they share them.
+    """Returns the indices of the samples that a loader shows, in any order; those of all processes that share it.
 
-    Raises `ValueError` where a sampler of one's own leaves some out: only reading it would tell which.
+    Raises `ValueError` if a custom sampler leaves some out, since only reading it would show which.
 
     >>> list(indices_of(DataLoader(range(3), shuffle=True)))
     [0, 1, 2]
@@ -73,7 +73,7 @@ def indices_of(loader: DataLoader[Any]) -> Sequence[int]:
 
 
 def reloaded(loader: DataLoader[Any], indices: Sequence[int]) -> DataLoader[Any]:
-    """A loader of these samples of the data set, in this order, that otherwise does as `loader` does."""
+    """Returns a loader of these samples of the data set, in this order, with the other settings of `loader`."""
     return DataLoader(
         Subset(loader.dataset, indices),
         batch_size=loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1,
@@ -86,7 +86,7 @@ def reloaded(loader: DataLoader[Any], indices: Sequence[int]) -> DataLoader[Any]
 
 
 def labels_of(dataset: Dataset[Any]) -> Int64[Tensor, " samples"]:
-    """The labels of all samples of a data set that has them at hand. Raises `ValueError`."""
+    """Returns the labels of all samples, if the data set has them as an array. Raises `ValueError` if not."""
     if isinstance(dataset, Subset):
         return labels_of(dataset.dataset)[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
     if isinstance(dataset, ConcatDataset):

@@ -1,4 +1,4 @@
-"""Hooks that take features from a model while it runs: the input of its head, the outputs of its layers."""
+"""Takes features from a model while it runs, with hooks: the input of its head, the outputs of its layers."""
 
 import warnings
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ from ...networks import (
 from .loaders import Batch
 from .samples import Place, Positions
 
-#: What computes without having parameters.
+#: Modules that compute without having parameters.
 ACTIVATIONS = tuple(getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__)
 
 Rows = tuple[Tensor, Tensor]  # features (rows, features) and labels (rows,)
 
 
 class Tap:
-    """A context with hooks on a model, there inside it only. Call `start(batch)`, the model, then `finish`."""
+    """A context that has hooks on a model while it is open. Call `start(batch)`, the model, then `finish`."""
 
     def __init__(self, positions: Positions):
         self.positions = positions
@@ -46,7 +46,7 @@ class Tap:
             self.handles.pop().remove()
 
     def rows(self, place: Place, values: Any) -> Rows:
-        """Rows of what is at a place now: copied, for the model may go on to change its tensors in place."""
+        """Returns a copy of the rows at a place, since the model may later change its tensors in place."""
         assert self.batch is not None
         value = first_tensor(place, values).detach()
         mask = self.batch.kwargs.get("attention_mask")
@@ -56,7 +56,7 @@ class Tap:
 
 
 class HeadTap(Tap):
-    """Takes the input of the head, which it finds, unless it is named, by the outputs of the first forward pass."""
+    """Takes the input of the head. A head without a name is found by the outputs of the first forward pass."""
 
     def __init__(self, model: nn.Module, name: str | None, positions: Positions):
         super().__init__(positions)
@@ -75,11 +75,12 @@ class HeadTap(Tap):
         super().__exit__()
 
     def start(self, batch: Batch) -> None:
+        """Prepares for the forward pass of a batch."""
         self.batch = batch
         self.taken.clear()
 
     def finish(self, output: object) -> Rows:
-        """Rows of the head's input in the forward pass that gave `output`. Raises `ValueError`."""
+        """Returns the rows of the head's input in the forward pass that gave `output`. Raises `ValueError`."""
         if self.head is None:
             self._find(output)
         assert self.head is not None
@@ -122,7 +123,7 @@ def _warn_unless_output(call: Call, output: object) -> None:
     alike = [tensor for tensor in tensors_of(output) if call.output is not None and tensor.shape == call.output.shape]
     if alike and not any(gives(call.output, tensor) for tensor in alike):
         warnings.warn(
-            f"the output of the head {call.name!r} is not the model's; accuracy, margins and NC4 are of the head's own",
+            f"the output of the head {call.name!r} is not the model's; accuracy, margins and NC4 are the head's own",
             CaptureWarning,
             stacklevel=2,
         )
@@ -137,7 +138,7 @@ def _called(name: str, times: int) -> ValueError:
 
 
 class LayerTap(Tap):
-    """Takes the outputs of layers, by name or all that compute, in the order in which they run."""
+    """Takes the outputs of the named layers, or of all that compute, in the order in which they run."""
 
     def __init__(self, model: nn.Module, layers: Sequence[str], positions: Positions):
         super().__init__(positions)
@@ -153,11 +154,12 @@ class LayerTap(Tap):
         return self
 
     def start(self, batch: Batch) -> None:
+        """Prepares for the forward pass of a batch."""
         self.batch = batch
         self.taken = {}
 
     def finish(self, head: Head | None) -> dict[str, Rows]:
-        """Rows of every layer in the forward pass before, under its name, or name#1, name#2 if it ran repeatedly."""
+        """Returns the rows of every layer in the last forward pass by name; name#1, name#2 if it ran repeatedly."""
         order = self.taken if self.all else self.layers
         result: dict[str, Rows] = {}
         for name in order:
@@ -185,7 +187,7 @@ class LayerTap(Tap):
 
 
 def computing_layers(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Modules without parts that have parameters or are activations: not dropout, pooling and reshaping."""
+    """Returns the modules without parts that have parameters or are activations: not dropout, pooling, reshaping."""
 
     def computes(module: nn.Module) -> bool:
         has_parts = set(module._modules) - {"parametrizations"}

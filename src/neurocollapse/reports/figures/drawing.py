@@ -1,4 +1,4 @@
-"""What figures share: the look of the house, axes that suit their values, and writing to disk."""
+"""Tools that figures share: one style, axes that suit their values, and writing to disk."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,18 +19,18 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter
 from ..._files import atomic_path
 
 GREEN = "#009E73"
-#: Okabe and Ito's palette, and a wine red in place of its yellow, which is lost on white.
+#: Okabe and Ito's palette, with a wine red in place of its yellow, which is hard to see on white.
 COLOURS = ("#E69F00", "#0072B2", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#882255")
-#: Five against seven colours: 35 λs before a pair of the two comes back.
+#: Five dashes and seven colours: a pair comes back only after 35 values of λ.
 DASHES = ((0, (5, 1.5)), (0, (7, 1.5, 1.5, 1.5)), (0, (1.5, 1.2)), (0, (9, 2)), (0, (4, 1.2, 1.2, 1.2, 1.2, 1.2)))
 GREY = "#555555"
 REFERENCE: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "linestyle": (0, (1, 2))}
 
 STYLE: dict[Any, Any] = {
-    # Named outright: the generic "serif" would be looked up again, in another's settings, wherever the figure is drawn.
+    # Named, since the generic "serif" would be looked up again in the caller's settings when the figure is drawn.
     "font.family": ["STIXGeneral", "DejaVu Serif"],
     "mathtext.fontset": "stix",
-    # At 10 points the exponents, the smallest of the text, have 7.
+    # At 10 points the exponents, the smallest text, have 7.
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
@@ -61,9 +61,9 @@ STYLE: dict[Any, Any] = {
 
 
 def save_figure(figure: Figure, folder: Path, stem: str = "figure") -> list[Path]:
-    """Write `stem`.png (200 dpi), .pdf and .svg into `folder`; equal figures give equal bytes.
+    """Writes `stem`.png (200 dpi), .pdf and .svg into `folder`; equal figures give equal bytes.
 
-    Each is written beside its place and moved there, so that a reader never meets half a file.
+    Each file is written beside its place and moved there, so that a reader never sees half a file.
     """
     undated: dict[str, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     paths = []
@@ -77,7 +77,7 @@ def save_figure(figure: Figure, folder: Path, stem: str = "figure") -> list[Path
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Drawing and saving read matplotlib's settings, so both happen in here, whatever the caller has set."""
+    """Sets matplotlib's style within the block. Drawing and saving both read it, whatever the caller has set."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -85,13 +85,15 @@ def house_style() -> Iterator[None]:
 
 
 def grid(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """Returns a figure of this size in inches, and its axes in rows and columns."""
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08))
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def write_around(figure: Figure, title: str | None, note: str | None) -> None:
-    # A title may be a path or a name with dollar signs or underscores: it is no formula.
+    """Writes a title above the panels and a note below them."""
+    # A title may be a path or a name with dollar signs or underscores, not a formula.
     if title:
         figure.suptitle(title, parse_math=False)
     if note:
@@ -99,10 +101,10 @@ def write_around(figure: Figure, title: str | None, note: str | None) -> None:
 
 
 def set_value_axis(axes: Axes, values: np.ndarray) -> None:
-    """Linear from 0 if the values keep within a decade, else logarithmic, with 0, where it occurs, at the bottom."""
+    """Makes the axis linear from 0 if the values stay within a decade, else logarithmic; a 0 stands at the bottom."""
     positive = values[values > 0]
     largest = positive.max(initial=0)
-    # Below rounding, differences say nothing: there a value stands for 0.
+    # Below rounding, differences mean nothing, and a value counts as 0.
     smallest = max(positive.min(initial=largest), 1e-14 * largest)
     if largest < 10 * smallest or not len(positive):
         top = largest or 1.0
@@ -114,7 +116,7 @@ def set_value_axis(axes: Axes, values: np.ndarray) -> None:
         axes.set_ylim(-0.25 * floor, largest * (largest / floor) ** 0.06)
         _set_log_ticks(axes, floor, largest, zero=True)
     else:
-        # "clip" lets a deviation larger than its mean run out at the bottom instead of vanishing.
+        # "clip" draws a deviation larger than its mean down to the bottom instead of omitting it.
         axes.set_yscale("log", nonpositive="clip")
         margin = (largest / smallest) ** 0.06
         axes.set_ylim(smallest / margin, largest * margin)
@@ -122,7 +124,7 @@ def set_value_axis(axes: Axes, values: np.ndarray) -> None:
 
 
 def _set_log_ticks(axes: Axes, low: float, high: float, *, zero: bool) -> None:
-    """Powers of ten, at most six; or 1, 2, 5 where fewer than two powers are in sight."""
+    """Labels powers of ten, at most six; or 1, 2, 5 if fewer than two powers are visible."""
     exponents = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     if len(exponents) >= 2:
         shown = exponents[:: math.ceil(len(exponents) / 6)]
@@ -137,6 +139,7 @@ def _set_log_ticks(axes: Axes, low: float, high: float, *, zero: bool) -> None:
 
 
 def set_ticks(axis: Axis, labelled: dict[float, str], minor: Sequence[float]) -> None:
+    """Sets the major ticks with their labels, and the minor ticks without."""
     axis.set_major_locator(FixedLocator(list(labelled)))
     axis.set_major_formatter(FixedFormatter(list(labelled.values())))
     axis.set_minor_locator(FixedLocator(minor))
@@ -144,7 +147,7 @@ def set_ticks(axis: Axis, labelled: dict[float, str], minor: Sequence[float]) ->
 
 
 def in_powers(value: float) -> str:
-    r"""Plain, or as a multiple of a power of ten where that is shorter.
+    r"""Formats a number plainly, or as a multiple of a power of ten if that is shorter.
 
     >>> in_powers(0.25), in_powers(1e-3), in_powers(5e-4)
     ('0.25', '$10^{-3}$', '$5\\cdot10^{-4}$')

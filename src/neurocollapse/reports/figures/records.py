@@ -1,4 +1,4 @@
-"""Figures from records: pure functions from a data frame to a matplotlib figure.
+"""Draws the paper's figure from records: pure functions from a data frame to a matplotlib figure.
 
 A frame has one row per run and recorded epoch: `run_id`, the run's configuration (`weight_decay`, which is Eq. 1's λ,
 `seed`, `network`, …), `epoch` (0 is before training), `terminal_phase_start`, and metrics: `train.nc1`, `test.nc1`, ….
@@ -56,17 +56,17 @@ def collapse_figure(
     note: str | None = None,
     weight_decays: Sequence[float] = (),
 ) -> Figure:
-    """The paper's panels against epochs: data term, NC1, NC2 (three readings), NC3, NC4, a line for each λ.
+    """Draws the paper's panels against epochs: data term, NC1, NC2 (three readings), NC3, NC4, with a line for each λ.
 
-    The data term is the square loss, or the cross-entropy where a column `loss` says that of every run.
+    The data term is the square loss, or the cross-entropy if a column `loss` says so for every run.
 
-    A line is the median over seeds, the band around it goes from the least to the greatest. Between its records a run
-    is interpolated, so that runs recorded at different epochs have a median. `note` is printed below the panels.
-    The `weight_decays` that were asked for keep each λ its colour where runs of another are missing.
-    With a column `num_classes`, NC3 has a thin line at √(2 − 2√(1 − 1/C)), the optimum of the unconstrained features
-    model without a bias, where W is an orthogonal frame; not where columns `loss` or `bias` tell of other runs.
+    A line is the median over seeds, and the band around it goes from the least to the greatest. A run is interpolated
+    between its records, so that runs recorded at different epochs have a median. `note` is printed below the panels.
+    Pass all `weight_decays` of the experiment so that each λ keeps its colour when runs of another λ are missing. With
+    a column `num_classes`, NC3 has a thin line at √(2 − 2√(1 − 1/C)), the optimum of the unconstrained features model
+    without a bias, where W is an orthogonal frame; it is left out if columns `loss` or `bias` show another objective.
 
-    Raises `ValueError` for an empty frame, a missing column, an epoch recorded twice, two runs of one λ and seed.
+    Raises `ValueError` for an empty frame, a missing column, an epoch recorded twice, or two runs with one λ and seed.
 
     Rangamani and Banburski-Fahey (2022), Figures 1 and 2.
     """
@@ -83,7 +83,7 @@ def collapse_figure(
             _draw_trajectories(axes, frame, column, looks)
             dress(axes, key, frame[column], reference)
             _set_epoch_axis(axes, int(frame["epoch"].max()))
-        for axes in cells[3:7]:  # the lowest of each column, for the eighth cell holds the legend
+        for axes in cells[3:7]:  # the lowest of each column, since the eighth cell holds the legend
             axes.set_xlabel("epoch")
         drawn = {line.get_label() for axes in cells for line in axes.lines}
         marks = _marks(frame, drawn) | {str(line.get_label()): line for line in reference_entry(reference)}
@@ -92,7 +92,7 @@ def collapse_figure(
 
 
 def checked(frame: pd.DataFrame, columns: list[str], one_run_per: list[str]) -> pd.DataFrame:
-    """The rows in order of epochs, numbers as floats; or a `ValueError` that says why they cannot be drawn."""
+    """Returns the rows in order of epochs, with floats. Raises `ValueError` if they cannot be drawn, and says why."""
     if frame.empty:
         raise InputError("the frame has no rows, so there is nothing to draw; pass at least one record of one run")
     needed = ["run_id", "epoch", *one_run_per, *columns]
@@ -123,7 +123,7 @@ def _check_one_run_per(keys: list[str], frame: pd.DataFrame) -> None:
 
 
 def _looks(weight_decays: set[float]) -> dict[float, dict[str, Any]]:
-    """Colour and dashes of each λ: green and solid for 0, then orange, blue and others as λ grows."""
+    """Returns colour and dashes of each λ: green and solid for 0, then orange, blue and others as λ grows."""
     positive = sorted(weight_decays - {0.0})
     looks: dict[float, dict[str, Any]] = {0.0: {"color": GREEN, "linestyle": "-"}} if 0.0 in weight_decays else {}
     for i, weight_decay in enumerate(positive):
@@ -153,17 +153,18 @@ def _draw_trajectories(axes: Axes, frame: pd.DataFrame, column: str, looks: dict
 
 
 def _terminal_phase_start(group: pd.DataFrame) -> float:
-    """The median over runs, an epoch that was recorded; inf unless more than half have come so far."""
+    """Returns the median over runs, which is a recorded epoch; inf unless more than half the runs have reached it."""
     starts = group.groupby("run_id").tail(1)["terminal_phase_start"].fillna(math.inf)
     return sorted(starts)[len(starts) // 2]
 
 
 def values(frame: pd.DataFrame, column: str) -> set[Any]:
+    """Returns the distinct values of a column; none if the frame lacks it."""
     return set(frame[column].dropna()) if column in frame else set()
 
 
 def nc3_reference(frame: pd.DataFrame) -> float:
-    """√(2 − 2√(1 − 1/C)); nan unless the frame tells one number of classes, and of no other loss and no bias."""
+    """Returns √(2 − 2√(1 − 1/C)); nan unless all runs have one number of classes, the square loss and no bias."""
     classes = values(frame, "num_classes")
     if values(frame, "loss") - {"square"} or values(frame, "bias") - {"none"}:
         return math.nan
@@ -171,14 +172,15 @@ def nc3_reference(frame: pd.DataFrame) -> float:
 
 
 def reference_entry(reference: float) -> list[Line2D]:
+    """Returns the legend entry of NC3's reference line; an empty list if there is no reference."""
     label = f"bias-free unconstrained\nfeatures model: {reference:.3f}"
     return [] if math.isnan(reference) else [Line2D([], [], label=label, **REFERENCE)]
 
 
 def dress(axes: Axes, key: str, column: pd.Series, reference: float) -> None:
-    """A panel's title and y axis, and for NC3 the reference."""
+    """Writes a panel's title, sets its y axis and, for NC3, draws the reference line."""
     name, _, formula = PANELS[key]
-    # Two texts, each on its own baseline: as one, a tall formula would lift the name above its neighbours'.
+    # Two texts, each on its own baseline: in one text, a tall formula would lift the name above its neighbours.
     axes.set_title(name, pad=21)
     axes.annotate(formula, (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points", va="baseline")
     finite = column[np.isfinite(column)].to_numpy()
@@ -200,7 +202,7 @@ def _set_epoch_axis(axes: Axes, last: int) -> None:
 
 
 def _marks(frame: pd.DataFrame, drawn: set[object]) -> dict[str, Any]:
-    """Legend entries for the band, if there are seeds for one, and for those marks whose labels are `drawn`."""
+    """Returns legend entries for the band, if there are several seeds, and for the marks whose labels are `drawn`."""
     marks: dict[str, Any] = {}
     seeds = frame.drop_duplicates("run_id").groupby("weight_decay").size()
     if seeds.max() > 1:
@@ -212,7 +214,7 @@ def _marks(frame: pd.DataFrame, drawn: set[object]) -> dict[str, Any]:
 
 
 def _draw_legend(axes: Axes, looks: dict[float, dict[str, Any]], marks: dict[str, Any], split: str) -> None:
-    """λ above, marks below, in a cell without axes: it may use the height that the others give to titles and ticks."""
+    """Draws λ above and the marks below, in a cell without axes, which leaves the height of titles and ticks free."""
     axes.set_axis_off()
     lines = [Line2D([], [], label=in_powers(value), **look) for value, look in looks.items()]
     title = r"Weight decay $\lambda$, " + {"train": "training set", "test": "test set"}.get(split, split)

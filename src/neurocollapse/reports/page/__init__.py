@@ -1,1 +1,1 @@
-"""The page: one HTML file with everything in it."""
+"""The page of a report: one HTML file that contains everything it needs."""

@@ -1,4 +1,4 @@
-"""What a report shows, as plain values for its page: numbers rounded, samples packed, and not too many of them."""
+"""Prepares the content of a report as plain values for its page: rounds numbers, and packs a limited set of samples."""
 
 import base64
 import math
@@ -11,22 +11,22 @@ import numpy as np
 from ...training import RunConfig
 from ..panels import COLLAPSE_PANELS, PANELS, data_term
 
-#: Of a sweep's samples in motion, as 16-bit integers; in the page they take a third more.
+#: The most bytes of samples in motion in a page, as 16-bit integers; base64 makes them a third larger.
 _MOTION_BYTES = 2_800_000
 
-#: Records of a run that are shown in motion.
+#: The most records of a run that are shown in motion.
 _FRAMES = 32
 
-#: Of the norms of the means the scale-free reading is shown.
+#: For the norms of the means only the scale-free reading is shown.
 _PANELS = {key: panel for key, panel in PANELS.items() if key != "nc2_norm_variance"}
 
-#: Beside the panels, for those who take the numbers with them.
+#: Keys without a panel, for the tables and the downloads.
 _OTHER_KEYS = ("accuracy", "loss", "objective")
 
 
 @dataclass(frozen=True)
 class ReportRun:
-    """A run as it was found: `records` and `snapshots` are empty where it is damaged, and `message` says why.
+    """A run as it was found. If it is damaged, `records` and `snapshots` are empty, and `message` says why.
 
     `status` is finished, unfinished, diverged or damaged; `snapshots` are arrays by epoch, as in `training.snapshot`.
     """
@@ -52,10 +52,10 @@ def report_content(
     left_out: Sequence[str] = (),
     reload_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """The page's values. `theory` are theory tables as plain values by the run's name, `claims` verdicts, and
-    `left_out` says what could not be read.
+    """Returns the values that the page shows.
 
-    With `reload_seconds` the page loads itself again, as long as there is more to come.
+    `theory` holds theory tables as plain values by the run's name, `claims` holds verdicts, and `left_out` says what
+    could not be read. With `reload_seconds` the page reloads itself as long as runs are unfinished.
     """
     found = [run for run in runs if run.status != "damaged"]
     varied = _varied(found)
@@ -79,7 +79,7 @@ def report_content(
 
 
 def _varied(runs: Sequence[ReportRun]) -> dict[str, list[Any]]:
-    """The fields in which the runs differ with all their values; λ first, the seed last, and both always there."""
+    """Returns the fields in which the runs differ with all their values: λ first, the seed last, and always both."""
     names = [name for name in vars(RunConfig()) if name not in ("weight_decay", "seed")]
     found = {name: _values(runs, name) for name in ("weight_decay", *names, "seed")}
     return {name: values for name, values in found.items() if len(values) > 1 or name in ("weight_decay", "seed")}
@@ -99,7 +99,7 @@ def _distinct(values: Any) -> list[Any]:
 
 
 def _common(runs: Sequence[ReportRun]) -> dict[str, Any]:
-    """Fields that all runs share, and whether their value is the default."""
+    """Returns the fields that have one value in all runs, and whether it is the default."""
     defaults = vars(RunConfig())
     return {
         name: {"value": values[0], "default": values[0] == default}
@@ -135,7 +135,7 @@ def _run(run: ReportRun, varied: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """Plain values, with None for each number that JSON lacks."""
+    """Returns plain values, with None for each number that JSON lacks."""
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -144,27 +144,27 @@ def _finite(value: Any) -> Any:
 
 
 def _series(run: ReportRun, split: str) -> dict[str, list[float | None]]:
-    """By key, over the records; of those keys that any record has, and that tell of anything."""
+    """Returns the values over the records by key, for the keys that have a value; NC2 is constant for two classes."""
     keys = [key for key in (*_PANELS, *_OTHER_KEYS) if run.num_classes > 2 or not key.startswith("nc2")]
     found = {key: [_rounded(record.get(f"{split}.{key}")) for record in run.records] for key in keys}
     return {key: values for key, values in found.items() if any(value is not None for value in values)}
 
 
 def _rounded(value: Any) -> float | None:
-    """To seven digits; None for what is no number, or not finite."""
+    """Rounds to seven digits; returns None for a value that is not a number or not finite."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(f"{value:.7g}")
 
 
 def _norms(records: Sequence[Mapping[str, Any]]) -> list[list[float | None]]:
-    """‖W_l‖² of every layer, over the records."""
+    """Returns ‖W_l‖² of every layer, over the records."""
     by_record = [record.get("train.weight_norms", []) for record in records]
     return [[_rounded(value) for value in layer] for layer in zip(*by_record, strict=True)] if by_record else []
 
 
 def _moving(runs: Sequence[ReportRun], varied: Mapping[str, Any]) -> list[ReportRun]:
-    """Those whose samples there is room for: one of every setting before another seed of one."""
+    """Returns the runs whose samples fit into the page: one of every setting before a second seed of any."""
     seen: dict[Any, int] = {}
 
     def turn(run: ReportRun) -> int:
@@ -183,14 +183,14 @@ def _moving(runs: Sequence[ReportRun], varied: Mapping[str, Any]) -> list[Report
 
 
 def _frames(run: ReportRun) -> list[int]:
-    """Recorded epochs that are shown, the first and the last among them."""
+    """Returns the recorded epochs that are shown, which include the first and the last."""
     epochs = sorted(run.snapshots)
     places = np.linspace(0, len(epochs) - 1, min(_FRAMES, len(epochs))).round().astype(int)
     return [epochs[place] for place in places]
 
 
 def _motion(run: ReportRun) -> dict[str, Any]:
-    """The samples of all frames as 16-bit integers in base64, with the number that the largest stands for."""
+    """Returns the samples of all frames as 16-bit integers in base64, with the value of the largest integer."""
     frames = _frames(run)
     shots = [run.snapshots[epoch] for epoch in frames]
     scales = [float(np.abs(shot["samples"]).max()) or 1.0 for shot in shots]

@@ -1,4 +1,4 @@
-"""The page itself: one file with everything in it, which asks nothing of a network."""
+"""Writes the page: one HTML file that contains everything and loads nothing from a network."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-#: In the order in which they are read.
+#: The scripts in the order in which the page reads them.
 _SCRIPTS = (
     "state.js",
     "plots.js",
@@ -23,9 +23,9 @@ _SCRIPTS = (
 
 
 def report_page(content: Mapping[str, Any]) -> str:
-    """The HTML of a report on `report_content`.
+    """Returns the HTML of a report on `report_content`.
 
-    Text reaches the page as JSON in which no < is left, and the document by `textContent`: none of it is ever markup.
+    Text enters the page as JSON without any <, and the document through `textContent`, so it is never read as markup.
     """
     assets = files(__package__) / "assets"
     read = {name: (assets / name).read_text(encoding="utf-8") for name in ("page.html", "style.css", *_SCRIPTS)}
@@ -40,7 +40,7 @@ def report_page(content: Mapping[str, Any]) -> str:
     }
     pieces = read["page.html"].split("{{")
     filled = [pieces[0]]
-    for piece in pieces[1:]:  # not `replace` for each, which would look for places within what was just put in
+    for piece in pieces[1:]:  # not `replace` for each, which would also replace within the text just inserted
         name, _, rest = piece.partition("}}")
         filled += [parts[name.strip()], rest]
     return "".join(filled)

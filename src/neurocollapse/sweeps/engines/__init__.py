@@ -1,4 +1,4 @@
-"""Engines: ways to train the runs of a sweep. Each is a generator function with one signature, and yields events."""
+"""Engines: ways to train the runs of a sweep. They are generator functions with one signature that yield events."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
@@ -7,7 +7,7 @@ from importlib import import_module
 from ..._errors import InputError
 from .events import Event
 
-#: Called as `train_side_by_side` is.
+#: It is called as `train_side_by_side` is.
 Engine = Callable[..., Generator[Event, None, None]]
 
 
@@ -19,7 +19,7 @@ _PLACES = {
 
 
 class _Engines(Mapping[str, Engine]):
-    """The engines by name. The names are known without torch; an engine is imported once it is asked for."""
+    """The engines by name. The names are known without torch; an engine is imported when it is looked up."""
 
     def __getitem__(self, name: str) -> Engine:
         module, function = _PLACES[name]
@@ -36,7 +36,7 @@ ENGINES: Mapping[str, Engine] = _Engines()
 
 
 def engine_named(name: str, address: str | None = None) -> Engine:
-    """The engine of that name; `ray` may join the cluster at `address`. Raises `ValueError` where it is not there."""
+    """Returns the engine of that name; `ray` joins the cluster at `address`, if given. Raises `ValueError`."""
     if name not in ENGINES:
         raise InputError(f"there is no engine {name!r}; choose from {', '.join(ENGINES)}")
     if name == "ray":

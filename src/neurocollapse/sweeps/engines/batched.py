@@ -1,7 +1,7 @@
-"""Runs stacked into one program on one device: many small networks keep a GPU busy that one of them would not.
+"""Trains runs stacked into one program on one device: one small network would leave a GPU idle, many keep it busy.
 
-Each has a λ, a seed, a learning rate and an initial norm of its own, and a folder of its own as with `processes`:
-either engine goes on with what the other began.
+Each run has its own λ, seed, learning rate and initial norm, and its own folder as with `processes`: each engine
+resumes the runs of the other.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -24,13 +24,14 @@ def train_batched(
     threads: int | None = None,
     device: str = "cpu",
 ) -> Generator[Event, None, None]:
-    """Train the configurations into `out`, those of one `stack_key` as one program, and tell of it.
+    """Trains the configurations into `out`, those with one `stack_key` as one program, and yields events.
 
-    Programs are trained one after the other, of at most `workers` runs, by default of all that can be stacked, with
-    all cores unless `threads` says otherwise. What fails a program fails its runs alone, and a damaged folder its run.
+    Programs are trained one after the other. Each has at most `workers` runs, by default all that can be stacked, and
+    uses all cores unless `threads` is given. An error in a program fails its runs alone, and a damaged folder only its
+    own run.
 
-    Closing the iterator ends the training; what was saved stays, and the same call goes on from there. Raises
-    `RunError` where nothing can be written, which stops the others too.
+    Closing the iterator ends the training; what was saved stays, and the same call resumes it. Raises `RunError` if
+    nothing can be written, which stops the other runs too.
     """
     check_workers(workers)
     programs: dict[RunConfig, list[int]] = {}
@@ -64,9 +65,9 @@ def _train_program(
                 yield end_event(index, arrived)
     except WriteError as error:
         raise RunError(str(error)) from error
-    except Exception as error:  # the user's network or data may raise anything; the other programs go on
+    except Exception as error:  # the user's network or data may raise anything; the other programs continue
         yield from (Event(index, "failed", message=in_one_line(error)) for index in waiting)
 
 
 def _refuse_to_wait() -> None:
-    raise RuntimeError("another process is training a run of this program; the same command goes on after it")
+    raise RuntimeError("another process is training a run of this program; wait for it, then use the same command")

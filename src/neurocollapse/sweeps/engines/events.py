@@ -1,4 +1,4 @@
-"""What an engine tells of the runs that it trains."""
+"""The events by which an engine reports on the runs that it trains."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,9 +6,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Event:
-    """News of the run at place `index` of the sweep: an epoch done, or its end (`kind` tells how).
+    """An event of the run at place `index` of the sweep: an epoch was trained, or the run ended (`kind` says how).
 
-    `failed` is the end of that run alone; `stuck` says that what all runs share, the disk, fails them.
+    `failed` ends that run alone; `stuck` means that the disk fails, which all runs share.
     """
 
     index: int

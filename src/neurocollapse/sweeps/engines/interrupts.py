@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, put off while something must not be left half done."""
+"""Delays Ctrl-C and SIGTERM while something must not be left half done."""
 
 import signal
 import threading
@@ -10,9 +10,10 @@ from types import FrameType
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
-    """A child started here never sees Ctrl-C, which reaches the whole group: the parent decides.
+    """Delays Ctrl-C and SIGTERM until the block ends; a child process started in it never sees Ctrl-C.
 
-    Not only from its first line on: importing torch takes seconds. Here Ctrl-C and SIGTERM wait until the block ends.
+    Ctrl-C reaches the whole process group, and the parent must decide. The child could ignore it only from its first
+    line on, which is too late, since importing torch takes seconds.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()  # the only one where Ctrl-C raises
     if not in_main_thread or not hasattr(signal, "pthread_sigmask"):  # Windows
@@ -23,8 +24,8 @@ def without_interrupts() -> Iterator[None]:
     def catch(number: int, _frame: FrameType | None) -> None:
         caught.append(number)
 
-    resource_tracker.ensure_running()  # else it starts with the first child, and unblocks the signal
-    # Blocked for the child, which inherits that; caught here, for another thread may be the one that is interrupted.
+    resource_tracker.ensure_running()  # otherwise it starts with the first child, and unblocks the signal
+    # The signal is blocked because the child inherits that, and caught because another thread may receive it.
     # SIGTERM is not blocked: the parent ends its children with it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     handlers = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}

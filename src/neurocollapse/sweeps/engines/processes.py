@@ -1,7 +1,7 @@
-"""Runs side by side in processes of this machine.
+"""Trains runs side by side, each in a process of its own on this machine.
 
-On a CPU one-thread processes side by side do more steps than one process with all the threads, so every run has a
-process of its own, with its threads set; a run that crashes takes no other with it.
+On a CPU, one-thread processes side by side do more steps than one process with all the threads. A run that crashes
+does not affect the others.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from ..._errors import RunError
 from ...training import RunConfig
 from .events import Event
 from .interrupts import without_interrupts
-from .work import check_workers, default_workers, thread_variables, train_and_tell
+from .work import check_workers, default_workers, thread_variables, train_and_report
 
 
 def train_side_by_side(
@@ -33,10 +33,10 @@ def train_side_by_side(
     threads: int = 1,
     device: str = "cpu",
 ) -> Generator[Event, None, None]:
-    """Train the configurations into `out`, `workers` at a time (by default one per `threads` cores), and tell of it.
+    """Trains the configurations into `out`, `workers` at a time (by default one per `threads` cores); yields events.
 
-    Closing the iterator stops the processes; what they have saved stays, and the same call goes on from there.
-    Raises `RunError` where the disk is full or cannot be written to, which stops the others too: they share it.
+    Closing the iterator stops the processes; what they have saved stays, and the same call resumes it. Raises
+    `RunError` if the disk is full or cannot be written to, which stops the other runs too, since they share it.
     """
     check_workers(workers)
     workers = workers or default_workers(threads)
@@ -79,9 +79,9 @@ def train_side_by_side(
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """Children are forked from a process that has imported all there is, once: importing torch takes seconds.
+    """Returns a context that forks children from a process that has imported torch once, since that takes seconds.
 
-    Not from this one, which has threads, and locks that they may hold.
+    They are not forked from this process, which has threads that may hold locks.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
         return multiprocessing.get_context("spawn")
@@ -94,12 +94,12 @@ def _silent_end(index: int, process: ForkServerProcess | SpawnProcess) -> Event:
     process.join()
     code = process.exitcode or 0
     reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    return Event(index, "failed", message=f"its process {reason} (out of memory?); the same command goes on from there")
+    return Event(index, "failed", message=f"its process {reason} (out of memory?); the same command resumes it")
 
 
 @contextmanager
 def _without_main_module() -> Iterator[None]:
-    """Hides the script that calls: a child would run it once more, and start children of its own."""
+    """Hides the calling script: a child would run it again, and start children of its own."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -110,7 +110,7 @@ def _without_main_module() -> Iterator[None]:
 
 @contextmanager
 def _thread_environment(threads: int) -> Iterator[None]:
-    """The environment of a child that has so many threads; also of what all children are forked from, if it is new."""
+    """Sets the environment of a child with this number of threads, and of the fork server if it starts now."""
     wanted = thread_variables(threads)
     before = {name: os.environ.get(name) for name in wanted}
     os.environ |= wanted
@@ -129,13 +129,14 @@ def _work(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # A broken pipe: the parent is gone, and with it the wish for this run; the last checkpoint stays.
+    # A broken pipe means that the parent is gone and nobody wants this run; the last checkpoint stays.
     with contextlib.suppress(BrokenPipeError):
-        sender.send(train_and_tell(index, config, out, sender.send, data_dir=data_dir, threads=threads, device=device))
+        end = train_and_report(index, config, out, sender.send, data_dir=data_dir, threads=threads, device=device)
+        sender.send(end)
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed ends nobody, and an epoch, after which its pipe would tell, may take minutes."""
+    """Ends this process with its parent. A broken pipe would show only after an epoch, which may take minutes."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,7 +1,7 @@
-"""Runs as tasks of Ray: on this machine, or on all machines of a cluster.
+"""Trains runs as tasks of Ray: on this machine, or on all machines of a cluster.
 
-A task is one run in a process of its own, as with `processes`. What the machines share is a file system: a task whose
-worker or machine dies is started again, perhaps elsewhere, and goes on from the checkpoint in the run's folder.
+A task is one run in a process of its own, as with `processes`. The machines must share a file system: a task whose
+worker or machine dies is started again, perhaps elsewhere, and resumes from the checkpoint in the run's folder.
 """
 
 import os
@@ -19,26 +19,26 @@ from ..._errors import InputError, RunError
 from ...training import RunConfig
 from .events import Event
 from .interrupts import without_interrupts
-from .work import check_workers, default_workers, thread_variables, train_and_tell
+from .work import check_workers, default_workers, thread_variables, train_and_report
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
 
-#: How often a run is started again whose worker died.
+#: How often a run is started again after its worker has died.
 RETRIES = 5
 
-#: Seconds between two looks at what the runs tell, and that cancelled runs have to end.
+#: The seconds between two looks at the events of the runs, and the seconds in which cancelled runs must end.
 _LOOK, _END = 0.2, 10.0
 
-#: Nothing of size is passed through Ray, so its smallest store will do.
+#: Nothing large is passed through Ray, so its smallest store is enough.
 _STORE_BYTES = 80 * 2**20
 
-#: Ray would send usage statistics, and print to the standard output, where JSON goes, that a worker died.
+#: Ray would send usage statistics, and report a dead worker on the standard output, which is for JSON.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 
 
 def check_ray(address: str | None) -> None:
-    """`ValueError` where Ray is not installed, or nothing answers at the address."""
+    """Raises `ValueError` if Ray is not installed, or nothing answers at the address."""
     if find_spec("ray") is None:
         raise InputError("engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'")
     if address is None:
@@ -51,7 +51,10 @@ def check_ray(address: str | None) -> None:
 
 
 def _found_by_ray() -> str:
-    """What "auto" stands for: RAY_ADDRESS, a cluster of this machine, or the last one it was part of. `OSError`."""
+    """Returns the address of "auto": RAY_ADDRESS, this machine's cluster, or the last one it joined.
+
+    Raises `OSError`.
+    """
     _ray()
     from ray._private.services import canonicalize_bootstrap_address_or_die
 
@@ -68,15 +71,15 @@ def train_on_ray(
     device: str = "cpu",
     address: str | None = None,
 ) -> Generator[Event, None, None]:
-    """Train the configurations into `out` as `train_side_by_side` does, as tasks of Ray.
+    """Trains the configurations into `out` as `train_side_by_side` does, as tasks of Ray.
 
-    `address` is that of a cluster ("auto" finds the one of this machine), where by default all runs are under way that
-    there is room for; None starts Ray on this machine for the while, unless this process has begun it already. The
-    current folder, `out` and `data_dir` must be there under the same names on every machine.
+    `address` is that of a cluster ("auto" finds the one of this machine), which by default trains as many runs at a
+    time as it has room for. None starts Ray on this machine until the runs have ended, unless this process has started
+    it already. The current folder, `out` and `data_dir` must exist under the same names on every machine.
 
-    Closing the iterator cancels the tasks; what they have saved stays, and the same call goes on from there. Raises
-    `RunError` where the disk is full or cannot be written to, which stops the others too: they share it. And
-    `ValueError` where there is no such cluster, no machine in it that could train a run, or Ray itself fails.
+    Closing the iterator cancels the tasks; what they have saved stays, and the same call resumes it. Raises `RunError`
+    if the disk is full or cannot be written to, which stops the other runs too, since they share it. Raises
+    `ValueError` if there is no such cluster, if none of its machines can train a run, or if Ray itself fails.
     """
     ray = _ray()
     check_workers(workers)
@@ -86,16 +89,16 @@ def train_on_ray(
     running: dict[Any, int] = {}
     with _connection(address, (workers or 1) * threads), _queue() as news:
         task = _remote_task(threads, device)
-        # Ray chooses the GPU, and shows the task no other.
+        # Ray chooses the GPU, and shows the task only that one.
         common = (out.absolute(), data_dir and data_dir.absolute(), threads, device.partition(":")[0], Path.cwd())
         try:
             while waiting or running:
                 while waiting and (workers is None or len(running) < workers):
                     index, config = waiting.pop(0)
                     running[task.remote(news, index, config, *common)] = index
-                time.sleep(_LOOK)  # not in `wait`, which makes a bare KeyboardInterrupt of SIGTERM's kind of it
+                time.sleep(_LOOK)  # not in `wait`, which turns SIGTERM's kind of KeyboardInterrupt into a bare one
                 ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
-                yield from _told(news)  # after the wait: all that an ended run had to tell is there
+                yield from _received(news)  # after the wait, when all events of an ended run have arrived
                 for reference in ended:
                     event = _end(running.pop(reference), reference)
                     if event.kind == "stuck":
@@ -110,15 +113,15 @@ def train_on_ray(
 
 
 def _ray() -> Any:
-    """The library. To import it takes a second, and it is an extra, so it is not done above."""
-    os.environ |= _QUIET  # read when it is imported
+    """Imports Ray, which is an extra and takes a second, and so is not imported above."""
+    os.environ |= _QUIET  # Ray reads this when it is imported
     import ray
 
     return ray
 
 
 def _remote_task(threads: int, device: str) -> Any:
-    """`_task` for Ray. `ValueError` where it fits on no machine: it would wait for ever."""
+    """Returns `_task` for Ray. Raises `ValueError` if it fits on no machine, since it would wait for ever."""
     ray = _ray()
     needed = {"CPU": threads, "GPU": 1} if device.startswith("cuda") else {"CPU": threads}
     machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
@@ -146,13 +149,16 @@ def _task(
     folder: Path,
 ) -> Event:
     os.chdir(folder)  # the user's own module and data are found from there
-    tell = partial(_tell, news)
-    return train_and_tell(index, config, out, tell, data_dir=data_dir, threads=threads, device=device)
+    report = partial(_send, news)
+    return train_and_report(index, config, out, report, data_dir=data_dir, threads=threads, device=device)
 
 
 @contextmanager
 def _queue() -> Iterator["Queue"]:
-    """What the runs tell. On this machine, for it must not die with another; it takes no core from them."""
+    """Opens the queue for the events of the runs.
+
+    It is on this machine, so that it does not die with another one, and takes no core from the runs.
+    """
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -164,11 +170,11 @@ def _queue() -> Iterator["Queue"]:
         news.shutdown(force=True)
 
 
-def _tell(news: "Queue", event: Event) -> None:
+def _send(news: "Queue", event: Event) -> None:
     news.put(asdict(event))  # plain values: for an Event, the queue's process would import PyTorch
 
 
-def _told(news: "Queue") -> Iterator[Event]:
+def _received(news: "Queue") -> Iterator[Event]:
     for values in news.get_nowait_batch(news.qsize()):
         yield Event(**values)
 
@@ -183,17 +189,17 @@ def _end(index: int, reference: Any) -> Event:
         reason = _last_line(error)
     else:
         return event
-    return Event(index, "failed", message=f"{reason}; the same command goes on from there")
+    return Event(index, "failed", message=f"{reason}; the same command resumes it")
 
 
 def _last_line(error: Exception) -> str:
-    """What Ray has to say comes after the stack of the other process."""
+    """Returns the last line of the error, since Ray's message comes after the stack of the other process."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
 
 
 @contextmanager
 def _connection(address: str | None, cores: int) -> Iterator[None]:
-    """Ray, begun and ended here unless this process has begun it already."""
+    """Starts Ray for the block and stops it afterwards, unless this process has started it already."""
     ray = _ray()
     if ray.is_initialized():
         yield
@@ -201,14 +207,14 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
     # "local" and not None, which would obey RAY_ADDRESS.
     place = {"num_cpus": cores, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     try:
-        with without_interrupts():  # which also puts back the handler of SIGTERM that Ray replaces
+        with without_interrupts():  # this also restores the handler of SIGTERM, which Ray replaces
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
                 logging_level="error",
                 **(place if address is None else {}),
             )
-    except ConnectionError as error:  # of what answered when it was looked for
+    except ConnectionError as error:  # something answered before, so the cluster is there
         raise InputError(
             f"address {address}: the Ray cluster there does not let this process in ({error}); where it asks for a "
             f"token, set RAY_AUTH_MODE=token"
@@ -216,7 +222,7 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
-        raise InputError(f"Ray has failed ({_last_line(error)}); the same command goes on from there") from error
+        raise InputError(f"Ray has failed ({_last_line(error)}); the same command resumes the runs") from error
     finally:
         ray.shutdown()
 
@@ -224,5 +230,5 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
 def _no_cluster(address: str | None, error: Exception) -> str:
     return (
         f"address {address}: no Ray cluster answers there ({error}); give HOST:PORT of one that `ray start --head` "
-        f"began, or auto on one of its machines"
+        f"started, or auto on one of its machines"
     )

@@ -1,4 +1,4 @@
-"""One run, wherever an engine trains it: its threads, its end, and what is told of it on the way."""
+"""Trains one run for any engine: sets its threads, reports its events and turns its end into an event."""
 
 import os
 import traceback
@@ -15,34 +15,35 @@ from .events import Event
 
 
 def default_workers(threads: int = 1) -> int:
-    """Runs at a time that fill the cores this process may use."""
+    """Returns the number of runs at a time that fills the cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // threads)
 
 
 def check_workers(workers: int | None) -> None:
+    """Raises `ValueError` for a number of workers below one."""
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    """What a process must find before it imports torch: its threads, which sleep and do not spin while they wait."""
+    """Returns the variables that a process needs before it imports torch; waiting threads sleep and do not spin."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def train_and_tell(
+def train_and_report(
     index: int,
     config: RunConfig,
     out: Path,
-    tell: Callable[[Event], None],
+    report: Callable[[Event], None],
     *,
     data_dir: Path | None,
     threads: int,
     device: str,
 ) -> Event:
-    """Train the run into `out`, telling of it, and return its end: this raises nothing, whatever the run does."""
+    """Trains the run into `out`, reports its events and returns its end. It raises nothing, whatever the run does."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # who asked for the runs has loaded the same data, and seen them
+        with warnings.catch_warnings(action="ignore"):  # the caller has loaded the same data and seen the warnings
             dataset = training_data(config, data_dir)
         with torch_threads(threads):
             folder = execute(
@@ -50,20 +51,20 @@ def train_and_tell(
                 dataset,
                 out,
                 device=device,
-                on_state=lambda state: tell(epoch_event(index, state)),
-                on_wait=lambda: tell(Event(index, "waiting")),
+                on_state=lambda state: report(epoch_event(index, state)),
+                on_wait=lambda: report(Event(index, "waiting")),
             )
         return end_event(index, folder)
     except WriteError as error:
         return Event(index, "stuck", message=str(error))
     except RunError as error:
         return Event(index, "failed", message=str(error))
-    except Exception as error:  # the user's network or data may raise anything; the other runs go on
+    except Exception as error:  # the user's network or data may raise anything; the other runs continue
         return Event(index, "failed", message=in_one_line(error))
 
 
 def end_event(index: int, folder: RunFolder) -> Event:
-    """How a run ended, by its folder."""
+    """Returns the event for the end of a run, as its folder records it."""
     result = folder.result or {}
     if result.get("status") == "finished":
         return Event(index, "done", epoch=result["epoch"])
@@ -71,12 +72,13 @@ def end_event(index: int, folder: RunFolder) -> Event:
 
 
 def epoch_event(index: int, state: State) -> Event:
+    """Returns the event for an epoch of the run, with the accuracy and NC1 if they were measured."""
     record = state.record or {}
     return Event(index, "epoch", state.epoch, state.objective, record.get("train.accuracy"), record.get("train.nc1"))
 
 
 def in_one_line(error: Exception) -> str:
-    """The error, and for one that is not the package's own the place where it was raised."""
+    """Returns the error in one line; an error that is not a `ValueError` comes with the place where it was raised."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, ValueError) or error.__traceback__ is None:
         return text

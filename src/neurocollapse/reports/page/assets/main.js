@@ -1,4 +1,4 @@
-// The page: what it is about, its switches, and when it is drawn.
+// The page: its title and summary, its switches, and when it is drawn.
 
 function makeSwitches() {
   const form = document.getElementById("switches");
@@ -53,10 +53,10 @@ function makeSwitches() {
   form.append(splits, element("label", {}, log, "log epochs"));
 }
 
-// The look of a value's lines, where it has one: where λ, or one other field, is all that tells settings apart.
+// Returns the look of a value's lines. A value has one if λ, or one other field, is the only one that varies.
 function swatch(field, value) {
-  const telling = varied.filter((other) => other.name !== "seed");
-  if (telling.length !== 1 || telling[0] !== field) return [];
+  const varying = varied.filter((other) => other.name !== "seed");
+  if (varying.length !== 1 || varying[0] !== field) return [];
   return [stroke(lookOf(runs.find((run) => run.values[field.name] === value)).colour)];
 }
 
@@ -73,16 +73,16 @@ function stroke(shade) {
   return made;
 }
 
-// Where several fields tell settings apart, a line for each setting.
+// If several fields vary, the legend has a line for each setting.
 function showLegend() {
-  const telling = varied.filter((field) => field.name !== "seed");
-  if (telling.length < 2) return;
+  const varying = varied.filter((field) => field.name !== "seed");
+  if (varying.length < 2) return;
   const items = settings.map((setting) => {
     const run = runs.find((each) => settingOf(each) === setting);
     const look = lookOf(run);
     const symbol = element("span", { textContent: GLYPHS[SYMBOLS.indexOf(look.symbol)], "aria-hidden": "true" });
     symbol.style.color = look.colour;
-    return element("li", {}, stroke(look.colour), symbol, ` ${labelOf(run, telling)}`);
+    return element("li", {}, stroke(look.colour), symbol, ` ${labelOf(run, varying)}`);
   });
   const list = element("ul", { id: "legend" }, ...items);
   const summary = element("summary", { textContent: `Colours and symbols of ${settings.length} settings` });
@@ -101,13 +101,13 @@ function showHead() {
     : "There are no runs here yet.";
 }
 
-// A page of runs that go on loads itself again, unless the reader is in the middle of something.
+// A page of runs in training reloads itself, unless the reader is in the middle of something.
 function reloadLater() {
   if (!content.reload) return;
   const live = document.getElementById("live");
   live.hidden = false;
   const box = element("input", { type: "checkbox", checked: true, id: "reload" });
-  live.append(element("label", {}, box, `kept current: this page loads itself again every ${content.reload} s`));
+  live.append(element("label", {}, box, `kept current: this page reloads itself every ${content.reload} s`));
   let busy = false;
   let typed = -Infinity;
   addEventListener("pointerdown", () => {
@@ -128,7 +128,7 @@ function reloadLater() {
   }, content.reload * 1000);
 }
 
-// A heading that is gone to must not be under the switches, which stay in sight.
+// A heading that a link leads to must not be hidden under the switches, which stay visible.
 function clearOfSwitches() {
   const bar = document.getElementById("switches");
   const stays = getComputedStyle(bar).position === "sticky";

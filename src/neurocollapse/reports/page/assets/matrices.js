@@ -1,4 +1,4 @@
-// One run's Gram matrices, and the norms of its layers.
+// The Gram matrices of one run, and the norms of its layers.
 
 // Gram matrices, as cosines
 
@@ -42,7 +42,7 @@ function gramFigure(name) {
   };
   if (!z) {
     const hidden = { visible: false };
-    return { data: [], layout: { xaxis: hidden, yaxis: hidden, annotations: [nothing("of this run none were kept")] } };
+    return { data: [], layout: { xaxis: hidden, yaxis: hidden, annotations: [nothing("none were kept for this run")] } };
   }
   return {
     data: [

@@ -1,4 +1,4 @@
-// One run's samples on the span of some classifier rows, at one of its recorded epochs or between two.
+// The samples of one run on the span of some classifier rows, at a recorded epoch or between two.
 
 function moving() {
   return content.motion[chosenRun()?.name];
@@ -11,7 +11,7 @@ function motionFigure() {
   const moves = moving();
   const classes = state.classes;
   if (!moves || classes.length < 3) {
-    const why = moves ? "two classes lie on a line" : "of this run no samples were kept";
+    const why = moves ? "two classes lie on a line" : "no samples were kept for this run";
     return { data: [], layout: { xaxis: { visible: false }, yaxis: { visible: false }, annotations: [nothing(why)] } };
   }
   const solid = classes.length === 4;
@@ -62,7 +62,7 @@ function motionFigure() {
       }),
     );
   });
-  // The means and the rows are always in sight; a stray sample is not worth a smaller picture.
+  // The means and the rows are always visible; a stray sample does not shrink the picture.
   const reach = Math.max(1.5, 1.15 * Math.max(...[...points.means, ...points.rows].flat().map(Math.abs)));
   const side = axis({
     range: [-reach, reach],
@@ -86,7 +86,7 @@ function motionFigure() {
   return { data, layout };
 }
 
-// All edges of the simplex as one broken line.
+// Returns all edges of the simplex as one broken line.
 function edges(count) {
   const vertices = VERTICES[count];
   return vertices.flatMap((a, i) => vertices.slice(i + 1).flatMap((b) => [a, b, null]));

@@ -60,7 +60,7 @@ function panelFigure(panel) {
     layout.annotations = [
       {
         xref: "paper",
-        x: 0, // where the runs begin, far above
+        x: 0, // where the runs start, far above
         y: linear ? ownReference() : Math.log10(ownReference()),
         xanchor: "left",
         yanchor: "bottom",
@@ -79,12 +79,12 @@ function panelFigure(panel) {
   return { data, layout };
 }
 
-// A share of samples comes to zero, which a logarithmic axis cannot show.
+// A share of samples reaches zero, which a logarithmic axis cannot show.
 function isLinear(panel) {
   return state.linear[panel.key] ?? panel.key === "nc4";
 }
 
-// The optimum √(2 − 2√(1 − 1/C)) without a bias, of the square loss.
+// The optimum √(2 − 2√(1 − 1/C)) for the square loss without a bias.
 function ownReference() {
   const classes = new Set(runs.map((run) => run.classes));
   const common = content.common;

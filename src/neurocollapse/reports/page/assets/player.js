@@ -1,4 +1,4 @@
-// What of one run is shown: the run, its classes, the epoch, and the epochs one after the other.
+// The controls of one run: they choose the run, its classes and the epoch, and play the epochs in turn.
 
 const motion = { frame: 0, playing: false };
 
@@ -15,11 +15,11 @@ class Player {
     this.classes = element("fieldset", { id: "classes" });
     this.button = element("button", { type: "button", id: "play" });
     this.slider = element("input", { type: "range", id: "epoch", min: 0, value: 0, step: 1, title: "Epoch" });
-    this.told = element("output", { id: "epoch-told", htmlFor: "epoch" });
+    this.shown = element("output", { id: "epoch-shown", htmlFor: "epoch" });
     form.append(
       element("label", {}, "run ", this.select),
       this.classes,
-      element("fieldset", {}, element("legend", { textContent: "epoch" }), this.button, this.slider, this.told),
+      element("fieldset", {}, element("legend", { textContent: "epoch" }), this.button, this.slider, this.shown),
     );
     form.addEventListener("submit", (event) => event.preventDefault());
     this.button.addEventListener("click", () => (motion.playing ? this.pause() : this.play()));
@@ -33,7 +33,7 @@ class Player {
     return moving().epochs.length - 1;
   }
 
-  // Show the run that is chosen, at the epoch that is chosen if it has that, and else at its end.
+  // Shows the chosen run at the chosen epoch, or at its end if it lacks that epoch.
   begin() {
     const moves = moving();
     const kept = moves ? moves.means[0].length : 0;
@@ -63,7 +63,7 @@ class Player {
     }
   }
 
-  // Always three or four: of five the first goes, and of three the one that was to go stays.
+  // Three or four classes are always chosen: a fifth replaces the first, and none of the last three can be removed.
   choose(c, on) {
     if (on) state.classes = [...state.classes, c].slice(-4);
     else if (state.classes.length > 3) state.classes = state.classes.filter((other) => other !== c);
@@ -87,12 +87,12 @@ class Player {
     const moves = moving();
     if (moves) {
       const [before, after] = [Math.floor(frame), Math.ceil(frame)].map((f) => moves.epochs[f]);
-      this.told.textContent =
+      this.shown.textContent =
         before === after ? `${before} of ${chosenRun().epochs}` : `between ${before} and ${after}`;
     } else {
-      this.told.textContent = "";
+      this.shown.textContent = "";
     }
-    this.slider.setAttribute("aria-valuetext", this.told.textContent);
+    this.slider.setAttribute("aria-valuetext", this.shown.textContent);
     for (const plot of plots) if (["motion", ...Object.keys(GRAMS)].includes(plot.name)) plot.draw();
   }
 

@@ -1,8 +1,8 @@
-// A plot in its card: drawn when it is first near the screen, redrawn when what it shows changes, and downloadable.
+// A plot in its card. It is drawn when it first comes near the screen, and redrawn when its values change.
 
 const plots = [];
 
-// Plotly reads names and hover texts as a little markup of its own.
+// Plotly reads names and hover texts as a small markup of its own.
 function plain(text) {
   return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
@@ -60,7 +60,7 @@ const watcher = new IntersectionObserver(
       if (!isIntersecting) continue;
       watcher.unobserve(target);
       const plot = plots.find((each) => each.card === target);
-      // Each in a turn of its own, so that the first are seen while the others are drawn.
+      // Each plot is drawn in a turn of its own, so that the first are visible while the others are drawn.
       setTimeout(() => {
         plot.seen = true;
         plot.draw();
@@ -70,13 +70,13 @@ const watcher = new IntersectionObserver(
   { rootMargin: "300px" },
 );
 
-// Called when Plotly is there, which takes most of the time of opening: what is text can be read before.
+// It is called when Plotly has loaded, which takes most of the time of opening; the text can be read before.
 function drawPlots() {
   for (const plot of plots) watcher.observe(plot.card);
   document.documentElement.dataset.ready = "yes";
 }
 
-// On paper all of it is in sight.
+// On paper everything is visible.
 addEventListener("beforeprint", () => {
   for (const plot of plots) plot.seen = true;
   redraw();
@@ -112,17 +112,17 @@ function axis(more = {}) {
   };
 }
 
-// With whole numbers at its ticks. Of values that differ by rounding it shows more than that.
+// Returns a logarithmic axis with plain numbers at its ticks. If values are nearly equal, it shows a wider range.
 function logAxis(data, more = {}) {
   const values = data.flatMap((trace) => trace.y).filter((value) => value > 0);
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const narrow = high < 1.1 * low ? { range: [Math.log10(low / 1.2), Math.log10(high * 1.2)] } : {};
   const decades = Math.log10(high / low);
-  const some = decades > 0.8 && decades < 3 ? { dtick: "D2" } : {}; // else a tick at every digit, one upon the other
+  const some = decades > 0.8 && decades < 3 ? { dtick: "D2" } : {}; // otherwise the ticks of all digits overlap
   return axis({ type: "log", tickformat: "~g", nticks: 6, ...narrow, ...some, ...more });
 }
 
-// Epoch 0 is before training, and stands left of the logarithmic axis' first epoch.
+// Epoch 0 is before training; on a logarithmic axis it stands left of the first epoch.
 const START = 0.5;
 
 function place(epoch) {

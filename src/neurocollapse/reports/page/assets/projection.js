@@ -1,6 +1,6 @@
-// Samples of some classes as they lie on the span of those classes' classifier rows.
+// Projects samples of some classes on the span of those classes' classifier rows.
 
-// Samples as they were packed: 16-bit integers, and for every frame what the largest stands for.
+// Unpacks samples: 16-bit integers, and for every frame the value of the largest integer.
 function unpacked(moves) {
   if (!moves.values) {
     const bytes = Uint8Array.from(atob(moves.samples), (letter) => letter.charCodeAt(0));
@@ -10,7 +10,7 @@ function unpacked(moves) {
   return moves;
 }
 
-// Eigenvalues and eigenvectors of a small symmetric matrix, by Jacobi's rotations.
+// Computes the eigenvalues and eigenvectors of a small symmetric matrix by Jacobi's rotations.
 function eigen(matrix) {
   const size = matrix.length;
   const A = matrix.map((row) => [...row]);
@@ -36,7 +36,7 @@ function eigen(matrix) {
   return { values: A.map((row, i) => row[i]), vectors: V };
 }
 
-// G^{power} of a Gram matrix; directions that it lacks, to rounding, are left out.
+// Computes G^{power} of a Gram matrix; directions that it lacks, to rounding, are left out.
 function power(gram, exponent) {
   const { values, vectors } = eigen(gram);
   const largest = Math.max(...values);
@@ -46,7 +46,7 @@ function power(gram, exponent) {
   );
 }
 
-// Vertices of the regular simplex with as many vertices as classes, at distance one from its centre.
+// Returns the vertices of the regular simplex with one vertex for each class, at distance one from its centre.
 const VERTICES = {
   3: [
     [0, 1],
@@ -63,10 +63,10 @@ const VERTICES = {
 
 const product = (A, v) => A.map((row) => row.reduce((sum, a, k) => sum + a * v[k], 0));
 
-// Coordinates of a frame. With G the Gram matrix of the chosen rows, G^{-1/2} times a vector's products with them are its
-// coordinates in the orthonormal basis of their span that lies closest to the rows (Löwdin's); the simplex is what is
-// left of that basis without its all-ones direction. Lengths and angles are true, and lengths are in units of the mean
-// length of the class means, and for the rows of the rows.
+// Computes the coordinates of a frame. With G the Gram matrix of the chosen rows, G^{-1/2} times a vector's products
+// with them are its coordinates in the orthonormal basis of their span that is closest to the rows (Löwdin's). The
+// simplex is that basis without its all-ones direction. Lengths and angles are true; lengths are in units of the mean
+// length of the class means, and for the rows in units of their own mean length.
 function coordinates(moves, frame, classes) {
   const k = classes.length;
   const gram = classes.map((c) => classes.map((d) => moves.weight_gram[frame][c][d]));
@@ -105,7 +105,7 @@ function coordinates(moves, frame, classes) {
   return { samples, means: over(means, unit), rows: over(rows, length(rows)) };
 }
 
-// Between two records, a straight line.
+// Interpolates linearly between two records.
 function between(moves, moment, classes) {
   const before = Math.floor(moment);
   const share = moment - before;

@@ -1,4 +1,4 @@
-// The report's values, and what the reader has chosen of them, which outlives a reload.
+// The report's values, and what the reader has chosen to see, which survives a reload.
 
 const content = JSON.parse(document.getElementById("content").textContent);
 const runs = content.runs;
@@ -12,16 +12,16 @@ const state = {
   linear: {}, // panel -> whether its values are on a linear axis
   run: null, // name of the one run
   classes: [0, 1, 2],
-  epoch: null, // of the one run
+  epoch: null, // the epoch shown of that run
   scroll: 0,
-  focus: "", // what the keyboard is at
+  focus: "", // the element that has the keyboard's focus
 };
 
 function restore() {
   try {
     Object.assign(state, JSON.parse(sessionStorage.getItem(KEPT) || "{}"));
   } catch {
-    return; // a browser that keeps nothing
+    return; // the browser keeps nothing
   }
 }
 
@@ -47,8 +47,8 @@ function chosenRun() {
 
 const LABELS = { weight_decay: "λ", seed: "seed" };
 
-function labelOf(run, told = varied.length ? varied : content.fields) {
-  return told
+function labelOf(run, named = varied.length ? varied : content.fields) {
+  return named
     .map((field) => {
       const value = run.values[field.name];
       const name = LABELS[field.name] || field.name.replaceAll("_", " ");
@@ -57,8 +57,8 @@ function labelOf(run, told = varied.length ? varied : content.fields) {
     .join(", ");
 }
 
-// Runs that differ in the seed alone look the same. Okabe and Ito's palette, apart for the colour-blind, and a symbol for
-// each colour; green is λ = 0.
+// Runs that differ in the seed alone look the same. The colours are Okabe and Ito's palette, which the colour-blind can
+// distinguish, with a symbol for each; green is λ = 0.
 
 const settings = [];
 
@@ -96,7 +96,7 @@ function isDark() {
   return matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
-// Elements. Text is set as text, so that no name or message is ever read as markup.
+// Creates an element. Text is set as text, so that no name or message is ever read as markup.
 
 function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -108,7 +108,7 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-// A formula with the letter after each _ below the line. What is between two norms stays on one.
+// Returns a formula with the letter after each _ as a subscript. The part between two norms stays on one line.
 function formula(text) {
   const parts = text.replaceAll(" − ", "\u00a0−\u00a0").split(/_(\w)/u);
   return parts.map((part, place) => (place % 2 ? element("sub", { textContent: part }) : part));

@@ -1,4 +1,4 @@
-// Tables: the theory beside measurement, claims, and what the runs are.
+// Tables: the theory beside measurement, the claims, and the runs.
 
 function table(caption, head, rows) {
   const made = element("table", {}, element("caption", { textContent: caption }));
@@ -16,7 +16,7 @@ function cell(value) {
   return element("td", { className: isNumber ? "number" : "", textContent: isNumber ? number(value) : value });
 }
 
-// From blue, agreement, to orange: apart in lightness too, and with the number in it.
+// Returns a colour from blue (agreement) to orange; they also differ in lightness, and the cell shows the number.
 function residualCell(value) {
   const made = element("td", { className: "number", textContent: number(value, 3) });
   if (typeof value !== "number") return made;
@@ -36,8 +36,8 @@ function showTheory() {
       element("p", {
         className: "note",
         textContent: any
-          ? "The theory table of this run was not made; others have one."
-          : "No theory table was made of these runs: neurocollapse verify DIR makes them.",
+          ? "This run has no theory table; others have one."
+          : "These runs have no theory tables: neurocollapse verify DIR makes them.",
       }),
     );
     return;
@@ -45,7 +45,7 @@ function showTheory() {
   const parts = [
     element("p", {
       className: "note",
-      textContent: `Of ${labelOf(run)}. A residual is relative; blue is agreement, orange is none.`,
+      textContent: `The run is ${labelOf(run)}. A residual is relative; blue is agreement, orange is none.`,
     }),
   ];
   for (const note of found.notes || []) parts.push(element("p", { className: "note", textContent: note }));
@@ -53,7 +53,7 @@ function showTheory() {
     parts.push(
       table(
         reading,
-        ["", "predicted", "measured", "residual", "what it tells", "reference"],
+        ["", "predicted", "measured", "residual", "what it shows", "reference"],
         rows.map((row) => [
           row.name,
           row.predicted,
@@ -100,9 +100,9 @@ function showClaims() {
         part.verdict,
       ]),
     );
-    const told = table(claim.source, ["quantity", "where", "estimate", "from", "to", "seeds", "verdict"], rows);
+    const details = table(claim.source, ["quantity", "where", "estimate", "from", "to", "seeds", "verdict"], rows);
     target.append(
-      element("details", {}, element("summary", { textContent: `${claim.claim} (${claim.setting})` }), told),
+      element("details", {}, element("summary", { textContent: `${claim.claim} (${claim.setting})` }), details),
     );
   }
 }
