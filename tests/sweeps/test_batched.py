@@ -1,12 +1,6 @@
 """The engine `batched`: which runs share a program, and what befalls one. What all engines promise: test_engines.py."""
 
 import dataclasses
-import json
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from contextlib import closing
 
 import pytest
@@ -17,6 +11,7 @@ from neurocollapse.sweeps import RunFolder, Sweep, run_id
 from neurocollapse.sweeps.engines import batched
 from neurocollapse.sweeps.engines.batched import train_batched as train_with_all_cores
 from neurocollapse.training import RunConfig, stack_key
+from tests.commands import start, train_words, wait_for
 
 GAUSSIAN = load_dataset("gaussian")
 SMALL = RunConfig(
@@ -79,29 +74,14 @@ def test_threads_are_put_back(tmp_path):
     assert torch.get_num_threads() == before
 
 
-KILLED = """
-    import json, sys
-    from pathlib import Path
-    from neurocollapse.sweeps.engines.batched import train_batched
-    from neurocollapse.training import RunConfig
-
-    configs = [RunConfig(**values) for values in json.loads(sys.argv[1])]
-    for event in train_batched(configs, Path(sys.argv[2]), threads=1):
-        print(event.epoch, flush=True)
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_program_goes_on_where_it_was(tmp_path):
-    configs = [dataclasses.replace(SMALL, epochs=300, seed=seed) for seed in range(3)]
-    script = tmp_path / "program.py"
-    script.write_text(textwrap.dedent(KILLED))
-    command = [sys.executable, str(script), json.dumps([dataclasses.asdict(config) for config in configs])]
-    with subprocess.Popen([*command, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True) as process:
-        while int(process.stdout.readline()) < 40:
-            pass
-        time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    configs = [dataclasses.replace(SMALL, epochs=600, seed=seed) for seed in range(3)]
+    process = start(train_words(configs[0], tmp_path / "out", "--engine", "batched", "--vary", "seed=0,1,2"))
+    checkpoint = folder(tmp_path / "out", configs[2]).path / "checkpoint.safetensors"
+    wait_for(lambda: checkpoint.exists() and folder(tmp_path / "out", configs[2]).checkpoint_epoch() >= 23)
+    process.kill()
+    process.communicate()
     began = {config.seed: folder(tmp_path / "out", config).checkpoint_epoch() for config in configs}
     assert min(began.values()) >= 23
     events = list(train_batched(configs, tmp_path / "out"))

@@ -451,11 +451,15 @@ def test_a_refining_command_that_is_stopped_goes_on(tmp_path, number, in_process
 # Exact problems
 
 
-def test_every_exact_problem_is_solved_to_more_digits_than_asked():
-    rows = [row for solve_all in EXACT.values() for row in solve_all()]
-    assert len(rows) > 100
-    missed = {row.name: row.residual for row in rows if row.residual > EXACT_TOLERANCE}
-    assert not missed
+@pytest.mark.parametrize(
+    "about",
+    # Those that take long are near those of test_unconstrained.py.
+    [pytest.param(about, marks=pytest.mark.slow if "numerical" in about else ()) for about in EXACT],
+)
+def test_every_exact_problem_is_solved_to_more_digits_than_asked(about):
+    rows = list(EXACT[about]())
+    assert len(rows) > 1
+    assert not {row.name: row.residual for row in rows if row.residual > EXACT_TOLERANCE}
     assert min(row.digits for row in rows) > 9  # the flow's own tolerance; all else is better still
 
 
