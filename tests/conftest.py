@@ -1,9 +1,12 @@
 """What every test runs under: checked shapes, one thread, and in CI the same examples each time."""
 
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Self, get_args
 
+import pytest
 import torch
 from beartype import beartype
 from hypothesis import settings
@@ -30,3 +33,32 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("local", deadline=None, max_examples=40)
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """The command in this process: a function of its words; its exit status, what it printed and what it said."""
+    from neurocollapse import cli  # not above: the hook must have been put in place, and this module have been loaded
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command puts its own in place
+    monkeypatch.setattr(sys, "path", sys.path[:])
+
+    def run(*words):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Nothing may be trained in processes of their own."""
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", lambda self: pytest.fail("it trains"))
+
+
+@pytest.fixture
+def no_estimates(monkeypatch):
+    """The checks of what was asked for may not come as far as the estimate of its time."""
+    monkeypatch.setattr("neurocollapse.sweeps.checks.estimate_seconds", lambda *_: pytest.fail("it goes on"))

@@ -15,6 +15,7 @@ from itertools import combinations
 import mpmath
 import numpy as np
 import pytest
+import torch
 
 exact = mpmath.mp.clone()  # a context of our own: nobody else's precision changes
 exact.dps = 60
@@ -423,6 +424,22 @@ def measure(features, labels, weight=None, bias=None, *, weight_decay=None, laye
     keys = keys | (set() if ood is None else {"nc5"})
     values = {key: function(data) for key, function in TWINS.items() if key in keys}
     return {key: tuple(map(float, v)) if isinstance(v, tuple) else float(v) for key, v in values.items()}
+
+
+def is_supported(features, labels) -> bool:
+    """Whether all singular values of the centred means, but for exact zeros, exceed the rounding of stored features."""
+    precision = np.finfo(features.dtype).eps if isinstance(features, np.ndarray) else torch.finfo(features.dtype).eps
+    H = features.astype(float) if isinstance(features, np.ndarray) else features.double().numpy()
+    y = np.asarray(labels)
+    means = np.array([H[y == c].mean(axis=0) for c in range(y.max() + 1)])
+    rows = max(np.sqrt(sum(entry**2 for entry in row)) for row in means)
+    columns = max(np.sqrt(sum(entry**2 for entry in column)) for column in means.T)
+    averaged = np.abs(H - H[0]).max() * (np.sqrt(means.shape[0]) + np.sqrt(means.shape[1]))
+    noise = precision / 2 * (rows + columns + averaged / np.sqrt(np.bincount(y).min()))
+    centered = means - means.mean(axis=0)
+    lengths = [*np.linalg.svd(centered, compute_uv=False), *np.linalg.norm(centered, axis=1)]
+    lengths += [np.linalg.norm(first - second) for first, second in combinations(means, 2)]
+    return bool(precision < 1e-12 or all(length <= 1e-9 * rows or length > 2 * noise for length in lengths))
 
 
 def assert_agree(measured, expected: dict[str, object], features, weight=None, bias=None, rel: float = 1e-9) -> None:

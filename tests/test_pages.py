@@ -7,24 +7,23 @@ title; of `console` the commands behind `$` that are neurocollapse's. What a `co
 """
 
 import ast
-import importlib.util
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 import neurocollapse as nc
-from neurocollapse.cli import COMMANDS, main
+from neurocollapse.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -90,25 +89,21 @@ def typed(page: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_commands_and_their_options_exist(name, capsys):
+def test_the_commands_and_their_options_exist(name, run):
     for _, command, *arguments in typed(PAGES[name]):
         if command == "--version":
             continue
         assert command in COMMANDS
-        with pytest.raises(SystemExit) as stopped:
-            main([command, "--help"])
-        assert stopped.value.code == 0
-        printed = capsys.readouterr().out
+        status, printed, _ = run(command, "--help")
+        assert status == 0
         missing = [word for word in arguments if word.startswith("--") and f"{word} " not in printed]
         assert not missing, f"{command} has no {missing}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
-def test_a_page_runs_and_prints_what_it_shows(name, tmp_path, monkeypatch, capsys):
+def test_a_page_runs_and_prints_what_it_shows(name, tmp_path, monkeypatch, capsys, run):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     names: dict[str, object] = {"__name__": name}
     printed = None
     for block in blocks(PAGES[name]):
@@ -124,16 +119,9 @@ def test_a_page_runs_and_prints_what_it_shows(name, tmp_path, monkeypatch, capsy
         elif block.language == "console" and block.runs:
             for (program, *words), shown in commands(block.text):
                 if program == "neurocollapse":
-                    run(words, shown, capsys)
-
-
-def run(words: list[str], shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    captured = capsys.readouterr()
-    printed = captured.err + captured.out
-    assert stopped.value.code == 0, printed
-    assert is_printed(shown, printed), f"the page shows\n{shown}\nbut {words} printed\n{printed}"
+                    status, out, said = run(*words)
+                    assert status == 0, said
+                    assert is_printed(shown, said + out), f"the page shows\n{shown}\nbut {words} printed\n{said + out}"
 
 
 def test_what_is_run_elsewhere_is_there():
@@ -145,13 +133,8 @@ def test_what_is_run_elsewhere_is_there():
 # ---- what is written from the package
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(name: str) -> SimpleNamespace:
+    return SimpleNamespace(**runpy.run_path(str(DOCS / f"{name}.py")))
 
 
 def test_the_page_of_metrics_is_that_of_the_table():

@@ -176,17 +176,40 @@ class Span:
         return len(self.singular_values)
 
 
-def centered_span(centered_class_means: Float[Tensor, "classes features"], scale: float) -> Span:
+def storage_noise(
+    class_means: Float[Tensor, "classes features"], spread: float, least_count: int, precision: float
+) -> float:
+    """The largest singular value that the rounding of stored features can give to a matrix of class means.
+
+    Storing a feature x in a type of precision ε changes it by up to u|x|, u = ε/2. Errors of a class that has collapsed
+    are all alike, so that its mean has errors of u|μ|; errors of samples that differ average out, to u|h − μ|/√n. A
+    random C × p matrix with entries of the sizes S has an operator norm of about max_c ‖S_c·‖ + max_j ‖S_·j‖ (Bandeira
+    and van Handel, 2016), which for entries of one size s is s (√p + √C).
+
+    Args:
+        class_means: as they are, not centred.
+        spread: the largest difference of entries of two samples.
+        least_count: samples of the smallest class.
+        precision: ε, the spacing of numbers at 1, `torch.finfo(dtype).eps`.
+    """
+    num_classes, num_features = class_means.shape
+    alike = torch.linalg.norm(class_means, dim=1).max() + torch.linalg.norm(class_means, dim=0).max()
+    averaged = spread * (num_classes**0.5 + num_features**0.5) / least_count**0.5
+    return precision / 2 * (alike.item() + averaged)
+
+
+def centered_span(centered_class_means: Float[Tensor, "classes features"], scale: float, noise: float = 0.0) -> Span:
     """The singular directions of the centred class means, without those that rounding alone could have made.
 
     A singular value counts if it exceeds max(C, p) · 2.2e-16 · max(σ₁, `scale`), where `scale` is the largest entry of
-    the data that the means were averaged from, which limits how precisely they are known. Σ_B has the same rank, with
-    the square of this tolerance. It is at most min(p, C−1), since the rows sum to zero.
+    the data that the means were averaged from, which limits how precisely they are known, and `noise`, which for
+    features that were stored in fewer digits than float64 is `storage_noise`. Σ_B has the same rank, with the square
+    of this tolerance. It is at most min(p, C−1), since the rows sum to zero.
     """
     num_classes, num_features = centered_class_means.shape
     singular_values, directions = _well_conditioned_svd(centered_class_means) or _svd(centered_class_means)
     largest = max(singular_values[0].item(), scale)
-    tolerance = max(num_classes, num_features) * EPSILON * largest
+    tolerance = max(max(num_classes, num_features) * EPSILON * largest, noise)
     rank = min(int((singular_values > tolerance).sum()), num_classes - 1)
     return Span(directions[:rank], singular_values[:rank], tolerance)
 

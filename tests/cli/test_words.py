@@ -18,18 +18,7 @@ from neurocollapse.cli.parsing import call_of, read
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.training import GROUPS, RunConfig
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(arg) for arg in args])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
-
+from tests.commands import start
 
 # Help
 
@@ -49,18 +38,14 @@ def test_the_help_lists_every_command_with_the_first_line_of_its_docstring(run):
 
 
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))
-def test_no_sentence_of_the_help_is_broken(run, command, monkeypatch):
+def test_the_help_fits_into_the_terminal_and_no_sentence_of_it_is_broken(run, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    assert max(map(len, run(command, "--help")[1].splitlines())) <= 70
     monkeypatch.setenv("COLUMNS", "1000")
     lines = [line.strip("│ ") for line in run(command, "--help")[1].partition("--help")[2].splitlines()]
     assert sum(line.startswith("--") for line in lines) > 0
     for before, line in pairwise(lines):  # an option is a line, or one with its name and one with its help
         assert not line or line.startswith("-") or before.startswith("-") or line.endswith(("options", "─", "-")), line
-
-
-@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
-def test_the_help_fits_into_the_terminal(run, command, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "70")
-    assert max(map(len, run(command, "--help")[1].splitlines())) <= 70
 
 
 def test_a_sentence_goes_on_after_a_line_that_begins_with_a_bracket(capsys, monkeypatch):
@@ -169,7 +154,10 @@ def test_the_help_loads_nothing_heavy(tmp_path, words):
 
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))
 def test_the_help_of_a_command_loads_no_torch(tmp_path, command):
-    assert loaded(["torch", "pandas", "matplotlib", "plotly", "scipy"], command, "--help", cwd=tmp_path) == []
+    assert (
+        loaded(["torch", "pandas", "matplotlib", "plotly", "scipy", "tensorboard"], command, "--help", cwd=tmp_path)
+        == []
+    )
 
 
 def test_runs_loads_no_torch(tmp_path):
@@ -186,14 +174,8 @@ def test_measure_loads_no_library_for_figures(tmp_path):
 
 def test_ctrl_c_while_something_is_imported_is_one_line(tmp_path):
     (tmp_path / "pandas.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from neurocollapse.cli import main; main(['runs', '.'])"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    words = [sys.executable, "-c", "from neurocollapse.cli import main; main(['runs', '.'])"]
+    process = start(words, cwd=tmp_path)
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60) == ("", "stopped\n")

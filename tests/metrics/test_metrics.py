@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from neurocollapse import METRICS, Measurement, measure
 from neurocollapse.measuring import gather
-from neurocollapse.statistics import Objective
+from neurocollapse.statistics import ClassMeans, ClassMoments, Objective, Projections
 from tests import naive
 from tests.problems import (
     GEOMETRIES,
@@ -243,6 +244,7 @@ def test_what_a_key_is_blind_to_leaves_it(key, problem):
 @given(random_problems(), st.sampled_from(DTYPES))
 def test_every_key_equals_its_twin(problem, dtype):
     """Unequal classes, p < C − 1 and p ≥ N, offsets up to 1e4, collapsed or not; on the numbers as stored."""
+    assume(naive.is_supported(problem.features.to(dtype), problem.labels))
     assert_equals_twin(replace(problem, features=problem.features.to(dtype)), rel=1e-8)
 
 
@@ -436,3 +438,42 @@ def test_bounds(problem):
 def test_vci_is_zero_for_any_features_of_high_dimension():
     assert measured(random_problem(0, [2, 2, 2], 6))["nc1_vci"] == pytest.approx(0, abs=1e-12)
     assert measured(random_problem(0, [2, 2, 2], 4))["nc1_vci"] > 1e-3
+
+
+# ---- the precision that features were stored in
+
+
+def normalized(dtype: torch.dtype, num_classes=100, num_features=64, per_class=20, spread=0.5) -> tuple[Tensor, Tensor]:
+    """Features of a layer normalisation with C > p: along (1, …, 1) they hold nothing but rounding."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(num_classes).repeat_interleave(per_class)
+    means = torch.randn(num_classes, num_features, generator=generator, dtype=torch.float64)
+    noise = torch.randn(len(labels), num_features, generator=generator, dtype=torch.float64)
+    features = torch.nn.functional.layer_norm(means[labels] + spread * noise, (num_features,))
+    return features.to(dtype), labels
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("spread", [0.5, 1e-3, 0.0])
+def test_rank_and_metrics_follow_the_precision_that_features_were_stored_in(dtype, spread):
+    exact = measure(*normalized(torch.float64, spread=spread))
+    stored = measure(*normalized(dtype, spread=spread))
+    assert exact.rank == stored.rank == 63
+    assert stored.rank_tolerance > 1e3 * exact.rank_tolerance
+    coarse = torch.finfo(dtype).eps
+    for key in ("nc1", "nc1_trace_ratio", "nc1_cdnv", "nc2_cosine", "nc2_equinorm", "nc1_vci"):
+        assert stored[key] == pytest.approx(exact[key], rel=0.05 if spread else None, abs=2 * coarse), key
+
+
+def test_the_precision_survives_merging_and_one_pass():
+    features, labels = normalized(torch.float32)
+    means = ClassMeans(100)
+    for part in (labels < 50, labels >= 50):
+        half = ClassMeans(100)
+        half.update(features[part], labels[part])
+        means.merge(half)
+    moments = ClassMoments(100)
+    moments.update(features, labels)
+    restored = ClassMoments.of_state(moments.state())
+    assert Projections(means).centered.span.rank == 63
+    assert moments.statistics().span.rank == restored.statistics().span.rank == 63

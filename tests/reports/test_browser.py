@@ -72,6 +72,23 @@ class Page:
     def run(self, script, *args):
         return self.driver.execute_script(script, *args)
 
+    def text(self, name):
+        """The text shown in the element of that id."""
+        return self.run("return document.getElementById(arguments[0]).innerText", name)
+
+    def layout(self, name, key):
+        return self.run(f"return document.querySelector('#plot-{name} .plot').layout.{key}")
+
+    def move_to(self, frame):
+        script = (
+            "const e = document.getElementById('epoch'); e.value = arguments[0]; e.dispatchEvent(new Event('input'))"
+        )
+        self.run(script, frame)
+
+    def reload(self):
+        self.run("delete document.documentElement.dataset.ready; location.reload()")
+        self.until("return document.documentElement.dataset.ready === 'yes'")
+
     def until(self, script, seconds=60):
         end = time.monotonic() + seconds
         while not self.run(script):
@@ -146,8 +163,7 @@ def test_every_panel_has_a_line_for_every_run_with_its_values(opened):
 def test_it_fits_the_screen(opened, width, dark):
     page = opened(theory=THEORY, claims=CLAIMS)
     page.size(width, dark=dark)
-    page.run("location.reload()")
-    page.until("return document.documentElement.dataset.ready === 'yes'")
+    page.reload()
     for key in ("nc1", "motion", "norms", "simplex"):
         page.drawn(key)
     assert page.run("return document.documentElement.scrollWidth") <= width
@@ -160,19 +176,20 @@ def test_it_fits_the_screen(opened, width, dark):
 
 def test_tables_show_the_theory_the_claims_and_the_runs(opened):
     page = opened(theory=THEORY, claims=CLAIMS)
-    told = page.run("return document.getElementById('theory').innerText")
+    told = page.text("theory")
     assert "Euler" in told
     assert "1.0e-9" in told
     assert "a note" in told
     shades = page.run("return [...document.querySelectorAll('#theory td')].map((cell) => cell.style.background)")
     assert len({shade for shade in shades if shade}) == 2
-    assert "It <collapses>" in page.run("return document.getElementById('claims').innerText")
-    assert "● holds" in page.run("return document.getElementById('claims').innerText")
-    about = page.run("return document.getElementById('about').innerText")
-    assert about.count("finished") == len(SWEEP)
-    assert "torch" in about
+    sides = page.run("return [...document.querySelectorAll('#theory th')].map((th) => getComputedStyle(th).textAlign)")
+    assert sides == ["left", "right", "right", "right", "left", "left"]  # numbers stand under their headings
+    assert "It <collapses>" in page.text("claims")
+    assert "● holds" in page.text("claims")
+    assert page.text("about").count("finished") == len(SWEEP)
+    assert "torch" in page.text("about")
     page.run("state.run = arguments[0]; showTheory()", SWEEP[1].name)
-    assert "others have one" in page.run("return document.getElementById('theory').innerText")
+    assert "others have one" in page.text("theory")
     opened()
     assert page.run("return document.getElementById('claims-section')") is None
 
@@ -216,15 +233,14 @@ def test_where_several_fields_tell_settings_apart_each_has_its_line_in_a_legend(
 def test_axes_are_logarithmic_or_not(opened):
     page = opened()
     assert page.drawn("nc1")[0]["x"][0] == 0.5
-    of_axis = "return document.querySelector('#plot-{} .plot').layout.{}.type"
-    assert page.run(of_axis.format("nc1", "yaxis")) == "log"
+    assert page.layout("nc1", "yaxis.type") == "log"
     page.drawn("nc4")
-    assert page.run(of_axis.format("nc4", "yaxis")) != "log"
+    assert page.layout("nc4", "yaxis.type") != "log"
     page.click("#plot-nc1 input")
-    assert page.run(of_axis.format("nc1", "yaxis")) != "log"
+    assert page.layout("nc1", "yaxis.type") != "log"
     page.click("#log-epochs")
     assert page.drawn("nc1")[0]["x"][0] == 0
-    assert page.run(of_axis.format("nc1", "xaxis")) != "log"
+    assert page.layout("nc1", "xaxis.type") != "log"
 
 
 def test_what_was_chosen_outlives_a_reload(opened):
@@ -232,17 +248,16 @@ def test_what_was_chosen_outlives_a_reload(opened):
     page.click("[data-field=seed] input", 2)
     page.click("#classes input", 3)
     page.click("input[name=split][value=test]")
-    page.run("const e = document.getElementById('epoch'); e.value = 5; e.dispatchEvent(new Event('input'))")
+    page.move_to(5)
     page.run("document.getElementById('seed-1').focus()")
     page.run("scrollTo(0, 700)")
-    told = page.run("return document.getElementById('epoch-shown').textContent")
-    page.run("delete document.documentElement.dataset.ready; location.reload()")
-    page.until("return document.documentElement.dataset.ready === 'yes'")
+    told = page.text("epoch-shown")
+    page.reload()
     assert page.run("return document.activeElement.id") == "seed-1"
     assert len(lines(page.drawn("nc1"))) == 6
     assert page.run("return document.querySelector('input[name=split]:checked').value") == "test"
     assert page.run("return state.classes") == [0, 1, 2, 3]
-    assert page.run("return document.getElementById('epoch-shown').textContent") == told
+    assert page.text("epoch-shown") == told
     assert len(page.run("return [...document.querySelectorAll('[data-field=seed] input:checked')]")) == 2
 
 
@@ -297,17 +312,17 @@ def test_at_collapse_the_means_and_the_rows_are_the_simplex(opened):
 def test_the_slider_moves_samples_and_gram_matrices_also_by_the_keyboard(opened):
     page = opened()
     at_end = page.drawn("motion")
-    assert page.run("return document.getElementById('epoch-shown').textContent") == "80 of 80"
+    assert page.text("epoch-shown") == "80 of 80"
     page.run("document.getElementById('epoch').focus()")
     page.driver.switch_to.active_element.send_keys(Keys.HOME)
-    assert page.run("return document.getElementById('epoch-shown').textContent") == "0 of 80"
+    assert page.text("epoch-shown") == "0 of 80"
     at_start = page.drawn("motion")
     assert [trace["name"] for trace in at_start] == [trace["name"] for trace in at_end]
     spread = lambda traces: np.std(next(t["x"] for t in traces if t["name"] == "samples of 0"))  # noqa: E731
     assert spread(at_start) > 10 * spread(at_end)
     page.driver.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
     epoch = FIRST.records[1]["epoch"]
-    assert page.run("return document.getElementById('epoch-shown').textContent") == f"{epoch} of 80"
+    assert page.text("epoch-shown") == f"{epoch} of 80"
     (gram,) = page.drawn("means_gram")
     assert gram["z"][0][1] == pytest.approx(-1 / 3, abs=1e-4)
 
@@ -323,10 +338,10 @@ def test_play_comes_to_the_end_and_can_be_stopped(opened, still):
     page.click("#play")
     stopped = page.run("return motion.frame")
     assert stopped == round(stopped) < 30
-    page.run("const e = document.getElementById('epoch'); e.value = 28; e.dispatchEvent(new Event('input'))")
+    page.move_to(28)
     page.click("#play")
     page.until("return motion.frame === 30 && !motion.playing")
-    assert page.run("return document.getElementById('epoch-shown').textContent") == "30 of 30"
+    assert page.text("epoch-shown") == "30 of 30"
 
 
 def test_four_classes_are_a_tetrahedron_and_never_fewer_than_three_are_shown(opened):
@@ -396,17 +411,18 @@ def test_text_is_never_markup(opened):
         Plotly.Fx.hover(at, [{curveNumber: 0, pointNumber: 1}])""")
     assert page.run("return document.querySelectorAll('body img').length") == 0
     assert page.run("return document.title") == bad
-    assert bad in page.run("return document.getElementById('failures').innerText")
-    assert page.run("return document.getElementById('title').innerText") == bad
+    assert bad in page.text("failures")
+    assert page.text("title") == bad
 
 
 def test_failed_unfinished_and_damaged_runs_are_named_above_the_others(opened):
     diverged = dataclasses.replace(report_run(seed=1), status="diverged", message="the objective became nan")
     unfinished = dataclasses.replace(report_run(seed=2), status="unfinished")
     damaged = dataclasses.replace(report_run(seed=3), status="damaged", message="cut short", config={}, records=())
-    page = opened([report_run(), diverged, unfinished, damaged])
-    told = page.run("return document.getElementById('failures').innerText")
-    for part in ("the objective became nan", "unfinished, at epoch 4 of 4", f"{damaged.name}: damaged: cut short"):
+    page = opened([report_run(), diverged, unfinished, damaged], left_out=["theory.json cannot be read <b>"])
+    told = page.text("failures")
+    parts = ["the objective became nan", "unfinished, at epoch 4 of 4", f"{damaged.name}: damaged: cut short"]
+    for part in [*parts, "left out: theory.json cannot be read <b>"]:
         assert part in told
     assert len(lines(page.drawn("nc1"))) == 3
 
@@ -429,7 +445,7 @@ def test_the_page_is_whole_whatever_there_is(opened, runs):
     if [run for run in runs if run.status != "damaged"]:
         for name in ("nc1", "motion", "norms", "means_gram"):
             page.drawn(name)
-    assert "Runs, and their last records" in page.run("return document.getElementById('about').innerText")
+    assert "Runs, and their last records" in page.text("about")
 
 
 def test_on_paper_every_plot_is_drawn(opened):
@@ -466,11 +482,10 @@ def test_what_there_is_nothing_to_choose_of_cannot_be_chosen(opened):
     alone = report_run(epochs=0)
     records = [{key: value for key, value in alone.records[0].items() if not key.startswith("test.")}]
     page = opened([dataclasses.replace(alone, records=records)])
-    for name in ("play", "epoch", "split-test", "split-both"):
-        assert page.run("return document.getElementById(arguments[0]).disabled", name), name
+    disabled = "return ['play', 'epoch', 'split-test', 'split-both'].map((id) => document.getElementById(id).disabled)"
+    assert all(page.run(disabled))
     page = opened([report_run()])
-    for name in ("play", "epoch", "split-test", "split-both"):
-        assert not page.run("return document.getElementById(arguments[0]).disabled", name), name
+    assert not any(page.run(disabled))
     assert page.run("return document.getElementById('epoch').getAttribute('aria-valuetext')") == "4 of 4"
 
 
@@ -479,27 +494,13 @@ def test_norms_that_differ_by_rounding_are_not_drawn_as_if_they_differed(opened)
     records = [{**alone.records[0], "train.weight_norms": [16.000001, 15.999999]}]
     page = opened([dataclasses.replace(alone, records=records)])
     page.drawn("norms")
-    low, high = page.run("return document.querySelector('#plot-norms .plot').layout.yaxis.range")
+    low, high = page.layout("norms", "yaxis.range")
     assert low < math.log10(14) < math.log10(18) < high
 
 
-def test_what_could_not_be_read_is_told(opened):
-    page = opened(left_out=["theory.json cannot be read <b>"])
-    assert "left out: theory.json cannot be read <b>" in page.run(
-        "return document.getElementById('failures').innerText"
-    )
-
-
-def test_numbers_stand_under_their_headings(opened):
-    page = opened(theory=THEORY)
-    sides = page.run("return [...document.querySelectorAll('#theory th')].map((th) => getComputedStyle(th).textAlign)")
-    assert sides == ["left", "right", "right", "right", "left", "left"]
-
-
 def test_two_hundred_runs_are_a_page(opened):
-    runs = [
-        report_run(weight_decay=k * 1e-4, seed=seed, records=15, epochs=20) for k in range(10) for seed in range(20)
-    ]
+    decays = [k * 1e-4 for k in range(10)]
+    runs = [report_run(weight_decay=decay, seed=seed, records=15, epochs=20) for decay in decays for seed in range(20)]
     page = opened(runs)
     assert len(page.drawn("nc1")) == 200
     page.click("[data-field=seed] button")

@@ -1,6 +1,4 @@
 import runpy
-import subprocess
-import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -112,23 +110,21 @@ def test_one_seed_is_a_plain_line_of_its_records():
     assert not panel(figure, "NC1").collections
     np.testing.assert_array_equal(line(panel(figure, "NC1"), "$10^{-3}$").get_ydata(), frame["train.nc1"])
     assert not any("seeds" in text for text in legend_texts(figure))
+    assert line(panel(collapse_figure(records(last_epoch=0)), "NC1"), "0").get_marker() == "o"  # a single record
 
 
-def test_zero_is_green_and_the_others_orange_and_blue():
-    axes = panel(collapse_figure(records(seeds=1)), "NC1")
-    assert [line(axes, label).get_color() for label in ("0", r"$5\cdot10^{-4}$", "$10^{-3}$")] == [
-        "#009E73",
-        "#E69F00",
-        "#0072B2",
-    ]
-    without_zero = panel(collapse_figure(records(weight_decays=[1e-3], seeds=1)), "NC1")
-    assert line(without_zero, "$10^{-3}$").get_color() == "#E69F00"
-
-
-def test_a_weight_decay_keeps_its_colour_where_runs_of_another_are_missing():
-    figure = collapse_figure(records(weight_decays=[0.0, 1e-3], seeds=1), weight_decays=[0.0, 5e-4, 1e-3])
-    assert line(panel(figure, "NC1"), "$10^{-3}$").get_color() == "#0072B2"
-    assert r"$5\cdot10^{-4}$" not in legend_texts(figure)
+@pytest.mark.parametrize(
+    ("drawn", "asked", "colours"),
+    [
+        ((0.0, 5e-4, 1e-3), (), {"0": "#009E73", r"$5\cdot10^{-4}$": "#E69F00", "$10^{-3}$": "#0072B2"}),
+        ((1e-3,), (), {"$10^{-3}$": "#E69F00"}),
+        ((0.0, 1e-3), (0.0, 5e-4, 1e-3), {"0": "#009E73", "$10^{-3}$": "#0072B2"}),  # though another's runs are missing
+    ],
+)
+def test_zero_is_green_and_every_other_weight_decay_keeps_its_colour(drawn, asked, colours):
+    figure = collapse_figure(records(drawn, seeds=1), weight_decays=asked)
+    assert {label: line(panel(figure, "NC1"), label).get_color() for label in colours} == colours
+    assert (r"$5\cdot10^{-4}$" in legend_texts(figure)) == (5e-4 in drawn)
 
 
 def test_no_two_of_many_weight_decays_look_alike():
@@ -176,11 +172,6 @@ def test_the_axis_follows_the_range_of_the_values(values, scale):
     frame = records(weight_decays=[1e-3], seeds=1, last_epoch=2)
     values = np.resize(np.array(values, dtype=float), len(frame))
     assert panel(collapse_figure(frame.assign(**{"train.nc1": values})), "NC1").get_yscale() == scale
-
-
-def test_a_single_record_is_a_visible_point():
-    figure = collapse_figure(records(last_epoch=0))
-    assert line(panel(figure, "NC1"), "0").get_marker() == "o"
 
 
 def test_a_run_that_ends_early_is_marked_and_leaves_the_others_their_line():
@@ -315,19 +306,16 @@ def test_frames_that_cannot_be_drawn_are_refused_by_name(figure_of):
     other = frame.assign(run_id=frame["run_id"] + "-again", learning_rate=0.1)
     with pytest.raises(ValueError, match=r"convnet-0-0-again .*differ in learning_rate \(nan, 0.1\)"):
         figure_of(pd.concat([frame, other]))
+    if figure_of is collapse_figure:  # two networks are no seeds of one
+        with pytest.raises(ValueError, match=r"differ in network \(convnet, _my:mlp\)"):
+            figure_of(pd.concat([frame, records(network="_my:mlp", last_epoch=2)]))
 
 
-def test_two_networks_are_not_drawn_as_seeds_of_one():
-    frame = pd.concat([records(last_epoch=2), records(network="_my:mlp", last_epoch=2)])
-    with pytest.raises(ValueError, match=r"differ in network \(convnet, _my:mlp\)"):
-        collapse_figure(frame)
-
-
-def test_the_callers_frame_and_settings_are_left_alone():
+@pytest.mark.parametrize("figure_of", [collapse_figure, trade_off_figure])
+def test_the_callers_frame_and_settings_are_left_alone(figure_of):
     frame = records(seeds=1, last_epoch=2).sample(frac=1, random_state=0)
     before, settings = frame.copy(), dict(matplotlib.rcParams)
-    collapse_figure(frame)
-    trade_off_figure(frame)
+    figure_of(frame)
     pd.testing.assert_frame_equal(frame, before)
     assert dict(matplotlib.rcParams) == settings
 
@@ -364,33 +352,23 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_importing_figures_loads_neither_torch_nor_pyplot():
-    code = "import sys, neurocollapse.reports.figures; assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 # Theory beside measurement
 
 
-def theory_data():
+def test_the_theory_figure_shows_every_row_and_every_pair_of_layers():
     rows = pd.DataFrame(
         {"network": ["plain"] * 3 + ["free bias"] * 3, "predicted": [0.8] * 3 + [0.9] * 3, "measured": np.arange(6) / 6}
     )
     times = np.array([0.0, 1.0, 3.0])
     flow = pd.DataFrame({"time": times, "W_1": 5 + 0 * times, "W_2": 5 + 2 * np.exp(-times), "W_3": 5 + 0 * times})
-    return rows, flow
-
-
-def test_the_theory_figure_shows_every_row_and_every_pair_of_layers():
-    rows, flow = theory_data()
     left, right = theory_figure(rows, flow, 0.5).axes
     points = {line.get_label(): line.get_xydata() for line in left.lines}
     np.testing.assert_allclose(points["plain"], rows[["predicted", "measured"]][:3])
     np.testing.assert_allclose(points["free bias"], rows[["predicted", "measured"]][3:])
     merging = {line.get_label(): line.get_ydata() for line in right.lines}
-    np.testing.assert_allclose(merging["layers 2 and 1"], 2 * np.exp(-flow["time"]))
+    np.testing.assert_allclose(merging["layers 2 and 1"], 2 * np.exp(-times))
     predictions = [line for line in right.lines if line.get_marker() == "None" and len(line.get_xdata())]
-    np.testing.assert_allclose(predictions[0].get_ydata(), 2 * np.exp(-2 * 0.5 * flow["time"]))
+    np.testing.assert_allclose(predictions[0].get_ydata(), 2 * np.exp(-2 * 0.5 * times))
     assert right.get_yscale() == "log"
 
 

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurocollapse import cli
 from neurocollapse.datasets import load_dataset
 from neurocollapse.reports import report_content, report_page
 from neurocollapse.sweeps import Sweep
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.training import RunConfig
+from tests.commands import COMMAND, start, wait_for
 from tests.example_runs import report_run
 
-COMMAND = str(Path(sys.executable).with_name("neurocollapse"))
 GAUSSIAN = load_dataset("gaussian")
 SMALL = RunConfig(dataset="gaussian", network="mlp", depth=3, width=12, learning_rate=0.02, epochs=2)
 
@@ -163,8 +163,9 @@ def test_the_page_needs_no_network_and_holds_its_text_as_text():
         assert way not in own, way
 
 
-def test_it_is_written_without_pytorch_and_without_matplotlib():
-    script = "import sys, neurocollapse.reports; sys.exit(bool({'torch', 'matplotlib'} & sys.modules.keys()))"
+def test_page_and_figures_are_made_without_pytorch_and_the_page_without_matplotlib():
+    script = "import sys, neurocollapse.reports; assert not {'torch', 'matplotlib'} & sys.modules.keys()"
+    script += "; import neurocollapse.reports.figures; assert not {'torch', 'matplotlib.pyplot'} & sys.modules.keys()"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
@@ -174,17 +175,6 @@ def test_without_runs_or_records_there_is_still_a_page():
 
 
 # The command
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([*map(str, args)])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
 
 
 def test_the_report_of_runs_on_disk_has_what_they_recorded(tmp_path, run):
@@ -224,101 +214,80 @@ def test_with_two_classes_what_is_always_zero_is_no_curve():
     assert not [key for key in series if key.startswith("nc2")]
 
 
-@pytest.mark.parametrize("what", ["nowhere", "empty"])
-def test_what_cannot_be_reported_is_one_line(tmp_path, run, what):
-    folder = tmp_path / what
-    if what != "nowhere":
-        folder.mkdir()
-    status, printed, said = run("report", folder)
-    assert (status, printed, said.count("\n")) == (2, "", 1)
-    assert str(folder) in said
-    assert not (folder / "report.html").exists()
+def test_what_cannot_be_reported_is_one_line(tmp_path, run):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "nowhere", tmp_path / "empty"):
+        status, printed, said = run("report", folder)
+        assert (status, printed, said.count("\n")) == (2, "", 1)
+        assert str(folder) in said
+        assert not (folder / "report.html").exists()
+    (tmp_path / "file").write_text("")
+    told = f"error: {tmp_path / 'file'} is a file, not a folder\n"
+    assert run("report", tmp_path / "file", "--follow") == (2, "", told)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("claims.json", "{", "claims.json cannot be read (Expecting property name"),
-        (
-            "claims.json",
-            '[{"claim": "only"}]',
-            "claims.json cannot be read (it holds no verdicts); delete it, or run cl",
-        ),
-        ("theory.json", "xx", "theory.json cannot be read (Expecting value"),
-        ("theory.json", "[]", "theory.json cannot be read (it holds no tables); verify writes it again"),
-        ("*/snapshots.safetensors", "xx", "snapshots.safetensors is damaged ("),
-    ],
-)
-def test_what_is_damaged_beside_the_records_is_left_out_and_named(tmp_path, run, name, text, said):
-    execute(SMALL, GAUSSIAN, tmp_path)
-    for path in tmp_path.glob(name) if "*" in name else [tmp_path / name]:
-        path.write_text(text)
-    status, printed, told = run("report", tmp_path)
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """A folder of two runs, to copy."""
+    out = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        execute(dataclasses.replace(SMALL, seed=seed), GAUSSIAN, out)
+    return out
+
+
+DAMAGED_FILES = [
+    ("claims.json", "{", "claims.json cannot be read (Expecting property name"),
+    ("claims.json", '[{"claim": "only"}]', "claims.json cannot be read (it holds no verdicts); delete it, or run cl"),
+    ("theory.json", "xx", "theory.json cannot be read (Expecting value"),
+    ("theory.json", "[]", "theory.json cannot be read (it holds no tables); verify writes it again"),
+    ("*/snapshots.safetensors", "xx", "snapshots.safetensors is damaged ("),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "said"), DAMAGED_FILES)
+def test_what_is_damaged_beside_the_records_is_left_out_and_named(two_runs, tmp_path, run, name, text, said):
+    out = shutil.copytree(two_runs, tmp_path / "out")
+    (out / next(out.glob(name), Path(name))).write_text(text)
+    status, printed, told = run("report", out)
     assert (status, told.count("\n")) == (1, 1)
     assert told.startswith("damaged: ")
     assert said in told
-    assert printed == f"report: {tmp_path / 'report.html'}\n"
-    content = of_page((tmp_path / "report.html").read_text())
-    assert len(content["runs"]) == 1
-    assert [said in message for message in content["left_out"]] == [True]
-    assert content["claims"] == []
-    assert content["theory"] == {}
+    assert printed == f"report: {out / 'report.html'}\n"
+    made = of_page((out / "report.html").read_text())
+    assert len(made["runs"]) == 2
+    assert [said in message for message in made["left_out"]] == [True]
+    assert made["claims"] == []
+    assert made["theory"] == {}
 
 
-@pytest.mark.parametrize("config", ["3", "[]", '{"depth": 2}', "null"])
-def test_a_config_that_is_none_is_a_damaged_run(tmp_path, run, config):
-    for seed in (0, 1):
-        folder = execute(dataclasses.replace(SMALL, seed=seed), GAUSSIAN, tmp_path)
-    described = {**json.loads((folder.path / "config.json").read_text()), "config": json.loads(config)}
-    (folder.path / "config.json").write_text(json.dumps(described))
-    status, _, told = run("report", tmp_path)
+@pytest.mark.parametrize("config", [3, [], {"depth": 2}, None], ids=str)
+def test_a_config_that_is_none_is_a_damaged_run(two_runs, tmp_path, run, config):
+    out = shutil.copytree(two_runs, tmp_path / "out")
+    path = next(out.glob("*/config.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "config": config}))
+    status, _, told = run("report", out)
     assert (status, told.count("\n")) == (1, 1)
-    assert told.startswith(f"damaged: {folder.path} is not a run")
-    assert len(of_page((tmp_path / "report.html").read_text())["runs"]) == 1
-
-
-def test_a_file_cannot_be_followed(tmp_path, run):
-    (tmp_path / "file").write_text("")
-    assert run("report", tmp_path / "file", "--follow") == (
-        2,
-        "",
-        f"error: {tmp_path / 'file'} is a file, not a folder\n",
-    )
+    assert told.startswith(f"damaged: {path.parent} is not a run")
+    assert len(of_page((out / "report.html").read_text())["runs"]) == 1
 
 
 @pytest.mark.slow
-def test_what_is_followed_without_runs_ends_as_a_page_that_loads_itself_no_more(tmp_path):
-    out = tmp_path / "to come"
-    command = [COMMAND, "report", str(out), "--follow"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stdout.readline()
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "no longer reloads itself" in said
-    assert of_page((out / "report.html").read_text())["reload"] is None
-
-
-@pytest.mark.slow
-def test_a_report_that_follows_is_kept_current_until_ctrl_c(tmp_path):
+@pytest.mark.parametrize("seeds", [0, 2])
+def test_a_report_that_follows_is_kept_current_until_ctrl_c(tmp_path, seeds):
     out = tmp_path / "to come"
     page = out / "report.html"
-    command = [COMMAND, "report", str(out), "--follow"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start([COMMAND, "report", str(out), "--follow"]) as process:
         assert process.stdout.readline() == f"report: {page}\n"
         assert of_page(page.read_text())["reload"] == 10
-        for seed in (0, 1):
+        for seed in range(seeds):
             execute(dataclasses.replace(SMALL, seed=seed), GAUSSIAN, out)
-        end = time.monotonic() + 60
-        while len(of_page(page.read_text())["runs"]) < 2:
-            assert time.monotonic() < end
-            time.sleep(0.2)
+        wait_for(lambda: len(of_page(page.read_text())["runs"]) == seeds, 60)
+        time.sleep(1)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     first, second, *_ = said.splitlines()
     assert first == f"{out} did not exist, and is a new folder now"
     assert second == f"there are no runs in {out} yet: waiting for them, until Ctrl-C"
-    assert f"stopped; {page} is as the runs are now" in said
+    assert (f"stopped; {page} is as the runs are now" if seeds else "no longer reloads itself") in said
     assert of_page(page.read_text())["reload"] is None

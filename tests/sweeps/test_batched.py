@@ -1,4 +1,4 @@
-"""The engine `batched`: the runs of one program on disk, beside those of runs alone."""
+"""The engine `batched`: which runs share a program, and what befalls one. What all engines promise: test_engines.py."""
 
 import dataclasses
 import json
@@ -16,8 +16,6 @@ from neurocollapse.datasets import load_dataset
 from neurocollapse.sweeps import RunFolder, Sweep, run_id
 from neurocollapse.sweeps.engines import batched
 from neurocollapse.sweeps.engines.batched import train_batched as train_with_all_cores
-from neurocollapse.sweeps.resuming import execute
-from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig, stack_key
 
 GAUSSIAN = load_dataset("gaussian")
@@ -34,22 +32,6 @@ def train_batched(configs, out, **options):
 
 def folder(out, config) -> RunFolder:
     return RunFolder(out / run_id(config, GAUSSIAN))
-
-
-def test_folders_are_those_of_runs_alone_to_rounding(tmp_path):
-    events = list(train_batched(SWEEP, tmp_path / "batched"))
-    for index, config in enumerate(SWEEP):
-        mine, theirs = folder(tmp_path / "batched", config), execute(config, GAUSSIAN, tmp_path / "alone")
-        assert {path.name for path in mine.path.iterdir()} == {path.name for path in theirs.path.iterdir()}
-        assert mine.description["config"] == theirs.description["config"]
-        for record, other in zip(mine.records(), theirs.records(), strict=True):
-            assert record["epoch"] == other["epoch"]
-            assert record["train.loss"] == pytest.approx(other["train.loss"], rel=1e-4)
-        for name, weight in theirs.weights().items():
-            torch.testing.assert_close(mine.weights()[name], weight, rtol=1e-3, atol=1e-5)
-        told = [event for event in events if event.index == index]
-        assert [event.epoch for event in told] == [0, 1, 2, 3, 4, 4]
-        assert [event.kind for event in told] == ["epoch"] * 5 + ["done"]
 
 
 def test_what_cannot_share_a_program_has_its_own(tmp_path, monkeypatch):
@@ -77,36 +59,6 @@ def test_the_key_of_a_program_leaves_out_what_is_each_runs_own():
     assert stack_key(noisy) != stack_key(dataclasses.replace(noisy, seed=1))
 
 
-def test_an_engine_goes_on_with_what_the_other_began_and_leaves_what_has_ended(tmp_path):
-    ended = execute(SWEEP[1], GAUSSIAN, tmp_path)
-    before = (ended.path / "model.safetensors").stat().st_mtime_ns
-    with closing(train_batched(SWEEP[:4], tmp_path)) as events:
-        for event in events:
-            if event.index == 0 and event.epoch == 3:
-                break
-    assert folder(tmp_path, SWEEP[0]).checkpoint_epoch() == 3
-    after = [event for event in train_batched(SWEEP[:4], tmp_path) if event.index == 0]
-    assert [(event.kind, event.epoch) for event in after] == [("epoch", 4), ("done", 4)]
-    assert (ended.path / "model.safetensors").stat().st_mtime_ns == before
-    alone = execute(SWEEP[0], GAUSSIAN, tmp_path / "alone")
-    assert folder(tmp_path, SWEEP[0]).records()[-1]["train.loss"] == pytest.approx(
-        alone.records()[-1]["train.loss"], rel=1e-4
-    )
-
-
-def test_a_run_that_diverges_ends_alone(tmp_path):
-    wild = dataclasses.replace(SMALL, learning_rate=1e9)
-    ends = {event.index: event for event in train_batched([SMALL, wild], tmp_path) if event.kind != "epoch"}
-    assert ends[0].kind == "done"
-    assert ends[1].kind == "failed"
-    assert "the objective became" in ends[1].message
-    assert folder(tmp_path, wild).status == "diverged"
-    alone = execute(SMALL, GAUSSIAN, tmp_path / "alone")
-    assert folder(tmp_path, SMALL).records()[-1]["train.loss"] == pytest.approx(
-        alone.records()[-1]["train.loss"], rel=1e-4
-    )
-
-
 def test_a_network_that_cannot_be_stacked_fails_its_program_alone(tmp_path):
     normalized = dataclasses.replace(SMALL, normalization="batch")
     ends = {event.index: event for event in train_batched([normalized, SMALL], tmp_path) if event.kind != "epoch"}
@@ -117,38 +69,6 @@ def test_a_network_that_cannot_be_stacked_fails_its_program_alone(tmp_path):
         in ends[0].message
     )
     assert "train its runs in processes of their own" in ends[0].message
-
-
-def test_a_damaged_folder_fails_its_run_alone(tmp_path):
-    list(train_batched(SWEEP[:2], tmp_path))
-    (folder(tmp_path, SWEEP[0]).path / "result.json").write_text("{")
-    damaged, _, *others = list(train_batched(SWEEP[:3], tmp_path))
-    assert (damaged.index, damaged.kind) == (0, "failed")
-    assert "result.json is damaged" in damaged.message
-    assert {event.index for event in others} == {2}
-    assert others[-1].kind == "done"
-
-
-def test_a_damaged_checkpoint_fails_its_run_alone(tmp_path):
-    with closing(train_batched(SWEEP[:2], tmp_path)) as events:
-        for event in events:
-            if event.index == 1 and event.epoch == 2:
-                break
-    checkpoint = folder(tmp_path, SWEEP[0]).path / "checkpoint.safetensors"
-    content = bytearray(checkpoint.read_bytes())
-    content[-1] ^= 1
-    checkpoint.write_bytes(content)
-    ends = {event.index: event for event in train_batched(SWEEP[:2], tmp_path) if event.kind != "epoch"}
-    assert (ends[0].kind, ends[1].kind) == ("failed", "done")
-    assert "checkpoint.safetensors is damaged" in ends[0].message
-    assert checkpoint.read_bytes() == content
-
-
-def test_a_run_that_another_process_trains_is_not_waited_for(tmp_path):
-    with RunWriter(tmp_path / run_id(SMALL, GAUSSIAN)).lock():
-        (event,) = train_batched([SMALL], tmp_path)
-    assert event.kind == "failed"
-    assert "another process is training a run of this program" in event.message
 
 
 def test_threads_are_put_back(tmp_path):

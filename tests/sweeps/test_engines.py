@@ -1,7 +1,6 @@
-"""Engines: real processes, and real tasks of Ray, that train runs, fail alone and end with their parent."""
+"""Engines: what all of them promise, each beside runs alone; then processes, which end with their parent."""
 
 import dataclasses
-import inspect
 import json
 import multiprocessing
 import os
@@ -9,112 +8,224 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import torch
 
 from neurocollapse import RunError, WriteError
 from neurocollapse.datasets import load_dataset
-from neurocollapse.sweeps import Event, RunFolder, Sweep, default_workers, run_id
+from neurocollapse.sweeps import ENGINES, Event, RunFolder, Sweep, default_workers, run_id
 from neurocollapse.sweeps.engines import processes, work
 from neurocollapse.sweeps.engines.processes import train_side_by_side
+from neurocollapse.sweeps.engines.ray_cluster import RETRIES
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig
+from tests.commands import start, wait_for
 
 GAUSSIAN = load_dataset("gaussian")
 SMALL = RunConfig(
-    dataset="gaussian", network="mlp", depth=3, width=12, optimizer="adam", learning_rate=2e-3, batch_size=64, epochs=4
+    dataset="gaussian", network="mlp", depth=3, width=12, learning_rate=0.01, initial_norm=2.0, batch_size=64, epochs=4
 )
+SWEEP = [*Sweep(SMALL, {"weight_decay": (0.0, 1e-3), "seed": range(2)}), dataclasses.replace(SMALL, learning_rate=0.02)]
 ENDLESS = dataclasses.replace(SMALL, epochs=10**6)
+WILD = dataclasses.replace(SMALL, learning_rate=1e9)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
+SAME = ("config.json", "records.jsonl", "checkpoint.safetensors", "model.safetensors", "result.json")
+
+
+class Engine:
+    """An engine by its name, on one thread: beside other tests two would wait for each other."""
+
+    def __init__(self, name):
+        self.name, self.train = name, partial(ENGINES[name], threads=1)
+
+    def assert_same(self, mine, theirs):
+        """Bit for bit, and to rounding where runs are trained as one program."""
+        assert {path.name for path in mine.path.iterdir()} == {path.name for path in theirs.path.iterdir()}
+        if self.name != "batched":
+            assert {name: (mine.path / name).read_bytes() for name in SAME} == {
+                name: (theirs.path / name).read_bytes() for name in SAME
+            }
+        assert mine.description["config"] == theirs.description["config"]
+        for record, other in zip(mine.records(), theirs.records(), strict=True):
+            assert record["epoch"] == other["epoch"]
+            assert record["train.loss"] == pytest.approx(other["train.loss"], rel=1e-4)
+        for name, weight in theirs.weights().items():
+            torch.testing.assert_close(mine.weights()[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def engines(*without):
+    return [
+        pytest.param(name, marks=pytest.mark.slow if name == "ray" else ()) for name in ENGINES if name not in without
+    ]
+
+
+@pytest.fixture(params=engines())
+def engine(request):
+    if request.param == "ray":
+        request.getfixturevalue("two_cores")
+    return Engine(request.param)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folders of `SWEEP`, of which each run was trained by itself."""
+    out = tmp_path_factory.mktemp("alone")
+    return [execute(config, GAUSSIAN, out) for config in SWEEP]
+
+
+def folder(out, config) -> RunFolder:
+    return RunFolder(out / run_id(config, GAUSSIAN))
+
+
+class SeenEnough(Exception):
+    pass
+
+
+def begun(config, out):
+    """A run that was stopped after its epoch 2."""
+
+    def stop(state):
+        if state.epoch == 2:
+            raise SeenEnough
+
+    with pytest.raises(SeenEnough):
+        execute(config, GAUSSIAN, out, on_state=stop)
+    return folder(out, config)
+
+
+def told_of(events, index):
+    return [(event.kind, event.epoch) for event in events if event.index == index]
+
+
+def ends_of(events):
+    return {event.index: event for event in events if event.kind != "epoch"}
+
+
+# What all engines promise
+
+
+def test_folders_are_those_of_runs_alone_and_every_epoch_is_told(tmp_path, engine, alone):
+    events = list(engine.train(SWEEP, tmp_path, workers=2))
+    for index, theirs in enumerate(alone):
+        mine = folder(tmp_path, SWEEP[index])
+        engine.assert_same(mine, theirs)
+        assert told_of(events, index) == [*(("epoch", epoch) for epoch in range(5)), ("done", 4)]
+        told = [event.nc1 for event in events if event.index == index and event.nc1 is not None]
+        assert told == [record["train.nc1"] for record in mine.records()]
+        assert [here["threads"] for here in mine.description["provenance"]] == [1]
+
+
+def test_runs_that_diverge_or_are_damaged_fail_alone(tmp_path, engine, alone):
+    healthy, ended, half, *_ = SWEEP
+    execute(ended, GAUSSIAN, tmp_path)
+    (folder(tmp_path, ended).path / "result.json").write_text("{")
+    checkpoint = begun(half, tmp_path).path / "checkpoint.safetensors"
+    content = bytearray(checkpoint.read_bytes())
+    content[-1] ^= 1
+    checkpoint.write_bytes(content)
+    ends = ends_of(engine.train([WILD, ended, half, healthy], tmp_path, workers=2 if engine.name != "batched" else 4))
+    assert [ends[index].kind for index in range(4)] == ["failed", "failed", "failed", "done"]
+    assert "the objective became" in ends[0].message
+    assert folder(tmp_path, WILD).status == "diverged"
+    assert "result.json is damaged" in ends[1].message
+    assert "checkpoint.safetensors is damaged" in ends[2].message
+    assert checkpoint.read_bytes() == content
+    engine.assert_same(folder(tmp_path, healthy), alone[0])
+
+
+def test_what_was_begun_is_resumed_and_what_has_ended_is_left(tmp_path, engine, alone):
+    begun(SWEEP[0], tmp_path)
+    ended = execute(SWEEP[1], GAUSSIAN, tmp_path)
+    diverged = execute(WILD, GAUSSIAN, tmp_path)
+    written = [(run.path / "result.json").stat().st_mtime_ns for run in (ended, diverged)]
+    events = list(engine.train([*SWEEP[:2], WILD], tmp_path))
+    assert told_of(events, 0) == [("epoch", 3), ("epoch", 4), ("done", 4)]
+    assert told_of(events, 1) == [("done", 4)]
+    assert [kind for kind, _ in told_of(events, 2)] == ["failed"]
+    assert [(run.path / "result.json").stat().st_mtime_ns for run in (ended, diverged)] == written
+    engine.assert_same(folder(tmp_path, SWEEP[0]), alone[0])
+
+
+def test_a_run_that_another_process_trains_is_waited_for_or_refused(tmp_path, engine):
+    with closing(engine.train([SMALL], tmp_path)) as events:
+        with RunWriter(folder(tmp_path, SMALL).path).lock():
+            event = next(events)
+        if engine.name == "batched":  # whose other runs would wait too
+            assert event.kind == "failed"
+            assert "another process is training a run of this program" in event.message
+        else:
+            assert event.kind == "waiting"
+            assert [event.kind for event in events] == ["epoch"] * 5 + ["done"]
+
+
+def test_closing_the_iterator_ends_all_work_and_keeps_what_is_saved(tmp_path, engine):
+    configs = list(Sweep(ENDLESS, {"seed": range(4)}))
+    with closing(engine.train(configs, tmp_path, workers=2)) as events:
+        seen = set()
+        for event in events:
+            seen.add(event.index)
+            if seen == {0, 1} and event.epoch > 2:
+                break
+    assert not multiprocessing.active_children()
+    runs = [RunWriter(folder(tmp_path, config).path) for config in configs]
+    assert [run.started for run in runs] == [True, True, False, False]
+    for run in runs[:2]:
+        with run.lock(lambda: pytest.fail("a worker goes on")):
+            assert run.resume_point()
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_all_runs_which_are_resumed_where_there_is_room(tmp_path, small_disk, engine):
+    configs = list(Sweep(dataclasses.replace(SMALL, width=500), {"seed": range(3)}))
+    with pytest.raises(RunError, match=rf"^{small_disk}.* cannot be written \(.*No space left on device.*; make room"):
+        list(engine.train(configs, small_disk))
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    list(engine.train(configs, small_disk))
+    for config in configs:
+        engine.assert_same(folder(small_disk, config), execute(config, GAUSSIAN, tmp_path / "alone"))
+
+
+def test_no_workers_are_refused_and_nothing_to_train_is_no_events(tmp_path, engine):
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        next(engine.train([SMALL], tmp_path, workers=0))
+    assert list(engine.train([], tmp_path)) == []
+
+
+KILLED = {
+    "processes": "its process was killed by SIGKILL (out of memory?); the same command resumes it",
+    "ray": f"its worker died {RETRIES + 1} times (out of memory?); the same command resumes it",
+}
+
+
+@pytest.mark.parametrize("engine", engines("batched"), indirect=True)
+def test_a_network_that_raises_or_is_killed_fails_alone(tmp_path, engine, user_module, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = {name: os.environ.get(name) for name in THREADS}
+    configs = [dataclasses.replace(SMALL, network=f"{user_module}:{kind}") for kind in ("raises", "killed", "healthy")]
+    events = list(engine.train(configs, tmp_path / "out"))
+    assert {name: os.environ.get(name) for name in THREADS} == before
+    assert not multiprocessing.active_children()
+    ends = ends_of(events)
+    assert [ends[index].kind for index in range(3)] == ["failed", "failed", "done"]
+    assert ends[0].message.startswith(f"NetworkError: {user_module}:raises raised KeyError: 'no such layer\\nat all' (")
+    assert f"{user_module}.py, line " in ends[0].message
+    assert ends[1].message == KILLED[engine.name]
+    assert [epoch for _, epoch in told_of(events, 2)] == [0, 1, 2, 3, 4, 4]
+
+
+# Processes
 
 
 def test_workers_fill_the_cores():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert default_workers() == cores
     assert default_workers(threads=10**6) == 1
-
-
-def test_no_workers_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
-        next(train_side_by_side([SMALL], tmp_path, workers=0))
-
-
-def test_nothing_to_train_is_no_events(tmp_path):
-    assert list(train_side_by_side([], tmp_path)) == []
-
-
-# Processes
-
-NETWORKS = """
-    import os, signal, time
-    from torch import nn
-
-    def build(shape, classes, forward=None):
-        network = nn.Sequential(nn.Linear(*shape, 8, bias=False), nn.ReLU(), nn.Linear(8, classes, bias=False))
-        if forward:
-            network[1].register_forward_hook(lambda *_: forward())
-        return network
-
-    def healthy(shape, classes):
-        return build(shape, classes)
-
-    def raises(shape, classes):
-        def forward():
-            raise KeyError("no such layer\\nat all")
-        return build(shape, classes, forward)
-
-    def slow(shape, classes):
-        network = build(shape, classes)
-        def wait(module, inputs):
-            if module.training and len(inputs[0]) == 64:
-                time.sleep(100)
-        network[0].register_forward_pre_hook(wait)
-        return network
-
-    def killed(shape, classes):
-        return build(shape, classes, lambda: os.kill(os.getpid(), signal.SIGKILL))
-"""
-
-
-@pytest.fixture
-def user_module(tmp_path, monkeypatch):
-    (tmp_path / "networks_of_a_user.py").write_text(textwrap.dedent(NETWORKS))
-    monkeypatch.chdir(tmp_path)
-    return "networks_of_a_user"
-
-
-def test_runs_fail_alone_and_say_how(tmp_path, user_module, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    before = {name: os.environ.get(name) for name in THREADS}
-    kinds = ["raises", "killed", "healthy"]
-    diverging = dataclasses.replace(SMALL, optimizer="sgd", learning_rate=1e9)
-    configs = [dataclasses.replace(SMALL, network=f"{user_module}:{kind}") for kind in kinds] + [diverging]
-    events = list(train_side_by_side(configs, tmp_path / "out", workers=3))
-    assert {name: os.environ.get(name) for name in THREADS} == before
-    assert not multiprocessing.active_children()
-
-    ends = {event.index: event for event in events if event.kind != "epoch"}
-    assert [ends[index].kind for index in range(4)] == ["failed", "failed", "done", "failed"]
-    assert ends[0].message.startswith(f"NetworkError: {user_module}:raises raised KeyError: 'no such layer\\nat all' (")
-    assert f"{user_module}.py, line " in ends[0].message
-    assert ends[1].message == "its process was killed by SIGKILL (out of memory?); the same command resumes it"
-    assert "the objective became" in ends[3].message
-    assert [event.epoch for event in events if event.index == 2] == [0, 1, 2, 3, 4, 4]
-
-    healthy = RunFolder(tmp_path / "out" / run_id(configs[2], GAUSSIAN))
-    told = [event for event in events if event.index == 2 and event.nc1 is not None]
-    assert [event.nc1 for event in told] == [record["train.nc1"] for record in healthy.records()]
-    (here,) = healthy.description["provenance"]
-    assert here["threads"] == 1
-    alone = execute(configs[2], GAUSSIAN, tmp_path / "alone")  # side by side or alone, the same bits
-    assert (alone.path / "records.jsonl").read_bytes() == (healthy.path / "records.jsonl").read_bytes()
-    assert (alone.path / "model.safetensors").read_bytes() == (healthy.path / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -126,13 +237,9 @@ def test_a_worker_tells_apart_its_folder_and_the_disk(tmp_path, monkeypatch, err
     def fail(*_args, **_options):
         raise error
 
-    told: list[Event] = []
     monkeypatch.setattr(work, "execute", fail)
-    monkeypatch.setattr(processes, "_end_with_parent", lambda: None)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    sender = SimpleNamespace(send=told.append)
-    inspect.unwrap(processes._work)(sender, 7, SMALL, tmp_path, None, 1, "cpu")
-    assert told == [Event(7, kind, message=str(error))]
+    end = work.train_and_report(7, SMALL, tmp_path, pytest.fail, data_dir=None, threads=1, device="cpu")
+    assert end == Event(7, kind, message=str(error))
 
 
 def test_a_process_that_ends_without_a_word_is_a_failure():
@@ -149,28 +256,6 @@ def ended(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except FileNotFoundError:
         return True
-
-
-linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
-
-
-@linux
-def test_closing_the_iterator_ends_the_processes_and_keeps_what_is_saved(tmp_path):
-    configs = list(Sweep(ENDLESS, {"seed": range(4)}))
-    with closing(train_side_by_side(configs, tmp_path, workers=2)) as events:
-        seen = set()
-        for event in events:
-            seen.add(event.index)
-            if seen == {0, 1} and event.epoch > 2:
-                break
-        children = [child.pid for child in multiprocessing.active_children()]
-        assert len(children) == 2
-        assert not any(ended(pid) for pid in children)
-    assert all(ended(pid) for pid in children)
-    assert not multiprocessing.active_children()
-    begun = [RunWriter(tmp_path / run_id(config, GAUSSIAN)) for config in configs]
-    assert [folder.started for folder in begun] == [True, True, False, False]
-    assert all(folder.resume_point() for folder in begun[:2])
 
 
 ORPHANS = """
@@ -191,28 +276,23 @@ ORPHANS = """
 """
 
 
-@linux
-@pytest.mark.parametrize("network", ["mlp", pytest.param("networks_of_a_user:slow", marks=pytest.mark.slow)])
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+@pytest.mark.parametrize("network", ["mlp", pytest.param("networks_of_a_user:waits", marks=pytest.mark.slow)])
 def test_workers_end_when_their_parent_is_killed(tmp_path, user_module, network):
     config = dataclasses.replace(ENDLESS, network=network)
     (tmp_path / "parent.py").write_text(textwrap.dedent(ORPHANS))
-    command = [sys.executable, "parent.py", json.dumps(dataclasses.asdict(config)), "out"]
-    parent = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    parent = start([sys.executable, "parent.py", json.dumps(dataclasses.asdict(config)), "out"], cwd=tmp_path)
     with parent:
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(workers) == 2
         parent.send_signal(signal.SIGKILL)
-        deadline = time.monotonic() + 10  # less than an epoch of the slow network takes
-        while not all(ended(pid) for pid in workers) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        left = [pid for pid in workers if not ended(pid)]
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        errors = parent.stderr.read()
-    assert not left
-    assert "Traceback" not in errors
+        try:  # less than an epoch of the slow network takes
+            wait_for(lambda: all(ended(pid) for pid in workers), 10)
+        finally:
+            for pid in workers:
+                if not ended(pid):
+                    os.kill(pid, signal.SIGKILL)
+        assert "Traceback" not in parent.stderr.read()
 
 
 def test_the_environment_is_restored_when_a_process_cannot_be_started(tmp_path, monkeypatch):

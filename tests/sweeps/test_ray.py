@@ -1,4 +1,4 @@
-"""The engine of Ray, on a real one of two cores: the same records, retried runs that resume, quiet ends."""
+"""The engine of Ray, on a real one: retried runs that resume, quiet ends. What all engines promise: test_engines.py."""
 
 import contextlib
 import dataclasses
@@ -8,98 +8,29 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
-import time
-from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from neurocollapse import cli
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweeps import ENGINES, RunFolder, Sweep, run_id
-from neurocollapse.sweeps.engines import ray_cluster
 from neurocollapse.sweeps.engines.processes import train_side_by_side
-from neurocollapse.sweeps.engines.ray_cluster import RETRIES, train_on_ray
+from neurocollapse.sweeps.engines.ray_cluster import train_on_ray
 from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig
+from tests.commands import start, train_words, wait_for
 
 slow = pytest.mark.slow
 GAUSSIAN = load_dataset("gaussian")
 SMALL = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, learning_rate=0.01, epochs=3)
-TYPED = ["--dataset", "gaussian", "--network", "mlp", "--depth", "2", "--width", "8", "--learning-rate", "0.01"]
-COMMAND = str(Path(sys.executable).with_name("neurocollapse"))
+ON_RAY = ["--engine", "ray"]
+RAY = str(Path(sys.executable).with_name("ray"))
 SAME = ("config.json", "records.jsonl", "checkpoint.safetensors", "model.safetensors", "result.json")
-
-NETWORKS = """
-    import os, signal, time
-    from torch import nn
-
-    def build(shape, classes, forward=None):
-        network = nn.Sequential(nn.Linear(*shape, 8, bias=False), nn.ReLU(), nn.Linear(8, classes, bias=False))
-        if forward:
-            network[1].register_forward_hook(lambda *_: forward())
-        return network
-
-    def healthy(shape, classes):
-        return build(shape, classes)
-
-    def raises(shape, classes):
-        def forward():
-            raise KeyError("no such layer")
-        return build(shape, classes, forward)
-
-    def killed(shape, classes):
-        return build(shape, classes, lambda: os.kill(os.getpid(), signal.SIGKILL))
-
-    def slow(shape, classes):
-        with open("workers", "a") as file:
-            print(os.getpid(), file=file)
-        return build(shape, classes, lambda: time.sleep(0.001))
-"""
-
-
-@pytest.fixture(scope="module")
-def two_cores():
-    """Ray in this process, which the engine then uses: to start it takes seconds."""
-    if find_spec("ray") is None:
-        pytest.skip("needs Ray")
-    ray = ray_cluster._ray()
-    handler = signal.getsignal(signal.SIGTERM)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
-    signal.signal(signal.SIGTERM, handler)
-
-
-@pytest.fixture
-def user_module(tmp_path, monkeypatch):
-    (tmp_path / "networks_on_ray.py").write_text(textwrap.dedent(NETWORKS))
-    monkeypatch.chdir(tmp_path)
-    return "networks_on_ray"
 
 
 def contents(out):
     return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.name in SAME}
-
-
-@slow
-@pytest.mark.usefixtures("two_cores")
-def test_the_records_are_those_of_processes_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    configs = list(Sweep(SMALL, {"weight_decay": (0.0, 1e-3), "seed": range(2)}))
-    told = {}
-    for engine in (train_side_by_side, train_on_ray):
-        told[engine] = list(engine(configs, Path(engine.__name__), workers=2))
-    by_ray, by_processes = (contents(tmp_path / engine.__name__) for engine in (train_on_ray, train_side_by_side))
-    assert len(by_ray) == 4 * len(SAME)
-    assert by_ray == by_processes
-
-    for index in range(4):  # in whichever order the runs were trained
-        mine, theirs = ([repr(e) for e in told[engine] if e.index == index] for engine in told)
-        assert mine == theirs
-        assert len(mine) == 5
 
 
 @slow
@@ -126,75 +57,24 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on_from_the_checkpoint(tmp
 
 @slow
 @pytest.mark.usefixtures("two_cores")
-def test_runs_fail_alone_and_say_how(tmp_path, user_module):
-    kinds = ["raises", "killed", "healthy"]
-    configs = [dataclasses.replace(SMALL, network=f"{user_module}:{kind}") for kind in kinds]
-    events = list(train_on_ray(configs, tmp_path / "out"))
-    ends = {event.index: event for event in events if event.kind != "epoch"}
-    assert [ends[index].kind for index in range(3)] == ["failed", "failed", "done"]
-    assert ends[0].message.startswith(f"NetworkError: {user_module}:raises raised KeyError: 'no such layer' (")
-    assert ends[1].message == (f"its worker died {RETRIES + 1} times (out of memory?); the same command resumes it")
-    assert [event.epoch for event in events if event.index == 2] == [0, 1, 2, 3, 3]
-
-
-@slow
-@pytest.mark.usefixtures("two_cores")
-def test_closing_the_iterator_cancels_the_tasks_and_keeps_what_is_saved(tmp_path):
-    configs = list(Sweep(dataclasses.replace(SMALL, epochs=10**6), {"seed": range(4)}))
-    with closing(train_on_ray(configs, tmp_path, workers=2)) as events:
-        seen = set()
-        for event in events:
-            seen.add(event.index)
-            if seen == {0, 1} and event.epoch > 2:
-                break
-    begun = [RunWriter(tmp_path / run_id(config, GAUSSIAN)) for config in configs]
-    assert [folder.started for folder in begun] == [True, True, False, False]
-    for folder in begun[:2]:
-        with folder.lock(lambda: pytest.fail("a worker goes on")):
-            assert folder.resume_point()
-
-
-@slow
-@pytest.mark.usefixtures("two_cores")
 def test_what_fits_on_no_machine_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a run needs 99 CPU\(s\), and no machine of the Ray cluster has as many"):
         next(train_on_ray([SMALL], tmp_path, threads=99))
-    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
-        next(train_on_ray([SMALL], tmp_path, workers=0))
 
 
 # The command
 
 
-def start(out, *options):
-    return subprocess.Popen(
-        [COMMAND, "train", "--engine", "ray", *TYPED, "--out", str(out), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
-        # A shell that runs the tests in the background has its children ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
 @slow
 def test_the_command_trains_quietly(tmp_path):
     out = tmp_path / "out"
-    process = start(out, "--epochs", "3", "--vary", "seed=0,1", "--json")
+    process = start(train_words(SMALL, out, *ON_RAY, "--vary", "seed=0,1", "--json"))
     printed, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert [row["status"] for row in json.loads(printed)] == ["finished", "finished"]
     assert "2 run(s), " in said
     assert all(line.startswith(("2 run(s), ", "λ=0.0005 seed ", "all runs ")) for line in said.splitlines()), said
     assert contents(out)
-
-
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
 
 
 ENDS = {
@@ -207,8 +87,9 @@ ENDS = {
 @slow
 @pytest.mark.parametrize(("status", "stop"), ENDS.values(), ids=ENDS)
 def test_when_the_command_ends_so_do_its_workers(tmp_path, status, stop):
-    process = start(tmp_path, "--epochs", "100000")
-    run = RunWriter(tmp_path / run_id(dataclasses.replace(SMALL, epochs=100_000), GAUSSIAN))
+    config = dataclasses.replace(SMALL, epochs=100_000)
+    process = start(train_words(config, tmp_path, *ON_RAY))
+    run = RunWriter(tmp_path / run_id(config, GAUSSIAN))
     wait_for((run.path / "checkpoint.safetensors").exists)
     stop(process)
     _, said = process.communicate(timeout=60)
@@ -227,71 +108,57 @@ def test_when_the_command_ends_so_do_its_workers(tmp_path, status, stop):
     assert run.status == "unfinished"
 
 
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """The command in this process, where nothing may be trained: its exit status and what it said."""
-    monkeypatch.setattr("neurocollapse.sweeps.checks.estimate_seconds", lambda *_: pytest.fail("it goes on"))
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([*args])
-        return caught.value.code, capsys.readouterr().err
-
-    return run
+MISSING = {
+    "no cluster": (
+        ["--address", "auto"],
+        "error: address auto is that of a Ray cluster, and the engine is processes; choose the engine ray\n",
+    ),
+    "no engine": (["--engine", "threads"], f"error: there is no engine 'threads'; choose from {', '.join(ENGINES)}\n"),
+    "no Ray": (
+        ["--engine", "ray"],
+        "error: engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'\n",
+    ),
+}
 
 
 @pytest.mark.parametrize("command", ["train", "reproduce"])
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            ["--address", "auto"],
-            "error: address auto is that of a Ray cluster, and the engine is processes; choose the engine ray\n",
-        ),
-        (["--engine", "threads"], f"error: there is no engine 'threads'; choose from {', '.join(ENGINES)}\n"),
-        (
-            ["--engine", "ray"],
-            "error: engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'\n",
-        ),
-    ],
-    ids=lambda value: value[1] if isinstance(value, list) else "",
-)
+@pytest.mark.parametrize(("options", "message"), MISSING.values(), ids=MISSING)
+@pytest.mark.usefixtures("no_estimates")
 def test_an_engine_that_is_not_there_is_one_line(tmp_path, run, monkeypatch, command, options, message):
     monkeypatch.setattr("neurocollapse.sweeps.engines.ray_cluster.find_spec", lambda _: None)
-    out = tmp_path / "out"
-    assert run(command, *options, "--dataset", "gaussian", "--network", "mlp", "--out", str(out)) == (2, message)
-    assert not out.exists()
+    words = [command, *options, "--dataset", "gaussian", "--network", "mlp", "--out", tmp_path / "out"]
+    assert run(*words) == (2, "", message)
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999999", "nowhere", "ray://127.0.0.1:1"])
-def test_a_cluster_that_does_not_answer_is_one_line(tmp_path, run, monkeypatch, address):
+GIVE_ANOTHER = "give HOST:PORT of one that `ray start --head` started, or auto on one of its machines"
+#: The address; what Ray finds in its own files and in the environment; what is said.
+SILENT = {
+    "no port": ("127.0.0.1:1", None, None, GIVE_ANOTHER),
+    "no such port": ("127.0.0.1:99999999", None, None, GIVE_ANOTHER),
+    "no host": ("nowhere", None, None, GIVE_ANOTHER),
+    "a client's": ("ray://127.0.0.1:1", None, None, GIVE_ANOTHER),
+    "gone, in the environment": ("auto", None, "127.0.0.1:1", "no Ray cluster answers there ([Errno 111]"),
+    "gone, in Ray's own file": ("auto", "127.0.0.1:1", None, "no Ray cluster answers there ([Errno 111]"),
+    "none": ("auto", None, None, "no Ray cluster answers there (Could not find any running Ray"),
+}
+
+
+@pytest.mark.parametrize(("address", "in_file", "in_environment", "message"), SILENT.values(), ids=SILENT)
+@pytest.mark.usefixtures("no_estimates")
+def test_a_cluster_that_does_not_answer_is_one_line(
+    tmp_path, run, monkeypatch, address, in_file, in_environment, message
+):
     monkeypatch.setattr("neurocollapse.sweeps.engines.ray_cluster.find_spec", lambda _: True)
-    status, said = run("train", "--engine", "ray", "--address", address, "--out", str(tmp_path / "out"))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: in_file)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if in_environment:
+        monkeypatch.setenv("RAY_ADDRESS", in_environment)
+    status, _, said = run("train", "--engine", "ray", "--address", address, "--out", tmp_path / "out")
     assert (status, said.count("\n")) == (2, 1)
     assert said.startswith(f"error: address {address}: no Ray cluster answers there (")
-    assert "give HOST:PORT of one that `ray start --head` started, or auto on one of its machines" in said
-
-
-@pytest.mark.parametrize("recorded", ["in the environment", "in Ray's own file"])
-def test_where_the_cluster_that_auto_finds_is_gone_is_one_line(tmp_path, run, monkeypatch, recorded):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    if recorded == "in the environment":
-        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    else:
-        monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
-        monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: "127.0.0.1:1")
-    status, said = run("train", "--engine", "ray", "--address", "auto", "--out", str(tmp_path / "out"))
-    assert (status, said.count("\n")) == (2, 1)
-    assert said.startswith("error: address auto: no Ray cluster answers there ([Errno 111]")
-
-
-def test_where_auto_finds_none_is_one_line(tmp_path, run, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
-    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
-    status, said = run("train", "--engine", "ray", "--address", "auto", "--out", str(tmp_path / "out"))
-    assert (status, said.count("\n")) == (2, 1)
-    assert said.startswith("error: address auto: no Ray cluster answers there (Could not find any running Ray")
+    assert message in said
 
 
 # A cluster
@@ -299,7 +166,7 @@ def test_where_auto_finds_none_is_one_line(tmp_path, run, monkeypatch):
 
 def begin_node(*options):
     """A machine of a cluster, as `ray start` makes it: here several on one."""
-    command = [str(Path(COMMAND).with_name("ray")), "start", "--block", "--num-cpus", "1", *options]
+    command = [RAY, "start", "--block", "--num-cpus", "1", *options]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env=environment
@@ -338,31 +205,14 @@ def test_on_a_cluster_a_run_outlives_its_machine(tmp_path, user_module, monkeypa
     head = begin_node("--head", "--node-ip-address", "127.0.0.1", "--port", str(port), "--include-dashboard", "false")
     nodes = [head]
     try:
-        wait_for(
-            lambda: (
-                subprocess.run(
-                    [str(Path(COMMAND).with_name("ray")), "health-check", "--address", f"127.0.0.1:{port}"],
-                    capture_output=True,
-                ).returncode
-                == 0
-            )
-        )
+        health = [RAY, "health-check", "--address", f"127.0.0.1:{port}"]
+        wait_for(lambda: subprocess.run(health, capture_output=True).returncode == 0)
         nodes.append(begin_node("--address", f"127.0.0.1:{port}"))
-        config = dataclasses.replace(SMALL, network=f"{user_module}:slow", epochs=400)
-        process = start(
-            Path("killed"),
-            "--network",
-            config.network,
-            "--epochs",
-            "400",
-            "--vary",
-            "seed=0,1",
-            "--address",
-            f"127.0.0.1:{port}",
-        )
-        runs = [
-            RunFolder(tmp_path / "killed" / run_id(dataclasses.replace(config, seed=seed), GAUSSIAN)) for seed in (0, 1)
-        ]
+        base = dataclasses.replace(SMALL, network=f"{user_module}:slow", epochs=400)
+        configs = list(Sweep(base, {"seed": range(2)}))
+        address = ["--address", f"127.0.0.1:{port}"]
+        process = start(train_words(base, Path("killed"), *ON_RAY, *address, "--vary", "seed=0,1"))
+        runs = [RunFolder(tmp_path / "killed" / run_id(config, GAUSSIAN)) for config in configs]
         wait_for(lambda: all((run.path / "checkpoint.safetensors").exists() for run in runs))  # one on each machine
         end_node(nodes.pop())
         _, said = process.communicate(timeout=240)
@@ -371,5 +221,5 @@ def test_on_a_cluster_a_run_outlives_its_machine(tmp_path, user_module, monkeypa
         for node in nodes:
             end_node(node)
     assert "as many as the cluster has room for at a time" in said
-    list(train_side_by_side([dataclasses.replace(config, seed=seed) for seed in (0, 1)], tmp_path / "whole", workers=2))
+    list(train_side_by_side(configs, tmp_path / "whole", workers=2))
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")

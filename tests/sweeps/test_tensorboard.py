@@ -9,23 +9,22 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams import metadata
 
-from neurocollapse import RunError, WriteError, cli
+from neurocollapse import RunError, WriteError
 from neurocollapse._files import to_json
 from neurocollapse.datasets import load_dataset
-from neurocollapse.sweeps import RunFolder, run_id, track
+from neurocollapse.sweeps import RunFolder, run_id
 from neurocollapse.sweeps.resuming import execute
-from neurocollapse.sweeps.tensorboard import FILE
+from neurocollapse.sweeps.tensorboard import Tracker
 from neurocollapse.training import RunConfig
+from tests.commands import COMMAND, start, train_words, wait_for
 
-COMMAND = str(Path(sys.executable).with_name("neurocollapse"))
 GAUSSIAN = load_dataset("gaussian")
 SMALL = RunConfig(dataset="gaussian", network="mlp", depth=3, width=8, learning_rate=0.01, epochs=6)
 TYPED = ["--dataset", "gaussian", "--network", "mlp", "--depth", "3", "--width", "8", "--learning-rate", "0.01"]
@@ -60,14 +59,16 @@ def recorded(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
     return expected
 
 
-def assert_tracked(logdir: Path, folder: RunFolder) -> None:
-    expected, found = recorded(folder), points(logdir, folder.path.name)
-    assert expected
-    assert found.keys() == expected.keys()
-    for tag, values in expected.items():
-        assert [step for step, _ in found[tag]] == [epoch for epoch, _ in values], tag
-        np.testing.assert_array_equal([value for _, value in found[tag]], [value for _, value in values], tag)
-    assert [path.name for path in (logdir / folder.path.name).iterdir()] == [FILE]
+def assert_tracked(logdir: Path, *folders: RunFolder) -> None:
+    """Of each of these runs there is what was recorded, once, and of no other run anything."""
+    assert {path.name for path in logdir.iterdir()} == {folder.path.name for folder in folders}
+    for folder in folders:
+        expected, found = recorded(folder), points(logdir, folder.path.name)
+        assert expected
+        assert found.keys() == expected.keys()
+        for tag, values in expected.items():
+            assert [step for step, _ in found[tag]] == [epoch for epoch, _ in values], tag
+            np.testing.assert_array_equal([value for _, value in found[tag]], [value for _, value in values], tag)
 
 
 @pytest.fixture(scope="module")
@@ -81,69 +82,66 @@ def folder(trained, tmp_path):
     return RunFolder(shutil.copytree(trained.path, tmp_path / "out" / trained.path.name))
 
 
-def event_file(logdir: Path, folder: RunFolder) -> Path:
-    return logdir / folder.path.name / FILE
+def event_files(logdir: Path, folder: RunFolder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((logdir / folder.path.name).iterdir())}
 
 
-# The event file
+# The event files
 
 
-def test_a_run_that_has_ended_is_told_whole_and_only_once(folder, tmp_path):
-    track(folder, tmp_path / "logs")
+def test_a_run_that_has_ended_is_written_whole_and_only_once(folder, tmp_path):
+    Tracker(tmp_path / "logs")(folder)
     assert_tracked(tmp_path / "logs", folder)
     found = points(tmp_path / "logs", folder.path.name)
     assert {"train.nc1", "test.nc3", "gradient_norm", "train.weight_norms/0", "train.weight_norms/2"} <= found.keys()
-    assert "train.weight_norms/3" not in found
-    assert "epoch" not in found
-    before = event_file(tmp_path / "logs", folder).read_bytes()
-    track(folder, tmp_path / "logs")
-    assert event_file(tmp_path / "logs", folder).read_bytes() == before
+    assert not {"train.weight_norms/3", "epoch"} & found.keys()
+    before = event_files(tmp_path / "logs", folder)
+    Tracker(tmp_path / "logs")(folder)
+    assert event_files(tmp_path / "logs", folder) == before
 
 
-def test_numbers_that_are_none_are_told_too(folder, tmp_path):
+def test_records_that_are_made_anew_replace_the_old_with_nan_and_infinity_too(folder, tmp_path):
+    Tracker(tmp_path / "logs")(folder)
     lines = folder.records()
     lines[1] |= {"train.nc1": math.nan, "train.nc3": math.inf, "test.nc1": -math.inf, "test.nc3": 1e300}
     (folder.path / "records.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
-    track(folder, tmp_path / "logs")
+    Tracker(tmp_path / "logs")(folder)
     found = points(tmp_path / "logs", folder.path.name)
     assert math.isnan(found["train.nc1"][1][1])
     assert [found[key][1][1] for key in ("train.nc3", "test.nc1", "test.nc3")] == [math.inf, -math.inf, math.inf]
+    before = event_files(tmp_path / "logs", folder)
+    Tracker(tmp_path / "logs")(folder)
+    assert event_files(tmp_path / "logs", folder) == before
     assert_tracked(tmp_path / "logs", folder)
 
 
-def test_a_run_is_tracked_as_it_goes_without_a_word_written_twice(tmp_path):
+def test_a_run_is_tracked_as_it_trains(tmp_path):
     logs, folder = tmp_path / "logs", RunFolder(tmp_path / run_id(SMALL, GAUSSIAN))
-    written = [b""]
+    track = Tracker(logs)
 
     def tracked(state):
-        track(folder, logs)
+        track(folder)
         assert_tracked(logs, folder)
-        written.append(event_file(logs, folder).read_bytes())
-        assert written[-1].startswith(written[-2])
-        assert (len(written[-1]) > len(written[-2])) == (state.record is not None)
 
     execute(SMALL, GAUSSIAN, tmp_path, on_state=tracked)
-    assert len(written) == 1 + 7
+    assert len(event_files(logs, folder)) <= 3
     times = [event.wall_time for event in read(logs, folder.path.name).Scalars("train.nc1")]
     seconds = np.cumsum([line["train"] + line["measure"] for line in folder.timings()])
     np.testing.assert_allclose(np.diff(times), np.diff(seconds), atol=1e-5)
     assert abs(times[0] - time.time()) < 60
 
 
-@pytest.mark.parametrize(
-    "spoilt", [lambda data, cut: data[:cut], lambda data, cut: data[:cut] + bytes(len(data) - cut)]
-)
-def test_a_torn_file_is_mended_wherever_it_was_torn(folder, tmp_path, spoilt):
-    track(folder, tmp_path)
-    path = event_file(tmp_path, folder)
-    whole = path.read_bytes()
-    for cut in [*range(0, 200, 3), *range(200, len(whole), 997)]:
-        path.write_bytes(spoilt(whole, cut))
-        track(folder, tmp_path)
-        if cut > 30:  # else the moment of its beginning is lost too
-            assert path.read_bytes() == whole
-        assert len(path.read_bytes()) == len(whole)
-    assert_tracked(tmp_path, folder)
+def test_a_torn_file_is_made_up_for_wherever_it_was_torn(folder, tmp_path):
+    Tracker(tmp_path / "logs")(folder)
+    written = event_files(tmp_path / "logs", folder)
+    name, whole = max(written.items(), key=lambda item: len(item[1]))
+    for cut in (0, 11, 200, len(whole) // 2, len(whole) - 1):
+        for rest in (b"", bytes(len(whole) - cut)):
+            for path in (tmp_path / "logs" / folder.path.name).iterdir():
+                path.unlink() if path.name not in written else path.write_bytes(written[path.name])
+            (tmp_path / "logs" / folder.path.name / name).write_bytes(whole[:cut] + rest)
+            Tracker(tmp_path / "logs")(folder)
+            assert_tracked(tmp_path / "logs", folder)
 
 
 class Stopped(Exception):
@@ -151,8 +149,10 @@ class Stopped(Exception):
 
 
 def stop_at(epoch, folder, logs):
+    track = Tracker(logs)
+
     def on_state(state):
-        track(folder, logs)
+        track(folder)
         if state.epoch == epoch:
             raise Stopped
 
@@ -170,78 +170,52 @@ def test_records_that_are_cut_and_made_again_are_there_once(tmp_path):
     shutil.copy(saved, folder.path / "checkpoint.safetensors")  # as if it was killed before the next was written
     assert [step for step, _ in points(logs, folder.path.name)["train.nc1"]] == [0, 1, 2, 3, 4]
 
-    steps = []
+    steps, track = [], Tracker(logs)
 
     def look(state):
-        track(folder, logs)
+        track(folder)
         steps.append([step for step, _ in points(logs, folder.path.name)["train.nc1"]])
 
     execute(SMALL, GAUSSIAN, tmp_path, on_state=look)
     assert steps[0] == [0, 1, 2, 3]
     assert steps[-1] == [0, 1, 2, 3, 4, 6]
-    track(folder, logs)
+    Tracker(logs)(folder)
     assert_tracked(logs, folder)
 
 
-def test_records_that_come_out_otherwise_replace_the_old(folder, tmp_path):
-    track(folder, tmp_path)
-    lines = folder.records()
-    lines[3]["train.nc1"] += 1.0
-    (folder.path / "records.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
-    track(folder, tmp_path)
-    assert_tracked(tmp_path, folder)
-
-
-def test_the_hyperparameters_and_the_end_are_in_the_table_of_tensorboard(folder, tmp_path):
-    (folder.path / "result.json").rename(tmp_path / "result.json")
-    (folder.path / "checkpoint.safetensors").unlink()
-    track(folder, tmp_path / "logs")
-
+@pytest.mark.parametrize("status", ["finished", "diverged"])
+def test_the_hyperparameters_and_the_end_are_in_the_table_of_tensorboard(folder, tmp_path, status):
     def session(tag):
         return read(tmp_path / "logs", folder.path.name).SummaryMetadata(tag).plugin_data.content
 
+    (folder.path / "result.json").rename(tmp_path / "result.json")
+    (folder.path / "checkpoint.safetensors").unlink()
+    Tracker(tmp_path / "logs")(folder)
+    with pytest.raises(KeyError):
+        session(metadata.SESSION_START_INFO_TAG)
+    (folder.path / "result.json").write_text(to_json({"status": status, "epoch": 6}))
+    Tracker(tmp_path / "logs")(folder)
     start = metadata.parse_session_start_info_plugin_data(session(metadata.SESSION_START_INFO_TAG))
     values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
-    assert values == {name: value for name, value in dataclasses.asdict(SMALL).items() if value is not None}
-    with pytest.raises(KeyError):
-        session(metadata.SESSION_END_INFO_TAG)
-    for status, expected in (("finished", api_pb2.STATUS_SUCCESS), ("diverged", api_pb2.STATUS_FAILURE)):
-        (folder.path / "result.json").write_text(to_json({"status": status, "epoch": 6}))
-        track(folder, tmp_path / "logs")
-        end = metadata.parse_session_end_info_plugin_data(session(metadata.SESSION_END_INFO_TAG))
-        assert end.status == expected
-        assert end.end_time_secs > start.start_time_secs
+    config = {name: value for name, value in dataclasses.asdict(SMALL).items() if value is not None}
+    assert values == {**config, "status": status}
 
 
 def test_what_is_no_run_or_a_damaged_one_writes_nothing(folder, tmp_path):
-    track(RunFolder(tmp_path / "nothing"), tmp_path / "logs")
+    Tracker(tmp_path / "logs")(RunFolder(tmp_path / "nothing"))
     (folder.path / "records.jsonl").write_text("{")
     with pytest.raises(RunError, match=r"records\.jsonl is damaged"):
-        track(folder, tmp_path / "logs")
+        Tracker(tmp_path / "logs")(folder)
     assert not (tmp_path / "logs").exists()
 
 
 def test_a_file_that_cannot_be_written_is_named(folder, tmp_path):
     (tmp_path / "logs").write_text("")
-    with pytest.raises(WriteError, match=f"{FILE} cannot be written .*; make room, or name another folder"):
-        track(folder, tmp_path / "logs")
+    with pytest.raises(WriteError, match=r"cannot be written .*; make room, or name another folder"):
+        Tracker(tmp_path / "logs")(folder)
 
 
 # The command
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """The command in this process: its exit status, what it printed and what it said."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main puts its own in place
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(arg) for arg in args])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
 
 
 def the_runs(out: Path) -> list[RunFolder]:
@@ -254,15 +228,11 @@ def the_runs(out: Path) -> list[RunFolder]:
 def test_every_engine_is_tracked(tmp_path, engine):
     out, logs = tmp_path / "out", tmp_path / "logs"
     arguments = ["train", *TYPED, "--epochs", "3", "--vary", "seed=0,1", "--engine", engine]
-    finished = subprocess.run(
-        [COMMAND, *arguments, "--out", out, "--tensorboard", logs], capture_output=True, text=True, timeout=240
-    )
+    words = [COMMAND, *arguments, "--out", out, "--tensorboard", logs]
+    finished = subprocess.run(words, capture_output=True, text=True, timeout=240)
     assert finished.returncode == 0, finished.stderr
-    runs = the_runs(out)
-    assert {path.name for path in logs.iterdir()} == {run.path.name for run in runs}
-    assert len(runs) == 2
-    for run in runs:
-        assert_tracked(logs, run)
+    assert len(the_runs(out)) == 2
+    assert_tracked(logs, *the_runs(out))
 
 
 def test_runs_of_earlier_commands_are_told_and_a_damaged_one_stops_nothing(tmp_path, run):
@@ -277,25 +247,21 @@ def test_runs_of_earlier_commands_are_told_and_a_damaged_one_stops_nothing(tmp_p
     assert status == 1
     assert "damaged: λ=0.0005 seed 2: " in said
     assert "not in TensorBoard" not in said
-    assert {path.name for path in logs.iterdir()} == {whole.path.name, ended.path.name}
-    for folder in (whole, ended):
-        assert_tracked(logs, folder)
+    assert_tracked(logs, whole, ended)
 
 
 def test_reproduce_tracks_too(tmp_path, run):
     out, logs = tmp_path / "out", tmp_path / "logs"
-    status, _, said = run(
-        "reproduce", *TYPED, "--epochs", "2", "--engine", "batched", "--out", out, "--tensorboard", logs
-    )
+    words = ["reproduce", *TYPED, "--epochs", "2", "--engine", "batched", "--out", out, "--tensorboard", logs]
+    status, _, said = run(*words)
     assert status == 0, said
     assert len(the_runs(out)) == 3
-    for folder in the_runs(out):
-        assert_tracked(logs, folder)
+    assert_tracked(logs, *the_runs(out))
 
 
 @pytest.mark.parametrize("command", ["train", "reproduce"])
+@pytest.mark.usefixtures("no_estimates")
 def test_without_tensorboard_it_is_one_line_before_anything_is_trained(tmp_path, run, monkeypatch, command):
-    monkeypatch.setattr("neurocollapse.sweeps.checks.estimate_seconds", lambda *_: pytest.fail("it goes on"))
     monkeypatch.delitem(sys.modules, "neurocollapse.sweeps.tensorboard", raising=False)
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -308,8 +274,8 @@ def test_without_tensorboard_it_is_one_line_before_anything_is_trained(tmp_path,
 
 
 @pytest.mark.parametrize(("name", "message"), [("file", " is not a folder that can be written to"), ("", "is empty")])
-def test_a_folder_that_is_none_is_refused_before_anything_is_trained(tmp_path, run, monkeypatch, name, message):
-    monkeypatch.setattr("neurocollapse.sweeps.checks.estimate_seconds", lambda *_: pytest.fail("it goes on"))
+@pytest.mark.usefixtures("no_estimates")
+def test_a_folder_that_is_none_is_refused_before_anything_is_trained(tmp_path, run, name, message):
     (tmp_path / "file").write_text("")
     status, _, said = run("train", *TYPED, "--out", tmp_path / "out", "--tensorboard", name and tmp_path / name)
     assert status == 2
@@ -323,30 +289,20 @@ def test_a_dry_run_leaves_no_folder(tmp_path, run):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow  # to import all that the command line does
-def test_the_command_line_does_not_load_tensorboard():
-    code = "import sys, neurocollapse.cli; print('tensorboard' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a group of processes")
 def test_killed_again_and_again_every_record_is_there_once(tmp_path):
     config = dataclasses.replace(SMALL, epochs=400)
     out, logs = tmp_path / "out", tmp_path / "logs"
     folder = RunFolder(out / run_id(config, GAUSSIAN))
-    command = [COMMAND, "train", *TYPED, "--epochs", "400", "--out", str(out), "--tensorboard", str(logs)]
+    command = train_words(config, out, "--tensorboard", logs)
 
-    def start():
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    def written():
+        return sum(path.stat().st_size for path in logs.glob("*/*tfevents*"))
 
-    for kill in range(3):
-        process = start()
-        size, deadline = 0 if kill == 0 else event_file(logs, folder).stat().st_size, time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if event_file(logs, folder).exists() and event_file(logs, folder).stat().st_size > size:
-                break
-            time.sleep(0.001)
+    for _ in range(3):
+        process, size = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), written()
+        wait_for(lambda size=size: written() > size)
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
     subprocess.run(command, check=True, capture_output=True)

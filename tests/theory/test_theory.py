@@ -294,3 +294,17 @@ def test_a_table_in_a_notebook_has_its_facts_and_escapes():
     assert "1.25e-17" in shown
     assert f"nc1 {table.facts['nc1']:.5g}," in shown
     assert all(html.escape(note) in shown for note in table.notes)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_a_frozen_bias_has_no_laws_of_a_free_one(value):
+    """Those need ∂L/∂b = 0. Frozen at zero it is as good as none, and then the laws without a bias apply."""
+    network = nc.build_network("mlp", (16,), 4, depth=2, width=24, bias=True)
+    nn.init.constant_(network.classifier.bias, value)
+    network.classifier.bias.requires_grad_(False)
+    table = nc.verify(network, [(GAUSSIAN.images, GAUSSIAN.labels)], weight_decay=3e-3)
+    names = {comparison.name for comparison in table.sections["at a critical point"]}
+    assert not {"‖Σ_c W^c‖", "Σ_c b_c", "1ᵀf_i, every sample"} & names
+    assert ("mean sum of outputs, q/(1 + q)" in names) == (value == 0)
+    assert any("bias is frozen, so the laws that need" in note for note in table.notes) == (value != 0)
+    assert worst(table, "identities, at every point") < 1e-12

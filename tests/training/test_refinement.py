@@ -10,12 +10,12 @@ from torch import nn
 from neurocollapse.networks import build_network, layer_weights
 from neurocollapse.training import refine
 from tests.modules import Model
-from tests.training.runs import FEW, corner, decayed, drawn
+from tests.training.runs import GAUSSIAN, corner, decayed, drawn
 
-IMAGES, LABELS = FEW.train.images, FEW.train.labels
+IMAGES, LABELS = GAUSSIAN.train.images, GAUSSIAN.train.labels
 
 
-def mlp(depth=2, weight_decay=1e-3, width=10, network=None):
+def mlp(depth=2, weight_decay=1e-3, width=16, network=None):
     torch.manual_seed(0)
     model = network or build_network("mlp", tuple(IMAGES.shape[1:]), 4, depth=depth, width=width)
     with torch.no_grad():

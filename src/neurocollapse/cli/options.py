@@ -98,15 +98,6 @@ ComparedOptions = Annotated[RunConfig, form(RunConfig, GROUPS, left_out=("weight
 MachineOptions = Annotated[Machines, form(Machines, {"machines": [each.name for each in fields(Machines)]})]
 
 
-def distinct(option: str, values: Sequence[Any]) -> Sequence[Any]:
-    """Returns the values of an option. Raises `InputError` if there is none, or one twice."""
-    if not values:
-        raise InputError(f"{option} needs at least one value")
-    if len(set(values)) < len(values):
-        raise InputError(f"{option} has a value twice: {' '.join(map(str, values))}")
-    return values
-
-
 def axis(text: str) -> tuple[str, Sequence[Any]]:
     """Reads `field=value,value`, with the values in the type of that field of `RunConfig`."""
     name, equals, values = text.partition("=")
@@ -114,7 +105,7 @@ def axis(text: str) -> tuple[str, Sequence[Any]]:
     types = get_type_hints(RunConfig)
     if not equals or name not in types:
         raise InputError(f"--vary {text!r} is not field=value,value,...; the fields are {', '.join(types)}")
-    return name, distinct(f"--vary {name}", [_read(text, name, types[name], value) for value in values.split(",")])
+    return name, [_read(text, name, types[name], value) for value in values.split(",")]
 
 
 def _read(text: str, name: str, hint: Any, value: str) -> Any:

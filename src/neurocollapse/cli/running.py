@@ -1,13 +1,11 @@
 """The commands `reproduce` and `train`: train runs on disk."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._errors import InputError
 from .._files import to_json
-from ..training import RunConfig
 from .listing import print_runs
 from .options import ComparedOptions, Folder, MachineOptions, RunOptions, axis
 from .printing import messages, out_console, print_frame, rows
@@ -47,12 +45,11 @@ def reproduce(
     from ..reports import reproduce as run_reproduction
     from ..sweeps import plan_sweep
 
-    base = RunConfig(**dataclasses.asdict(config))
     if dry_run:
-        sweep = reproduction_sweep(base, weight_decay, seeds)
+        sweep = reproduction_sweep(config, weight_decay, seeds)
         return _print_plan(plan_sweep(sweep, out, tensorboard=tensorboard, progress=True, **vars(machines)), json)
     done = run_reproduction(
-        base,
+        config,
         weight_decays=weight_decay,
         seeds=seeds,
         out=out,
@@ -69,7 +66,7 @@ def reproduce(
     else:
         print_frame(wide(done.summary).reset_index(), "last epoch of the finished runs, mean ± deviation over seeds")
         out_console.print(describe_ordering(done.ordering, weight_decay, done.missing))
-        theory = f"   theory beside them: neurocollapse verify {out}" if base.loss == "square" else ""
+        theory = f"   theory beside them: neurocollapse verify {out}" if config.loss == "square" else ""
         paths = f"report: {done.report}   figure: {done.figures[0]}   numbers: {out / 'summary.csv'}"
         out_console.print(f"{paths}{theory}")
     return 1 if done.runs.failures else 0
@@ -103,8 +100,7 @@ def train(
     axes: dict[str, Sequence[Any]] = dict(axis(text) for text in vary)
     if len(axes) < len(vary):
         raise InputError(f"--vary names a field twice: {' '.join(vary)}")
-    base = RunConfig(**dataclasses.asdict(config))
-    sweep = Sweep(base, axes)
+    sweep = Sweep(config, axes)
     plan = plan_sweep(sweep, out, tensorboard=tensorboard, progress=True, **vars(machines))
     if dry_run:
         return _print_plan(plan, json)

@@ -115,6 +115,8 @@ class Measurement(Mapping[str, Any]):
         self.class_counts: tuple[int, ...] = tuple(statistics.class_counts.tolist())
         #: rank of Σ_B, at most min(p, C−1); see `geometry.centered_span` for its tolerance
         self.rank = statistics.span.rank
+        #: singular values of the centred class means up to this one count as rounding: see `geometry.centered_span`
+        self.rank_tolerance = statistics.span.tolerance
         self.num_features = statistics.centered_class_means.shape[1]
 
     def __getitem__(self, key: str) -> Any:
@@ -151,7 +153,7 @@ class Measurement(Mapping[str, Any]):
         chance = variability.structureless_nc1(self.mean_counts, self.num_features, held_out=self.held_out)
         return (
             f"{sum(self.class_counts)} samples, {self.num_classes} classes ({per_class} each), "
-            f"{self.num_features} features, rank {self.rank}"
+            f"{self.num_features} features, rank {self.rank} (singular values above {self.rank_tolerance:.1e})"
             + ("" if math.isnan(chance) else f"; without structure nc1 would be about {chance:.2g}")
         )
 
@@ -170,4 +172,4 @@ class Measurement(Mapping[str, Any]):
 def _format(value: Value) -> str:
     if isinstance(value, tuple):
         return " ".join(f"{v:.4g}" for v in value)
-    return f"{value:.6g}" if math.isfinite(value) else str(value)
+    return f"{value:.6g}"

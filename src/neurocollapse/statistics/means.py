@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .._errors import InputError
-from ..geometry import Span, centered_span
+from ..geometry import EPSILON, Span, centered_span, storage_noise
 from .batches import blocks, check_batch, check_finite, check_scale
 
 #: How the classes enter μ_G and Σ_B: all alike, or each by its share of the samples. Only the second makes
@@ -35,6 +35,7 @@ class ClassMeans:
         self.reference: Tensor | None = None  # (features,), the first sample seen
         self.sums = torch.empty(0)  # of h − reference, (classes, features)
         self.scale = 0.0  # largest |h − reference|
+        self.precision = EPSILON  # of the coarsest type that features were stored in
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Folds in a batch: features (samples, features) of any float type, integer labels (samples,).
@@ -47,6 +48,7 @@ class ClassMeans:
         check_batch(features, labels, self.num_classes, num_features, seen)
         if not len(features):
             return
+        self.precision = max(self.precision, torch.finfo(features.dtype).eps)
         if self.reference is None:
             # a copy, since the caller may use the batch's memory again
             self._start(features[0].detach().to(torch.float64, copy=True))
@@ -77,6 +79,7 @@ class ClassMeans:
         self.sums = self.sums + other.sums + other.counts[:, None] * shift
         self.counts = self.counts + other.counts
         self.scale = max(self.scale, other.scale + shift.abs().max().item())
+        self.precision = max(self.precision, other.precision)
         return self
 
     def _start(self, reference: Tensor) -> None:
@@ -145,7 +148,10 @@ def center(means: ClassMeans, weighting: str) -> Centered:
     # Twice, because the first subtraction leaves a mean of the size of the offsets' rounding.
     centered = centered - weights @ centered
     root = (means.num_classes * weights).sqrt()[:, None]  # the weight of each row in Σ_B; 1 for equal weights
-    span = centered_span(centered * root, means.scale)
+    noise = 0.0
+    if means.precision > EPSILON:
+        noise = storage_noise(means.class_means, means.scale, int(means.counts.min()), means.precision)
+    span = centered_span(centered * root, means.scale, noise)
     is_zero = torch.linalg.norm(centered, dim=1, keepdim=True) <= span.tolerance
     return Centered(weights, global_offset, centered.masked_fill(is_zero, 0.0), span)
 

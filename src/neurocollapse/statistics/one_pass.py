@@ -52,6 +52,7 @@ class ClassMoments:
         check_finite(features, seen)
         for _, block, block_labels in blocks(features, labels, self.means.num_classes):
             self.merge(self._of_block(block.double(), block_labels))
+        self.means.precision = max(self.means.precision, torch.finfo(features.dtype).eps)
 
     def _of_block(self, features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]) -> "ClassMoments":
         block = ClassMoments(self.means.num_classes, self.classifier, weighting=self.weighting)
@@ -99,6 +100,7 @@ class ClassMoments:
             "reference": empty(0) if means.reference is None else means.reference,
             "sums": empty(means.num_classes, 0) if means.reference is None else means.sums,
             "scale": self.class_scatter.new_tensor(means.scale),
+            "precision": self.class_scatter.new_tensor(means.precision),
             "class_scatter": self.class_scatter,
             "scatter": empty(0, 0) if means.reference is None else self.scatter,
             "outputs": self.outputs.state().to(self.class_scatter.device),
@@ -120,7 +122,7 @@ class ClassMoments:
         if len(state["reference"]):
             means = moments.means
             means.counts, means.reference, means.sums = state["counts"], state["reference"], state["sums"]
-            means.scale = state["scale"].item()
+            means.scale, means.precision = state["scale"].item(), state["precision"].item()
             moments.class_scatter, moments.scatter = state["class_scatter"], state["scatter"]
             moments.outputs = OutputSums.of_state(state["outputs"])
         return moments

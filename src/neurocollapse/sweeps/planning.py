@@ -232,14 +232,15 @@ def _tracker(tensorboard: Path | None, progress: Progress) -> Callable[[RunFolde
     if tensorboard is None:
         return lambda folder: None
     try:
-        from .tensorboard import track  # imports TensorBoard, an extra
+        from .tensorboard import Tracker  # imports TensorBoard, an extra
     except ImportError as error:
         raise InputError(str(error)) from error
     _check_writable("tensorboard", tensorboard)
+    track = Tracker(tensorboard)
 
     def tracked(folder: RunFolder) -> None:
         try:
-            track(folder, tensorboard)
+            track(folder)
         except RunError as error:
             progress.say(f"not in TensorBoard: {error}")
 

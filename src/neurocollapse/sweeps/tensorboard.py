@@ -1,65 +1,75 @@
-"""Writes the records of runs for TensorBoard: one event file for each run, made from its folder alone.
+"""Writes the records of runs for TensorBoard.
 
-Nothing keeps account of what was written: a process could be killed between writing and noting it, and a resumed run
-replaces the records after its checkpoint. Instead, the whole content is computed from the folder each time and compared
-with the file. Mostly the file is its beginning, perhaps torn, and the rest is appended; otherwise it is overwritten.
-This happens in place, since a running TensorBoard would keep reading the old file if another were renamed over it.
+Nothing is noted about what was written, since a process could be killed between writing and noting it. TensorBoard's
+own reader shows what it would draw, and a new event file takes over from the first step at which that differs from the
+run's records: `purge_step` hides what earlier files hold from there on.
 """
 
-import io
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-from .._errors import WriteError
+from typing import Any
 
 try:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-    from tensorboard.plugins.hparams import metadata as hparams
-    from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
-    from tensorboard.summary.writer.record_writer import RecordWriter
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
 except ImportError as error:
     raise ImportError(
         f"tensorboard needs TensorBoard, which is not installed ({error}): pip install 'neurocollapse[track]'"
     ) from error
 
+import numpy as np
+
+from .._errors import WriteError
 from ..training import Record
 from .folder import RunFolder
 
-#: Always the same name, so that a run has one file. TensorBoard reads files with "tfevents" in their names.
-FILE = "events.out.tfevents.neurocollapse"
-
-#: Where the wall time of a file's first event is: after the length, a checksum and the number of the field.
-_WALL_TIME = struct.Struct("<13xd")
+#: The tag under which TensorBoard keeps the hyperparameters of a run that has ended.
+ENDED = "_hparams_/session_end_info"
 
 
-def track(folder: RunFolder, logdir: Path) -> None:
-    """Updates the event file in `logdir`/<run-id>/ from the run's folder, if the run has started.
+class Tracker:
+    """Brings a folder for TensorBoard up to the records of runs, one event file for each run and process."""
 
-    A record's step is its epoch. Its wall time is the moment when the run was first tracked plus the seconds in
-    timings.jsonl, so that TensorBoard's relative time is time at work. Raises `WriteError`, and `RunError` if the run
-    is damaged.
-    """
-    if not folder.started:
-        return
-    folder.check_whole()
-    path = logdir / folder.path.absolute().name / FILE
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        with path.open("r+b") as file:
-            written = file.read()
-            wanted = _file(folder, written)
-            if not wanted.startswith(written):  # records were removed, or recomputed with other values
-                file.seek(0)
-                file.truncate()
-                written = b""
-            file.write(wanted[len(written) :])
-    except OSError as error:
-        raise WriteError(path, error) from error
+    def __init__(self, logdir: Path):
+        self.logdir = logdir
+        self._writers: dict[Path, SummaryWriter] = {}
+
+    def __call__(self, folder: RunFolder) -> None:
+        """Brings `logdir`/<run-id>/ up to the records of a run; does nothing if there is no run.
+
+        A record's step is its epoch, and its wall time the start of the run plus the seconds in timings.jsonl, so that
+        TensorBoard's relative time is time at work. The configuration and the status go into the table of
+        hyperparameters when the run has ended. Raises `WriteError`, and `RunError` if the run is damaged.
+        """
+        if not folder.started:
+            return
+        folder.check_whole()
+        result, records = folder.result, folder.records()  # in this order: after a result no record follows
+        path = self.logdir / folder.path.absolute().name
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            shown, ended = _shown(path)
+            if (first := _first_difference(records, shown)) is not None:
+                writer = self._writer(path, first if any(step >= first for step in shown) else None)
+                _write(writer, [record for record in records if record["epoch"] >= first], _wall_times(folder))
+            if result is not None:
+                if path in self._writers:
+                    self._writers.pop(path).close()
+                if not ended:
+                    _write_end(path, folder.description["config"], result["status"])
+        except OSError as error:
+            raise WriteError(path, error) from error
+
+    def _writer(self, path: Path, purge_step: int | None) -> SummaryWriter:
+        """Returns the run's writer; a new one if TensorBoard is to drop everything from `purge_step` on."""
+        if purge_step is not None:
+            if path in self._writers:
+                self._writers.pop(path).close()
+            time.sleep(1)  # TensorBoard reads files in the order of their names, which begin with the second
+        if path not in self._writers:
+            self._writers[path] = SummaryWriter(str(path), purge_step=purge_step)
+        return self._writers[path]
 
 
 def scalars(record: Record) -> Iterator[tuple[str, float]]:
@@ -75,45 +85,50 @@ def scalars(record: Record) -> Iterator[tuple[str, float]]:
             yield key, value
 
 
-def _file(folder: RunFolder, written: bytes) -> bytes:
-    """Returns the whole event file of a run, with the start time of the one that is already `written`."""
-    stream = io.BytesIO()
-    writer = RecordWriter(stream)
-    for event in _events(folder, written):
-        writer.write(event.SerializeToString(deterministic=True))
-    return stream.getvalue()
+def _shown(path: Path) -> tuple[dict[int, dict[str, np.float32]], bool]:
+    """Returns the scalars that TensorBoard would show, by step and tag, and whether it has the end of the run."""
+    events = EventAccumulator(str(path), size_guidance={"scalars": 0})
+    events.Reload()
+    shown: dict[int, dict[str, np.float32]] = {}
+    for tag in events.Tags()["scalars"]:
+        for event in events.Scalars(tag):
+            shown.setdefault(event.step, {})[tag] = np.float32(event.value)
+    return shown, ENDED in events.summary_metadata
 
 
-def _events(folder: RunFolder, written: bytes) -> Iterator[Event]:
-    result, records = folder.result, folder.records()  # in this order: after a result no record follows
-    elapsed, total = {}, 0.0
-    for line in folder.timings():
-        total += line["train"] + line["measure"]
-        elapsed[line["epoch"]] = total
-    kept = _WALL_TIME.unpack_from(written)[0] if len(written) >= _WALL_TIME.size else 0.0
-    start = kept or time.time() - total
-
-    yield Event(wall_time=start, file_version="brain.Event:2")
-    started = SessionStartInfo(start_time_secs=start)
-    for name, value in folder.description["config"].items():
-        if isinstance(value, str):
-            started.hparams[name].string_value = value
-        elif value is not None:
-            started.hparams[name].number_value = value
-    yield Event(wall_time=start, summary=_session(hparams.SESSION_START_INFO_TAG, session_start_info=started))
+def _first_difference(records: list[Record], shown: dict[int, dict[str, np.float32]]) -> int | None:
+    """Returns the first step at which TensorBoard differs from the records; None if it shows them all."""
+    expected: dict[int, dict[str, np.float32]] = {}
     for record in records:
-        moment = start + elapsed.get(record["epoch"], total)
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(record)]
-        yield Event(wall_time=moment, step=record["epoch"], summary=Summary(value=values))
-    if result is not None:
-        status = STATUS_SUCCESS if result["status"] == "finished" else STATUS_FAILURE
-        ended = SessionEndInfo(status=status, end_time_secs=start + total)
-        yield Event(wall_time=start + total, summary=_session(hparams.SESSION_END_INFO_TAG, session_end_info=ended))
+        with np.errstate(over="ignore"):
+            expected[record["epoch"]] = {tag: np.float32(value) for tag, value in scalars(record)}
+    differing = (step for step in sorted({*expected, *shown}) if not _same(expected.get(step), shown.get(step)))
+    return next(differing, None)
 
 
-def _session(tag: str, **info: SessionStartInfo | SessionEndInfo) -> Summary:
-    """Returns an entry for TensorBoard's table of hyperparameters."""
-    content = HParamsPluginData(**info).SerializeToString(deterministic=True)
-    plugin = SummaryMetadata.PluginData(plugin_name=hparams.PLUGIN_NAME, content=content)
-    value = Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin), tensor=hparams.NULL_TENSOR)
-    return Summary(value=[value])
+def _same(first: dict[str, np.float32] | None, second: dict[str, np.float32] | None) -> bool:
+    if first is None or second is None or first.keys() != second.keys():
+        return False
+    return all(np.array_equal(value, second[tag], equal_nan=True) for tag, value in first.items())
+
+
+def _wall_times(folder: RunFolder) -> dict[int, float]:
+    """Returns the time of each record, by epoch."""
+    moment, times = (folder.path / "config.json").stat().st_mtime, {}
+    for line in folder.timings():
+        moment += line["train"] + line["measure"]
+        times[line["epoch"]] = moment
+    return times
+
+
+def _write(writer: SummaryWriter, records: list[Record], wall_times: dict[int, float]) -> None:
+    for record in records:
+        for tag, value in scalars(record):
+            writer.add_scalar(tag, value, record["epoch"], walltime=wall_times.get(record["epoch"]))
+    writer.flush()
+
+
+def _write_end(path: Path, config: dict[str, Any], status: str) -> None:
+    known = {name: value for name, value in config.items() if value is not None}
+    with SummaryWriter(str(path)) as writer:
+        writer.add_hparams({**known, "status": status}, {}, run_name=".")

@@ -49,6 +49,8 @@ class Evidence:
     classifier: Classifier
     #: λ_b of the classifier's bias, 0 where it is free
     bias_decay: float = 0.0
+    #: whether the classifier's bias, if there is one, trains
+    bias_trains: bool = True
     #: names of the network's parameters that do not train
     frozen: tuple[str, ...] = ()
 
@@ -59,9 +61,14 @@ class Evidence:
 
     @property
     def bias_kind(self) -> str:
-        """The kind of the classifier's bias: none, free or decayed."""
-        if self.classifier.bias is None:
+        """The kind of the classifier's bias: none, free, decayed, or frozen at other numbers than zero.
+
+        A bias that is frozen at zero is none. Free and decayed ones train, so that ∂L/∂b = 0 at a critical point.
+        """
+        if self.classifier.bias is None or (not self.bias_trains and not self.classifier.bias.any()):
             return "none"
+        if not self.bias_trains:
+            return "frozen"
         return "decayed" if self.bias_decay else "free"
 
     @cached_property

@@ -41,6 +41,7 @@ def gather_evidence(objective: FullBatch) -> Evidence:
         labels=objective.labels.cpu(),
         classifier=Classifier(classifier.weight.cpu(), None if classifier.bias is None else classifier.bias.cpu()),
         bias_decay=bias_decay,
+        bias_trains=classifier.bias is not None and classifier.bias.requires_grad,
         frozen=tuple(name for name, p in objective.model.named_parameters() if not p.requires_grad),
     )
 

@@ -133,7 +133,7 @@ def lemma_2_1(evidence: Evidence) -> Iterator[Comparison]:
     curve = ((1 - alpha) ** 2 + alpha**2 / (C - 1)) / 2
     v = _overlaps_with_global_mean(evidence)
     half_square, total = v.square().sum().item() / 2, v.sum().item()
-    if evidence.classifier.bias is None:
+    if not evidence.bias.any():
         yield compare(
             "L_data, L(α) + ½‖Wμ_G‖²",
             curve + half_square,

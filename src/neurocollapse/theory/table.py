@@ -1,6 +1,5 @@
 """The theory table: all identities and predictions that apply to a network, by reading, in one list."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from html import escape
@@ -13,7 +12,7 @@ from .comparison import Comparison
 from .evidence import Evidence
 from .fixed_features import central_path
 
-_ALL = ("none", "free", "decayed")
+_ALL = ("none", "free", "decayed", "frozen")
 _NONE, _FREE, _DECAYED = ("none",), ("free",), ("decayed",)
 
 
@@ -132,13 +131,13 @@ class TheoryTable:
 
     def __str__(self) -> str:
         width = max(len(comparison.name) for comparison in self)
-        facts = [f"{key} {_number(value)}" for key, value in self.facts.items()]
+        facts = [f"{key} {value:.5g}" for key, value in self.facts.items()]
         lines = ["  ".join(facts[start : start + 6]) for start in range(0, len(facts), 6)]
         lines += [f"note: {note}" for note in self.notes]
         for reading, comparisons in self.sections.items():
             lines += ["", f"{reading:<{width}} {'predicted':>12} {'measured':>12} {'residual':>10}  a residual is"]
             lines += [
-                f"{c.name:<{width}} {_number(c.predicted):>12} {_number(c.measured):>12} {c.residual:>10.1e}  {c.tells}"
+                f"{c.name:<{width}} {c.predicted:>12.5g} {c.measured:>12.5g} {c.residual:>10.1e}  {c.tells}"
                 for c in comparisons
             ]
         return "\n".join(lines)
@@ -146,9 +145,9 @@ class TheoryTable:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        facts = ", ".join(f"{key} {_number(value)}" for key, value in self.facts.items())
+        facts = ", ".join(f"{key} {value:.5g}" for key, value in self.facts.items())
         above = "".join(f"<p>{escape(text)}</p>" for text in (facts, *self.notes))
-        return above + self.to_frame().to_html(index=False, float_format=_number)
+        return above + self.to_frame().to_html(index=False, float_format="{:.5g}".format)
 
 
 def theory_table(evidence: Evidence, *, doubt: str | None = None) -> TheoryTable:
@@ -204,6 +203,8 @@ def _notes(evidence: Evidence) -> Iterator[str]:
             f"{len(evidence.frozen)} parameters are frozen ({', '.join(evidence.frozen[:3])}), so L, ‖W‖, ‖∇L‖ and the "
             f"laws of layers include only the others"
         )
+    if evidence.bias_kind == "frozen":
+        yield "the classifier's bias is frozen, so the laws that need ∂L/∂b = 0 are left out"
     zero = bool(evidence.outputs.abs().max() < 1e-6)
     if zero:
         yield (
@@ -215,7 +216,3 @@ def _notes(evidence: Evidence) -> Iterator[str]:
             "without a bias SQI and the theorem's equations cannot hold exactly at a critical point with λ > 0; "
             "compare the readings"
         )
-
-
-def _number(value: float) -> str:
-    return f"{value:.5g}" if math.isfinite(value) else str(value)
