@@ -238,7 +238,7 @@ def test_a_worker_tells_apart_its_folder_and_the_disk(tmp_path, monkeypatch, err
         raise error
 
     monkeypatch.setattr(work, "execute", fail)
-    end = work.train_and_tell(7, SMALL, tmp_path, pytest.fail, data_dir=None, threads=1, device="cpu")
+    end = work.train_and_report(7, SMALL, tmp_path, pytest.fail, data_dir=None, threads=1, device="cpu")
     assert end == Event(7, kind, message=str(error))
 
 

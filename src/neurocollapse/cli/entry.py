@@ -45,7 +45,7 @@ COMMANDS = {
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM was received: like Ctrl-C, somebody wants the command to end."""
+    """The process received SIGTERM: like Ctrl-C, somebody wants the command to end."""
 
 
 def main(args: Sequence[str] | None = None) -> None:

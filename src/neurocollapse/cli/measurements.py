@@ -116,7 +116,7 @@ def _print_measurement(measured: "Measurement", initial: "Measurement | None", e
     for key, need in measured.missing.items():
         by_need.setdefault(need, []).append(key)
     for need, keys in by_need.items():
-        messages.print(f"not measured: {', '.join(keys)} (for want of {need})")
+        messages.print(f"not measured: {', '.join(keys)} (it needs {need})")
     return 0
 
 

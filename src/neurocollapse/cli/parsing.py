@@ -25,7 +25,7 @@ _KINDS = {int: "whole numbers", float: "numbers"}
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a command asks for a parameter: by the fields of dataclasses, whose names are the groups in the help."""
+    """A parameter that a command reads from the fields of dataclasses, whose names are the groups in the help."""
 
     kind: Callable[..., Any]
     """A function that makes the parameter from all the fields."""

@@ -232,7 +232,7 @@ def _tracker(tensorboard: Path | None, progress: Progress) -> Callable[[RunFolde
     if tensorboard is None:
         return lambda folder: None
     try:
-        from .tensorboard import Tracker  # which imports TensorBoard, an extra
+        from .tensorboard import Tracker  # imports TensorBoard, an extra
     except ImportError as error:
         raise InputError(str(error)) from error
     _check_writable("tensorboard", tensorboard)

@@ -1,8 +1,8 @@
-"""The records of runs as TensorBoard shows them.
+"""Writes the records of runs for TensorBoard.
 
-Nothing is kept about what was written, since a kill could fall between writing and noting it. TensorBoard's own reader
-tells what it would show, and a new event file takes over from the first step at which that differs from the run's
-records: `purge_step` hides what earlier files hold from there on.
+Nothing is noted about what was written, since a process could be killed between writing and noting it. TensorBoard's
+own reader shows what it would draw, and a new event file takes over from the first step at which that differs from the
+run's records: `purge_step` hides what earlier files hold from there on.
 """
 
 import time
@@ -36,16 +36,16 @@ class Tracker:
         self._writers: dict[Path, SummaryWriter] = {}
 
     def __call__(self, folder: RunFolder) -> None:
-        """Brings `logdir`/<run-id>/ up to the records of a run; does nothing where there is no run.
+        """Brings `logdir`/<run-id>/ up to the records of a run; does nothing if there is no run.
 
         A record's step is its epoch, and its wall time the start of the run plus the seconds in timings.jsonl, so that
         TensorBoard's relative time is time at work. The configuration and the status go into the table of
-        hyperparameters when the run has ended. Raises `WriteError`, and `RunError` where the run is damaged.
+        hyperparameters when the run has ended. Raises `WriteError`, and `RunError` if the run is damaged.
         """
         if not folder.started:
             return
         folder.check_whole()
-        result, records = folder.result, folder.records()  # in this order: once there is a result, no record follows
+        result, records = folder.result, folder.records()  # in this order: after a result no record follows
         path = self.logdir / folder.path.absolute().name
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ class Tracker:
             raise WriteError(path, error) from error
 
     def _writer(self, path: Path, purge_step: int | None) -> SummaryWriter:
-        """The run's writer; another one where TensorBoard shall forget what it shows from a step on."""
+        """Returns the run's writer; a new one if TensorBoard is to drop everything from `purge_step` on."""
         if purge_step is not None:
             if path in self._writers:
                 self._writers.pop(path).close()
@@ -73,7 +73,7 @@ class Tracker:
 
 
 def scalars(record: Record) -> Iterator[tuple[str, float]]:
-    """Yields what TensorBoard draws of a record: its numbers, and `weight_norms` layer by layer.
+    """Yields the numbers of a record that TensorBoard draws, with `weight_norms` layer by layer.
 
     >>> dict(scalars({"epoch": 4, "train.nc1": 0.5, "train.weight_norms": [2.0, 3.0], "train.class_counts": [9, 9]}))
     {'train.nc1': 0.5, 'train.weight_norms/0': 2.0, 'train.weight_norms/1': 3.0}
@@ -86,7 +86,7 @@ def scalars(record: Record) -> Iterator[tuple[str, float]]:
 
 
 def _shown(path: Path) -> tuple[dict[int, dict[str, np.float32]], bool]:
-    """The scalars that TensorBoard would show, by step and tag, and whether it knows the end of the run."""
+    """Returns the scalars that TensorBoard would show, by step and tag, and whether it has the end of the run."""
     events = EventAccumulator(str(path), size_guidance={"scalars": 0})
     events.Reload()
     shown: dict[int, dict[str, np.float32]] = {}
@@ -97,7 +97,7 @@ def _shown(path: Path) -> tuple[dict[int, dict[str, np.float32]], bool]:
 
 
 def _first_difference(records: list[Record], shown: dict[int, dict[str, np.float32]]) -> int | None:
-    """The first step at which TensorBoard shows something else than the records; None where it shows them all."""
+    """Returns the first step at which TensorBoard differs from the records; None if it shows them all."""
     expected: dict[int, dict[str, np.float32]] = {}
     for record in records:
         with np.errstate(over="ignore"):
@@ -113,7 +113,7 @@ def _same(first: dict[str, np.float32] | None, second: dict[str, np.float32] | N
 
 
 def _wall_times(folder: RunFolder) -> dict[int, float]:
-    """The moment of each record, by epoch."""
+    """Returns the time of each record, by epoch."""
     moment, times = (folder.path / "config.json").stat().st_mtime, {}
     for line in folder.timings():
         moment += line["train"] + line["measure"]

@@ -41,7 +41,7 @@ class RunConfig:
     the theorem's equations can then hold exactly) or one that does (decayed); or all, with biases that decay. Your own
     network must have the bias that you ask for."""
     normalization: Literal["none", "batch"] = "none"
-    """batch puts batch normalisation before every ReLU of the convnet and the mlp, which makes them inhomogeneous."""
+    """batch puts batch normalisation before every ReLU of the convnet and the mlp, which breaks homogeneity."""
     loss: Literal["square", "cross_entropy"] = "square"
     """The data term of the objective. The theory is about the square loss."""
     weight_decay: float = 5e-4
@@ -70,8 +70,8 @@ class RunConfig:
     batch_size: int = 32
     """Number of samples in a step."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """The precision of matrix products while training: tf32 needs a GPU, bfloat16 a processor that has it. Measuring
-    uses float32, and sums in float64."""
+    """The precision of matrix products while training: tf32 needs an NVIDIA GPU, bfloat16 a processor that has it.
+    Measuring uses float32, and sums in float64."""
     balancing: Literal["none", "epoch"] = "none"
     """epoch rescales the channels after every epoch so that the norms of the layers are the least that give the same
     outputs: weight decay gets there too, but later. This rescales the features as well. It needs layers that follow one

@@ -46,7 +46,7 @@ def data_part(config: RunConfig) -> RunConfig:
 
 
 def _selection(config: RunConfig) -> dict[str, Any]:
-    """The fields of a `Selection`; the seed counts only where labels are shuffled."""
+    """Returns the fields of a `Selection`; the seed counts only if labels are shuffled."""
     chosen = {field.name: getattr(config, field.name) for field in fields(Selection)}
     return chosen if config.label_noise else {**chosen, "seed": 0}
 

@@ -24,7 +24,7 @@ CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
 
 @dataclass(frozen=True)
 class Positions:
-    """How positions of maps and tokens of sequences become samples: see `capture`."""
+    """Turns positions of maps and tokens of sequences into samples: see `capture`."""
 
     spatial: str = "flatten"
     tokens: str | int | None = None
@@ -97,7 +97,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class Place:
-    """Where features are taken: the input of the head, or the output of a layer."""
+    """A place in a model from which features are taken: the input of the head, or the output of a layer."""
 
     name: str
     module: nn.Module
