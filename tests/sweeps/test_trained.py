@@ -17,7 +17,7 @@ TINY = nc.RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=
 
 
 def test_a_run_in_memory_has_its_records_and_its_trained_model():
-    run = nc.epochs(TINY)
+    run = nc.train(TINY)
     *_, last = nc.epochs(TINY)
     assert (run.status, run.config, run.folder) == ("finished", TINY, None)
     assert run.records["epoch"].tolist() == [0, 1, 2, 3]
@@ -28,11 +28,11 @@ def test_a_run_in_memory_has_its_records_and_its_trained_model():
 
 
 def test_a_run_on_disk_is_the_one_in_memory_and_is_not_trained_twice(tmp_path, monkeypatch):
-    run, kept = nc.epochs(TINY), nc.epochs(TINY, out=tmp_path)
+    run, kept = nc.train(TINY), nc.train(TINY, out=tmp_path)
     pd.testing.assert_frame_equal(run.records, kept.records)
     pd.testing.assert_frame_equal(kept.records, nc.runs(tmp_path))
     monkeypatch.setattr("neurocollapse.sweeps.resuming.epochs", lambda *_, **__: pytest.fail("it trains"))
-    again = nc.epochs(TINY, out=tmp_path)
+    again = nc.train(TINY, out=tmp_path)
     assert again.folder.path == kept.folder.path
     for name, weight in again.model.state_dict().items():
         assert torch.equal(weight, run.model.state_dict()[name])
@@ -42,16 +42,16 @@ def test_a_run_on_disk_is_the_one_in_memory_and_is_not_trained_twice(tmp_path, m
 def test_a_run_that_diverges_says_so(tmp_path, place):
     config = dataclasses.replace(TINY, learning_rate=1e6)
     with pytest.warns(UserWarning, match="the objective became .* try a smaller learning rate"):
-        run = nc.epochs(config, out=tmp_path if place == "disk" else None)
+        run = nc.train(config, out=tmp_path if place == "disk" else None)
     assert (run.status, run.model) == ("diverged", None)
     assert "smaller learning rate" in run.message
     assert run.records["epoch"].tolist() == [0]
 
 
 def test_progress_is_shown_where_it_is_wanted(capsys):
-    nc.epochs(TINY, progress=True)
+    nc.train(TINY, progress=True)
     assert "epoch 3/3" in capsys.readouterr().err
-    nc.epochs(TINY)  # where there is no terminal
+    nc.train(TINY)  # where there is no terminal
     assert capsys.readouterr() == ("", "")
 
 
@@ -64,7 +64,7 @@ def test_a_folder_without_runs_is_an_empty_frame_with_its_columns(tmp_path):
 SWEEP = """
 import neurocollapse as nc
 base = nc.RunConfig(dataset="gaussian", network="mlp", epochs=3)
-run = nc.epochs(base)
+run = nc.train(base)
 runs = nc.sweep(nc.Sweep(base, {"seed": range(2)}), out="x")
 assert len(runs) == 2 and not runs.failures
 assert run.status == "finished" and len(nc.runs("x")) == 8
