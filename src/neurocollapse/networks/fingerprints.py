@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .heads import tensors_of
+from .calls import tensors_of
 
 #: The number of images that a network is shown, and the number of its outputs that are kept.
 _IMAGES, _OUTPUTS = 4, 16

@@ -1,27 +1,22 @@
 """Finds the classifier head of any model, reads its effective weight, and captures its input."""
 
 import warnings
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.utils.hooks import RemovableHandle
 
 from .._errors import CaptureWarning, InputError, NetworkError
+from .calls import Call, Calls, calls_that_gave, first_tensor, numbers_of
 from .modes import evaluation
 
 #: The number of rows on which a head is checked to be linear.
 CHECKED_ROWS = 64
-#: The head is sought among this many calls, the last ones of the first forward pass: keeping the inputs of all calls
-#: would need as much memory as training does.
-CALLS_KEPT = 16
 
 #: The parts that wrappers add to the names of the modules inside them.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -83,7 +78,7 @@ def find_classifier(
     generators = torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else [])
     with torch.no_grad(), generators, evaluation(model), Calls(candidates) as calls:
         output = model(inputs)
-    found = list(dict.fromkeys(call.name for call in _with_output(calls.last, output)))
+    found = list(dict.fromkeys(call.name for call in calls_that_gave(calls.last, output)))
     if len(found) != 1:
         fault = f"that of {len(found)} of them ({', '.join(found)})" if found else "that of none of them"
         raise NetworkError(
@@ -177,134 +172,20 @@ def _which(model: nn.Module, fault: str, candidates: Sequence[str] | dict[str, n
     return f"{type(unwrap(model)).__name__} {fault}; {choice}"
 
 
-# ---- which candidate is the head
-
-
-@dataclass
-class Call:
-    """One call of a possible head during a forward pass."""
-
-    name: str
-    input: Tensor
-    version: int  # the version of the input's numbers when the candidate was called
-    output: Tensor | None = None
-
-    @property
-    def input_has_changed(self) -> bool:
-        """Whether the model has changed the input in place since."""
-        return _version(self.input) != self.version
-
-
-class Calls:
-    """The last calls of possible heads in a forward pass: a context that has hooks on them while it is open."""
-
-    def __init__(self, candidates: Mapping[str, nn.Module], *, copied: bool = False):
-        self.candidates, self.copied = candidates, copied
-        self.last: deque[Call] = deque(maxlen=CALLS_KEPT)
-        self.counts: Counter[str] = Counter()
-        self.handles: list[RemovableHandle] = []
-
-    def __enter__(self) -> Self:
-        for name, module in self.candidates.items():
-            self.handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
-            self.handles.append(module.register_forward_hook(self._after(name)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        while self.handles:
-            self.handles.pop().remove()
-
-    def _before(self, name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            value = first_tensor(f"the input of the head {name!r}", [*args, *kwargs.values()])
-            value = value.clone() if self.copied else value
-            self.last.append(Call(name, value, _version(value)))
-            self.counts[name] += 1
-
-        return hook
-
-    def _after(self, name: str) -> Any:
-        def hook(_: nn.Module, __: object, output: object) -> None:
-            if isinstance(output, Tensor) and self.last and self.last[-1].name == name:
-                self.last[-1].output = output
-
-        return hook
-
-
-def _version(value: Tensor) -> int:
-    return -1 if value.is_inference() else value._version
-
-
-def tensors_of(output: object) -> list[Tensor]:
-    """Returns the tensors in a module's output: only `.logits` or ["logits"] if there is one, else all, in order."""
-    if isinstance(output, Tensor):
-        return [output]
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return [logits]
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if isinstance(output, list | tuple):
-        return [tensor for part in output for tensor in tensors_of(part)]
-    return []
-
-
-def first_tensor(place: object, values: Any) -> Tensor:
-    """Returns the first tensor in the values. Raises `ValueError`, which names the place, if there is none."""
-    tensors = tensors_of(values)
-    if not tensors:
-        raise InputError(f"{place} is {type(values).__name__} without a tensor; name another layer")
-    return tensors[0]
-
-
 def head_of_output(model: nn.Module, calls: Iterable[Call], output: object, candidates: dict[str, nn.Module]) -> Call:
     """Returns the call whose output is the model's output, or of which that is an increasing function in every row.
 
     Such functions are softmax, log-softmax and a temperature. Raises `ValueError` unless there is exactly one head.
     """
-    found = _with_output(calls, output)
+    found = calls_that_gave(calls, output)
     names = dict.fromkeys(call.name for call in found)
     if not names:
-        shapes = ", ".join(str(tuple(result.shape)) for result in _numbers(output))
+        shapes = ", ".join(str(tuple(result.shape)) for result in numbers_of(output))
         shapes = shapes or f"{type(output).__name__}, without numbers"
         raise InputError(_which(model, f"returns {shapes}, which is the output of no possible head", candidates))
     if len(names) > 1:
         raise InputError(_which(model, f"returns the outputs of {len(names)} possible heads", list(names)))
     return found[-1]
-
-
-def _with_output(calls: Iterable[Call], output: object) -> list[Call]:
-    """Returns the calls that gave the model's output; if none did, those with its order in every row."""
-    results, made = _numbers(output), [(call, call.output) for call in calls if call.output is not None]
-    for test in (_is_same, _is_increasing):
-        if found := [call for call, given in made if any(test(given, result) for result in results)]:
-            return found
-    return []
-
-
-def _numbers(output: object) -> list[Tensor]:
-    return [tensor for tensor in tensors_of(output) if tensor.is_floating_point()]
-
-
-def gives(output: Tensor | None, result: Tensor) -> bool:
-    """Whether a head's output is the model's, or has the same order in every row."""
-    return output is not None and (_is_same(output, result) or _is_increasing(output, result))
-
-
-def _is_same(output: Tensor, result: Tensor) -> bool:
-    if output.ndim == 3 and result.shape == (output.shape[0], output.shape[2]):  # one of the tokens was picked
-        return bool((output.to(result) == result[:, None]).all(dim=-1).any(dim=-1).all())
-    if output.numel() != result.numel() or len(output) * result.shape[-1] == 0:
-        return False
-    same = output.data_ptr() == result.data_ptr()
-    return same or bool(torch.isclose(output.to(result).flatten(), result.flatten(), 0, 0, equal_nan=True).all())
-
-
-def _is_increasing(output: Tensor, result: Tensor) -> bool:
-    if output.shape != result.shape or output.ndim < 2 or output.shape[-1] < 2:
-        return False
-    steps = result.gather(-1, output.argsort(dim=-1)).diff(dim=-1)
-    return bool((steps >= -1e-6 * result.abs().max()).all())
 
 
 # ---- its weight
