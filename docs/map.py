@@ -141,7 +141,7 @@ def main() -> None:
     data = nc.load_dataset("mnist5k")
     arguments.out.mkdir(parents=True, exist_ok=True)
     done = set()
-    for path in arguments.out.glob("cells*.jsonl"):
+    for path in arguments.out.glob("*.jsonl"):
         for text in path.read_text().splitlines():
             line = json.loads(text)
             done.add(tuple(line[key] for key in ("seed", "network", "weight_decay", "start", "optimizer")))
