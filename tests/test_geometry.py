@@ -198,18 +198,18 @@ def test_pseudo_inverse_root_drops_what_is_rounding_beside_the_scale():
 
 def test_ties_go_to_the_lowest_class():
     scores = tensor([[1.0, 3.0, 3.0], [0.0, 0.0, 0.0], [-2.0, -2.0, -5.0], [1.0, 2.0, 3.0]])
-    assert first_largest(scores, torch.zeros(4).double()).tolist() == [1, 0, 0, 2]
-    assert tied_for_largest(scores, torch.zeros(4).double()).sum(dim=1).tolist() == [2, 3, 2, 1]
+    assert first_largest(scores, torch.zeros_like(scores)).tolist() == [1, 0, 0, 2]
+    assert tied_for_largest(scores, torch.zeros_like(scores)).sum(dim=1).tolist() == [2, 3, 2, 1]
 
 
 def test_scores_equal_up_to_rounding_are_a_tie():
     scores = tensor([[0.3, 0.1 + 0.2], [1e9 / 3, 1e9 / 3 + 1e-7], [1.0, 1.0 + 1e-11], [-5.0, -5.0 + 1e-14]])
     assert scores[0, 1] > scores[0, 0]
     assert scores[1, 1] > scores[1, 0]
-    assert first_largest(scores, scores.abs().amax(dim=1)).tolist() == [0, 0, 1, 0]
+    assert first_largest(scores, scores.abs().amax(dim=1, keepdim=True).expand_as(scores)).tolist() == [0, 0, 1, 0]
 
 
 def test_what_counts_as_a_tie_is_up_to_the_size_of_the_summands():
     """Outputs of 1e-17 where terms of size one cancel are all zero."""
     scores = tensor([[1e-17, 3e-17], [1e-17, 3e-17]])
-    assert first_largest(scores, tensor([1.0, 1e-17])).tolist() == [0, 1]
+    assert first_largest(scores, tensor([[1.0], [1e-17]]).expand_as(scores)).tolist() == [0, 1]

@@ -15,8 +15,8 @@ from ._errors import InputError
 
 EPSILON = torch.finfo(torch.float64).eps
 
-#: Two scores of a sample are a tie if they differ by less than this, relative to the size of the terms that were
-#: summed. Sums of a few thousand products in float64 have errors of about 1e-13, and without a margin the order of the
+#: Two scores of a sample are a tie if they differ by less than this, relative to the size of the terms that these two
+#: sum. Sums of a few thousand products in float64 have errors of about 1e-13, and without a margin the order of the
 #: terms would break exact ties.
 TIE_TOLERANCE = 1e-12
 
@@ -256,15 +256,19 @@ def pseudo_inverse_root(
 
 
 def tied_for_largest(
-    scores: Float[Tensor, "samples classes"], size: Float[Tensor, " samples"]
+    scores: Float[Tensor, "samples classes"], sizes: Float[Tensor, "samples classes"]
 ) -> Bool[Tensor, "samples classes"]:
-    """Which scores equal the largest of their sample, up to `TIE_TOLERANCE` times `size`.
+    """Which scores equal the largest of their sample, up to `TIE_TOLERANCE` times the sizes of the two.
 
-    `size` bounds the terms that were summed, such as ‖h‖ max_c ‖W^c‖. If they cancel, the scores are much smaller.
+    `sizes` bound the terms that each score sums, such as ‖h‖‖W^c‖. If they cancel, the scores are much smaller. A class
+    with large terms does not blur the order of the others.
     """
-    return scores >= scores.amax(dim=1, keepdim=True) - TIE_TOLERANCE * size[:, None]
+    largest, place = scores.max(dim=1, keepdim=True)
+    return scores >= largest - TIE_TOLERANCE * (sizes + sizes.gather(1, place))
 
 
-def first_largest(scores: Float[Tensor, "samples classes"], size: Float[Tensor, " samples"]) -> Int[Tensor, " samples"]:
+def first_largest(
+    scores: Float[Tensor, "samples classes"], sizes: Float[Tensor, "samples classes"]
+) -> Int[Tensor, " samples"]:
     """argmax over classes; ties, to rounding, go to the lowest class."""
-    return tied_for_largest(scores, size).to(torch.uint8).argmax(dim=1)
+    return tied_for_largest(scores, sizes).to(torch.uint8).argmax(dim=1)

@@ -477,3 +477,19 @@ def test_the_precision_survives_merging_and_one_pass():
     restored = ClassMoments.of_state(moments.state())
     assert Projections(means).centered.span.rank == 63
     assert moments.statistics().span.rank == restored.statistics().span.rank == 63
+
+
+def test_a_class_far_away_makes_no_ties_of_the_others():
+    """Here every sample is nearest to the mean of the class that the classifier chooses, by 0.005 at least."""
+    features = torch.tensor([(1e7, 0), (0, 0), (0, 0), (0, 1), (0, 1), (0, -0.1), (0, -0.1)], dtype=torch.float64)
+    weight = torch.tensor([(1.0, 0), (0, 1), (0, -1)], dtype=torch.float64)
+    labels, bias = torch.tensor([0, 0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 0.5], dtype=torch.float64)
+    for order in ([0, 1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 0]):
+        for dtype in (torch.float32, torch.float64):
+            assert measure(features[order].to(dtype), labels[order], weight, bias)["nc4"] == 0
+
+
+def test_a_long_row_of_the_classifier_makes_no_ties_of_the_others():
+    features = torch.tensor([(0, 1), (0, 1), (0, -1), (0, -1), (1, 1e-3), (1, 1e-3)], dtype=torch.float64)
+    weight = torch.tensor([(0.0, 1.0), (0.0, -1e13), (1.0, 0.0)], dtype=torch.float64)
+    assert measure(features, torch.tensor([0, 0, 1, 1, 2, 2]), weight)["accuracy"] == 1

@@ -25,6 +25,9 @@ from .values import Classifier, Objective, Outputs, Statistics
 #: Between these scales of the data, squares of float32 residuals, many orders smaller, neither overflow nor vanish.
 _FLOAT32_SCALES = (2.0**-20, 2.0**40)
 
+#: The largest number of differences h − μ_c that are held at once.
+_DIFFERENCES = 2**22
+
 
 class Projections:
     """Accumulates the within-class scatter on the span of the centred means: the second sweep.
@@ -170,12 +173,16 @@ class Projections:
         return nearest
 
     def _nearest_means_exactly(self, features: Float[Tensor, "samples features"]) -> Int[Tensor, " samples"]:
-        # argmin ‖h − μ_c‖² = argmax ⟨h − μ_G, μ_c − μ_G⟩ − ½‖μ_c − μ_G‖², which a common offset leaves exact
-        means = self.centered.class_means
-        from_global = features - self.reference - self.centered.global_offset
-        lengths = torch.linalg.norm(means, dim=1)
-        closeness = from_global @ means.T - lengths.square() / 2
-        return first_largest(closeness, (torch.linalg.norm(from_global, dim=1) + lengths.max()) * lengths.max())
+        """argmin of ‖h − μ_c‖², by differences, so that means far away cost no digits of those nearby."""
+        means = self.means.offsets
+        mean_lengths = torch.linalg.norm(means, dim=1)
+        nearest = []
+        for part in (features - self.reference).split(max(1, _DIFFERENCES // means.numel())):
+            distances = torch.linalg.vector_norm(part[:, None] - means, dim=2)
+            # ½‖h − μ_c‖² has the error of h − μ_c times its length
+            sizes = distances * (torch.linalg.norm(part, dim=1, keepdim=True) + mean_lengths)
+            nearest.append(first_largest(-distances.square() / 2, sizes))
+        return torch.cat(nearest)
 
     def merge(self, other: "Projections") -> Self:
         """Folds in the projections of other samples on the same means."""

@@ -35,7 +35,9 @@ class Classifier:
         self, features: Float[Tensor, "samples features"], outputs: Float[Tensor, "samples classes"]
     ) -> Int[Tensor, " samples"]:
         """The class with the largest output; ties, to rounding, go to the lowest class."""
-        return first_largest(outputs, self.size(torch.linalg.norm(features, dim=1)))
+        lengths = torch.linalg.norm(features, dim=1, keepdim=True)
+        sizes = lengths * torch.linalg.norm(self.weight, dim=1)
+        return first_largest(outputs, sizes if self.bias is None else sizes + self.bias.abs())
 
     @cached_property
     def longest(self) -> float:
