@@ -52,3 +52,11 @@ def test_weighting_moves_the_global_mean():
     features, labels = torch.tensor([[0.0], [0.0], [0.0], [4.0]]), [0, 0, 0, 1]
     assert class_table(features, labels)["mean_norm"].tolist() == [2.0, 2.0]
     assert class_table(features, labels, weighting="samples")["mean_norm"].tolist() == [1.0, 3.0]
+
+
+def test_a_class_on_one_point_has_no_effective_rank():
+    """Whatever the point: the mean of equal numbers may differ from them by rounding."""
+    features = torch.cat([torch.full((7, 3), 0.1), torch.tensor([[1.0, 0.0, 0.3], [2.0, 0.0, 0.3]])]).double()
+    table = class_table(features, [0] * 7 + [1] * 2)
+    assert math.isnan(table["effective_rank"][0])
+    assert table["effective_rank"][1] == pytest.approx(1.0)

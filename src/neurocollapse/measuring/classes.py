@@ -35,13 +35,17 @@ def class_table(
         "count": statistics.class_counts.tolist(),
         "mean_norm": torch.linalg.norm(statistics.centered_class_means, dim=1).tolist(),
         "variance": statistics.within_class_variances.tolist(),
-        "effective_rank": [
-            effective_rank(rows[classes == c].double() - mean) for c, mean in enumerate(means.class_means)
-        ],
+        "effective_rank": [effective_rank(_deviations(rows[classes == c].double())) for c in range(means.num_classes)],
     }
     if weight is not None:
         table["weight_norm"] = torch.linalg.norm(statistics.classifier_weight, dim=1).tolist()
     return pd.DataFrame(table).rename_axis("class")
+
+
+def _deviations(features: Float[Tensor, "samples features"]) -> Float[Tensor, "samples features"]:
+    """h − μ. One sample is subtracted first, so that equal samples leave zeros, and no rounding of their mean."""
+    offsets = features - features[0]
+    return offsets - offsets.mean(dim=0)
 
 
 def effective_rank(deviations: Float[Tensor, "samples features"]) -> float:
