@@ -69,13 +69,13 @@ def judge_all(
     """Train the runs that the claims need, judge every claim, and write claims.md and claims.json into `out`.
 
     Each finished run's numbers go into results.jsonl; a run that is there is not trained again.
+    The arguments that are not listed are those of `sweep`.
 
     Args:
         settings: `QUICK` or `FULL`.
         out: the folder for the runs, the page and the verdicts.
         read: train nothing, and judge by the runs that have finished.
         command: the command that the page names as its source.
-        engine, workers, device, data_dir, address, progress: see `sweep`.
 
     Returns:
         The judged claims, and a message for each run that failed or is damaged.

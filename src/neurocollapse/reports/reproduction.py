@@ -61,7 +61,6 @@ def reproduce(
         weight_decays: the values of λ of Eq. 1; 0 is the comparison without decay.
         seeds: the number of seeds, 0, 1, …, for each λ; several give bands in the figure.
         out: the folder for the runs, figure.{png,pdf,svg}, summary.csv, theory.json and report.html.
-        engine, workers, device, data_dir, address, tensorboard, progress: see `sweep`.
 
     Raises:
         NeurocollapseError: see `sweep`.
