@@ -56,6 +56,8 @@ def reproduce(
 ) -> Reproduction:
     """Reproduces the paper's experiment: trains with and without weight decay, draws its figure, writes the report.
 
+    The arguments that are not listed are those of `sweep`.
+
     Args:
         config: the configuration that all runs share; by default `RunConfig()`.
         weight_decays: the values of λ of Eq. 1; 0 is the comparison without decay.
