@@ -613,7 +613,7 @@ COMMANDS = [
     ([*TRAIN, "--out", "a_file"], "a_file is not a folder that can be written to; name another"),
     ([*TRAIN, "--out", "a_file/below"], "a_file is not a folder that can be written to; name another"),
     ([*TRAIN, "--vary", "seed"], "--vary 'seed' is not field=value,value,...; the fields are dataset, per_class"),
-    ([*TRAIN, "--vary", "sead=1,2"], "--vary 'sead=1,2' is not field=value,value"),
+    ([*TRAIN, "--vary", "sead=1,2"], "--vary 'sead=1,2': a run has no field 'sead' (did you mean 'seed'?)"),
     ([*TRAIN, "--vary", "seed=1,two"], "--vary 'seed=1,two': 'two' is no value for seed; it takes whole numbers"),
     ([*TRAIN, "--precision", "tf32"], "precision tf32 needs an NVIDIA GPU, got device cpu; take float32"),
     ([*TRAIN, "--vary", "weight_decay=0,x"], "'x' is no value for weight_decay; it takes numbers"),

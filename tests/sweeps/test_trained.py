@@ -1,6 +1,8 @@
 """`nc.train` and `nc.sweep`: a call that returns finished runs, in memory and on disk, from wherever it is made."""
 
 import dataclasses
+import inspect
+import math
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ import torch
 from nbclient import NotebookClient
 
 import neurocollapse as nc
+from neurocollapse.sweeps import planning
 
 TINY = nc.RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=3, learning_rate=0.01)
 
@@ -63,6 +66,7 @@ def test_a_folder_without_runs_is_an_empty_frame_with_its_columns(tmp_path):
 
 SWEEP = """
 import neurocollapse as nc
+from neurocollapse.sweeps import planning
 base = nc.RunConfig(dataset="gaussian", network="mlp", epochs=3)
 run = nc.train(base)
 runs = nc.sweep(nc.Sweep(base, {"seed": range(2)}), out="x")
@@ -95,3 +99,29 @@ def test_the_runs_of_a_sweep_are_a_sequence_with_the_failures_beside_it(tmp_path
     assert failure["run"] == "λ=0.0005 seed 0 learning_rate=1000000.0"
     assert "smaller learning rate" in failure["message"]
     assert np.isfinite(runs[0].records()[-1]["train.nc1"])
+
+
+def test_what_is_no_list_of_configurations_is_refused_by_name(tmp_path):
+    sweep = inspect.unwrap(planning.plan_sweep)  # without the tests' own checking of types
+    with pytest.raises(nc.InputTypeError, match="sweep takes several configurations, got one; train it with train"):
+        sweep(TINY, tmp_path)
+    with pytest.raises(nc.InputTypeError, match="sweep takes a Sweep or RunConfigs, got 'seed'"):
+        sweep({"seed": [0]}, tmp_path)
+
+
+def test_a_folder_without_a_configuration_is_no_other_version(tmp_path):
+    with pytest.raises(nc.RunError, match=r"^[^ ]*config\.json is missing; delete"):
+        _ = nc.RunFolder(tmp_path).config
+
+
+def test_verify_takes_the_folder_of_a_run(tmp_path):
+    run = nc.train(TINY, out=tmp_path)
+    assert str(nc.verify(run.folder)) == str(nc.verify(run.folder.path))
+
+
+@pytest.mark.parametrize("decay", [-1.0, math.nan, math.inf])
+def test_a_weight_decay_that_is_none_is_refused(decay):
+    run = nc.train(TINY)
+    data = nc.load_dataset("gaussian").train
+    with pytest.raises(nc.InputError, match="weight_decay must be at least 0 and finite, got"):
+        nc.measure_model(run.model, [(data.images, data.labels)], weight_decay=decay)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from .._errors import InputError
+from .._errors import InputError, did_you_mean
 from ..sweeps import ENGINES
 from ..training import GROUPS, RunConfig
 from .parsing import Form, read
@@ -103,8 +103,11 @@ def axis(text: str) -> tuple[str, Sequence[Any]]:
     name, equals, values = text.partition("=")
     name = name.replace("-", "_")
     types = get_type_hints(RunConfig)
-    if not equals or name not in types:
+    if not equals:
         raise InputError(f"--vary {text!r} is not field=value,value,...; the fields are {', '.join(types)}")
+    if name not in types:
+        hint = did_you_mean(name, types)
+        raise InputError(f"--vary {text!r}: a run has no field {name!r}{hint}; there are {', '.join(types)}")
     return name, [_read(text, name, types[name], value) for value in values.split(",")]
 
 

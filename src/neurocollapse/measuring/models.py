@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import numbers
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -194,6 +195,10 @@ def measure_layers(
 
 def objective_of(model: nn.Module, weight_decay: float, free: Collection[str] = ()) -> Objective:
     """Returns the penalty of Eq. 1 for a model whose trainable parameters all decay alike, except those in `free`."""
+    if isinstance(weight_decay, bool) or not isinstance(weight_decay, numbers.Real):
+        raise InputTypeError(f"weight_decay must be a number, got {weight_decay!r}")
+    if not 0 <= weight_decay < math.inf:
+        raise InputError(f"weight_decay must be at least 0 and finite, got {weight_decay}")
     norms = {
         name: p.detach().double().square().sum().item()
         for name, p in unwrap(model).named_parameters()

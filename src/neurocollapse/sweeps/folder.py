@@ -103,8 +103,9 @@ class RunFolder:
     @property
     def config(self) -> RunConfig:
         """The configuration of the run. Raises `RunError` if another version of this package wrote it."""
+        described = self.description["config"]
         try:
-            return RunConfig(**self.description["config"])
+            return RunConfig(**described)
         except (TypeError, ValueError) as error:
             raise RunError(f"{self.path} was made by another version of neurocollapse ({error}); use that") from error
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._errors import InputError, RunError
+from .._errors import InputError, InputTypeError, RunError
 from .._progress import Progress, duration
 from ..training import RunConfig
 from .checks import Planned, check_device, check_precision, check_runs
@@ -132,7 +132,11 @@ def plan_sweep(
     It raises an error for whatever is wrong with the engine, the data, the network, the device or the folders. A run
     whose own folder is damaged does not stop the others; if all are damaged, this raises `RunError`.
     """
+    if isinstance(configs, RunConfig):
+        raise InputTypeError("sweep takes several configurations, got one; train it with train, or put it into a list")
     configs, out, shown = list(configs), Path(out), Progress(progress)
+    if strange := [config for config in configs if not isinstance(config, RunConfig)]:
+        raise InputTypeError(f"sweep takes a Sweep or RunConfigs, got {strange[0]!r}")
     data_dir = None if data_dir is None else Path(data_dir)
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")

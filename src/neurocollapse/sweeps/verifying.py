@@ -14,7 +14,7 @@ from .theory_tables import verify_run
 
 
 def verify(
-    subject: Path | str | nn.Module,
+    subject: Path | str | RunFolder | nn.Module,
     loader: Iterable[Any] | None = None,
     *,
     weight_decay: float | torch.optim.Optimizer | None = None,
@@ -54,6 +54,8 @@ def verify(
                 f"verify takes a model with its loader and weight_decay=, λ or the optimizer; got no {lacking}"
             )
         return verify_model(subject, loader, weight_decay, force=force)
+    if isinstance(subject, RunFolder):
+        subject = subject.path
     if not isinstance(subject, str | Path):
         raise InputTypeError(f"verify takes a torch.nn.Module or the folder of a run, got {type(subject).__name__}")
     if loader is not None or weight_decay is not None:
