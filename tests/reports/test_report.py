@@ -289,5 +289,5 @@ def test_a_report_that_follows_is_kept_current_until_ctrl_c(tmp_path, seeds):
     first, second, *_ = said.splitlines()
     assert first == f"{out} did not exist, and is a new folder now"
     assert second == f"there are no runs in {out} yet: waiting for them, until Ctrl-C"
-    assert (f"stopped; {page} is as the runs are now" if seeds else "no longer reloads itself") in said
+    assert (f"stopped; {page} shows the runs as they are now" if seeds else "no longer reloads itself") in said
     assert of_page(page.read_text())["reload"] is None
