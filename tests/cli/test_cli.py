@@ -100,7 +100,7 @@ def test_reproduce_tells_the_time_the_progress_and_the_result(reproduced):
     assert str(out / "summary.csv") in finished.stdout
 
 
-@pytest.mark.usefixtures("no_processes")
+@pytest.mark.usefixtures("no_processes", "figures_unsaved")
 def test_a_second_reproduce_trains_nothing_and_prints_the_same_numbers_also_as_json(reproduced, run):
     out, finished = reproduced
     before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
@@ -144,7 +144,7 @@ def test_the_estimate_is_of_the_epochs_that_are_left(tmp_path, run, monkeypatch)
     assert "1 run(s), 1 at a time: about 25 s" in said
 
 
-@pytest.mark.usefixtures("no_processes")
+@pytest.mark.usefixtures("no_processes", "figures_unsaved")
 def test_a_damaged_run_is_no_run_that_was_never_asked_for(reproduced, tmp_path, run):
     out = tmp_path / "results"
     shutil.copytree(reproduced[0], out)
@@ -186,7 +186,7 @@ def test_a_damaged_run_that_has_not_ended_is_named_and_the_others_are_trained(tm
     assert rows["seed1"] == "finished"
 
 
-@pytest.mark.usefixtures("no_processes")
+@pytest.mark.usefixtures("no_processes", "figures_unsaved")
 def test_a_verdict_and_a_figure_know_of_the_lambda_that_failed(tmp_path, run, monkeypatch):
     decays = (0.0, 5e-4, 1e9)
     for decay in decays:
@@ -283,7 +283,7 @@ def test_reproduce_where_everything_fails(tmp_path, run, monkeypatch):
     assert "nothing was recorded, so there is nothing to draw" in said
 
 
-@pytest.mark.usefixtures("no_processes")
+@pytest.mark.usefixtures("no_processes", "figures_unsaved")
 def test_reproduce_where_all_runs_diverged(tmp_path, run):
     wild = dataclasses.replace(SMALL, learning_rate=1e9)
     for decay in (0.0, 1e-3):
@@ -513,6 +513,7 @@ UNMEASURED = [
     ([*OF_A_MODEL, "--checkpoint", "no*"], "no file matches 'no*'"),
     ([*OF_A_MODEL, "--checkpoint", "bad.pt"], "bad.pt is damaged or holds more"),
     (["nan.npz"], "feature 2 of sample 7 is nan"),
+    (["cut.npz"], "is truncated or damaged"),
     (["good.npz", "--num-classes", "4"], "num_classes is 4, but weight has 3 rows"),
     (["[bold]:car:.npz"], "[bold]:car:.npz is empty"),  # and is no markup
 ]
@@ -526,7 +527,7 @@ def test_what_cannot_be_measured_is_one_line(run, tmp_path, monkeypatch, argumen
     features = feature_arrays()["features"].numpy().copy()
     features[7, 2] = np.nan
     npz(Path("nan.npz"), features=features)
-    npz(Path("good.npz"))
+    Path("cut.npz").write_bytes(npz(Path("good.npz")).read_bytes()[:-200])
     assert_one_line(run("measure", *arguments), message)
 
 
@@ -563,13 +564,8 @@ def test_where_letters_are_missing_they_are_replaced(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to a device that is always full")
 def test_output_that_cannot_be_written_is_one_line(tmp_path):
     with open("/dev/full", "w") as full:
-        status, _, said = real("measure", npz(tmp_path / "f.npz"), stdout=full)
+        status, _, said = real("runs", tmp_path, stdout=full)
     assert_one_line((status, "", said), "the output cannot be written (No space left on device); make room, or send it")
-
-
-def test_the_real_command_says_one_line_too(tmp_path):
-    (tmp_path / "f.npz").write_bytes(npz(tmp_path / "whole.npz").read_bytes()[:-200])
-    assert_one_line(real("measure", tmp_path / "f.npz", stdout=subprocess.PIPE), "is truncated or damaged")
 
 
 # Bad input: one line, exit status 2

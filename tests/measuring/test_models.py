@@ -354,9 +354,9 @@ def test_a_diverged_classifier_is_refused(strategy, value):
 
 def test_what_is_no_model_and_no_means():
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
-        measure_model.__wrapped__(lambda x: x, FEW)
+        inspect.unwrap(measure_model)(lambda x: x, FEW)
     with pytest.raises(TypeError, match=r"means must be those of another measurement, its .means, got Tensor"):
-        measure_model.__wrapped__(nn.Linear(4, 3), FEW, means=torch.ones(3, 4))
+        inspect.unwrap(measure_model)(nn.Linear(4, 3), FEW, means=torch.ones(3, 4))
 
 
 def test_features_that_cannot_be_saved(tmp_path, monkeypatch):

@@ -246,6 +246,7 @@ def test_runs_of_earlier_commands_are_told_and_a_damaged_one_stops_nothing(tmp_p
     assert_tracked(logs, whole, ended)
 
 
+@pytest.mark.usefixtures("figures_unsaved")
 def test_reproduce_tracks_too(tmp_path, run):
     out, logs = tmp_path / "out", tmp_path / "logs"
     words = ["reproduce", *TYPED, "--epochs", "2", "--engine", "batched", "--out", out, "--tensorboard", logs]
