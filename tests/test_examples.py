@@ -18,18 +18,14 @@ NUMBER = r"\d+\.\d+(e[-+]\d+)?"
 EXAMPLES = {
     "01_measure_features": ("", rf"0.0001 +{NUMBER} .* 0.00% +100.00%\n(.*\n)*Measurement: 2000 samples, 10 classes"),
     "02_measure_your_training_loop": ("--epochs 4 --every 2", rf"  2 +{NUMBER}  .*\n +4 +{NUMBER}  .*%\n$"),
-    "03_resnet18": (
-        "--samples 24 --size 32",
-        rf"11.2 million(.*\n)*Measurement: 24 samples, 4 classes(.*\n)*layer3 +256 +{NUMBER}(.*\n)*fc +512 +{NUMBER}",
-    ),
+    "03_resnet18": ("--samples 24 --size 32",
+        rf"11.2 million(.*\n)*Measurement: 24 samples, 4 classes(.*\n)*layer3 +256 +{NUMBER}(.*\n)*fc +512 +{NUMBER}"),
     "04_torchmetrics": ("", rf"    5 +{NUMBER}% +({NUMBER}) +\2 .*\n\d+ numbers in all"),
     "05_lightning": ("--epochs 2 --every 2", rf"nc/weight_norms.1\n +1 +{NUMBER} "),
-    "06_transformers": (
-        "--samples 48 --epochs 2 --every 1",
-        rf"history:\nepoch +1  nc/nc1 .*\nepoch +2  nc/nc1 +{NUMBER} ",
-    ),
+    "06_transformers": ("--samples 48 --epochs 2 --every 1",
+        rf"history:\nepoch +1  nc/nc1 .*\nepoch +2  nc/nc1 +{NUMBER} "),
     "07_theory_along_training": ("--epochs 4 --every 2", rf"  2 +{NUMBER}  .*\n +4 +{NUMBER}  .*\n$"),
-}
+}  # fmt: skip
 SLOW = {"04_torchmetrics", "05_lightning", "06_transformers"}  # to import these libraries takes seconds
 
 

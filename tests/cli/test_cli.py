@@ -325,23 +325,15 @@ def users(tmp_path, monkeypatch):
 
 
 UNFIT = {
-    "leaves": (
-        ["--network", "networks_typed:leave"],
-        "networks_typed:leave raised SystemExit: 3; it is called as func",
-    ),
-    "not balanced": (
-        ["--network", "networks_typed:tanh", "--balancing", "epoch"],
-        "networks_typed:tanh: the channels of Sequential cannot be balanced: its output changes where those of 0",
-    ),
-    "normalised": (
-        ["--network", "mlp", "--normalization", "batch", "--balancing", "epoch"],
-        "balancing epoch needs normalization none",
-    ),
-    "not stacked": (
-        ["--network", "mlp", "--normalization", "batch", "--engine", "batched"],
-        "engine batched: mlp has frozen parameters, or buffers like those of batch normalis",
-    ),
-}
+    "leaves": (["--network", "networks_typed:leave"],
+        "networks_typed:leave raised SystemExit: 3; it is called as func"),
+    "not balanced": (["--network", "networks_typed:tanh", "--balancing", "epoch"],
+        "networks_typed:tanh: the channels of Sequential cannot be balanced: its output changes where those of 0"),
+    "normalised": (["--network", "mlp", "--normalization", "batch", "--balancing", "epoch"],
+        "balancing epoch needs normalization none"),
+    "not stacked": (["--network", "mlp", "--normalization", "batch", "--engine", "batched"],
+        "engine batched: mlp has frozen parameters, or buffers like those of batch normalis"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("words", "message"), UNFIT.values(), ids=UNFIT)

@@ -91,10 +91,8 @@ def test_the_words_become_a_run():
 
 MISTAKES = {
     "no command": ([], "it needs a command; choose from reproduce, train, measure, verify"),
-    "another command": (
-        ["reproduse"],
-        "no command 'reproduse' (did you mean reproduce?); choose from reproduce, train",
-    ),
+    "another command": (["reproduse"],
+        "no command 'reproduse' (did you mean reproduce?); choose from reproduce, train"),
     "another option": (["train", "--epoch", "3"], "there is no option --epoch (did you mean --epochs?)"),
     "an option of another command": (["reproduce", "--seed", "3"], "there is no option --seed (did you mean --seeds?)"),
     "a short option": (["train", "-x"], "there is no option -x; see neurocollapse train --help"),
@@ -110,12 +108,10 @@ MISTAKES = {
     "nothing to list": (["runs"], "the folder is missing; see neurocollapse runs --help"),
     "a folder without a name": (["train", "--out", ""], "--out cannot be '': the name of the folder is empty"),
     "nothing to measure": (["measure"], "measure takes either a file of features, or --model with --dataset"),
-    "no extent of claims": (
-        ["claims"],
-        "either --quick or --full: all claims on the 5,000 bundled digits, or these and",
-    ),
+    "no extent of claims": (["claims"],
+        "either --quick or --full: all claims on the 5,000 bundled digits, or these and"),
     "an impossible run": (["train", "--depth", "1"], "depth must be at least 2, got 1"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)

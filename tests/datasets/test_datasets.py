@@ -995,20 +995,11 @@ def test_mixture_depends_on_its_seed_alone():
     [
         ([[1, 0], [0, 1]], 2, True, "samples_per_class=2 is too few; give at least 3"),
         ([[1, 0], [0, 1]], 0, False, "samples_per_class=0 is too few; give at least 1"),
-        (
-            [[1, 0], [0, -1]],
-            9,
-            True,
-            "not symmetric positive semidefinite (least eigenvalue of its lower triangle: -1",
-        ),
-        (
-            [[1, 0.5], [0, 1]],
-            9,
-            True,
-            "not symmetric positive semidefinite (least eigenvalue of its lower triangle: 1)",
-        ),
+        ([[1, 0], [0, -1]], 9, True, "not symmetric positive semidefinite (least eigenvalue of its lower triangle: -1"),
+        ([[1, 0.5], [0, 1]], 9, True,
+         "not symmetric positive semidefinite (least eigenvalue of its lower triangle: 1)"),
     ],
-)
+)  # fmt: skip
 def test_wrong_mixture(covariance, samples_per_class, exact, message):
     covariance = torch.tensor(covariance, dtype=torch.float64)
     means = torch.zeros(2, 2, dtype=torch.float64)

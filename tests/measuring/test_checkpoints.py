@@ -67,19 +67,15 @@ class Code:
 
 
 FAULTS = {
-    "other.safetensors": (
-        lambda path: save_file(network(5).state_dict(), path),
-        r"other.safetensors is of another model than Sequential: size mismatch for 2.weight",
-    ),
-    "names.pt": (
-        lambda path: torch.save({"fc.weight": torch.ones(2)}, path),
-        r"it lacks 0.weight, 2.bias, 2.weight and has fc.weight, unlike Sequential",
-    ),
+    "other.safetensors": (lambda path: save_file(network(5).state_dict(), path),
+        r"other.safetensors is of another model than Sequential: size mismatch for 2.weight"),
+    "names.pt": (lambda path: torch.save({"fc.weight": torch.ones(2)}, path),
+        r"it lacks 0.weight, 2.bias, 2.weight and has fc.weight, unlike Sequential"),
     "truncated.safetensors": (truncated, r"truncated.safetensors is damaged or holds more than weights"),
     "empty.pt": (lambda path: path.write_bytes(b""), r"empty.pt is damaged or holds more than weights"),
     "code.pt": (lambda path: torch.save({"model": Code()}, path), r"code.pt is damaged or holds more than weights"),
     "list.pt": (lambda path: torch.save([torch.ones(2)], path), r"list.pt holds list, not a state_dict"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAULTS)

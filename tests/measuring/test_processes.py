@@ -141,16 +141,12 @@ def metric_of_unlike_widths():
 
 NOTHING = ("the loader yields nothing", "process 0 failed: InputError: the loader yields nothing")
 FAILURES_BY_STRATEGY = {
-    "nan": (
-        lambda s: measure_model(network(), loader(spoilt()), strategy=s),
-        ("feature 0 of sample 0 is nan", "process 1 failed: InputError: feature 0 of sample 0 is nan"),
-    ),
-    "model": (
-        lambda s: measure_model(network(Model(fail_in_the_second)), loader(), strategy=s),
-        ("the disk is gone", "process 1 failed: OSError: the disk is gone"),
-    ),
+    "nan": (lambda s: measure_model(network(), loader(spoilt()), strategy=s),
+        ("feature 0 of sample 0 is nan", "process 1 failed: InputError: feature 0 of sample 0 is nan")),
+    "model": (lambda s: measure_model(network(Model(fail_in_the_second)), loader(), strategy=s),
+        ("the disk is gone", "process 1 failed: OSError: the disk is gone")),
     "no data": (lambda s: measure_model(network(), loader(X[:0], Y[:0]), strategy=s), NOTHING),
-}
+}  # fmt: skip
 #: Every process must raise: the first with the message where the fault is one's own, the second where it is another's.
 FAILURES = {
     **{
@@ -158,24 +154,15 @@ FAILURES = {
         for name, (case, messages) in FAILURES_BY_STRATEGY.items()
         for s in STRATEGIES
     },
-    "a class without samples": (
-        lambda: measure_model(network(), loader(X[Y < 2], Y[Y < 2])),
-        ("class 2 has no samples",) * 2,
-    ),
-    "features to be saved": (
-        lambda: measure_model(network(), loader(), save_features="features.safetensors"),
-        ("save_features needs all features in one process",) * 2,
-    ),
-    "others of nothing": (
-        lambda: measure_model(network(), loader(), ood=DataLoader(TensorDataset(X[:0]))),
-        NOTHING,
-    ),
-    "metric without samples": (
-        lambda: NeuralCollapse(C).compute(),
-        ("nothing to measure: the metric was not updated",) * 2,
-    ),
+    "a class without samples": (lambda: measure_model(network(), loader(X[Y < 2], Y[Y < 2])),
+        ("class 2 has no samples",) * 2),
+    "features to be saved": (lambda: measure_model(network(), loader(), save_features="features.safetensors"),
+        ("save_features needs all features in one process",) * 2),
+    "others of nothing": (lambda: measure_model(network(), loader(), ood=DataLoader(TensorDataset(X[:0]))), NOTHING),
+    "metric without samples": (lambda: NeuralCollapse(C).compute(),
+        ("nothing to measure: the metric was not updated",) * 2),
     "metric of unlike widths": (metric_of_unlike_widths, ("do not fit together (5 of torch.float64, 6 of",) * 2),
-}
+}  # fmt: skip
 
 
 def outcome(case):

@@ -130,35 +130,23 @@ def spoilt(name, change):
 IMAGES, LABELS = DATA[0]
 NETWORK = network()
 REFUSED = {
-    "layers that decay differently": (
-        (NETWORK, DATA, decays_of(NETWORK, (1e-3, 2e-3, 3e-3))),
-        r"the layers decay differently \(features.1: 0.001, features.3: 0.002",
-    ),
-    "another's optimizer": (
-        (NETWORK, DATA, torch.optim.SGD(network().parameters(), 0.1, weight_decay=0.1)),
-        "the optimizer has none of the model's parameters",
-    ),
+    "layers that decay differently": ((NETWORK, DATA, decays_of(NETWORK, (1e-3, 2e-3, 3e-3))),
+        r"the layers decay differently \(features.1: 0.001, features.3: 0.002"),
+    "another's optimizer": ((NETWORK, DATA, torch.optim.SGD(network().parameters(), 0.1, weight_decay=0.1)),
+        "the optimizer has none of the model's parameters"),
     "not homogeneous": ((with_tanh(), DATA), r"not homogeneous in (its inputs|layer hidden.weight): .* by 0\.\d"),
     "labels from 1": ((NETWORK, [(IMAGES, LABELS + 1)]), "labels go from 1 to 4"),
     "labels from -1": ((NETWORK, [(IMAGES, LABELS - 1)]), "labels go from -1 to 2"),
-    "nan weights": (
-        (spoilt("classifier.weight", lambda weight: weight[0, 0].fill_(math.nan)), DATA),
-        "the network's weights are not finite",
-    ),
+    "nan weights": ((spoilt("classifier.weight", lambda weight: weight[0, 0].fill_(math.nan)), DATA),
+        "the network's weights are not finite"),
     "nan inputs": ((NETWORK, [(IMAGES / 0, LABELS)]), "the network's inputs are not finite"),
-    "a frozen classifier": (
-        (spoilt("classifier.weight", lambda weight: weight.requires_grad_(False)), DATA),
-        "is frozen, and the theory is about one that trains",
-    ),
-    "two outputs": (
-        (Model(lambda self, x: (self.classifier(x), x), classifier=linear(16, 4)), DATA),
-        "the network returns a tuple; return the classifier's output alone",
-    ),
+    "a frozen classifier": ((spoilt("classifier.weight", lambda weight: weight.requires_grad_(False)), DATA),
+        "is frozen, and the theory is about one that trains"),
+    "two outputs": ((Model(lambda self, x: (self.classifier(x), x), classifier=linear(16, 4)), DATA),
+        "the network returns a tuple; return the classifier's output alone"),
     "two inputs": (
-        (
-            Model(lambda self, first, second: self.classifier(first + second), classifier=linear(16, 4)),
-            [({"first": IMAGES, "second": IMAGES}, LABELS)],
-        ),
+        (Model(lambda self, first, second: self.classifier(first + second), classifier=linear(16, 4)),
+         [({"first": IMAGES, "second": IMAGES}, LABELS)]),
         "one tensor of inputs",
     ),
     "a decay below 0": ((NETWORK, DATA, -1e-3), "finite number from 0"),
@@ -168,7 +156,7 @@ REFUSED = {
     "no decay": ((NETWORK, DATA, None), "got no weight_decay"),
     "a run and data": (("somewhere", DATA, None), "a run knows its data"),
     "no run": (("no-such-run", None, None), "is not a run"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)

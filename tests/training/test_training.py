@@ -495,27 +495,18 @@ def alone(forward):
 
 
 REFUSED = {
-    "a parameter outside the loss": (
-        unused,
-        r"forgotten\.weight of Model does not enter the loss; remove it, or freeze",
-    ),
+    "a parameter outside the loss": (unused,
+        r"forgotten\.weight of Model does not enter the loss; remove it, or freeze"),
     "a classifier that is never called": (
         lambda shape, classes: unused(shape, classes, lambda model, x: model.forgotten(x)),
-        r"does not call its last linear layer.*return the output of such a layer",
-    ),
-    "a classifier whose outputs are changed": (
-        alone(lambda model, x: 0.5 * model.fc(x)),
-        "output is not that of its last linear layer",
-    ),
-    "a tuple": (
-        alone(lambda model, x: (model.fc(x), x)),
-        "the network returns a tuple; return the classifier's output alone",
-    ),
-    "nothing to train": (
-        lambda shape, classes: nn.Linear(*shape, classes).requires_grad_(False),
-        "all parameters of Linear are frozen, so there is nothing to train",
-    ),
-}
+        r"does not call its last linear layer.*return the output of such a layer"),
+    "a classifier whose outputs are changed": (alone(lambda model, x: 0.5 * model.fc(x)),
+        "output is not that of its last linear layer"),
+    "a tuple": (alone(lambda model, x: (model.fc(x), x)),
+        "the network returns a tuple; return the classifier's output alone"),
+    "nothing to train": (lambda shape, classes: nn.Linear(*shape, classes).requires_grad_(False),
+        "all parameters of Linear are frozen, so there is nothing to train"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
