@@ -294,7 +294,7 @@ EARLY_END = dataclasses.replace(SMALL, weight_decay=0.1, learning_rate=0.02, gra
 MOMENTS = [
     pytest.param(dataclasses.replace(SMALL, epochs=2), False, id="finished, before"),
     pytest.param(dataclasses.replace(SMALL, epochs=3), True, id="finished, after", marks=pytest.mark.slow),
-    pytest.param(EARLY_END, False, id="early, before"),
+    pytest.param(EARLY_END, False, id="early, before", marks=pytest.mark.slow),
     pytest.param(EARLY_END, True, id="early, after", marks=pytest.mark.slow),
     pytest.param(DIVERGING, False, id="diverged, before", marks=pytest.mark.slow),
     pytest.param(DIVERGING, True, id="diverged, after"),

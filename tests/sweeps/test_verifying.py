@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import math
+import shutil
 import signal
 import time
 
@@ -33,8 +34,16 @@ def network(**changes):
     return nc.build_network("mlp", (16,), 4, **{"depth": 3, "width": 10, **changes})
 
 
-def trained(tmp_path, **changes):
-    return execute(dataclasses.replace(SMALL, **changes), GAUSSIAN, tmp_path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A copy of a run in a folder; each is trained once."""
+    out = tmp_path_factory.mktemp("trained")
+
+    def copy_of_run(folder, **changes):
+        run = execute(dataclasses.replace(SMALL, **changes), GAUSSIAN, out)
+        return RunFolder(shutil.copytree(run.path, folder / run.path.name, dirs_exist_ok=True))
+
+    return copy_of_run
 
 
 @pytest.fixture
@@ -195,7 +204,7 @@ def test_a_loader_that_leaves_samples_out_is_warned_of():
 # Runs
 
 
-def test_a_run_is_verified_where_it_ended(tmp_path):
+def test_a_run_is_verified_where_it_ended(tmp_path, trained):
     folder = trained(tmp_path, bias="free")
     table = nc.verify(folder.path)
     record = folder.records()[-1]
@@ -207,7 +216,7 @@ def test_a_run_is_verified_where_it_ended(tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu_a_run_has_the_same_table_and_the_same_descent(tmp_path):
+def test_on_a_gpu_a_run_has_the_same_table_and_the_same_descent(tmp_path, trained):
     folder = trained(tmp_path, bias="free")
     here, there = (verify_run(folder, device=device) for device in ("cpu", "cuda"))
     assert there.facts == pytest.approx(here.facts, rel=1e-9, abs=1e-12)
@@ -215,7 +224,7 @@ def test_on_a_gpu_a_run_has_the_same_table_and_the_same_descent(tmp_path):
     assert descents[0].loss == pytest.approx(descents[1].loss, rel=1e-6)
 
 
-def test_the_gradients_are_taken_on_the_device_asked_for(tmp_path):
+def test_the_gradients_are_taken_on_the_device_asked_for(tmp_path, trained):
     folder = trained(tmp_path)
     objective = objective_of_run(folder, device="meta")  # has shapes and no numbers
     assert {t.device.type for t in (objective.point, objective.inputs, objective.labels)} == {"meta"}
@@ -228,18 +237,18 @@ def test_time_along_the_flow_is_the_sum_of_the_steps():
     assert flow_time(config, 0, 400) == 0.0
 
 
-def test_norms_along_small_steps_without_momentum_are_those_of_the_flow(tmp_path):
+def test_norms_along_small_steps_without_momentum_are_those_of_the_flow(tmp_path, trained):
     folder = trained(
         tmp_path, learning_rate=1e-3, momentum=0.0, weight_decay=0.1, initialization="kaiming", batch_size=400
     )
     assert max(row.residual for row in verify_run(folder).sections["along training, read as gradient flow"]) < 1e-4
 
 
-def test_norms_that_were_balanced_are_not_read_as_those_of_the_flow(tmp_path):
+def test_norms_that_were_balanced_are_not_read_as_those_of_the_flow(tmp_path, trained):
     assert "along training, read as gradient flow" not in verify_run(trained(tmp_path, balancing="epoch")).sections
 
 
-def test_a_run_without_weights_is_told(tmp_path):
+def test_a_run_without_weights_is_told(tmp_path, trained):
     folder = trained(tmp_path, learning_rate=1e6)
     assert folder.status == "diverged"
     with pytest.raises(VerificationError, match="there are no weights to verify: the run is diverged"):
@@ -250,7 +259,7 @@ def test_a_run_without_weights_is_told(tmp_path):
         verify_run(finished)
 
 
-def test_an_edited_configuration_is_told(tmp_path):
+def test_an_edited_configuration_is_told(tmp_path, trained):
     folder = trained(tmp_path)
     config = folder.path / "config.json"
     text = config.read_text()
@@ -265,7 +274,7 @@ def test_an_edited_configuration_is_told(tmp_path):
             verify_run(folder)
 
 
-def test_tables_are_kept_and_made_again_where_the_weights_changed(tmp_path, monkeypatch):
+def test_tables_are_kept_and_made_again_where_the_weights_changed(tmp_path, monkeypatch, trained):
     folders = [trained(tmp_path, seed=seed) for seed in (0, 1)]
     file = tmp_path / "theory.json"
     first = dict(verify_runs(folders, TheoryFile(file)))
@@ -280,7 +289,7 @@ def test_tables_are_kept_and_made_again_where_the_weights_changed(tmp_path, monk
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{not json"])
-def test_a_damaged_theory_file_is_made_anew(tmp_path, content):
+def test_a_damaged_theory_file_is_made_anew(tmp_path, content, trained):
     file = tmp_path / "theory.json"
     file.write_text(content)
     folder = trained(tmp_path)
@@ -288,14 +297,14 @@ def test_a_damaged_theory_file_is_made_anew(tmp_path, content):
     assert folder.path.name in json.loads(file.read_text())
 
 
-def test_one_run_that_cannot_be_verified_does_not_keep_the_others(tmp_path):
+def test_one_run_that_cannot_be_verified_does_not_keep_the_others(tmp_path, trained):
     folders = [trained(tmp_path, learning_rate=1e6), trained(tmp_path)]
     found = dict(verify_runs(folders, TheoryFile(tmp_path / "theory.json")))
     assert "diverged" in found[folders[0]]
     assert found[folders[1]].facts["λ"] == SMALL.weight_decay
 
 
-def test_the_objective_of_a_run_is_at_its_last_weights(tmp_path):
+def test_the_objective_of_a_run_is_at_its_last_weights(tmp_path, trained):
     folder = trained(tmp_path)
     objective = objective_of_run(folder)
     for name, value in objective.split(objective.point).items():
@@ -305,7 +314,7 @@ def test_the_objective_of_a_run_is_at_its_last_weights(tmp_path):
 # The command
 
 
-def test_the_command_prints_the_table_of_a_run_and_compares_those_of_a_folder(tmp_path, in_process):
+def test_the_command_prints_the_table_of_a_run_and_compares_those_of_a_folder(tmp_path, in_process, trained):
     one, _ = trained(tmp_path / "runs"), trained(tmp_path / "runs", weight_decay=0.0)
     table = in_process("verify", one.path)[0]
     assert "identities, at every point" in table
@@ -334,7 +343,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
-def test_bad_input_is_one_line_and_status_2(words, message, in_process, tmp_path_factory):
+def test_bad_input_is_one_line_and_status_2(words, message, in_process, tmp_path_factory, trained):
     if words[-1].startswith("RUN"):
         folder = trained(tmp_path_factory.mktemp("runs")).path
         words = [*words[:-1], folder if words[-1] == "RUN" else folder.parent]
@@ -343,7 +352,7 @@ def test_bad_input_is_one_line_and_status_2(words, message, in_process, tmp_path
     assert len(told.splitlines()) == 1
 
 
-def test_weights_of_which_a_bit_has_changed_are_not_verified(tmp_path, in_process):
+def test_weights_of_which_a_bit_has_changed_are_not_verified(tmp_path, in_process, trained):
     weights = trained(tmp_path).path / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -352,7 +361,7 @@ def test_weights_of_which_a_bit_has_changed_are_not_verified(tmp_path, in_proces
     assert told.startswith(f"error: {weights} is damaged (its checksum does not match); delete {weights.parent} ")
 
 
-def test_a_folder_with_a_run_that_failed_ends_with_status_1_and_verifies_the_rest(tmp_path, in_process):
+def test_a_folder_with_a_run_that_failed_ends_with_status_1_and_verifies_the_rest(tmp_path, in_process, trained):
     diverged = trained(tmp_path, learning_rate=1e6)
     trained(tmp_path)
     printed, told = in_process("verify", tmp_path, status=1)
@@ -378,7 +387,7 @@ def test_a_user_network_that_is_not_homogeneous_needs_force(tmp_path, in_process
 # Refinement of a run
 
 
-def test_a_descent_is_kept_beside_the_run_and_gone_on_with(tmp_path):
+def test_a_descent_is_kept_beside_the_run_and_gone_on_with(tmp_path, trained):
     folder = trained(tmp_path)
     begun = Refinement(folder)
     assert begun.iterations == 0
@@ -395,21 +404,21 @@ def test_a_descent_is_kept_beside_the_run_and_gone_on_with(tmp_path):
     assert nc.verify(folder.path).facts["L"] > first.loss  # the run itself is as it was
 
 
-def test_a_descent_from_other_weights_is_begun_anew(tmp_path):
+def test_a_descent_from_other_weights_is_begun_anew(tmp_path, trained):
     folder, other = trained(tmp_path), trained(tmp_path, seed=1)
     list(Refinement(folder).descend(20))
     (other.path / "refined.safetensors").write_bytes((folder.path / "refined.safetensors").read_bytes())
     assert Refinement(other).iterations == 0
 
 
-def test_a_damaged_point_is_named(tmp_path):
+def test_a_damaged_point_is_named(tmp_path, trained):
     folder = trained(tmp_path)
     (folder.path / "refined.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"refined\.safetensors is damaged .* delete it to refine again"):
         Refinement(folder)
 
 
-def test_a_descent_that_is_stopped_keeps_its_point(tmp_path):
+def test_a_descent_that_is_stopped_keeps_its_point(tmp_path, trained):
     folder = trained(tmp_path)
     descent = Refinement(folder).descend(10**6)
     states = [next(descent) for _ in range(3)]
@@ -419,7 +428,7 @@ def test_a_descent_that_is_stopped_keeps_its_point(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 @pytest.mark.slow
-def test_a_refining_command_that_is_stopped_goes_on(tmp_path, number, in_process):
+def test_a_refining_command_that_is_stopped_goes_on(tmp_path, number, in_process, trained):
     folder = trained(tmp_path, depth=5, width=64)
     begun = start([COMMAND, "verify", str(folder.path), "--refine", "1000000"])
     kept = folder.path / "refined.safetensors"
@@ -501,4 +510,8 @@ def test_the_command_prints_digits_of_agreement(in_process, monkeypatch):
 )
 def test_solve_prints_both_side_by_side(words, shown, in_process):
     assert shown in in_process("solve", *words)[0]
-    json.loads(in_process("solve", *words, "--json")[0])
+
+
+def test_solve_prints_json_with_and_without_random_starts(in_process):
+    for words in ([], ["--convex"]):
+        json.loads(in_process("solve", *words, "--json")[0])

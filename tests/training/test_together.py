@@ -113,7 +113,7 @@ OPTIONS = {
     "free bias": {"network": f"{MODULE}:biased", "bias": "free", "weight_decay": 0.05},
     "balanced": {"balancing": "epoch"},
     "cosine": {"schedule": "cosine"},
-    "full batch": {"batch_size": 1000, "epochs": 10},
+    "full batch": {"batch_size": 1000, "epochs": 5},
 }
 
 
