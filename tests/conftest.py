@@ -42,6 +42,7 @@ def run(capsys, monkeypatch):
 
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command puts its own in place
     monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr("neurocollapse.sweeps.engines.batched.default_workers", lambda: 1)  # threads, which would wait
 
     def run(*words):
         with pytest.raises(SystemExit) as caught:

@@ -21,34 +21,16 @@ import torch
 import neurocollapse as nc
 from neurocollapse import cli
 from neurocollapse.cli.printing import shown
-from neurocollapse.datasets import load_dataset
 from neurocollapse.reports import describe_ordering, paper_ordering, reproduction, summary
 from neurocollapse.reports.summaries import ORDERED_KEYS
 from neurocollapse.sweeps import RunFolder, run_id
 from neurocollapse.sweeps.resuming import execute
-from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig
 from tests.commands import COMMAND, start, train_words, wait_for
+from tests.folders import GAUSSIAN, Killed, folder_of, stopped_after
 
-GAUSSIAN = load_dataset("gaussian")
 TINY = ["--dataset", "gaussian", "--network", "mlp", "--depth", "2", "--width", "8", "--epochs", "2"]
 SMALL = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=2)
-
-
-class SeenEnough(Exception):
-    pass
-
-
-def stopped_after(epoch, config, out):
-    """A run that was stopped when that epoch was saved."""
-
-    def stop(state):
-        if state.epoch == epoch:
-            raise SeenEnough
-
-    with pytest.raises(SeenEnough):
-        execute(config, GAUSSIAN, out, on_state=stop)
-    return RunFolder(out / run_id(config, GAUSSIAN))
 
 
 def assert_one_line(result, message):
@@ -685,7 +667,7 @@ ENDS = {
 
 @pytest.mark.parametrize(("status", "stop"), ENDS.values(), ids=ENDS)
 def test_the_command_ends_quietly_and_the_run_goes_on_later(tmp_path, status, stop):
-    run = RunWriter(tmp_path / run_id(LONG, GAUSSIAN))
+    run = folder_of(tmp_path, LONG)
     process = sweep_of_long_runs(tmp_path)
     wait_for((run.path / "checkpoint.safetensors").exists)
     for _ in range(2):  # some press it twice
@@ -699,9 +681,9 @@ def test_the_command_ends_quietly_and_the_run_goes_on_later(tmp_path, status, st
 
     def stop_at_once(state):
         resumed.append(state.epoch)
-        raise SeenEnough
+        raise Killed
 
-    with pytest.raises(SeenEnough):
+    with pytest.raises(Killed):
         execute(LONG, GAUSSIAN, tmp_path, on_state=stop_at_once)
     assert resumed == [saved + 1]
 

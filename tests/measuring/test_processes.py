@@ -1,6 +1,7 @@
 """Real processes over gloo: what they measure together is what one process measures alone, and none waits in vain."""
 
 import json
+import multiprocessing
 import os
 import time
 import warnings
@@ -117,6 +118,8 @@ CASES = {
     "metric, half precision, moments": lambda: metric(False, SHARDS["all to the last"], torch.float16),
 }
 
+SLOW = {"data parallel"}  # its wrapper imports PyTorch's compiler, which takes seconds in each process
+
 
 def fail_in_the_second(_, x):
     if rank() == 1:
@@ -175,12 +178,6 @@ FAILURES = {
 }
 
 
-#: Every process calls these, and so does one alone: the numbers must agree.
-
-
-#: Every process must raise: the first with the message where the fault is one's own, the second where it is another's.
-
-
 def outcome(case):
     start = time.monotonic()
     try:
@@ -202,7 +199,7 @@ def work(this, processes, folder):
         "gloo", f"file://{folder}/store", rank=this, world_size=processes, timeout=timedelta(seconds=60)
     )
     cases = CASES | {name: case for name, (case, _) in FAILURES.items()} | {"alone": alone_on_the_first}
-    results = {name: outcome(case) for name, case in cases.items()}
+    results = {name: outcome(case) for name, case in cases.items() if processes > 2 or name not in SLOW}
     with open(f"{folder}/{this}.json", "w", encoding="utf-8") as file:
         json.dump(results, file)
     dist.barrier()
@@ -216,7 +213,10 @@ def results(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-        torch.multiprocessing.spawn(work, (request.param, str(folder)), nprocs=request.param)
+        multiprocessing.set_forkserver_preload([__name__])  # the server imports for seconds, and they do not again
+        torch.multiprocessing.start_processes(
+            work, (request.param, str(folder)), nprocs=request.param, start_method="forkserver"
+        )
     return [json.loads((folder / f"{this}.json").read_text(encoding="utf-8")) for this in range(request.param)]
 
 
@@ -229,6 +229,8 @@ def flat(values):
 @pytest.mark.parametrize("name", CASES)
 def test_together_they_measure_what_one_measures_alone(results, name):
     assert not dist.is_initialized()
+    if name not in results[0]:
+        pytest.skip("in the slow test with more processes")
     alone = flat(CASES[name]())
     tolerance = 1e-6 if "single precision" in name else 1e-12
     for result in results:

@@ -84,6 +84,8 @@ def test_the_estimate_is_of_the_right_size():
         list(epochs(config, GAUSSIAN))
         ratio = estimate / (time.perf_counter() - start)
         best = min(best, max(ratio, 1 / ratio))
+        if best < 2:
+            break
     assert best < 4
 
 

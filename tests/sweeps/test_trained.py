@@ -76,7 +76,7 @@ print(nc.report("x"))
 """
 
 
-@pytest.mark.parametrize("how", ["script", "python -c"])
+@pytest.mark.parametrize("how", ["script", pytest.param("python -c", marks=pytest.mark.slow)])
 def test_it_works_without_a_guard_for_the_main_module(tmp_path, how):
     (tmp_path / "script.py").write_text("print('once')\n" + SWEEP)
     arguments = ["script.py"] if how == "script" else ["-c", "print('once')\n" + SWEEP]
