@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
@@ -125,25 +125,30 @@ def rows_the_model_used(head: Head, call: Call, output: object, labels: Tensor, 
         return asked
     if len(asked.source) != len(asked.source.unique()):  # every token is a sample
         return asked
-    values, outputs = (_features_last(head, each).flatten(1, -2) for each in (call.input, call.output))
-    for equal in _positions_shown(outputs, output):
-        # among equal tokens the one asked for, if it is among them
-        equal, tokens = equal[asked.source], values[asked.source]
-        is_asked = (tokens == asked.features[:, None]).all(dim=-1) & equal
-        position = torch.where(is_asked.any(dim=1), is_asked.int().argmax(dim=1), equal.int().argmax(dim=1))
-        return asked._replace(features=tokens[torch.arange(len(tokens)), position])
-    return asked
+    equal = _positions_shown(_features_last(head, call.output), output)
+    if equal is None:
+        return asked
+    # among equal tokens the one asked for, if it is among them
+    equal, tokens = equal[asked.source], _features_last(head, call.input).flatten(1, -2)[asked.source]
+    is_asked = (tokens == asked.features[:, None]).all(dim=-1) & equal
+    position = torch.where(is_asked.any(dim=1), is_asked.int().argmax(dim=1), equal.int().argmax(dim=1))
+    return asked._replace(features=tokens[torch.arange(len(tokens)), position])
 
 
-def _positions_shown(outputs: Tensor, output: object) -> Iterator[Tensor]:
-    """Yields masks (samples, positions) of outputs that equal the model's, each with a position for every sample."""
+def _positions_shown(outputs: Tensor, output: object) -> Tensor | None:
+    """Returns a mask (samples, positions) of outputs that the model returns; None unless there are for every sample."""
     for result in numbers_of(output):
-        if result.numel() != outputs[:, 0].numel() or len(result) != len(outputs):
+        if result.numel() != len(outputs) * outputs.shape[-1] or len(result) != len(outputs):
             continue
         for shown in SHOWN_AS:
-            equal = (shown(outputs.to(result.dtype)) == result.view(len(outputs), 1, -1)).all(dim=-1)
-            if equal.any(dim=1).all():
-                yield equal
+            for some in (slice(1), slice(None)):  # the first sample alone, as a rule, shows that they differ
+                given = outputs[some].flatten(1, -2).to(result.dtype)
+                equal = (shown(given) == result[some].reshape(-1, 1, outputs.shape[-1])).all(dim=-1)
+                if not equal.any(dim=1).all():
+                    break
+            else:
+                return equal
+    return None
 
 
 def _decisive(output: object, classes: int, labels: Tensor) -> list[Tensor]:
