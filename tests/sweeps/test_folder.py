@@ -80,7 +80,8 @@ def test_defaults_cannot_change_unnoticed():
         "loss": "square", "weight_decay": 0.0005, "decay_start": 1.0,
         "initialization": "norm", "initial_norm": 4.0,
         "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "schedule": "linear", "batch_size": 32,
-        "precision": "float32", "balancing": "none", "epochs": 80, "gradient_tolerance": 0.0, "seed": 0,
+        "precision": "float32", "balancing": "none", "epochs": 80, "until": "epochs", "gradient_tolerance": 0.0,
+        "seed": 0,
     }  # fmt: skip
 
 
@@ -92,7 +93,8 @@ TWO_VALUES = {
     "decay_start": (1.0, 10.0), "initialization": ("kaiming", "norm"), "initial_norm": (4.0, 4.5),
     "optimizer": ("sgd", "adam"), "learning_rate": (0.123, 0.124), "momentum": (0.8, 0.0),
     "schedule": ("constant", "cosine"), "batch_size": (63, 64), "precision": ("tf32", "bfloat16"),
-    "balancing": ("none", "epoch"), "epochs": (100, 101), "gradient_tolerance": (0.0, 1e-9), "seed": (0, 1),
+    "balancing": ("none", "epoch"), "epochs": (100, 101), "until": ("epochs", "rest"),
+    "gradient_tolerance": (0.0, 1e-9), "seed": (0, 1),
 }  # fmt: skip
 
 
@@ -605,6 +607,7 @@ def test_runs_has_the_columns_it_says(shelf):
     fields = {field.name for field in dataclasses.fields(RunConfig)}
     bare = {
         "run_id", "status", "num_classes", "epoch", "gradient_norm", "terminal_phase_start", "current_learning_rate",
+        "relative_gradient", "norm_spread", "nc1_slope",
     }  # fmt: skip
     assert set(frame) == scalars | norms | fields | bare | {"train.rank", "test.rank"}
     assert all(pd.api.types.is_float_dtype(frame[key]) for key in scalars | norms | {"terminal_phase_start"})

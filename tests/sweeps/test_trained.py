@@ -5,6 +5,7 @@ import inspect
 import math
 import subprocess
 import sys
+from functools import partial
 
 import nbformat
 import numpy as np
@@ -102,7 +103,7 @@ def test_the_runs_of_a_sweep_are_a_sequence_with_the_failures_beside_it(tmp_path
 
 
 def test_what_is_no_list_of_configurations_is_refused_by_name(tmp_path):
-    sweep = inspect.unwrap(planning.plan_sweep)  # without the tests' own checking of types
+    sweep = partial(inspect.unwrap(planning.plan_sweep), machines=planning.Machines())  # its types are not checked
     with pytest.raises(nc.InputTypeError, match="sweep takes several configurations, got one; train it with train"):
         sweep(TINY, tmp_path)
     with pytest.raises(nc.InputTypeError, match="sweep takes a Sweep or RunConfigs, got 'seed'"):

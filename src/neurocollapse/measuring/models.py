@@ -19,6 +19,7 @@ from .._files import atomic_path
 from ..metrics import Measurement
 from ..networks import Head, layer_weights, unwrap
 from ..statistics import Classifier, ClassMeans, ClassMoments, Objective, Projections
+from .capture.decisions import Tally
 from .capture.forward import Captured, CaptureOptions, capture
 from .capture.loaders import LABEL_KEYS
 from .capture.store import FeatureStore
@@ -93,12 +94,14 @@ def measure_model(
     _check_together(model, strategy, means, save_features, processes.size)
     if subset is not None:
         loader = stratified_subset(loader, subset)
-    read = partial(capture, model, head=head, **options)
+    tally = Tally()
+    read = partial(capture, model, head=head, tally=tally, **options)
     part = processes.share(loader)
     objective = None if weight_decay is None else objective_of(model, weight_decay)
     ood_mean = None if ood is None else _mean_of_others(read, processes, ood, options.get("label_key"))
     if strategy == "stream":
         moments = processes.merged(lambda: None if part is None else _moments(read, part, weighting))
+        processes.merged(lambda: tally).warn(stacklevel=2)
         return Measurement(moments.statistics(objective, ood_mean), moments.means)
     with ExitStack() as stack:
         if strategy == "twice":
@@ -112,6 +115,7 @@ def measure_model(
                 _save(captured, Path(save_features))
         classifier = next(known for known in classifiers if known is not None)
         projections = _two_sweeps(processes, feed, classifier, means, weighting, vci)
+    processes.merged(lambda: tally).warn(stacklevel=2)
     statistics = projections.statistics(objective, ood_mean)
     return Measurement(statistics, projections.means, held_out=projections.held_out)
 
@@ -236,9 +240,10 @@ def _fold_into(captured: Captured | None, gathered: G) -> G:
 
 
 def _run_into(read: Callable[..., Captured], loader: Iterable[Any] | None, gathered: G) -> G:
-    """Runs the model and adds the features that its head sees to `gathered`."""
+    """Runs the model and adds the features that its head sees to `gathered`. The second sweep counts decisions."""
     if loader is not None:
-        read(loader, sink=lambda features, labels, _: gathered.update(features.cpu(), labels.cpu()))
+        tally = {} if isinstance(gathered, Projections) else {"tally": Tally()}
+        read(loader, **tally, sink=lambda features, labels, _: gathered.update(features.cpu(), labels.cpu()))
     return gathered
 
 
@@ -246,7 +251,7 @@ def _classifier_of_first_batch(read: Callable[..., Captured], loader: Iterable[A
     def first() -> Iterator[Any]:
         yield from itertools.islice(loader, 1)  # not before `capture` asks, which guards the random generator
 
-    with read(first()) as captured:
+    with read(first(), tally=Tally()) as captured:
         return _classifier_of(_head_of(captured)[0])
 
 
@@ -273,7 +278,7 @@ def _mean_of_others(
             return None
         means = ClassMeans(2)  # all in the first class
         inputs = _Unlabelled(part, label_key)
-        read(inputs, label_key=None, sink=lambda features, labels, _: means.update(features.cpu(), labels.cpu()))
+        read(inputs, label_key=None, tally=Tally(), sink=lambda h, y, _: means.update(h.cpu(), y.cpu()))
         return means
 
     return processes.merged(gather).overall_mean

@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from .._errors import CaptureWarning, InputError
 from ..statistics import ClassMeans, ClassMoments, Projections
+from .capture.decisions import Tally
 from .capture.subset import indices_of, reloaded
 
 T = TypeVar("T")
-M = TypeVar("M", ClassMeans, ClassMoments, Projections)
+M = TypeVar("M", ClassMeans, ClassMoments, Projections, Tally)
 
 
 class Processes:

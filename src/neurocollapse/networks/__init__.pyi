@@ -7,10 +7,11 @@ from .balancing import find_layers as find_layers
 from .calls import Call as Call
 from .calls import Calls as Calls
 from .calls import first_tensor as first_tensor
-from .calls import gives as gives
+from .calls import numbers_of as numbers_of
 from .calls import tensors_of as tensors_of
 from .fingerprints import Fingerprint as Fingerprint
 from .fingerprints import fingerprint_of as fingerprint_of
+from .heads import CONVOLUTIONS as CONVOLUTIONS
 from .heads import Head as Head
 from .heads import candidates_for as candidates_for
 from .heads import captured_features as captured_features

@@ -9,7 +9,7 @@ from typing import Any
 from .._errors import InputError, InputTypeError, did_you_mean
 from .._html import html_table, listed
 from ..datasets import Dataset
-from ..training import RunConfig, epochs, recorded_epochs
+from ..training import RunConfig, epochs, last_epoch, recorded_epochs
 from .networks_tried import few_of_each_class
 from .threads import torch_threads
 
@@ -73,15 +73,19 @@ _SAMPLE = 1000
 
 
 def estimate_seconds(config: RunConfig, dataset: Dataset, device: str = "cpu") -> float:
-    """Estimates the seconds that the run takes alone, on one thread or a GPU, by timing it now on a few samples."""
+    """Estimates the seconds that the run takes alone, on one thread or a GPU, by timing it now on a few samples.
+
+    A run until rest counts with all its rounds, since nobody knows when it will be at rest.
+    """
     labels = dataset.train.labels
     small = few_of_each_class(dataset, _SAMPLE)
     share = len(small.train.labels) / len(labels)
     with torch_threads(1):
         # On a GPU the first epochs set things up and record the step. A step takes as long at any learning rate; at
         # this one it cannot diverge.
-        *_, last = epochs(replace(config, epochs=1 if device == "cpu" else 3, learning_rate=1e-9), small, device=device)
+        short = replace(config, epochs=1 if device == "cpu" else 3, until="epochs", learning_rate=1e-9)
+        *_, last = epochs(short, small, device=device)
     test_share = 1.0 if dataset.test is None else 1 + len(dataset.test.labels) / len(labels)
-    training = config.epochs * last.seconds["train"] / share
-    records = len(recorded_epochs(config.epochs)) * last.seconds["measure"] * test_share / share
+    training = last_epoch(config) * last.seconds["train"] / share
+    records = len(recorded_epochs(config)) * last.seconds["measure"] * test_share / share
     return training + records

@@ -11,7 +11,7 @@ import torch
 from .._errors import InputError, NetworkError
 from ..datasets import Dataset
 from ..networks import Fingerprint
-from ..training import RunConfig, data_part, network_of, training_data
+from ..training import RunConfig, data_part, last_epoch, network_of, training_data
 from .axes import estimate_seconds
 from .folder import RunFolder
 from .identity import check_same, run_id
@@ -111,7 +111,7 @@ class _Check:
         whole = self.seconds[key]
         if isinstance(whole, str):
             return whole
-        return whole * (1 - (folder.checkpoint_epoch() or 0) / max(config.epochs, 1))
+        return whole * (1 - (folder.checkpoint_epoch() or 0) / max(last_epoch(config), 1))
 
 
 def _check_stackable(config: RunConfig, dataset: Dataset) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._errors import RunError
 from .._html import html_table
-from ..training import Record, RunConfig, recorded_epochs
+from ..training import Record, RunConfig, last_epoch, recorded_epochs
 from .files import damaged, missing, read_arrays, read_json, read_lines
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class RunFolder:
         self.check_whole()
         config, result, records = self.config, self.result or {"status": "unfinished"}, self.records()
         last = records[-1] if records else {"epoch": 0}
-        yield "status", f"{result['status']} at epoch {last['epoch']} of {config.epochs}"
+        yield "status", f"{result['status']} at epoch {last['epoch']} of {last_epoch(config)}"
         if "message" in result:
             yield "message", result["message"]
         yield from ((name, str(value)) for name, value in config.changed.items())
@@ -152,14 +152,14 @@ class RunFolder:
             return
         described = self.description
         self._check_version(described)
-        epochs = described["config"]["epochs"]
+        config = self.config
         # Another process may be writing, so the files are read in the reverse of its order.
         result = self.result
         if result is None:
             last = self.checkpoint_epoch()
             self.timings()
             # result.json is written before the last checkpoint. Look again, since the run may have ended in between.
-            if last == epochs and self.result is None:
+            if last == last_epoch(config) and self.result is None:
                 raise missing(self.path / "result.json")
         else:
             last = result.get("epoch")  # a run that diverged has none
@@ -168,7 +168,7 @@ class RunFolder:
             if not model.exists():
                 raise missing(model)
             read_arrays(model, names=())
-        due = {epoch for epoch in recorded_epochs(epochs) if last is not None and epoch <= last}
+        due = {epoch for epoch in recorded_epochs(config) if last is not None and epoch <= last}
         if lacking := due - {record["epoch"] for record in self.records()}:
             raise damaged(self.path / "records.jsonl", f"it lacks epoch {min(lacking)}")
 

@@ -29,9 +29,11 @@ def runs(path: Path | str) -> pd.DataFrame:
     """Returns every record of every run in the folder `path`, one row each.
 
     Columns: `run_id`, `status` (finished, diverged, unfinished), the fields of `RunConfig`, `num_classes`, `epoch`,
-    `current_learning_rate` (of the next step), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
-    (the first recorded epoch from which the training error has been zero at every record so far), and `train.*` and
-    `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises `RunError`.
+    `current_learning_rate` (of the next step), `gradient_norm` (‖∇L‖ over all training data), `relative_gradient`
+    (‖∇L‖ / (‖∇L_data‖ + λ‖W‖)), `norm_spread` (max/min − 1 of the ‖W_l‖²), `nc1_slope` (d log NC1 / d log epoch),
+    `terminal_phase_start` (the first recorded epoch from which the training error has been zero at every record so
+    far), and `train.*` and `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises
+    `RunError`.
     """
     return records_frame(folders(Path(path)))
 

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from .._errors import DivergedError, InputTypeError
+from .._files import path_of
 from .._progress import Progress
 from ..datasets import Dataset
 from ..training import Record, RunConfig, epochs, network_of, training_data
@@ -73,7 +74,7 @@ def train(
     if not isinstance(config, RunConfig):
         raise InputTypeError(f"train takes a RunConfig, got {config!r} of type {type(config).__name__}")
     if dataset is None:
-        dataset = training_data(config, None if data_dir is None else Path(data_dir))
+        dataset = training_data(config, path_of(data_dir))
     with watched([config], run_labels([config]), Progress(progress)) as show:
         if out is None:
             run = _in_memory(config, dataset, device, show)

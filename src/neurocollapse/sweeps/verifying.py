@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .._errors import InputTypeError, RunError, VerificationError
+from .._files import path_of
 from ..theory import TheoryTable, verify_model
 from .folder import RunFolder
 from .theory_tables import verify_run
@@ -63,4 +64,4 @@ def verify(
     folder = RunFolder(Path(subject))
     if not folder.started:
         raise RunError(f"{folder.path} is not a run; name the folder of one, as `neurocollapse runs` lists them")
-    return verify_run(folder, data_dir=None if data_dir is None else Path(data_dir), force=force)
+    return verify_run(folder, data_dir=path_of(data_dir), force=force)

@@ -14,5 +14,6 @@ from .run import network_of as network_of
 from .run import seeded as seeded
 from .schedule import Record as Record
 from .schedule import flow_time as flow_time
+from .schedule import last_epoch as last_epoch
 from .schedule import learning_rate as learning_rate
 from .schedule import recorded_epochs as recorded_epochs

@@ -78,6 +78,11 @@ class RunConfig:
     another through ReLUs."""
     epochs: int = 80
     """Number of passes over the training data; the run is measured twice per doubling of the epoch."""
+    until: Literal["epochs", "rest"] = "epochs"
+    """When the run ends: after the epochs, or at rest. Until rest it trains in up to three rounds, each with the whole
+    schedule and twice as many epochs as the one before, and ends at the first measurement at rest: with λ > 0 where
+    ‖∇L‖ is at most a tenth of ‖∇L_data‖ + λ‖W‖ and the ‖W_l‖² differ by at most a tenth; with λ = 0 where the square
+    loss is at most 1e-4 (the cross-entropy 1e-3) with no training error."""
     gradient_tolerance: float = 0.0
     """Stops the run at a recorded epoch where ‖∇L‖ is below this."""
     seed: int = 0
@@ -103,6 +108,8 @@ class RunConfig:
         for name, bound in _BELOW.items():
             if getattr(self, name) >= bound:
                 raise InputError(f"{name} must be below {bound}, got {getattr(self, name)}")
+        if self.until == "rest" and self.epochs >= EPOCHS // 8:  # its rounds have 1 + 2 + 4 times as many
+            raise InputError(f"epochs must be below {EPOCHS // 8} with until rest, got {self.epochs}")
         for name, highest in _HIGHEST.items():
             if getattr(self, name) > highest:
                 raise InputError(f"{name} must be at most {highest}, got {getattr(self, name)}")
@@ -124,7 +131,7 @@ GROUPS = {
     "network": ("network", "depth", "width", "bias"),
     "objective": ("loss", "weight_decay"),
     "optimiser": ("optimizer", "learning_rate", "momentum", "schedule", "batch_size"),
-    "length": ("epochs", "seed"),
+    "length": ("epochs", "until", "seed"),
     "seldom_changed": (
         "imbalance",
         "imbalance_ratio",

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from ..._errors import CaptureWarning, InputError
 from ...networks import Head, evaluation, unwrap
 from .cautions import warn_of
+from .decisions import Tally, without_autocast
 from .loaders import Batch, batches, to_device
-from .samples import Positions
+from .samples import Positions, Rows
 from .store import Budget, FeatureStore
-from .taps import HeadTap, LayerTap, Rows
+from .taps import HeadTap, LayerTap
 
 #: 4 GiB: half a million samples of 2048 float32 features, and a quarter of the memory of a common laptop.
 MEMORY_BUDGET = 4 * 2**30
@@ -82,6 +83,7 @@ def capture(
     folder: Path | None = None,
     progress: Callable[[int, int | None], object] | None = None,
     sink: Sink | None = None,
+    tally: Tally | None = None,
 ) -> Captured:
     """Captures the input of a model's classifier head, and the outputs of layers, in one forward pass over a loader.
 
@@ -120,6 +122,7 @@ def capture(
         progress: called after each batch as progress(batches done, batches in all, or None if not known).
         sink: takes the features of the head, or of one layer, so that they are not kept: called as
             sink(features, labels, head) for each batch, with the features on the model's device.
+        tally: takes the counts of decisions that are not the model's, which are otherwise told in a warning.
 
     Raises:
         ValueError: there is no such head or layer, or several may be the head; the loader yields nothing or no labels;
@@ -128,7 +131,7 @@ def capture(
 
     Warns:
         CaptureWarning: something would make a number wrong: samples left out or repeated, random augmentation, modules
-            in training mode, a head that is not linear.
+            in training mode, a head that is not linear, or that decides otherwise than the model does.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> loader = [(torch.randn(5, 1, 2, 2), torch.tensor([0, 1, 0, 1, 1]))]
@@ -147,7 +150,8 @@ def capture(
             stack.enter_context(context)
         if eval_mode:
             stack.enter_context(evaluation(model))
-        taps = stack.enter_context(_Taps(model, head, layers, Positions(spatial, tokens, ignore_index)))
+        decisions = Tally() if tally is None else tally
+        taps = stack.enter_context(_Taps(model, head, layers, Positions(spatial, tokens, ignore_index), decisions))
         if sink is not None and not taps.is_single:
             raise InputError("a sink takes features of one place: the head alone, or with head=False one layer")
         stores = _Stores(Budget(memory_budget), folder, samples)
@@ -156,12 +160,14 @@ def capture(
         for done, batch in enumerate(batches(loader, model, label_key=label_key), start=1):
             with autocast:
                 taken = taps.of(to_device(batch, place))
-            with _without_autocast(place):  # a sink computes in the types that it receives
+            with without_autocast(place):  # a sink computes in the types that it receives
                 stores.keep(taken, sink, taps.head)
             if progress is not None:
                 progress(done, batches_in_all)
         if not stores.num_rows:
             raise InputError(f"every label is {ignore_index}, which is to be ignored; pass data with labels")
+    if tally is None:
+        decisions.warn(stacklevel=2)
     kept = stores.by_place
     return Captured(taps.head, kept.pop(None, None), {name: store for name, store in kept.items() if name is not None})
 
@@ -170,10 +176,15 @@ class _Taps:
     """The taps of the head and of the layers, and the forward pass between their start and finish."""
 
     def __init__(
-        self, model: nn.Module, head: str | Literal[False] | None, layers: Sequence[str], positions: Positions
+        self,
+        model: nn.Module,
+        head: str | Literal[False] | None,
+        layers: Sequence[str],
+        positions: Positions,
+        tally: Tally,
     ):
         self.model, self.positions = unwrap(model), positions
-        self.head_tap = None if head is False else HeadTap(model, head, positions)
+        self.head_tap = None if head is False else HeadTap(model, head, positions, tally)
         self.layer_tap = LayerTap(model, layers, positions)
         self.seen = 0  # samples
         if self.head_tap is None and not self.layer_tap.layers:
@@ -233,7 +244,7 @@ class _Stores:
     def keep(self, taken: dict[str | None, Rows], sink: Sink | None, head: Head | None) -> None:
         if sink is not None and len(taken) > 1:
             raise InputError(f"a sink takes features of one place, but the layer gives {', '.join(map(str, taken))}")
-        for key, (features, labels) in taken.items():
+        for key, (features, labels, _) in taken.items():
             if not len(features):  # all ignored
                 continue
             self.num_rows += len(features)
@@ -261,12 +272,6 @@ def _eager() -> AbstractContextManager[Any]:
         if compiled and hasattr(torch.compiler, "set_stance")
         else nullcontext()
     )
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes operations within the block compute in the types of their inputs."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def _device_of(model: nn.Module) -> torch.device:
