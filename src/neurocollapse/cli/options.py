@@ -14,7 +14,7 @@ import tyro
 from .._errors import InputError, did_you_mean
 from ..sweeps import ENGINES, Machines
 from ..training import GROUPS, RunConfig
-from .parsing import Form, read
+from .parsing import Form, plainly, read
 
 
 def form(kind: type, groups: Mapping[str, Sequence[str]], left_out: Sequence[str] = (), **other_hints: Any) -> Form:
@@ -22,7 +22,9 @@ def form(kind: type, groups: Mapping[str, Sequence[str]], left_out: Sequence[str
     hints, helps = get_type_hints(kind, include_extras=True) | other_hints, _docstrings(kind)
 
     def option(name: str) -> tuple[str, Any, Any]:
-        return name, Annotated[hints[name], tyro.conf.arg(help=helps[name])], field(default=getattr(kind, name))
+        default = getattr(kind, name)
+        shown = plainly(name, hints[name], default)
+        return name, Annotated[shown, tyro.conf.arg(help=helps[name])], field(default=default)
 
     made = [
         make_dataclass(title, [option(name) for name in names if name not in left_out], frozen=True)
@@ -67,15 +69,16 @@ EngineName = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(ENGINES)}}}")]
 
 
 def _machines(*names: str) -> Form:
-    asked = form(Machines, {"machines": names}, engine=EngineName, tensorboard=Folder | None)
+    asked = form(Machines, {"machine": names}, engine=EngineName, tensorboard=Folder | None)
     return Form(partial(Machines, progress=True), asked.groups)
 
 
 _PLACES = ("data_dir", "workers", "device", "engine", "address")
 
-#: The options of a run, the same without those that `reproduce` varies, and the options of the machines.
+#: The options of a run, the same without those that `reproduce` varies, those of its network, and the machines'.
 RunOptions = Annotated[RunConfig, form(RunConfig, GROUPS)]
 ComparedOptions = Annotated[RunConfig, form(RunConfig, GROUPS, left_out=("weight_decay", "seed"))]
+NetworkOptions = Annotated[RunConfig, form(RunConfig, {"network": ("depth", "width", "bias", "normalization")})]
 MachineOptions = Annotated[Machines, _machines(*_PLACES)]
 FollowedOptions = Annotated[Machines, _machines(*_PLACES, "tensorboard")]
 

@@ -12,7 +12,8 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -21,6 +22,7 @@ from .._errors import InputError
 _POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 
 _KINDS = {int: "whole numbers", float: "numbers"}
+_METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", bool: "{True,False}"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
             groups = forms[key].groups
             fields += [(group.__name__, tyro.conf.OmitArgPrefixes[group], _field(group())) for group in groups]  # type: ignore[misc, valid-type]
         else:
-            fields.append((key, hints[key], _field(parameter.default)))
+            fields.append((key, plainly(key, hints[key], parameter.default), _field(parameter.default)))
     asked = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
     # tyro keeps a line break if the next line does not begin with a letter.
     asked.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(command.__doc__ or ""))
@@ -61,6 +63,20 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
         given = [vars(typed.pop(group.__name__)).items() for group in form.groups]
         typed[key] = form.kind(**dict(chain(*given)))
     return partial(command, **typed)
+
+
+def plainly(name: str, hint: Any, default: Any) -> Any:
+    """Adds to a type how the help shows it: without None, and without a default that says nothing."""
+    bare, extras = _unwrapped(hint)
+    shown: dict[str, Any] = {}
+    if default is None or default is False or default == ():
+        shown["help_behavior_hint"] = ""
+    if _POSITIONAL in extras:
+        shown["metavar"] = name.upper() if default is inspect.Parameter.empty else f"[{name.upper()}]"
+    elif type(None) in get_args(bare):
+        (kind,) = (kind for kind in get_args(bare) if kind is not type(None))
+        shown["metavar"] = _METAVARS[_unwrapped(kind)[0]]
+    return Annotated[hint, tyro.conf.arg(**shown)] if shown else hint
 
 
 class _Page(io.StringIO):

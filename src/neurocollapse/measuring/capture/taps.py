@@ -58,7 +58,7 @@ class Tap:
 class HeadTap(Tap):
     """Takes the input of the head. A head without a name is found by the outputs of the first forward pass."""
 
-    def __init__(self, model: nn.Module, name: str | None, positions: Positions):
+    def __init__(self, model: nn.Module, name: str | nn.Module | None, positions: Positions):
         super().__init__(positions)
         self.model, self.is_named = model, name is not None
         self.candidates = candidates_for(model, name)
