@@ -1,13 +1,14 @@
 """The command `measure`: measures features in a file, or a model at one checkpoint or many."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from .._errors import InputError
 from .._files import to_json
-from .options import NetworkOptions
+from ..training import RunConfig
+from .parsing import form
 from .printing import messages, print_frame, rows, shown
 
 if TYPE_CHECKING:
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 TRAJECTORY_KEYS = ("accuracy", "loss_data", "nc1", "nc1_trace_ratio", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
 
 
+_PARTS = form(RunConfig, {"network": ("depth", "width", "bias", "normalization")})
+
+
 def measure(
-    parts: NetworkOptions,
+    parts: Annotated[RunConfig, _PARTS],
     file: tyro.conf.Positional[Path | None] = None,
     model: str | None = None,
     checkpoint: tuple[str, ...] = (),

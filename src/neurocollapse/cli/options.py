@@ -1,11 +1,7 @@
 """The options that several commands share: a run's fields, folders, machines, and values to vary."""
 
-import ast
-import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import field, make_dataclass
+from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -14,37 +10,7 @@ import tyro
 from .._errors import InputError, did_you_mean
 from ..sweeps import ENGINES, Machines
 from ..training import GROUPS, RunConfig
-from .parsing import Form, plainly, read
-
-
-def form(kind: type, groups: Mapping[str, Sequence[str]], left_out: Sequence[str] = (), **other_hints: Any) -> Form:
-    """Returns a form that asks for a dataclass in groups of fields; the docstring of a field is its help."""
-    hints, helps = get_type_hints(kind, include_extras=True) | other_hints, _docstrings(kind)
-
-    def option(name: str) -> tuple[str, Any, Any]:
-        default = getattr(kind, name)
-        shown = plainly(name, hints[name], default)
-        return name, Annotated[shown, tyro.conf.arg(help=helps[name])], field(default=default)
-
-    made = [
-        make_dataclass(title, [option(name) for name in names if name not in left_out], frozen=True)
-        for title, names in groups.items()
-    ]
-    for group in made:
-        group.__doc__ = ""  # make_dataclass makes one from the fields
-    return Form(kind, tuple(made))
-
-
-def _docstrings(kind: type) -> dict[str, str]:
-    """Returns the docstrings below the fields of a class, each in one line, so that the help can wrap it."""
-    (defined,) = ast.parse(inspect.getsource(kind)).body
-    assert isinstance(defined, ast.ClassDef)
-    found = {}
-    for node, below in pairwise(defined.body):
-        match node, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = " ".join(text.split())
-    return found
+from .parsing import Form, form, read
 
 
 def _folder(text: str) -> Path:
@@ -75,10 +41,9 @@ def _machines(*names: str) -> Form:
 
 _PLACES = ("data_dir", "workers", "device", "engine", "address")
 
-#: The options of a run, the same without those that `reproduce` varies, those of its network, and the machines'.
+#: The options of a run, the same without those that `reproduce` varies, and the options of the machines.
 RunOptions = Annotated[RunConfig, form(RunConfig, GROUPS)]
 ComparedOptions = Annotated[RunConfig, form(RunConfig, GROUPS, left_out=("weight_decay", "seed"))]
-NetworkOptions = Annotated[RunConfig, form(RunConfig, {"network": ("depth", "width", "bias", "normalization")})]
 MachineOptions = Annotated[Machines, _machines(*_PLACES)]
 FollowedOptions = Annotated[Machines, _machines(*_PLACES, "tensorboard")]
 

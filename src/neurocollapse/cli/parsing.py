@@ -1,5 +1,6 @@
 """Parses the words after a command's name with tyro, and describes a mistake in one line."""
 
+import ast
 import contextlib
 import dataclasses
 import difflib
@@ -9,9 +10,9 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -32,6 +33,36 @@ class Form:
     kind: Callable[..., Any]
     """A function that makes the parameter from all the fields."""
     groups: tuple[type, ...]
+
+
+def form(kind: type, groups: Mapping[str, Sequence[str]], left_out: Sequence[str] = (), **other_hints: Any) -> Form:
+    """Returns a form that asks for a dataclass in groups of fields; the docstring of a field is its help."""
+    hints, helps = get_type_hints(kind, include_extras=True) | other_hints, _docstrings(kind)
+
+    def option(name: str) -> tuple[str, Any, Any]:
+        default = getattr(kind, name)
+        shown = plainly(name, hints[name], default)
+        return name, Annotated[shown, tyro.conf.arg(help=helps[name])], dataclasses.field(default=default)
+
+    made = [
+        dataclasses.make_dataclass(title, [option(name) for name in names if name not in left_out], frozen=True)
+        for title, names in groups.items()
+    ]
+    for group in made:
+        group.__doc__ = ""  # make_dataclass makes one from the fields
+    return Form(kind, tuple(made))
+
+
+def _docstrings(kind: type) -> dict[str, str]:
+    """Returns the docstrings below the fields of a class, each in one line, so that the help can wrap it."""
+    (defined,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(defined, ast.ClassDef)
+    found = {}
+    for node, below in pairwise(defined.body):
+        match node, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
 
 
 def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Callable[[], int]:
