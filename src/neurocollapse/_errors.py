@@ -1,4 +1,4 @@
-"""The errors that the package raises on purpose, and the warning of its measurements.
+"""The errors that the package raises on purpose, the warning of its measurements, and the check of arguments.
 
 All derive from `NeurocollapseError`, and each also from `ValueError` or `OSError`. The message says what was wrong,
 what the package got and what to do.

@@ -547,7 +547,10 @@ UNMEASURED = [
         ["--model", "module:f", "--depth", "3", "--dataset", "gaussian"],
         "--depth is for convnet and mlp; build module:f",
     ),
-    (["--model", "mpl", "--dataset", "gaussian"], "there is no network 'mpl' (did you mean 'mlp'?)"),
+    (
+        ["--model", "mpl", "--dataset", "gaussian"],
+        "there is no network 'mpl'; choose convnet, mlp, or your own as module:function (did you mean 'mlp'?)",
+    ),
     (["--model", "mlp"], "--model needs --dataset"),
     (["--model", "resnet", "--dataset", "gaussian"], "there is no network 'resnet'"),
     ([*OF_A_MODEL, "--checkpoint", "no*"], "no file matches 'no*'"),

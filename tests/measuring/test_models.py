@@ -422,4 +422,4 @@ def test_a_subset_of_none_and_single_samples_are_named():
     with pytest.raises(InputError, match="subset must be at least 1, got 0"):
         measure_model(two_layers(), data, subset=0)
     with pytest.raises(InputError, match=r"single samples, let torch\.utils\.data\.DataLoader make batches"):
-        measure_model(two_layers(), TensorDataset(data.images, data.labels))
+        measure_model(two_layers(), list(zip(data.images, data.labels, strict=True)))

@@ -83,6 +83,7 @@ def measure_model(
         FeatureStoreError: the temporary file cannot be written.
 
     >>> import neurocollapse as nc
+    >>> import torch
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> m = nc.measure_model(network, [(torch.randn(9, 2, 2), torch.arange(9) % 2)])
     >>> m.class_counts, m.num_features
@@ -180,6 +181,7 @@ def measure_layers(
         need the classifier.
 
     >>> import neurocollapse as nc
+    >>> import torch
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> list(nc.measure_layers(network, [(torch.randn(9, 2, 2), torch.arange(9) % 2)]))
     ['1', '2', '3']

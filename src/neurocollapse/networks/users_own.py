@@ -21,8 +21,8 @@ def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> n
     """
     if ":" not in name:
         raise NetworkError(
-            f"there is no network {name!r}{did_you_mean(name, BUILT_IN)}; choose {', '.join(BUILT_IN)}, or your own as "
-            f"module:function"
+            f"there is no network {name!r}; choose {', '.join(BUILT_IN)}, or your own as module:function"
+            f"{did_you_mean(name, BUILT_IN)}"
         )
     function = _load_function(name)
     arguments = (input_shape, num_classes) if _takes_two(function) else ()

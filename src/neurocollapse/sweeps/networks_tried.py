@@ -70,14 +70,8 @@ def fingerprint(config: RunConfig, dataset: Dataset) -> Fingerprint | None:
 
 def run_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
     """Returns the notes to show beside any result of the run. Raises `NetworkError`."""
-    notes: tuple[str, ...] = () if _is_homogeneous(config, dataset) else (NOT_HOMOGENEOUS,)
-    notes += (DECOUPLED,) if config.optimizer == "adamw" and config.weight_decay else ()
-    changed = config.changed
-    return notes + tuple(
-        f"{name} {changed[name]} makes no difference: it needs {need}"
-        for name, need in config.idle.items()
-        if name in changed
-    )
+    notes = () if _is_homogeneous(config, dataset) else (NOT_HOMOGENEOUS,)
+    return notes + ((DECOUPLED,) if config.optimizer == "adamw" and config.weight_decay else ())
 
 
 def _is_homogeneous(config: RunConfig, dataset: Dataset) -> bool:

@@ -67,5 +67,5 @@ def verify(
     if not folder.started and (within := folders(folder.path)):
         raise RunError(f"{folder.path} holds {len(within)} runs; pass one of them, such as {within[0].path}")
     if not folder.started:
-        raise no_run(folder.path)
+        raise RunError(f"{folder.path} is not a run: {no_run(folder.path)}")
     return verify_run(folder, data_dir=path_of(data_dir), force=force)
