@@ -64,8 +64,8 @@ def verify(
     if isinstance(subject, TrainedRun):
         return verify_trained(subject.config, subject.model, subject.dataset, force=force)
     folder = subject if isinstance(subject, RunFolder) else RunFolder(subject)
-    if not folder.started and (within := folders(folder.path)):
-        raise RunError(f"{folder.path} holds {len(within)} runs; pass one of them, such as {within[0].path}")
     if not folder.started:
+        if folder.path.is_dir() and (within := folders(folder.path)):
+            raise RunError(f"{folder.path} holds {len(within)} runs; pass one of them, such as {within[0].path}")
         raise RunError(f"{folder.path} is not a run: {no_run(folder.path)}")
     return verify_run(folder, data_dir=path_of(data_dir), force=force)
