@@ -164,6 +164,7 @@ def test_a_damaged_run_is_no_run_that_was_never_asked_for(reproduced, tmp_path, 
     rows = {line.split()[0]: line.split()[1] for line in printed.splitlines()[2:]}
     assert rows == {path.name: "damaged" if path == damaged else "finished" for path in out.iterdir() if path.is_dir()}
     assert (status, said.startswith(f"damaged: {model} is ")) == (1, True)
+    assert {repr(row["epoch"]) for row in strict_json(run("runs", out, "--json")[1])} == {"3", "None"}
 
 
 def test_epochs_are_shown_whole_beside_those_of_a_damaged_run():
@@ -463,6 +464,21 @@ def test_a_trajectory_is_measured_once_and_printed_in_order(run, checkpoints, mo
         assert line["nc1"] == pytest.approx(by_hand(epoch)["nc1"], rel=1e-5)
 
 
+def test_checkpoints_may_be_named_one_by_one_as_a_shell_names_them(run, checkpoints):
+    names = [f"epoch_{epoch}.safetensors" for epoch in (10, 2)]
+    printed = run(*checkpoints, "--checkpoint", *names, "--json")[1]
+    assert [line["checkpoint"] for line in strict_json(printed)] == names[::-1]
+
+
+def test_the_parts_of_a_network_may_be_named(run, tmp_path):
+    network = nc.build_network("mlp", (16,), 4, depth=2, width=8, bias=True)
+    torch.save(network.state_dict(), tmp_path / "mlp.pt")
+    words = ["--model", "mlp", "--depth", 2, "--width", 8, "--bias", "free", "--checkpoint", tmp_path / "mlp.pt"]
+    measured = strict_json(run("measure", *words, "--dataset", "gaussian", "--json")[1])
+    data = [(GAUSSIAN.train.images, GAUSSIAN.train.labels)]
+    assert measured["nc1"] == pytest.approx(nc.measure_model(network, data)["nc1"], rel=1e-5)
+
+
 def test_a_damaged_checkpoint_does_not_stop_the_others(run, checkpoints):
     Path("epoch_0.safetensors").write_bytes(b"")
     status, printed, said = run(*checkpoints, "--checkpoint", "epoch_*.safetensors")
@@ -499,7 +515,16 @@ OF_A_MODEL = ["--model", "mlp", "--dataset", "gaussian"]
 UNMEASURED = [
     ([], "measure takes either a file of features, or --model with --dataset"),
     (["x.npz", "--model", "mlp"], "measure takes either a file of features, or --model with --dataset"),
-    (["x.npz", "--dataset", "gaussian"], "--checkpoint and --dataset go with --model"),
+    (["x.npz", "--dataset", "gaussian"], "--checkpoint, --dataset and a network's parts go with --model"),
+    (["x.npz", "--depth", "3"], "--checkpoint, --dataset and a network's parts go with --model"),
+    (
+        ["--model", "module:f", "--depth", "3", "--dataset", "gaussian"],
+        "--depth is for convnet and mlp; build module:f",
+    ),
+    (
+        ["--model", "mpl", "--dataset", "gaussian"],
+        "there is no network 'mpl'; choose convnet, mlp, or your own as module:function (did you mean 'mlp'?)",
+    ),
     (["--model", "mlp"], "--model needs --dataset"),
     (["--model", "resnet", "--dataset", "gaussian"], "there is no network 'resnet'"),
     ([*OF_A_MODEL, "--checkpoint", "no*"], "no file matches 'no*'"),

@@ -28,7 +28,7 @@ def test_checkpoints_come_in_the_order_of_their_numbers(tmp_path):
     found = find_checkpoints(f"{tmp_path}/epoch_*.safetensors")
     assert [path.stem for path in found] == ["epoch_9", "epoch_10", "epoch_100"]
     assert find_checkpoints(str(tmp_path / "other_1.safetensors")) == [tmp_path / "other_1.safetensors"]
-    with pytest.raises(CheckpointError, match=r"no file matches '.*nothing_\*'; quote the pattern"):
+    with pytest.raises(CheckpointError, match=r"no file matches '.*nothing_\*'; name files of weights, or a pattern"):
         find_checkpoints(str(tmp_path / "nothing_*"))
 
 

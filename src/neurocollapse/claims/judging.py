@@ -90,7 +90,8 @@ def _found(
     runs: Sequence[Planned], settings: Sequence[Setting], out: Path, machines: Machines
 ) -> dict[RunConfig, Result]:
     """The results of the finished runs, with a theory table for each run that a claim about the theory needs."""
-    finished = {run.config: run.folder for run in runs if run.folder.damage is None and run.folder.status == "finished"}
+    whole = {run.config: run.folder for run in runs if run.folder.started and run.folder.damage is None}
+    finished = {config: folder for config, folder in whole.items() if folder.status == "finished"}
     asked = {
         config for setting in settings for name in ("decay", "bias") for config in setting.experiments.get(name, ())
     }

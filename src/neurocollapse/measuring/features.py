@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 from ..metrics import Measurement
 from ..statistics import (
     FULL_COVARIANCE_LIMIT,
@@ -25,6 +25,7 @@ from ..statistics import (
 _CHEAP_COVARIANCE = 10**10
 
 
+@checks_arguments
 def measure(
     features: Tensor | ArrayLike,
     labels: Tensor | ArrayLike,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._errors import RunError
+from .._errors import RunError, checks_arguments, did_you_mean
 from .._html import html_table
 from ..training import Record, RunConfig, last_epoch, recorded_epochs
 from .files import damaged, missing, read_arrays, read_json, read_lines
@@ -38,6 +38,7 @@ SNAPSHOTS = "snapshots.safetensors"
 _TRACES = ("config.json", "records.jsonl", "checkpoint.safetensors", "result.json")
 
 
+@checks_arguments
 class RunFolder:
     """The files of one run: its `config`, `status`, `records()` and `weights()`. A notebook shows it as a table.
 
@@ -86,7 +87,9 @@ class RunFolder:
 
     @property
     def status(self) -> str:
-        """The state of the run: finished, diverged or unfinished."""
+        """The state of the run: finished, diverged or unfinished. Raises `RunError` if there is no run."""
+        if not self.started:
+            raise no_run(self.path)
         return (self.result or {"status": "unfinished"})["status"]
 
     @property
@@ -193,6 +196,16 @@ class RunFolder:
         except RunError as error:
             return str(error)
         return None
+
+
+def no_run(path: Path) -> RunError:
+    """Returns the error for a path that is no folder, or a folder without a run; it names the nearest beside it."""
+    if path.is_dir():
+        return RunError(f"there is no run in {path}; name the folder of one")
+    if path.exists():
+        return RunError(f"{path} is a file, not a folder")
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return RunError(f"there is no folder {path}{did_you_mean(path.name, beside)}")
 
 
 def epoch_of(name: str) -> int:

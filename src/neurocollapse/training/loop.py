@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .._errors import DivergedError, InputError, InputTypeError
+from .._errors import DivergedError, InputError, InputTypeError, checks_arguments
+from .._html import Brief
 from ..datasets import Dataset, Selection, load_dataset
 from .config import RunConfig
 from .epoch import Alone, Together
@@ -21,8 +22,8 @@ from .schedule import Record, last_epoch, recorded_epochs
 Resume = tuple[Mapping[str, Tensor], Record]
 
 
-@dataclass(frozen=True)
-class State:
+@dataclass(frozen=True, repr=False)
+class State(Brief):
     """The run after `epoch` epochs; `record` is None at epochs that are not measured."""
 
     epoch: int
@@ -57,6 +58,7 @@ def training_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
     return load_dataset(config.dataset, data_dir=data_dir, **_selection(config))
 
 
+@checks_arguments
 def epochs(
     config: RunConfig, dataset: Dataset | None = None, *, resume: Resume | None = None, device: str = "cpu"
 ) -> Iterator[State]:

@@ -1,9 +1,10 @@
 """A run in memory: its network, its optimiser's state and its data on one device."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,10 +45,13 @@ _TRIED = 16
 
 def network_of(config: RunConfig, dataset: Dataset) -> nn.Module:
     """Builds the network that a configuration trains, with PyTorch's initialisation. Raises `NetworkError`."""
-    return build_network(
-        config.network,
-        dataset.input_shape,
-        dataset.num_classes,
+    return builder_of(config)(config.network, dataset.input_shape, dataset.num_classes)
+
+
+def builder_of(config: RunConfig) -> Callable[[str, tuple[int, ...], int], nn.Module]:
+    """Returns `build_network` with the parts of a network that the configuration names."""
+    return partial(
+        build_network,
         depth=config.depth,
         width=config.width,
         bias=config.bias != "none",
