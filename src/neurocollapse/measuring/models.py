@@ -190,9 +190,9 @@ def measure_layers(
         size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}
         measured = {}
         for name, store in captured.layers.items():
-            with _naming(name):
+            with _naming(name), captured.names[name].naming():
                 measured[name] = measure(store.features, store.labels, **size)  # type: ignore[arg-type]
-        with _naming(found.name):
+        with _naming(found.name), captured.names[None].naming():
             last = measure(features.features, features.labels, found.weight, found.bias, **size)  # type: ignore[arg-type]
         return {**measured, found.name: last}
 
@@ -235,7 +235,8 @@ def _fold_into(captured: Captured | None, gathered: G) -> G:
     """Adds the features that this process kept, if it had samples, to `gathered`."""
     if captured is not None:
         _, store = _head_of(captured)
-        gathered.update(store.features, store.labels)
+        with captured.names[None].naming():
+            gathered.update(store.features, store.labels)
     return gathered
 
 

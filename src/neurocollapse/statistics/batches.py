@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .._errors import InputError
+from .._errors import InputError, SampleError
 from .values import Classifier
 
 #: Numbers in a block, by whether it is on a GPU: as many as a CPU's cache holds, or as keep a GPU busy.
@@ -43,9 +43,10 @@ def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(wrong):
         index = int(wrong[0])
-        raise InputError(
-            f"label {int(labels[index])} of sample {seen + index} is out of range: "
-            f"with {num_classes} classes labels go from 0 to {num_classes - 1}"
+        raise SampleError(
+            f"label {int(labels[index])}",
+            seen + index,
+            f"is out of range: with {num_classes} classes labels go from 0 to {num_classes - 1}",
         )
 
 
@@ -123,7 +124,9 @@ def check_finite(features: Tensor, seen: int) -> None:
     if not finite.all():
         sample = int((~finite).nonzero()[0])
         feature = int((~features[sample].isfinite()).nonzero()[0])
-        raise InputError(
-            f"feature {feature} of sample {seen + sample} is {features[sample, feature].item()}; "
-            f"every feature must be finite ({int((~finite).sum())} of {len(features)} samples are not)"
+        raise SampleError(
+            f"feature {feature}",
+            seen + sample,
+            f"is {features[sample, feature].item()}; "
+            f"every feature must be finite ({int((~finite).sum())} of {len(features)} samples are not)",
         )
