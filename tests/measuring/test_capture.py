@@ -899,13 +899,6 @@ def test_a_position_is_named_after_those_that_are_left_out():
         measure_model(nn.Linear(8, C), loader(spoilt, TOKEN_LABELS, sampler=range(21, -1, -1)))
 
 
-@pytest.mark.parametrize("value", [-1, -100, 255])
-def test_labels_that_mark_what_has_no_label_name_the_way_to_leave_it_out(value):
-    labels = LABELS.index_fill(0, torch.tensor(3), value)
-    with pytest.raises(ValueError, match=rf"if {value} marks what has no label, pass ignore_index={value}$"):
-        capture(mlp(), loader(VECTORS, labels), ignore_index=-7)
-
-
 def test_batches_can_be_read_by_themselves():
     (batch,) = batches([{"input": VECTORS, "labels": LABELS, "id": 7}], nn.Linear(6, C))
     assert batch.args == ()

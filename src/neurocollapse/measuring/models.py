@@ -222,7 +222,8 @@ def _naming(layer: str) -> Iterator[None]:
 
 
 def _head_of(captured: Captured) -> tuple[Head, FeatureStore]:
-    assert captured.head is not None  # `capture` raises if there is none
+    if captured.head is None:
+        raise InputTypeError("head must be the name of the classifier, or None, which finds it; got False")
     assert captured.features is not None
     return captured.head, captured.features
 

@@ -17,6 +17,12 @@ _MANY_CLASSES, _MANY_ROWS = 64, 1024
 #: Above this many features Σ_W as a whole (p × p, float64) is not kept unless asked for.
 FULL_COVARIANCE_LIMIT = 4096
 
+#: How to measure without the classes that have no samples.
+LEAVE_OUT = (
+    "leave them out, measure(features, labels, weight[present], bias[present]) after present, labels = "
+    "labels.unique(return_inverse=True) (measure_model writes features with save_features=)"
+)
+
 
 def check_shapes(features: Tensor, labels: Tensor) -> None:
     """Raises `ValueError` unless features are (samples, features) and labels (samples,)."""
@@ -25,6 +31,13 @@ def check_shapes(features: Tensor, labels: Tensor) -> None:
             f"features must be (samples, features) and labels (samples,) of the same length, "
             f"got {tuple(features.shape)} and {tuple(labels.shape)}"
         )
+
+
+def unlabelled(label: int) -> str:
+    """Says, to add to a message, how to leave out what has no label, if that is what data sets mark with this one."""
+    if label not in (-1, -100, 255):
+        return ""
+    return f"; if {label} marks what has no label, leave it out (labels != {label}, or in models ignore_index={label})"
 
 
 def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features: int | None, seen: int) -> None:
@@ -46,7 +59,8 @@ def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features
         raise SampleError(
             f"label {int(labels[index])}",
             seen + index,
-            f"is out of range: with {num_classes} classes labels go from 0 to {num_classes - 1}",
+            f"is out of range: with {num_classes} classes labels go from 0 to {num_classes - 1}"
+            + unlabelled(int(labels[index])),
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..._errors import CaptureWarning, InputError, SampleError
 from ...networks import Head, evaluation, unwrap
+from ...statistics import unlabelled
 from .cautions import warn_of
 from .decisions import Tally, without_autocast
 from .drawn import Drawn
@@ -26,9 +27,6 @@ from .taps import HeadTap, LayerTap
 
 #: 4 GiB: half a million samples of 2048 float32 features, and a quarter of the memory of a common laptop.
 MEMORY_BUDGET = 4 * 2**30
-
-#: Labels by which data sets mark what has no label.
-UNLABELLED = (-1, -100, 255)
 
 Sink = Callable[[Tensor, Tensor, Head | None], object]
 
@@ -240,8 +238,8 @@ class _Taps:
             first = int(wrong.flatten().nonzero()[0])
             label = int(labels.flatten()[first])
             end = "" if self.head is None else f" and end at {classes - 1}, by the head {self.head.name!r}"
-            hint = f"; if {label} marks what has no label, pass ignore_index={label}" if label in UNLABELLED else ""
-            raise SampleError(f"label {label}", origin.name(first), f"is out of range: labels start at 0{end}{hint}")
+            fault = f"is out of range: labels start at 0{end}{unlabelled(label)}"
+            raise SampleError(f"label {label}", origin.name(first), fault)
 
 
 class _Stores:
@@ -302,7 +300,7 @@ def _length(sized: Any) -> int | None:
 
 
 def _warn_of_training(model: nn.Module) -> None:
-    modes = [type(module).__name__ for module in model.modules() if module.training]
+    modes = [type(module).__name__ for module in model.modules() if getattr(module, "training", False)]
     if modes:
         warnings.warn(
             f"{len(modes)} modules are in training mode and stay in it ({', '.join(dict.fromkeys(modes))}): dropout "
