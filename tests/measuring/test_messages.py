@@ -57,7 +57,7 @@ LED = {
     ),
     "one output, flat": (lambda: nn.Sequential(*mlp(nn.Linear(5, 1)), nn.Flatten(0)), None, "has one output"),
     "no head": (
-        lambda: mlp()[:2],
+        lambda: mlp(nn.Softmin(dim=1)),
         None,
         r"Sequential returns \(22, 5\), .*no possible head \(without one, use measure\(",
     ),
