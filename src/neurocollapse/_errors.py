@@ -30,6 +30,21 @@ class InputTypeError(InputError, TypeError):
     """An argument of a type that cannot be used."""
 
 
+class SampleError(InputError):
+    """A sample that cannot be used. It is called by its number among the rows until `named` says which it is."""
+
+    def __init__(self, what: str, sample: int | str, fault: str):
+        super().__init__(what, sample, fault)
+        self.sample = sample
+
+    def named(self, sample: str) -> "SampleError":
+        """Returns the same error with the sample's name in the data."""
+        return SampleError(self.args[0], sample, self.args[2])
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} of sample {self.sample} {self.args[2]}"
+
+
 class DatasetError(NeurocollapseError, ValueError):
     """A data set that does not exist, cannot be read, or lacks something."""
 

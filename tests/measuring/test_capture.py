@@ -37,7 +37,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from neurocollapse import CaptureWarning, FeatureStoreError
+from neurocollapse import CaptureWarning, FeatureStoreError, measure_layers, measure_model
 from neurocollapse.measuring.capture import (
     Budget,
     FeatureStore,
@@ -824,6 +824,28 @@ def test_what_cannot_be_captured_is_refused(case):
         capture(model, data, **options)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_is_named_by_its_index_in_the_data_also_when_shuffled(workers):
+    spoilt, labels = VECTORS.clone(), LABELS.clone()
+    spoilt[13, 2], labels[4] = torch.nan, 7
+    data = loader(spoilt, LABELS, shuffle=True, num_workers=workers)
+    for options in ({}, {"strategy": "stream"}, {"strategy": "twice"}, {"subset": 20}):
+        with pytest.raises(ValueError, match="feature 2 of sample 13 is nan"):
+            measure_model(nn.Linear(6, C), data, **options)
+    with pytest.raises(ValueError, match="layer '': feature 2 of sample 13 is nan"):
+        measure_layers(nn.Linear(6, C), data)
+    with pytest.raises(ValueError, match="label 7 of sample 4 is out of range"):
+        capture(nn.Linear(6, C), loader(VECTORS, labels, shuffle=True, num_workers=workers))
+
+
+def test_a_position_is_named_after_those_that_are_left_out():
+    spoilt = HIDDEN.clone()
+    spoilt[20, MASK[20].nonzero()[-1, 0]] = torch.inf
+    name = rf"sample 20, position \[{int(MASK[20].sum()) - 1}\] is inf"
+    with pytest.raises(ValueError, match=name):
+        measure_model(nn.Linear(8, C), loader(spoilt, TOKEN_LABELS, sampler=range(21, -1, -1)))
+
+
 def test_batches_can_be_read_by_themselves():
     (batch,) = batches([{"input": VECTORS, "labels": LABELS, "id": 7}], nn.Linear(6, C))
     assert batch.args == ()
@@ -870,6 +892,17 @@ class Pictures(Dataset):
         return VECTORS[index], LABELS[index]
 
 
+PICTURES = Pictures()
+
+
+class Batches(Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return VECTORS[index::2], LABELS[index::2]
+
+
 def mixup_collate(samples):
     return torch.utils.data.default_collate(samples)
 
@@ -890,11 +923,30 @@ CAUTIONS = {
     "mixup in a partial": (lambda: loader(collate_fn=partial(mixup_collate)), "collate_fn is mixup_collate"),
     "replacement": (lambda: sampled(RandomSampler(VECTORS, replacement=True)), "RandomSampler draws with replacement"),
     "weights": (lambda: sampled(WeightedRandomSampler([1.0] * N, N)), "WeightedRandomSampler draws with replacement"),
-    "padding": (lambda: sampled(DistributedSampler(VECTORS, 4, 0)),
-        "DistributedSampler repeats 2 of 22 samples so that all 4 processes get the same number"),
-    "cut": (lambda: sampled(DistributedSampler(VECTORS, 4, 0, drop_last=True)),
-        "DistributedSampler leaves out 2 of 22"),
-}  # fmt: skip
+    "padding": (
+        lambda: sampled(DistributedSampler(VECTORS, 4, 0)),
+        "DistributedSampler repeats 2 of 22 samples so that all 4 processes get the same number",
+    ),
+    "cut": (
+        lambda: sampled(DistributedSampler(VECTORS, 4, 0, drop_last=True)),
+        "DistributedSampler leaves out 2 of 22",
+    ),
+    "a sampler of one's own": (
+        lambda: sampled([0, 1, 1, 2, 2, 2]),
+        r"repeats samples: the 6 that it showed are 3 different ones \(BatchSampler, list, TensorDataset\)",
+    ),
+    "batches of one's own": (
+        lambda: DataLoader(Pictures(), batch_sampler=[torch.tensor([0, 1]), torch.tensor([1, 2])], num_workers=1),
+        "the 4 that it showed are 3 different ones",
+    ),
+    "without batches": (lambda: DataLoader(Batches(), batch_size=None, sampler=[0, 1, 0]), "the 3 .* are 2 different"),
+    "a subset with repetitions": (lambda: DataLoader(Subset(Pictures(), [0, 1, -22]), 2), "the 3 .* are 2 different"),
+    "a data set twice": (lambda: DataLoader(ConcatDataset([PICTURES] * 2), 5), "the 44 that it showed are 22 diff"),
+    "a collate function that leaves out": (
+        lambda: loader(collate_fn=lambda samples: torch.utils.data.default_collate(samples[1:])),
+        "collate_fn makes 4 labels of 5 samples, so samples are left out",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CAUTIONS)
@@ -920,6 +972,9 @@ class Stream(IterableDataset):
         lambda: sampled(RandomSampler(VECTORS)),
         lambda: DataLoader(Stream(), 5),
         lambda: DataLoader(Pictures(), batch_sampler=[[0, 1, 2], [5, 6]]),
+        lambda: DataLoader(Batches(), batch_size=None),
+        lambda: DataLoader(ConcatDataset([Pictures(), Pictures()]), 5),
+        lambda: DataLoader({"a": (VECTORS[0], LABELS[0])}, sampler=["a", "a"]),  # keys, which are no indices
     ],
 )
 def test_what_is_harmless_is_not_warned_of(make):

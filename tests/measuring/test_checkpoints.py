@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from neurocollapse import CheckpointError
 from neurocollapse.measuring import Trajectory, find_checkpoints, load_weights
@@ -43,6 +44,13 @@ WRITERS = {
     "lightning.ckpt": lambda w, path: torch.save(
         {"state_dict": {"model." + k: v for k, v in w.items()}, "epoch": 3}, path
     ),
+    "two.pt": lambda w, path: torch.save({"module._orig_mod." + k: v for k, v in w.items()}, path),
+    "three.safetensors": lambda w, path: save_file({"model.module._orig_mod." + k: v for k, v in w.items()}, path),
+    "fsdp.pt": lambda w, path: torch.save({k.replace(".", "._fsdp_wrapped_module."): v for k, v in w.items()}, path),
+    "own.pt": lambda w, path: torch.save({"net." + k: v for k, v in w.items()} | {"loss.w": torch.ones(1)}, path),
+    "average.pt": lambda w, path: torch.save(
+        {"module." + k: v for k, v in w.items()} | {"n_averaged": torch.tensor(3)}, path
+    ),
     "script.pt": lambda w, path: torch.save({"model_state_dict": w, "optimizer": {"lr": 0.1}}, path),
 }
 
@@ -74,6 +82,16 @@ FAULTS = {
     "truncated.safetensors": (truncated, r"truncated.safetensors is damaged or holds more than weights"),
     "empty.pt": (lambda path: path.write_bytes(b""), r"empty.pt is damaged or holds more than weights"),
     "code.pt": (lambda path: torch.save({"model": Code()}, path), r"code.pt is damaged or holds more than weights"),
+    "more.pt": (
+        lambda path: torch.save(
+            {"module." + k: v for k, v in [*weights(0).items(), ("4.weight", torch.ones(2))]}, path
+        ),
+        r"it has 4.weight, unlike Sequential",
+    ),
+    "two.pt": (
+        lambda path: torch.save({p + k: v for p in ("student.", "teacher.") for k, v in weights(0).items()}, path),
+        r"two.pt holds several such models, under student, teacher; save the state_dict of one alone",
+    ),
     "list.pt": (lambda path: torch.save([torch.ones(2)], path), r"list.pt holds list, not a state_dict"),
 }  # fmt: skip
 
@@ -87,8 +105,107 @@ def test_files_that_are_no_weights_of_this_model(name, tmp_path, capsys):
     with pytest.raises(CheckpointError, match=message):
         load_weights(model, tmp_path / name)
     assert "this must not run" not in capsys.readouterr().out
-    if "other" not in name:  # a mismatch of shapes is found halfway
+    if name not in ("other.safetensors", "more.pt"):  # these faults are found halfway
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class Tied(nn.Module):
+    """Two names of one matrix, a third of its transpose, and a state that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 3), nn.Linear(3, 5)
+        self.head.weight = self.embed.weight
+        self.turned = nn.Parameter(self.embed.weight.detach().T)
+        self.epochs = 0
+
+    def get_extra_state(self):
+        return {"epochs": self.epochs}
+
+    def set_extra_state(self, state):
+        self.epochs = state["epochs"]
+
+
+@pytest.mark.parametrize(
+    "left_out", [(), ("head.weight",), ("embed.weight", "turned"), ("embed.weight", "head.weight")]
+)
+def test_names_that_share_memory_may_be_absent_and_states_may_be_no_tensors(tmp_path, left_out):
+    torch.manual_seed(1)
+    saved, model = Tied(), Tied()
+    saved.epochs = 7
+    torch.save({k: v for k, v in saved.state_dict().items() if k not in left_out}, tmp_path / "weights.pt")
+    load_weights(model, tmp_path / "weights.pt")
+    assert all(model.get_parameter(name).equal(value) for name, value in saved.named_parameters(remove_duplicate=False))
+    assert model.epochs == 7
+    (tmp_path / "weights.pt").unlink()
+    torch.save({k: v for k, v in saved.state_dict().items() if k != "head.bias"}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"it lacks head.bias, unlike Tied"):
+        load_weights(model, tmp_path / "weights.pt")
+
+
+def test_what_safetensors_leaves_out_of_a_tied_model(tmp_path):
+    saved, model = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in range(2))
+    for network in (saved, model):
+        network[1].weight = network[0].weight
+    save_model(saved, str(tmp_path / "weights.safetensors"))
+    load_weights(model, tmp_path / "weights.safetensors")
+    assert all(value.equal(saved.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def old_weight_norm():
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(4, 2)))
+
+
+class Versioned(nn.Linear):
+    """A module that reads what version wrote its weights, as those of torchvision do."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != 2:
+            raise ValueError("what version is it?")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def without_count(model):
+    return {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+
+#: a model, and what PyTorch takes for its weights
+TAKEN = {
+    "of the old weight norm": (
+        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 2))),
+        lambda _: old_weight_norm().state_dict(),
+    ),
+    "a batch norm before counts": (lambda: nn.Sequential(nn.BatchNorm1d(4)), without_count),
+    "versions": (lambda: nn.Sequential(Versioned(4, 2)), lambda model: model.state_dict()),
+    "a lazy layer": (lambda: nn.Sequential(nn.LazyLinear(2)), lambda _: nn.Sequential(nn.Linear(4, 2)).state_dict()),
+    "on no device": (
+        lambda: nn.Sequential(nn.Linear(4, 2, device="meta")),
+        lambda _: nn.Sequential(nn.Linear(4, 2)).state_dict(),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_pytorch_judges_the_names(case, tmp_path):
+    make, write = TAKEN[case]
+    torch.save(write(make()), tmp_path / "weights.pt")
+    ours, theirs = make(), make()
+    load_weights(ours, tmp_path / "weights.pt")
+    theirs.load_state_dict(torch.load(tmp_path / "weights.pt"), assign=case == "on no device")
+    x = torch.ones(1, 4)
+    assert ours.eval()(x).equal(theirs.eval()(x))
+
+
+def test_wrappers_within_the_model_count_as_little_as_those_of_the_file(tmp_path):
+    expected = weights(1)
+    torch.save(expected, tmp_path / "weights.pt")
+    model = network()
+    model[2] = torch.compile(model[2], backend="eager")
+    load_weights(model, tmp_path / "weights.pt")
+    assert [value.tolist() for value in model.state_dict().values()] == [value.tolist() for value in expected.values()]
 
 
 def test_a_trajectory_goes_on_where_it_was(tmp_path):

@@ -141,10 +141,14 @@ def metric_of_unlike_widths():
 
 NOTHING = ("the loader yields nothing", "process 0 failed: InputError: the loader yields nothing")
 FAILURES_BY_STRATEGY = {
-    "nan": (lambda s: measure_model(network(), loader(spoilt()), strategy=s),
-        ("feature 0 of sample 0 is nan", "process 1 failed: InputError: feature 0 of sample 0 is nan")),
-    "model": (lambda s: measure_model(network(Model(fail_in_the_second)), loader(), strategy=s),
-        ("the disk is gone", "process 1 failed: OSError: the disk is gone")),
+    "nan": (
+        lambda s: measure_model(network(), loader(spoilt()), strategy=s),
+        ("feature 0 of sample 1 is nan", "process 1 failed: SampleError: feature 0 of sample 1 is nan"),
+    ),
+    "model": (
+        lambda s: measure_model(network(Model(fail_in_the_second)), loader(), strategy=s),
+        ("the disk is gone", "process 1 failed: OSError: the disk is gone"),
+    ),
     "no data": (lambda s: measure_model(network(), loader(X[:0], Y[:0]), strategy=s), NOTHING),
 }  # fmt: skip
 #: Every process must raise: the first with the message where the fault is one's own, the second where it is another's.
@@ -235,7 +239,9 @@ def test_what_fails_in_one_fails_in_all_at_once(results, name):
         assert result[name]["seconds"] < 20
     errors = [result[name]["error"] for result in results]
     assert any(
-        error.startswith(("InputError: ", "ValueError: ", "OSError: ", "FeatureStoreError: ", "WriteError: "))
+        error.startswith(
+            ("InputError: ", "SampleError: ", "ValueError: ", "OSError: ", "FeatureStoreError: ", "WriteError: ")
+        )
         and own in error
         for error in errors
     )

@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,18 +14,19 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from .._errors import CheckpointError
 from .._files import json_lines, write_json_lines
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
-from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, unwrap
+from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, plain_name, unwrap
 from .models import measure_model
 
 #: The keys under which training scripts keep the weights beside the optimiser's state.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
-#: The prefixes that wrappers and this package's own checkpoints give to parameter names.
-PREFIXES = ("module.", "_orig_mod.", "model.")
+#: The parts of a prefix that wrappers and this package's own checkpoints give to parameter names.
+PREFIXES = {"", "module", "model"}
 
 
 def find_checkpoints(*patterns: str) -> list[Path]:
@@ -51,27 +53,56 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def load_weights(model: nn.Module, path: Path) -> None:
     """Loads weights from a .safetensors file, or from one that `torch.save` wrote, without running code in it.
 
-    Raises `CheckpointError` if the file is damaged, holds something else, or belongs to another model.
+    A prefix that all names have is left out, as are the parts that wrappers add. PyTorch judges what is left, and names
+    that share memory with one that is there may be absent. Raises `CheckpointError` if the file is damaged, holds
+    something else, or belongs to another model.
     """
     weights = _read(path)
     model = unwrap(model)
-    expected = set(model.state_dict())
-    for prefix in PREFIXES:
-        stripped = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        if expected <= set(stripped):
-            weights = {name: value for name, value in stripped.items() if name in expected}
-    missing, unknown = sorted(expected - set(weights)), sorted(set(weights) - expected)
-    if missing or unknown:
-        faults = [f"{what} {', '.join(names[:3])}" for what, names in (("lacks", missing), ("has", unknown)) if names]
-        raise CheckpointError(f"{path} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
+    state = model.state_dict()
+    fitting = _under_own_names(path, weights, state)
+    on_meta = any(isinstance(value, Tensor) and value.is_meta for value in state.values())
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:  # shapes that differ
-        fault = str(error).splitlines()[-1].strip()
+        missing, unknown = model.load_state_dict(fitting, strict=False, assign=on_meta)
+    except Exception as error:  # shapes that differ, or what a module of its own makes of its entries
+        fault = (str(error) or type(error).__name__).splitlines()[-1].strip()
         raise CheckpointError(f"{path} is of another model than {type(model).__name__}: {fault}") from error
+    shared = {_memory(state[name]) for name in state if name in fitting} - {None}
+    missing = sorted(name for name in missing if _memory(state.get(name)) not in shared)
+    if missing or unknown:
+        faults = [f"{w} {', '.join(names[:3])}" for w, names in (("lacks", missing), ("has", sorted(unknown))) if names]
+        raise CheckpointError(f"{path} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _under_own_names(path: Path, weights: Mapping[str, Any], state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the weights under the names that the model gives them: those under the prefix that fits most of them."""
+    own = {plain_name(name): name for name in state}
+    plain = {plain_name(name): value for name, value in weights.items()}
+    fits: Counter[str] = Counter()
+    for name in plain:
+        parts = name.split(".")
+        fits.update(".".join(parts[:i]) for i in range(len(parts)) if ".".join(parts[i:]) in own)
+    most = max(fits.values(), default=0)
+    prefixes = sorted((prefix for prefix, number in fits.items() if number == most), key=len)
+    prefixes = [prefix for prefix in prefixes if set(prefix.split(".")) <= PREFIXES] or prefixes or [""]
+    if len(prefixes) > 1 and most == len(own):
+        found = ", ".join(prefixes)
+        raise CheckpointError(f"{path} holds several such models, under {found}; save the state_dict of one alone")
+    if not prefixes[0] and plain.keys() == weights.keys() and own.keys() == state.keys():
+        return weights  # with the versions of modules that torch.save keeps beside them
+    start = prefixes[0] and f"{prefixes[0]}."
+    inner = {name.removeprefix(start): value for name, value in plain.items() if name.startswith(start)}
+    return {own.get(name, name): value for name, value in inner.items()}
+
+
+def _memory(value: object) -> tuple[int, int] | None:
+    """Returns where a tensor lies in memory, and its size; None for what shares its place with nothing."""
+    if not isinstance(value, Tensor) or value.is_meta or isinstance(value, UninitializedTensorMixin):
+        return None
+    return (value.data_ptr(), value.numel()) if value.numel() else None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -82,9 +113,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     for key in WEIGHT_KEYS:
         if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
             saved = saved[key]
-    if not isinstance(saved, Mapping) or not all(isinstance(value, Tensor) for value in saved.values()):
+    if not isinstance(saved, Mapping) or not all(
+        isinstance(value, Tensor) or name.endswith("_extra_state") for name, value in saved.items()
+    ):
         raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
-    return dict(saved)
+    return saved
 
 
 @dataclass(frozen=True)

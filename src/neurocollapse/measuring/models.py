@@ -196,9 +196,11 @@ def measure_layers(
         size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}
         measured = {}
         for name, store in captured.layers.items():
-            with _naming_head(model, head, len(found.weight)), _naming(f"layer {name!r}"):
+            naming = _naming_head(model, head, len(found.weight)), _naming(f"layer {name!r}")
+            with naming[0], naming[1], captured.names[name].naming():
                 measured[name] = measure(store.features, store.labels, **size)  # type: ignore[arg-type]
-        with _naming_head(model, head, len(found.weight)), _naming(f"layer {found.name!r}"):
+        naming = _naming_head(model, head, len(found.weight)), _naming(f"layer {found.name!r}")
+        with naming[0], naming[1], captured.names[None].naming():
             last = measure(features.features, features.labels, found.weight, found.bias, **size)  # type: ignore[arg-type]
         return {**measured, found.name: last}
 
@@ -236,7 +238,8 @@ def _naming_head(model: nn.Module, head: str | nn.Module | None, outputs: int) -
 
 
 def _head_of(captured: Captured) -> tuple[Head, FeatureStore]:
-    assert captured.head is not None  # `capture` raises if there is none
+    if captured.head is None:
+        raise InputTypeError("head must be the name of the classifier, or None, which finds it; got False")
     assert captured.features is not None
     return captured.head, captured.features
 
@@ -249,7 +252,8 @@ def _fold_into(captured: Captured | None, gathered: G) -> G:
     """Adds the features that this process kept, if it had samples, to `gathered`."""
     if captured is not None:
         _, store = _head_of(captured)
-        gathered.update(store.features, store.labels)
+        with captured.names[None].naming():
+            gathered.update(store.features, store.labels)
     return gathered
 
 

@@ -1,7 +1,9 @@
 from .batches import FULL_COVARIANCE_LIMIT as FULL_COVARIANCE_LIMIT
+from .batches import LEAVE_OUT as LEAVE_OUT
 from .batches import check_batch as check_batch
 from .batches import check_scale as check_scale
 from .batches import check_shapes as check_shapes
+from .batches import unlabelled as unlabelled
 from .means import WEIGHTINGS as WEIGHTINGS
 from .means import ClassMeans as ClassMeans
 from .means import mean_of as mean_of

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._errors import InputError, checks_arguments
 from ..geometry import EPSILON, Span, centered_span, storage_noise
-from .batches import blocks, check_batch, check_finite, check_scale
+from .batches import LEAVE_OUT, blocks, check_batch, check_finite, check_scale
 
 #: How the classes enter μ_G and Σ_B: all alike, or each by its share of the samples. Only the second makes
 #: Σ_W + Σ_B = Σ_T for unequal classes.
@@ -97,7 +97,7 @@ class ClassMeans:
             counts = self.counts.tolist() if self.num_classes <= 20 else f"{len(empty)} of {self.num_classes} are zero"
             raise InputError(
                 f"class {shown} has no samples, so its mean is undefined (counts: {counts}); "
-                f"pass more data, or number the classes without gaps"
+                f"pass more data, or {LEAVE_OUT}"
             )
         return self.sums / self.counts[:, None]
 

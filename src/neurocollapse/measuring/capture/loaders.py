@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -61,6 +62,7 @@ def batches(loader: Iterable[Any], model: nn.Module, *, label_key: str | int | N
     accepted = _Accepted(unwrap(model))
     for item in as_loader(loader):
         inputs, labels = _split(item, label_key)
+        _check_tensors(inputs)
         args, kwargs = accepted.arguments(inputs)
         batch = Batch(args, kwargs, _integers(labels))
         if batch.labels.numel():
@@ -88,6 +90,15 @@ class Unlabelled:
 
 def _zeros(size: int) -> Tensor:
     return torch.zeros(size, dtype=torch.int64)
+def _check_tensors(inputs: Any) -> None:
+    """Raises `ValueError` for an array of NumPy, which no module takes."""
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, list | tuple) else [inputs]
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            raise InputError(
+                f"the loader yields inputs as an array of NumPy, {part.dtype} of shape {part.shape}, and models take "
+                f"tensors; let it yield torch.from_numpy(inputs).float()"
+            )
 
 
 def _split(item: Any, label_key: str | int | None) -> tuple[Any, Any]:

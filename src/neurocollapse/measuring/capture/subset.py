@@ -72,10 +72,14 @@ def indices_of(loader: DataLoader[Any]) -> Sequence[int]:
     return range(total)
 
 
+class Part(Subset[Any]):
+    """Samples that this package chose: what it says of a sample has the index in the data set that it chose from."""
+
+
 def reloaded(loader: DataLoader[Any], indices: Sequence[int]) -> DataLoader[Any]:
     """Returns a loader of these samples of the data set, in this order, with the other settings of `loader`."""
     return DataLoader(
-        Subset(loader.dataset, indices),
+        Part(loader.dataset, indices),
         batch_size=loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
