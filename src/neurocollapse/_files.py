@@ -1,8 +1,9 @@
-"""Writes files whole or not at all, writes strict JSON, and reads the arrays of .npz files."""
+"""Reads and writes files: regular ones alone, whole or not at all; strict JSON, and the arrays of .npz files."""
 
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +17,42 @@ if TYPE_CHECKING:  # a command that reads no arrays starts without NumPy
     from numpy.typing import NDArray
 
 
+#: No file that is read as text is larger: the records of the longest run take a few megabytes.
+LARGEST_TEXT = 2**28
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+def irregular(path: Path) -> str | None:
+    """Returns what the path leads to if that exists and is no regular file: a folder, a pipe, a socket or a device."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a device")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns the content of a regular file. Raises `InputError` for anything else, which could block or never end."""
+    if kind := irregular(path):
+        raise InputError(f"it is {kind}, not a file")
+    if (size := path.stat().st_size) > LARGEST_TEXT:
+        raise InputError(f"its {size} bytes are beyond reason")
+    return path.read_bytes()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it replaces `path` if the block succeeds, and is removed otherwise.
 
-    Several processes may write the same file at once, and any of them may be killed. Raises `WriteError` for every
-    `OSError`, also for one in the block.
+    Several processes may write the same file at once, and any of them may be killed. A link is followed. Raises
+    `WriteError` for every `OSError`, also for one in the block, and `InputError` for whatever is no regular file, such
+    as /dev/null: it would be replaced.
     """
     try:
+        if kind := irregular(path):
+            raise InputError(f"{path} is {kind}, not a file, and would be replaced; name another")
+        path = Path(os.path.realpath(path))
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
         os.close(descriptor)
         temporary = Path(name)
@@ -62,7 +91,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     The lines are bytes, since a line may be cut within a character, and `str.splitlines` also splits at characters that
     JSON may hold.
     """
-    content = path.read_bytes() if path.exists() else b""
+    content = read_bytes(path) if path.exists() else b""
     yield from enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1)
 
 
@@ -106,7 +135,7 @@ def read_npz(
         raise kind(f"there is no file {path}; check the path") from None
     # NumPy and zipfile raise these for arrays that are truncated, damaged, compressed in unknown ways, or pickled.
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise kind(f"{path} cannot be read ({_in_one_line(error)}); {remedy}") from error
+        raise kind(f"{path} cannot be read ({in_one_line(error)}); {remedy}") from error
 
 
 def _read_array(
@@ -116,15 +145,16 @@ def _read_array(
         array = archive[name]
     except MemoryError as error:
         raise kind(
-            f"array {name!r} in {path} does not fit in memory ({_in_one_line(error)}); save a part of it"
+            f"array {name!r} in {path} does not fit in memory ({in_one_line(error)}); save a part of it"
         ) from error
     except Exception as error:
-        raise InputError(f"array {name!r}: {_in_one_line(error)}") from error
+        raise InputError(f"array {name!r}: {in_one_line(error)}") from error
     dtype = getattr(array, "dtype", None)  # None if a member of the archive is not in NumPy's format
     if dtype is None or dtype.kind not in "buif":
         raise InputError(f"array {name!r} does not hold real numbers" + (f" but {dtype}" if dtype else ""))
     return array
 
 
-def _in_one_line(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
+    """Returns the message of an error in one line, or its class if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,6 +1,7 @@
 """Reads a folder of runs back as one table."""
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 
 from .._errors import RunError
 from ..training import Record, RunConfig
+from .files import unreadable
 from .folder import HEADLINES, RunFolder
 
 #: Fields of a configuration that the name of a run's folder shows.
@@ -18,11 +20,14 @@ _IN_THE_ID = ("dataset", "network", "weight_decay", "seed")
 
 def folders(path: Path) -> list[RunFolder]:
     """Returns the runs in a folder, sorted by name, or the folder itself if it is a run. Raises `RunError`."""
-    if not path.is_dir():
-        raise RunError(f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
-    if RunFolder(path).started:
-        return [RunFolder(path)]
-    return [folder for folder in map(RunFolder, sorted(path.iterdir())) if folder.started]
+    try:
+        if not path.is_dir():
+            raise RunError(f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
+        if RunFolder(path).started:
+            return [RunFolder(path)]
+        return [folder for folder in map(RunFolder, sorted(path.iterdir())) if folder.started]
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def runs(path: Path | str) -> pd.DataFrame:
@@ -31,17 +36,27 @@ def runs(path: Path | str) -> pd.DataFrame:
     Columns: `run_id`, `status` (finished, diverged, unfinished), the fields of `RunConfig`, `num_classes`, `epoch`,
     `current_learning_rate` (of the next step), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
     (the first recorded epoch from which the training error has been zero at every record so far), and `train.*` and
-    `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises `RunError`.
+    `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. A damaged run is left out with a
+    warning. Raises `RunError` if all are damaged.
     """
     return records_frame(folders(Path(path)))
 
 
 def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
-    """Returns the records of these runs as `runs` does."""
-    rows = []
-    for folder in run_folders:
-        folder.check_whole()  # a run without its records would silently be absent
-        rows += record_rows(folder.path.name, folder.status, folder.description, folder.records())
+    """Returns the records of these runs as `runs` does; it warns of damaged ones, and raises if all are."""
+    rows: list[Record] = []
+    damages: list[RunError] = []
+    folders = list(run_folders)
+    for folder in folders:
+        try:
+            folder.check_whole()
+            rows += record_rows(folder.path.name, folder.status, folder.description, folder.records())
+        except RunError as error:
+            damages.append(error)
+    if damages and len(damages) == len(folders):
+        raise damages[0]
+    for damage in damages:
+        warnings.warn(f"left out: {damage}", stacklevel=3)
     return frame_of(rows)
 
 
