@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neurocollapse import RunError, WriteError
-from neurocollapse._files import atomic_path, to_json
+from neurocollapse._files import atomic_path, to_json, write_text
 from neurocollapse.datasets import load_dataset
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import build_network
@@ -156,6 +156,29 @@ def test_a_file_is_replaced_as_a_whole_or_left_as_it_was(tmp_path):
     assert path.read_text() == "new"
     assert path.stat().st_mode & 0o777 == 0o644
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(os.mkfifo, "a pipe"), (os.mkdir, "a folder"), (lambda path: path.symlink_to(os.devnull), "a device")],
+)
+def test_what_is_no_file_is_not_replaced(tmp_path, make, kind):
+    path = tmp_path / "there"
+    make(path)
+    before = path.lstat().st_mode
+    with pytest.raises(WriteError, match=rf"there cannot be written \(it is {kind}, not a file\); name another file"):
+        write_text(path, "new")
+    assert path.lstat().st_mode == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert (target.read_text(), link.is_symlink()) == ("new", True)
 
 
 numbers = st.integers(-(2**60), 2**60) | st.floats()
@@ -520,8 +543,12 @@ def test_a_run_of_another_version_is_left_alone(undisturbed, half, tmp_path, end
     [
         ("write_bytes", errno.ENOSPC, r"snapshots\.safetensors cannot be written \(No space left.*\); make room"),
         ("mkdir", errno.ENOSPC, r"gaussian-mlp.* cannot be written \(No space left.*\); make room"),
-        ("mkdir", errno.EROFS, r"gaussian-mlp.* cannot be written \(Read-only file system\); make room"),
-        ("mkdir", errno.ENOLCK, r"gaussian-mlp.* cannot be written \(No locks available\); make room"),
+        ("mkdir", errno.EROFS, r"gaussian-mlp.* cannot be written \(Read-only file system\); name a folder that can"),
+        (
+            "mkdir",
+            errno.ENOLCK,
+            r"cannot be written \(No locks available\); name a folder on a file system with locks",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_disk_is_told_from_what_is_wrong_with_the_folder(
