@@ -1,6 +1,7 @@
 """Checks values that were read from a file against the types that they must have."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -46,7 +47,7 @@ def typed(hint: Any, value: Any, key: str = "it") -> Any:
         case kind if kind in (dict, Mapping):
             return {name: typed(inner[1], each, _within(key, name)) for name, each in _object(value, key).items()}
         case kind if kind in (list, tuple):
-            if not isinstance(value, list):
+            if not isinstance(value, list | tuple):
                 raise InputTypeError(f"{key} must be a list, got {_shown(value)}")
             return kind(typed(inner[0], each, f"{key}[{place}]") for place, each in enumerate(value))
         case kind if kind is float and (type(value) in (int, float) or value in NON_FINITE):
@@ -57,6 +58,15 @@ def typed(hint: Any, value: Any, key: str = "it") -> Any:
         case kind if type(value) is kind:
             return value
     raise InputTypeError(f"{key} must be {_WORDS[hint]}, got {_shown(value)}")
+
+
+def typed_line(hint: Any, line: bytes, number: int) -> Any:
+    """Returns the value in a line of a .jsonl file as the type that it must have: see `typed`. Raises `InputError`."""
+    try:
+        value = json.loads(line.decode())
+    except Exception as error:  # also for brackets without end
+        raise InputError(f"line {number}: {error}") from error
+    return typed(hint, value, f"line {number}")
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:
@@ -87,7 +97,8 @@ def _one_of(choices: tuple[Any, ...], value: Any, key: str) -> Any:
             return typed(choice, value, key)
         except InputError:
             continue
-    raise InputTypeError(f"{key} cannot be {_shown(value)}")
+    wanted = " or ".join(_WORDS.get(choice, "an object") for choice in choices)
+    raise InputTypeError(f"{key} must be {wanted}, got {_shown(value)}")
 
 
 def _within(key: str, name: str) -> str:

@@ -16,7 +16,7 @@ import safetensors
 
 from .._errors import RunError
 from .._files import in_one_line, irregular, json_lines, read_bytes, write_json_lines
-from .._schema import typed
+from .._schema import typed, typed_line
 from .naming import RUN_NAME
 
 #: The key of the arrays' checksum in a .safetensors file's metadata.
@@ -50,7 +50,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turns whatever goes wrong while a file is read into one `RunError`. Each format has its own ways to fail."""
     try:
         yield
-    except RunError:
+    except (RunError, NameError, ImportError, AssertionError):  # the last three are faults of this package
         raise
     except (OSError, MemoryError) as error:  # the file may be whole
         raise unreadable(path, error) from error
@@ -67,15 +67,7 @@ def read_json(path: Path, hint: Any) -> Any:
 def read_lines(path: Path, hint: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the objects of a .jsonl file, which must have these keys; all values are numbers or lists of them."""
     with reading(path):
-        lines = [(f"line {number}", line) for number, line in json_lines(path)]
-        return [_numbers(typed(hint, _parsed(line, place), place), place) for place, line in lines]
-
-
-def _parsed(line: bytes, place: str) -> Any:
-    try:
-        return json.loads(line.decode())
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+        return [_numbers(typed_line(hint, line, number), f"line {number}") for number, line in json_lines(path)]
 
 
 def _numbers(values: dict[str, Any], place: str) -> dict[str, Any]:
