@@ -5,6 +5,7 @@ what the package got and what to do.
 """
 
 import difflib
+import errno
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
@@ -81,6 +82,14 @@ class FeatureStoreError(NeurocollapseError, OSError):
     """A temporary file of captured features that cannot be written; nothing of it is left on the disk."""
 
 
+#: What to do about the errors of the system that a user can tell apart.
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or name another folder"),
+    **dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "name a folder on a file system with locks"),
+    errno.EEXIST: "name another file or folder",
+}
+
+
 class WriteError(NeurocollapseError, OSError):
     """A file that cannot be written; the message names it."""
 
@@ -88,7 +97,8 @@ class WriteError(NeurocollapseError, OSError):
         super().__init__(error.errno, error.strerror or str(error), str(path))
 
     def __str__(self) -> str:
-        return f"{self.filename} cannot be written ({self.strerror}); make room, or name another folder"
+        remedy = _REMEDIES.get(self.errno or 0, "name a folder that can be written to")
+        return f"{self.filename} cannot be written ({self.strerror}); {remedy}"
 
 
 class CaptureWarning(UserWarning):

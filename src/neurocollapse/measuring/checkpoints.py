@@ -2,8 +2,8 @@
 
 import glob
 import hashlib
-import json
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin
 
 from .._errors import CheckpointError
-from .._files import json_lines, write_json_lines
+from .._files import check_unpacked, in_one_line, irregular, json_lines, write_json_lines
+from .._schema import typed, typed_line
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, plain_name, unwrap
@@ -103,10 +104,21 @@ def _memory(value: object) -> tuple[int, int] | None:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    if kind := irregular(path):
+        raise CheckpointError(f"{path} is {kind}, not a file; name a file of weights")
     try:
+        if zipfile.is_zipfile(path):  # as torch.save writes them
+            with zipfile.ZipFile(path) as archive:
+                check_unpacked(path, sum(member.file_size for member in archive.infolist()), CheckpointError)
         if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except (PermissionError, FileNotFoundError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
     except Exception as error:  # each format has its own ways to say that a file is not whole
         fault = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
@@ -162,34 +174,52 @@ def subject(
     return Subject(untrained(), chosen, {**conditions, "definitions": DEFINITIONS_VERSION})
 
 
+#: The keys by which a line of a trajectory is found.
+_LINE = {"checkpoint": str, "sha256": str}
+
+
 class Trajectory:
     """The measurements of checkpoints in a .jsonl file, one on each line; the file is rewritten after each.
 
-    A line counts for a checkpoint with the same name and content, measured under the same `conditions`, one of which,
-    `network`, is a `Fingerprint`. So a replay that was killed resumes, and a checkpoint that was overwritten is
-    measured again.
+    A line counts for a checkpoint with the same path, as it was given, and content, measured under the same
+    `conditions`, one of which, `network`, is a `Fingerprint`. So a replay that was killed resumes, and a checkpoint
+    that was overwritten is measured again. A line of earlier versions has the file's name alone.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any]):
         self.path, self.conditions = path, dict(conditions)
         self.lines: list[dict[str, Any]] = []
         try:
-            self.lines = [json.loads(line) for _, line in json_lines(path)]
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is no trajectory ({error}); remove it, or name another file") from error
+            for number, content in json_lines(path):
+                line = typed_line(_LINE, content, number)
+                typed(Fingerprint | str | None, line.get("network"), f"line {number}: network")
+                self.lines.append(line)
+        except PermissionError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        except Exception as error:
+            raise CheckpointError(
+                f"{path} is no trajectory ({in_one_line(error)}); mend it, or name another file"
+            ) from error
 
     def missing(self, checkpoints: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yields the checkpoints that are not measured yet, each with the first keys of its line."""
         for checkpoint in checkpoints:
-            start = {"checkpoint": checkpoint.name, "sha256": _sha256(checkpoint), **self.conditions}
-            if not any(_agrees(start, line) for line in self.lines):
+            start = {"checkpoint": str(checkpoint), "sha256": _sha256(checkpoint), **self.conditions}
+            if self._line(start, checkpoint) is None:
                 yield checkpoint, start
 
     def of(self, checkpoints: list[Path]) -> list[dict[str, Any]]:
         """Returns the lines of these checkpoints, in their order."""
-        names = [checkpoint.name for checkpoint in checkpoints]
-        mine = [line for line in self.lines if _agrees(self.conditions, line) and line["checkpoint"] in names]
-        return sorted(mine, key=lambda line: names.index(line["checkpoint"]))
+        found = [(checkpoint, self._line(self.conditions, checkpoint)) for checkpoint in checkpoints]
+        return [{**line, "checkpoint": str(checkpoint)} for checkpoint, line in found if line is not None]
+
+    def _line(self, start: Mapping[str, Any], checkpoint: Path) -> dict[str, Any] | None:
+        """Returns the checkpoint's line that agrees with `start`, by its path or else, as before, by its name."""
+        for name in (str(checkpoint), checkpoint.name):
+            for line in self.lines:
+                if _agrees({**start, "checkpoint": name}, line):
+                    return line
+        return None
 
     def add(self, line: dict[str, Any]) -> None:
         """Adds a line, in place of an earlier one for the same checkpoint and conditions, and writes the file."""
@@ -206,11 +236,7 @@ def _agrees(conditions: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
         return False
     if now is None or isinstance(then, str):  # earlier versions kept a hash of rounded outputs, which proves nothing
         return True
-    return then is not None and _fingerprint(then).matches(_fingerprint(now))
-
-
-def _fingerprint(kept: Mapping[str, Any]) -> Fingerprint:
-    return Fingerprint(kept["sha256"], tuple(kept["outputs"]))
+    return then is not None and typed(Fingerprint, then).matches(Fingerprint(now["sha256"], tuple(now["outputs"])))
 
 
 def replay(

@@ -4,6 +4,7 @@ A task is one run in a process of its own, as with `processes`. The machines mus
 worker or machine dies is started again, perhaps elsewhere, and resumes from the checkpoint in the run's folder.
 """
 
+import contextlib
 import os
 import socket
 import time
@@ -19,7 +20,7 @@ from ..._errors import InputError, RunError
 from ...training import RunConfig
 from .events import Event
 from .interrupts import without_interrupts
-from .work import check_workers, default_workers, thread_variables, train_and_report
+from .work import check_workers, default_workers, environment_of_children, thread_variables, train_and_report
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
@@ -207,7 +208,8 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
     # "local" and not None, which would obey RAY_ADDRESS.
     place = {"num_cpus": cores, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     try:
-        with without_interrupts():  # this also restores the handler of SIGTERM, which Ray replaces
+        # without_interrupts also restores the handler of SIGTERM, which Ray replaces
+        with environment_of_children(1), without_interrupts(), contextlib.chdir(os.sep):
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
