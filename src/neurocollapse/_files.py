@@ -16,6 +16,11 @@ if TYPE_CHECKING:  # a command that reads no arrays starts without NumPy
     from numpy.typing import NDArray
 
 
+def path_of(given: Path | str) -> Path:
+    """Returns the path that a user means: ~ and ~name at its beginning are home folders."""
+    return Path(os.path.expanduser(given))  # unlike that of pathlib, it leaves the name of no user alone
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it replaces `path` if the block succeeds, and is removed otherwise.

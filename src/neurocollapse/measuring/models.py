@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .._errors import InputError, InputTypeError
-from .._files import atomic_path
+from .._files import atomic_path, path_of
 from ..metrics import Measurement
 from ..networks import Head, layer_weights, unwrap
-from ..statistics import Classifier, ClassMeans, ClassMoments, Objective, Projections
+from ..statistics import Classifier, ClassMeans, ClassMoments, Objective, Projections, check_weighting
 from .capture.forward import Captured, CaptureOptions, capture
 from .capture.loaders import LABEL_KEYS
 from .capture.store import FeatureStore
@@ -92,7 +92,7 @@ def measure_model(
     processes = Processes(together)
     _check_together(model, strategy, means, save_features, processes.size)
     if subset is not None:
-        loader = stratified_subset(loader, subset)
+        loader = stratified_subset(loader, subset, label_key=options.get("label_key"))
     read = partial(capture, model, head=head, **options)
     part = processes.share(loader)
     objective = None if weight_decay is None else objective_of(model, weight_decay)
@@ -109,11 +109,47 @@ def measure_model(
             classifiers = processes.all(lambda: None if captured is None else _classifier_of(_head_of(captured)[0]))
             feed = partial(_fold_into, captured)
             if save_features is not None and captured is not None:
-                _save(captured, Path(save_features))
+                _save(captured, path_of(save_features))
         classifier = next(known for known in classifiers if known is not None)
         projections = _two_sweeps(processes, feed, classifier, means, weighting, vci)
     statistics = projections.statistics(objective, ood_mean)
     return Measurement(statistics, projections.means, held_out=projections.held_out)
+
+
+def try_model(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    head: str | None = None,
+    strategy: str = "keep",
+    means: ClassMeans | None = None,
+    ood: Iterable[Any] | None = None,
+    weighting: str = "classes",
+    vci: bool | None = None,
+    weight_decay: float | None = None,
+    subset: int | None = None,
+    save_features: Path | str | None = None,
+    together: bool | None = None,
+    **options: Unpack[CaptureOptions],
+) -> None:
+    """Raises what `measure_model` would raise for these arguments at the first batch; it measures nothing."""
+    processes = Processes(together)
+    _check_together(model, strategy, means, save_features, processes.size)
+    check_weighting(weighting)
+    if weight_decay is not None:
+        objective_of(model, weight_decay)
+    label_key = options.get("label_key")
+    if subset is not None:
+        loader = stratified_subset(loader, subset, label_key=label_key)
+    options["progress"] = None
+    read = partial(capture, model, head=head, **options)
+    part = processes.share(loader)
+    processes.each(lambda: None if part is None else _classifier_of_first_batch(read, part))
+    if ood is not None:
+        others = processes.share(ood)
+        inputs = None if others is None else _Unlabelled(others, label_key)
+        read = partial(read, label_key=None)
+        processes.each(lambda: None if inputs is None else _classifier_of_first_batch(read, inputs))
 
 
 def _check_together(model: object, strategy: str, means: object, save_features: Path | str | None, size: int) -> None:
@@ -130,6 +166,8 @@ def _check_together(model: object, strategy: str, means: object, save_features: 
         raise InputError("save_features needs all features in one process; use strategy='keep' and together=False")
     if save_features is not None and Path(save_features).suffix != ".safetensors":
         raise InputError(f"save_features must end in .safetensors, got {save_features}")
+    if save_features is not None and not path_of(save_features).parent.is_dir():
+        raise InputError(f"save_features is {save_features}, and there is no such folder; make it first")
 
 
 def _two_sweeps(
@@ -180,7 +218,7 @@ def measure_layers(
     ['1', '2', '3']
     """
     if subset is not None:
-        loader = stratified_subset(loader, subset)
+        loader = stratified_subset(loader, subset, label_key=options.get("label_key"))
     with capture(model, loader, head=head, layers=layers, **options) as captured:
         found, features = _head_of(captured)
         size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..._errors import CaptureWarning, InputError
 from ...networks import Head, evaluation, unwrap
 from .cautions import warn_of
-from .loaders import Batch, batches, to_device
+from .loaders import Batch, batches, precision_of, to_device
 from .samples import Positions
 from .store import Budget, FeatureStore
 from .taps import HeadTap, LayerTap, Rows
@@ -111,7 +111,8 @@ def capture(
         ignore_index: samples, or positions, with this label are left out. Labels for each position, (samples, tokens)
             for tokens or (samples, height, width) for pixels, make every position a sample; they are used as they are,
             so those of a language model must already be shifted.
-        device: the device for the inputs; by default that of the model's first parameter.
+        device: the device for the inputs; by default that of the model's first parameter. Their precision is the
+            model's.
         label_key: where the labels are: a key of mappings, or a position in tuples.
         autocast_dtype: run the model under autocast in this type.
         eval_mode: False leaves every module in its present mode.
@@ -139,7 +140,7 @@ def capture(
     warn_of(loader, stacklevel=2)
     if not eval_mode:
         _warn_of_training(model)
-    place = torch.device(device) if device else _device_of(model)
+    place, precision = torch.device(device) if device else _device_of(model), precision_of(model)
     batches_in_all, samples = _length(loader), _length(getattr(loader, "sampler", None))
     with ExitStack() as stack:
         # a loader draws from the generator even where it does not shuffle
@@ -155,7 +156,7 @@ def capture(
         autocast = torch.autocast(place.type, autocast_dtype) if autocast_dtype else nullcontext()
         for done, batch in enumerate(batches(loader, model, label_key=label_key), start=1):
             with autocast:
-                taken = taps.of(to_device(batch, place))
+                taken = taps.of(to_device(batch, place, precision))
             with _without_autocast(place):  # a sink computes in the types that it receives
                 stores.keep(taken, sink, taps.head)
             if progress is not None:
