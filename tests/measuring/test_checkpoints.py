@@ -1,6 +1,8 @@
 """Replaying checkpoints: which files in which order, whose weights, and what is measured again."""
 
+import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,10 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
+def saved_beside(path: Path, **options: bool) -> None:
+    torch.save({"model": weights(0), "args": argparse.Namespace(epochs=3)}, path, **options)
+
+
 class Code:
     def __reduce__(self):
         return print, ("this must not run",)
@@ -78,6 +84,9 @@ FAULTS = {
     "truncated.safetensors": (truncated, r"truncated.safetensors is damaged or holds more than weights"),
     "empty.pt": (lambda path: path.write_bytes(b""), r"empty.pt is damaged or holds more than weights"),
     "code.pt": (lambda path: torch.save({"model": Code()}, path), r"code.pt is damaged or holds more than weights"),
+    "beside.pt": (saved_beside, r"weights \(it holds argparse.Namespace, which is no weight\); save a state_dict$"),
+    "older.pt": (partial(saved_beside, _use_new_zipfile_serialization=False), r"\(it holds argparse.Namespace, which"),
+    "text.pt": (lambda path: path.write_bytes(b"\x1b[31mno pickle"), r"text.pt is damaged .* save a state_dict$"),
     "list.pt": (lambda path: torch.save([torch.ones(2)], path), r"list.pt holds list, not a state_dict"),
 }
 
@@ -88,8 +97,9 @@ def test_files_that_are_no_weights_of_this_model(name, tmp_path, capsys):
     write(tmp_path / name)
     model = network()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_weights(model, tmp_path / name)
+    assert not {"weights_only", "trust", "\x1b"} & {*str(caught.value).split(), *str(caught.value)}
     assert "this must not run" not in capsys.readouterr().out
     if "other" not in name:  # a mismatch of shapes is found halfway
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from .._errors import CheckpointError
-from .._files import json_lines, write_json_lines
+from .._files import json_lines, path_of, write_json_lines
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, unwrap
@@ -36,7 +37,7 @@ def find_checkpoints(pattern: str) -> list[Path]:
 
     Raises `CheckpointError` if there are none.
     """
-    found = [Path(name) for name in glob.glob(str(Path(pattern).expanduser())) if Path(name).is_file()]
+    found = [Path(name) for name in glob.glob(str(path_of(pattern))) if Path(name).is_file()]
     if not found:
         raise CheckpointError(f"no file matches {pattern!r}; quote the pattern, and name files of weights")
     return sorted(found, key=_natural)
@@ -76,6 +77,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # PyTorch's message is advice to trust the file
+        kinds = ", ".join(_kinds_beside_weights(path, error))
+        fault = f"it holds {kinds}, which is no weight" if kinds else "it is no file of PyTorch's"
+        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from None
     except Exception as error:  # each format has its own ways to say that a file is not whole
         fault = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
@@ -85,6 +90,14 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(saved, Mapping) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
     return dict(saved)
+
+
+def _kinds_beside_weights(path: Path, error: pickle.UnpicklingError) -> list[str]:
+    """Returns the names of the classes and functions for which `torch.load` refused the file; it executes nothing."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a file in PyTorch's older format
+        return re.findall(r"GLOBAL (\S+) was not an allowed", str(error))
 
 
 @dataclass(frozen=True)
