@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .._errors import InputError
-from .._files import atomic_path, to_json
+from .._files import atomic_path, path_of, to_json
 from .._progress import Progress
 from ..sweeps import Plan, Planned, check_device, check_runs, keep_tables, plan_sweep, say_notes
 from ..training import RunConfig
@@ -24,12 +24,20 @@ def plan_claims(
     device: str = "cpu",
     data_dir: Path | str | None = None,
     address: str | None = None,
+    read: bool = False,
     progress: bool | None = None,
 ) -> Plan | None:
-    """Check the runs that the claims need and that results.jsonl lacks, as `plan_sweep` does; None if it has all."""
-    out = Path(out)
-    unknown = _unknown(settings, read_results(out / RESULTS), out, Progress(progress))
-    if not unknown:
+    """Check the runs that the claims need and that results.jsonl lacks, as `plan_sweep` does; None if it has all.
+
+    With `read`, say which runs would be read: there is nothing to plan, and nothing is written.
+    """
+    out, shown = path_of(out), Progress(progress)
+    if read:
+        _check_readable(out)
+    unknown = _unknown(settings, read_results(out / RESULTS), out, shown)
+    if read and unknown:
+        _read(unknown, out, None if data_dir is None else path_of(data_dir), shown)
+    if read or not unknown:
         return None
     return plan_sweep(
         unknown,
@@ -80,10 +88,10 @@ def judge_all(
     Returns:
         The judged claims, and a message for each run that failed or is damaged.
     """
-    out = Path(out)
-    if read and not out.is_dir():
-        raise InputError(f"there are no runs to read in {out}: name their folder, or have them trained")
-    data_dir = None if data_dir is None else Path(data_dir)
+    out = path_of(out)
+    if read:
+        _check_readable(out)
+    data_dir = None if data_dir is None else path_of(data_dir)
     device_here = "cpu" if address is not None else device
     kept = read_results(out / RESULTS)
     runs: list[Planned] = []
@@ -110,6 +118,11 @@ def judge_all(
     kept |= _found(runs, settings, out, data_dir, device_here, progress)
     write_results(out / RESULTS, kept.values())
     return _write_page(settings, kept, out, command), failures
+
+
+def _check_readable(out: Path) -> None:
+    if not out.is_dir():
+        raise InputError(f"there are no runs to read in {out}: name their folder, or have them trained")
 
 
 def _read(

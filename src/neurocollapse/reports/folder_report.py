@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError, RunError
-from .._files import write_text
+from .._files import path_of, write_text
 from ..sweeps import RunFolder, TheoryFile, folders
 from ..training import RunConfig
 from .page.content import ReportRun, report_content
@@ -27,7 +27,7 @@ def report(folder: Path | str) -> Path:
     It shows the curves, the samples in motion, Gram matrices, the layers' norms, and the theory tables and claims that
     are in the folder. Damaged files are left out, with a warning. Raises `RunError` if the folder holds no run.
     """
-    path, damages = write_report(Path(folder))
+    path, damages = write_report(path_of(folder))
     for damage in damages:
         warnings.warn(f"left out of the report: {damage}", stacklevel=2)
     return path

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from .._errors import InputError
-from .._files import atomic_path
+from .._files import atomic_path, path_of
 from ..sweeps import Sweep, SweepResult, keep_tables, plan_sweep, records_frame
 from ..training import RunConfig
 from .figures import collapse_figure, save_figure
@@ -67,7 +67,7 @@ def reproduce(
     Raises:
         NeurocollapseError: see `sweep`.
     """
-    config, out = config or RunConfig(), Path(out)
+    config, out = config or RunConfig(), path_of(out)
     plan = plan_sweep(
         reproduction_sweep(config, weight_decays, seeds),
         out,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._errors import RunError
+from .._files import path_of
 from .._html import html_table
 from ..training import Record, RunConfig, recorded_epochs
 from .files import damaged, missing, read_arrays, read_json, read_lines
@@ -49,7 +50,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str):
-        self.path = Path(path)
+        self.path = path_of(path)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"

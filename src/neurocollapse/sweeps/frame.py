@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from .._errors import RunError
+from .._files import path_of
 from ..training import Record, RunConfig
 from .folder import HEADLINES, RunFolder
 
@@ -33,7 +34,7 @@ def runs(path: Path | str) -> pd.DataFrame:
     (the first recorded epoch from which the training error has been zero at every record so far), and `train.*` and
     `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises `RunError`.
     """
-    return records_frame(folders(Path(path)))
+    return records_frame(folders(path_of(path)))
 
 
 def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:

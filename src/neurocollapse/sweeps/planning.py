@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError, InputTypeError, RunError
+from .._files import path_of
 from .._progress import Progress, duration
 from ..training import RunConfig
 from .checks import Planned, check_device, check_precision, check_runs
@@ -134,10 +135,10 @@ def plan_sweep(
     """
     if isinstance(configs, RunConfig):
         raise InputTypeError("sweep takes several configurations, got one; train it with train, or put it into a list")
-    configs, out, shown = list(configs), Path(out), Progress(progress)
+    configs, out, shown = list(configs), path_of(out), Progress(progress)
     if strange := [config for config in configs if not isinstance(config, RunConfig)]:
         raise InputTypeError(f"sweep takes a Sweep or RunConfigs, got {strange[0]!r}")
-    data_dir = None if data_dir is None else Path(data_dir)
+    data_dir = None if data_dir is None else path_of(data_dir)
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
     train = engine_named(engine, address)
@@ -146,7 +147,7 @@ def plan_sweep(
     for config in configs:
         check_precision(config.precision, device)
     _check_writable("out", out)
-    track = _tracker(None if tensorboard is None else Path(tensorboard), shown)
+    track = _tracker(None if tensorboard is None else path_of(tensorboard), shown)
     stacked = engine == "batched"
     runs = check_runs(configs, out, data_dir, stacked=stacked, device=device_here)
     if runs and all(run.damage for run in runs):

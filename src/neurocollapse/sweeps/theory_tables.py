@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .._errors import InputError, RunError, VerificationError
+from .._errors import InputError, RunError, VerificationError, WriteError
 from .._files import to_json, write_text
 from .._progress import Progress
 from ..datasets import Dataset
@@ -97,6 +97,8 @@ class TheoryFile:
         self.entries: dict[str, Any] = {}
         self.damage = ""
         """Why an existing file cannot be read."""
+        self.unwritten = ""
+        """Why the file cannot be written, such as a folder that one may only read."""
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(known, dict):
@@ -118,9 +120,12 @@ class TheoryFile:
         return TheoryTable.from_dict(entry)
 
     def keep(self, folder: RunFolder, table: TheoryTable) -> None:
-        """Adds the run's table and writes the file."""
+        """Adds the run's table and writes the file, if that can be written."""
         self.entries[folder.path.name] = {**self._key(folder), **table.to_dict()}
-        write_text(self.path, to_json(self.entries, indent=1) + "\n")
+        try:
+            write_text(self.path, to_json(self.entries, indent=1) + "\n")
+        except WriteError as error:
+            self.unwritten = str(error)
 
 
 def verify_runs(
@@ -164,4 +169,6 @@ def keep_tables(
     for reason, runs in reasons.items():
         which = f"all {len(runs)} runs" if len(runs) == len(found) > 1 else ", ".join(runs)
         shown.say(f"not verified, {which}: {reason}")
+    if kept.unwritten:
+        shown.say(f"the tables are not kept: {kept.unwritten}")
     return tables

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from .._errors import DivergedError, InputTypeError
+from .._files import path_of
 from .._progress import Progress
 from ..datasets import Dataset
 from ..training import Record, RunConfig, epochs, network_of, training_data
@@ -73,13 +74,13 @@ def train(
     if not isinstance(config, RunConfig):
         raise InputTypeError(f"train takes a RunConfig, got {config!r} of type {type(config).__name__}")
     if dataset is None:
-        dataset = training_data(config, None if data_dir is None else Path(data_dir))
+        dataset = training_data(config, None if data_dir is None else path_of(data_dir))
     with watched([config], run_labels([config]), Progress(progress)) as show:
         if out is None:
             run = _in_memory(config, dataset, device, show)
         else:
             folder = execute(
-                config, dataset, Path(out), device=device, on_state=lambda state: show(epoch_event(0, state))
+                config, dataset, path_of(out), device=device, on_state=lambda state: show(epoch_event(0, state))
             )
             run = _from_disk(folder, dataset, device)
     if run.status == "diverged":

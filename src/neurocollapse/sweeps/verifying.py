@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .._errors import InputTypeError, RunError, VerificationError
+from .._files import path_of
 from ..theory import TheoryTable, verify_model
 from .folder import RunFolder
 from .theory_tables import verify_run
@@ -60,7 +61,7 @@ def verify(
         raise InputTypeError(f"verify takes a torch.nn.Module or the folder of a run, got {type(subject).__name__}")
     if loader is not None or weight_decay is not None:
         raise VerificationError("a run knows its data and its weight decay; leave out loader and weight_decay")
-    folder = RunFolder(Path(subject))
+    folder = RunFolder(subject)
     if not folder.started:
         raise RunError(f"{folder.path} is not a run; name the folder of one, as `neurocollapse runs` lists them")
-    return verify_run(folder, data_dir=None if data_dir is None else Path(data_dir), force=force)
+    return verify_run(folder, data_dir=None if data_dir is None else path_of(data_dir), force=force)
