@@ -162,7 +162,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(
 
 
 CAUSES = {
-    "The current node timed out during startup.\nThis could": "Ray did not start: its processes did not answer in time; ",
+    "The current node timed out during startup.\nThis could": "Ray did not start: its processes did not answer",
     "AF_UNIX path length cannot exceed 107 bytes: '/tmp/...": "Ray did not start: the name of the folder for temporary",
     "no raylet\nhere": "Ray did not start: no raylet here; try again when the machine is less busy",
 }
