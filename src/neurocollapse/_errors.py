@@ -20,7 +20,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class NeurocollapseError(Exception):
-    """The base of every error that the package raises on purpose."""
+    """The base of every error that the package raises on purpose. Its message is `printable`."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(NeurocollapseError, ValueError):
@@ -98,11 +101,23 @@ class WriteError(NeurocollapseError, OSError):
 
     def __str__(self) -> str:
         remedy = _REMEDIES.get(self.errno or 0, "name a folder that can be written to")
-        return f"{self.filename} cannot be written ({self.strerror}); {remedy}"
+        return printable(f"{self.filename} cannot be written ({self.strerror}); {remedy}")
 
 
 class CaptureWarning(UserWarning):
     """A reason why a measurement may differ from that of the model on the unchanged data."""
+
+
+def printable(text: str) -> str:
+    """Makes visible what a terminal would obey or hide, such as the escapes in a file's name; lines stay lines.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

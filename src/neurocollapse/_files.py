@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, overload
 
 from ._errors import InputError, NeurocollapseError, WriteError
 
@@ -72,9 +72,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise WriteError(path, error) from error
 
 
-def path_of(named: Path | str | None) -> Path | None:
-    """Returns the path that a user may have named as a string, or None."""
-    return None if named is None else Path(named)
+@overload
+def path_of(given: Path | str) -> Path: ...
+@overload
+def path_of(given: None) -> None: ...
+def path_of(given: Path | str | None) -> Path | None:
+    """Returns the path that a user means, if any: ~ and ~name at its beginning are home folders."""
+    # unlike that of pathlib, this leaves the name of no user alone
+    return None if given is None else Path(os.path.expanduser(given))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,8 +1,10 @@
 """Replaying checkpoints: which files in which order, whose weights, and what is measured again."""
 
+import argparse
 import json
 import os
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,8 @@ def truncated(path: Path) -> None:
 def bomb(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/0", bytes(80_000_000))
+def saved_beside(path: Path, **options: bool) -> None:
+    torch.save({"model": weights(0), "args": argparse.Namespace(epochs=3)}, path, **options)
 
 
 class Code:
@@ -101,6 +105,9 @@ FAULTS = {
     ),
     "pipe.pt": (os.mkfifo, "pipe.pt is a pipe, not a file; name a file of weights"),
     "bomb.pt": (bomb, "bomb.pt has .* bytes and would unpack to 80000000, which is beyond reason"),
+    "beside.pt": (saved_beside, r"weights \(it holds argparse.Namespace, which is no weight\); save a state_dict$"),
+    "older.pt": (partial(saved_beside, _use_new_zipfile_serialization=False), r"\(it holds argparse.Namespace, which"),
+    "text.pt": (lambda path: path.write_bytes(b"\x1b[31mno pickle"), r"text.pt is damaged .* save a state_dict$"),
     "list.pt": (lambda path: torch.save([torch.ones(2)], path), r"list.pt holds list, not a state_dict"),
 }  # fmt: skip
 
@@ -111,8 +118,9 @@ def test_files_that_are_no_weights_of_this_model(name, tmp_path, capsys):
     write(tmp_path / name)
     model = network()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_weights(model, tmp_path / name)
+    assert not {"weights_only", "trust", "\x1b"} & {*str(caught.value).split(), *str(caught.value)}
     assert "this must not run" not in capsys.readouterr().out
     if name not in ("other.safetensors", "more.pt"):  # these faults are found halfway
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

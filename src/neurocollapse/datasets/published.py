@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from .._errors import DatasetError
-from .._files import in_one_line, irregular
+from .._files import in_one_line, irregular, path_of
 from .downloading import Download
 
 with warnings.catch_warnings(action="ignore"):  # tqdm's, in a notebook without widgets, where its plain bar is enough
@@ -104,7 +104,7 @@ class Content(NamedTuple):
 
 def cache_folder() -> Path:
     """Returns the folder for downloads and parsed data: NEUROCOLLAPSE_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("NEUROCOLLAPSE_CACHE") or pooch.os_cache("neurocollapse")).expanduser()
+    return path_of(os.environ.get("NEUROCOLLAPSE_CACHE") or pooch.os_cache("neurocollapse"))
 
 
 def find_mnist(data_dir: Path | None) -> dict[str, Content]:

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import pickle
 import re
 import zipfile
 from collections import Counter
@@ -14,10 +15,10 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from .._errors import CheckpointError
-from .._files import check_unpacked, in_one_line, irregular, json_lines, write_json_lines
+from .._files import check_unpacked, in_one_line, irregular, json_lines, path_of, write_json_lines
 from .._schema import typed, typed_line
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
@@ -37,7 +38,7 @@ def find_checkpoints(*patterns: str) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        whole = Path(pattern).expanduser()
+        whole = path_of(pattern)
         matches = [whole] if whole.is_file() else [Path(name) for name in glob.glob(str(whole)) if Path(name).is_file()]
         if not matches:
             raise CheckpointError(f"no file matches {pattern!r}; name files of weights, or a pattern for several")
@@ -119,6 +120,10 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(
             f"{path} cannot be read ({error.strerror}); check the path and its permissions"
         ) from error
+    except pickle.UnpicklingError as error:  # PyTorch's message is advice to trust the file
+        kinds = ", ".join(_kinds_beside_weights(path, error))
+        fault = f"it holds {kinds}, which is no weight" if kinds else "it is no file of PyTorch's"
+        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from None
     except Exception as error:  # each format has its own ways to say that a file is not whole
         fault = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
@@ -130,6 +135,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     ):
         raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
     return saved
+
+
+def _kinds_beside_weights(path: Path, error: pickle.UnpicklingError) -> list[str]:
+    """Returns the names of the classes and functions for which `torch.load` refused the file; it executes nothing."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a file in PyTorch's older format
+        return re.findall(r"GLOBAL (\S+) was not an allowed", str(error))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from types import GenericAlias
 from typing import Any
 
 from .._errors import RunError, checks_arguments
-from .._files import in_one_line, read_bytes, write_text
+from .._files import in_one_line, path_of, read_bytes, write_text
 from .._schema import typed
 from ..sweeps import RunFolder, TheoryFile, folders
 from ..training import RunConfig
@@ -32,7 +32,7 @@ def report(folder: Path | str) -> Path:
     It shows the curves, the samples in motion, Gram matrices, the layers' norms, and the theory tables and claims that
     are in the folder. Damaged files are left out, with a warning. Raises `RunError` if the folder holds no run.
     """
-    path, damages = write_report(Path(folder))
+    path, damages = write_report(path_of(folder))
     for damage in damages:
         warnings.warn(f"left out of the report: {damage}", stacklevel=3)
     return path

@@ -135,10 +135,15 @@ class Centered:
     span: Span
 
 
-def center(means: ClassMeans, weighting: str) -> Centered:
-    """Subtracts the global mean from the class means, and sets to zero what rounding alone could have made."""
+def check_weighting(weighting: str) -> None:
+    """Raises `ValueError` unless it is one of `WEIGHTINGS`."""
     if weighting not in WEIGHTINGS:
         raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+
+
+def center(means: ClassMeans, weighting: str) -> Centered:
+    """Subtracts the global mean from the class means, and sets to zero what rounding alone could have made."""
+    check_weighting(weighting)
     check_scale("differences of features", means.scale)
     offsets = means.offsets
     weights = torch.full_like(offsets[:, 0], 1 / means.num_classes)

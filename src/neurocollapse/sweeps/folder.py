@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._errors import InputError, InputTypeError, RunError, checks_arguments, did_you_mean
+from .._files import path_of
 from .._html import html_table
 from .._schema import typed
 from ..training import DEFAULTS_VERSION, Record, RunConfig, former_defaults, last_epoch, recorded_epochs
@@ -52,7 +53,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str):
-        self.path = Path(path)
+        self.path = path_of(path)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"

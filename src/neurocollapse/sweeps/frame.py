@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from .._errors import RunError, checks_arguments
+from .._files import path_of
 from ..training import Record, RunConfig
 from .files import unreadable
 from .folder import HEADLINES, RunFolder, no_run
@@ -41,7 +42,7 @@ def runs(path: Path | str) -> pd.DataFrame:
     far), and `train.*` and `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. A damaged
     run is left out with a warning. Raises `RunError` if all are damaged.
     """
-    return records_frame(folders(Path(path)))
+    return records_frame(folders(path_of(path)))
 
 
 def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:

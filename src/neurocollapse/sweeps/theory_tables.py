@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._errors import InputError, VerificationError
+from .._errors import InputError, VerificationError, WriteError
 from .._files import in_one_line, read_bytes, to_json, write_text
 from .._progress import Progress
 from .._schema import typed
@@ -115,6 +115,8 @@ class TheoryFile:
         self.entries: dict[str, Any] = {}
         self.damage = ""
         """Why an existing file cannot be read."""
+        self.unwritten = ""
+        """Why the file cannot be written, such as a folder that one may only read."""
         try:
             self.entries = typed(dict[str, Any], json.loads(read_bytes(path).decode()))
         except FileNotFoundError:
@@ -136,9 +138,12 @@ class TheoryFile:
             return None
 
     def keep(self, folder: RunFolder, table: TheoryTable) -> None:
-        """Adds the run's table and writes the file."""
+        """Adds the run's table and writes the file, if that can be written."""
         self.entries[folder.path.name] = {**self._key(folder), **table.to_dict()}
-        write_text(self.path, to_json(self.entries, indent=1) + "\n")
+        try:
+            write_text(self.path, to_json(self.entries, indent=1) + "\n")
+        except WriteError as error:
+            self.unwritten = str(error)
 
 
 def verify_runs(
@@ -182,4 +187,6 @@ def keep_tables(
     for reason, runs in reasons.items():
         which = f"all {len(runs)} runs" if len(runs) == len(found) > 1 else ", ".join(runs)
         shown.say(f"not verified, {which}: {reason}")
+    if kept.unwritten:
+        shown.say(f"the tables are not kept: {kept.unwritten}")
     return tables

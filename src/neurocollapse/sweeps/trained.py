@@ -83,7 +83,7 @@ def train(
         else:
             try:
                 folder = execute(
-                    config, dataset, Path(out), device=device, on_state=lambda state: show(epoch_event(0, state))
+                    config, dataset, path_of(out), device=device, on_state=lambda state: show(epoch_event(0, state))
                 )
             except KeyboardInterrupt as stop:  # or a kind of it
                 raise type(stop)(f"what was saved stays in {out}, and the same call resumes it") from None
