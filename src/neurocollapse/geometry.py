@@ -237,8 +237,8 @@ def storage_noise(
 def centered_span(centered_class_means: Float[Tensor, "classes features"], scale: float) -> Span:
     """The singular directions of the centred class means, without those that rounding alone could have made.
 
-    A singular value counts if it exceeds max(C, p) · 2.2e-16 · max(σ₁, `scale`), where `scale` is the largest entry of
-    the data that the means were averaged from, which limits how precisely they are known; for features that were stored
+    A singular value counts if it exceeds max(C, p) · 2.2e-16 · max(σ₁, `scale`), where `scale` is the largest length of
+    the samples that the means were averaged from, which limits how precisely they are known; for features stored
     in fewer digits than float64, `Span.above` takes out more. Σ_B has the same rank, with the square of this tolerance.
     It is at most min(p, C−1), since the rows sum to zero.
     """
