@@ -919,10 +919,12 @@ CAUTIONS = {
     "remainder": (lambda: loader(drop_last=True), "drop_last=True leaves out 2 of 22 samples"),
     "random transform": (
         lambda: DataLoader(Pictures(Compose(Normalize(), RandomCrop(), nn.Sequential(ColorJitter()))), 5),
-        r"random transforms \(RandomCrop, ColorJitter\), so the features are those of altered samples"),
+        r"random transforms \(RandomCrop, ColorJitter\), so the features are those of altered samples",
+    ),
     "within subsets": (
         lambda: DataLoader(ConcatDataset([Subset(Subset(Pictures(RandomCrop()), range(22)), range(9))]), 5),
-        r"random transforms \(RandomCrop\)"),
+        r"random transforms \(RandomCrop\)",
+    ),
     "mixup": (lambda: loader(collate_fn=mixup_collate), "collate_fn is mixup_collate, which mixes samples"),
     "mixup in a partial": (lambda: loader(collate_fn=partial(mixup_collate)), "collate_fn is mixup_collate"),
     "replacement": (lambda: sampled(RandomSampler(VECTORS, replacement=True)), "RandomSampler draws with replacement"),

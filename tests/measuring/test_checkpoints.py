@@ -76,6 +76,8 @@ def truncated(path: Path) -> None:
 def bomb(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/0", bytes(80_000_000))
+
+
 def saved_beside(path: Path, **options: bool) -> None:
     torch.save({"model": weights(0), "args": argparse.Namespace(epochs=3)}, path, **options)
 

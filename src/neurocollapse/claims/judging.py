@@ -12,7 +12,7 @@ from .experiments import Setting
 from .kept import RESULTS, read_results, write_results
 from .page import claims_page, claims_values
 from .results import Result, notes_on, results_of
-from .statements import Judged, judge_claims
+from .statements import Judged, corrected, judge_claims
 
 
 def plan_claims(settings: Sequence[Setting], out: Path | str, machines: Machines, *, read: bool = False) -> Plan | None:
@@ -126,7 +126,7 @@ def _found(
 
 def _write_page(settings: Sequence[Setting], kept: Mapping[RunConfig, Result], out: Path, command: str) -> list[Judged]:
     """Every claim judged by the results, as claims.md and claims.json."""
-    judged = [each for setting in settings for each in judge_claims(setting, kept.values())]
+    judged = corrected([each for setting in settings for each in judge_claims(setting, kept.values())])
     page = claims_page(judged, command, {setting.name: notes_on(setting, kept) for setting in settings})
     for name, text in (("claims.md", page), ("claims.json", to_json(claims_values(judged), indent=1) + "\n")):
         with atomic_path(out / name) as temporary:

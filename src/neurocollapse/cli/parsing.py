@@ -111,6 +111,8 @@ def plainly(name: str, hint: Any, default: Any) -> Any:
         (kind,) = (kind for kind in get_args(bare) if kind is not type(None))
         shown["metavar"] = _METAVARS[_unwrapped(kind)[0]]
     return Annotated[hint, tyro.conf.arg(**shown)] if shown else hint
+
+
 def _at_home(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values with the home folder in paths that begin with ~, which a quoted word still has."""
     return {name: path_of(value) if isinstance(value, Path) else value for name, value in values.items()}

@@ -93,6 +93,8 @@ class Unlabelled:
 
 def _zeros(size: int) -> Tensor:
     return torch.zeros(size, dtype=torch.int64)
+
+
 def _check_tensors(inputs: Any) -> None:
     """Raises `ValueError` for an array of NumPy, which no module takes."""
     parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, list | tuple) else [inputs]
