@@ -70,7 +70,7 @@ def measure(
     >>> print(f"{m['nc1']:.1f} {m['nc3']:.1f} {m['nc4']:.1f}")
     0.0 0.0 0.0
     """
-    ood_mean = None if ood is None else mean_of(as_tensor("ood", ood))
+    ood_mean = None if ood is None else mean_of(_as_others(ood))
     options = {"num_classes": num_classes, "means": means, "ood_mean": ood_mean, "weighting": weighting, "vci": vci}
     return Measurement(*gather(features, labels, weight, bias, **options), held_out=means is not None)  # type: ignore[arg-type]
 
@@ -161,13 +161,20 @@ def _as_labels(values: Tensor | ArrayLike) -> Tensor:
     return labels.long()
 
 
+def _as_others(values: Tensor | ArrayLike) -> Tensor:
+    others = as_tensor("ood", values)
+    if others.ndim != 2 or not others.shape[1]:
+        raise InputError(f"ood must be (others, features), with features; got {tuple(others.shape)}")
+    return others
+
+
 def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier | None:
     if weight is None:
         if bias is not None:
             raise InputError("bias was given without weight; give both, or neither")
         return None
     W = as_tensor("weight", weight).to(features.device, torch.float64)  # type: ignore[arg-type]
-    if W.ndim != 2 or W.shape[1] != features.shape[1]:
+    if W.ndim != 2 or W.shape[1] != features.shape[1] or not len(W):
         raise InputError(
             f"weight must be (classes, features) with {features.shape[1]} features, as the features have; "
             f"got {tuple(W.shape)}"
