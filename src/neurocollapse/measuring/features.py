@@ -165,6 +165,8 @@ def _as_others(values: Tensor | ArrayLike) -> Tensor:
     others = as_tensor("ood", values)
     if others.ndim != 2 or not others.shape[1]:
         raise InputError(f"ood must be (others, features), with features; got {tuple(others.shape)}")
+    if not others.is_floating_point():
+        raise InputError(f"ood must be floating point, got {others.dtype}; cast it first")
     return others
 
 
@@ -186,4 +188,6 @@ def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier
             raise InputError(f"bias must be ({len(W)},), one number per row of weight; got {tuple(b.shape)}")
     classifier = Classifier(W, b)  # raises if an entry is not finite
     check_scale("entries of weight", W.abs().max().item())
+    if b is not None:
+        check_scale("entries of bias", b.abs().max().item())
     return classifier
