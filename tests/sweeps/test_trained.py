@@ -110,7 +110,7 @@ def test_what_is_no_list_of_configurations_is_refused_by_name(tmp_path):
 
 
 def test_a_folder_without_a_configuration_is_no_other_version(tmp_path):
-    with pytest.raises(nc.RunError, match=r"^[^ ]*config\.json is missing; delete"):
+    with pytest.raises(nc.RunError, match=r"is not a run: it has no config\.json; name the folder"):
         _ = nc.RunFolder(tmp_path).config
 
 
