@@ -291,6 +291,8 @@ def test_samples_of_no_class():
     assert measure(H, Y, ood=others.numpy())["nc5"] == pytest.approx(expected)
     for bad, message in (
         (torch.ones(3, 4), "ood must have 5 features like the classes' samples, got 4"),
+        (torch.ones(3, 5).long(), "ood must be floating point, got torch.int64; cast it first"),
+        (torch.ones(3, 0), r"ood must be \(others, features\), with features; got \(3, 0\)"),
         (torch.ones(0, 5), "there is nothing to average: no samples were given"),
         (torch.tensor([[1.0] * 4 + [float("nan")]]), "feature 4 of sample 0 is nan"),
     ):

@@ -14,7 +14,7 @@ import neurocollapse as nc
 from neurocollapse import RunError
 from neurocollapse._files import to_json
 from neurocollapse.datasets import load_dataset
-from neurocollapse.sweeps import RunFolder, folders, run_id, runs_table
+from neurocollapse.sweeps import RunFolder, TheoryFile, folders, run_id, runs_table, verify_runs
 from neurocollapse.sweeps.identity import check_resumable
 from neurocollapse.sweeps.naming import RUN_NAME, run_name
 from neurocollapse.sweeps.resuming import execute, execute_together
@@ -157,6 +157,26 @@ def test_the_weights_of_another_network_are_damage(shelf):
     for look in (lambda: nc.train(CONFIG, out=shelf), lambda: nc.verify(path.parent)):
         with pytest.raises(RunError, match=r"model\.safetensors is damaged .*of another network"):
             look()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entry: entry.update(facts={"nc1": "much"}),
+        lambda entry: entry.update(sections=[]),
+        lambda entry: next(iter(entry["sections"].values()))[0].pop("residual"),
+        lambda entry: entry.update(notes=None),
+    ],
+)
+def test_a_kept_theory_table_with_a_wrong_key_is_computed_again(shelf, change):
+    folder, file = RunFolder(shelf / run_id(CONFIG, DATA)), shelf / "theory.json"
+    table = dict(verify_runs([folder], TheoryFile(file)))[folder]
+    entries = json.loads(file.read_text())
+    change(entries[folder.path.name])
+    file.write_text(to_json(entries))
+    assert TheoryFile(file).get(folder) is None
+    assert dict(verify_runs([folder], TheoryFile(file)))[folder] == table
+    assert TheoryFile(file).get(folder) == table
 
 
 @pytest.mark.parametrize("change", [{"seed": 5}, {"width": 16}, {"weight_decay": 0.25}])

@@ -101,7 +101,7 @@ def test_the_runs_of_a_sweep_are_a_sequence_with_the_failures_beside_it(tmp_path
 
 
 def test_a_folder_without_a_configuration_is_no_other_version(tmp_path):
-    with pytest.raises(nc.RunError, match=r"^[^ ]*config\.json is missing; delete"):
+    with pytest.raises(nc.RunError, match=r"is not a run: it has no config\.json; name the folder"):
         _ = nc.RunFolder(tmp_path).config
 
 

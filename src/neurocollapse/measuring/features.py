@@ -74,7 +74,7 @@ def measure(
     >>> print(f"{m['nc1']:.1f} {m['nc3']:.1f} {m['nc4']:.1f}")
     0.0 0.0 0.0
     """
-    ood_mean = None if ood is None else mean_of(as_tensor("ood", ood))
+    ood_mean = None if ood is None else mean_of(_as_others(ood))
     options = {"num_classes": num_classes, "means": means, "ood_mean": ood_mean, "weighting": weighting, "vci": vci}
     return Measurement(*gather(features, labels, weight, bias, **options), held_out=means is not None)  # type: ignore[arg-type]
 
@@ -168,13 +168,22 @@ def _as_labels(values: Tensor | ArrayLike) -> Tensor:
     return labels.long()
 
 
+def _as_others(values: Tensor | ArrayLike) -> Tensor:
+    others = as_tensor("ood", values)
+    if others.ndim != 2 or not others.shape[1]:
+        raise InputError(f"ood must be (others, features), with features; got {tuple(others.shape)}")
+    if not others.is_floating_point():
+        raise InputError(f"ood must be floating point, got {others.dtype}; cast it first")
+    return others
+
+
 def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier | None:
     if weight is None:
         if bias is not None:
             raise InputError("bias was given without weight; give both, or neither")
         return None
     W = as_tensor("weight", weight).to(features.device, torch.float64)  # type: ignore[arg-type]
-    if W.ndim != 2 or W.shape[1] != features.shape[1]:
+    if W.ndim != 2 or W.shape[1] != features.shape[1] or not len(W):
         raise InputError(
             f"weight must be (classes, features) with {features.shape[1]} features, as the features have; "
             f"got {tuple(W.shape)}"
@@ -188,4 +197,6 @@ def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier
             raise InputError(f"bias must be ({len(W)},), one number per row of weight; got {tuple(b.shape)}")
     classifier = Classifier(W, b)  # raises if an entry is not finite
     check_scale("entries of weight", W.abs().max().item())
+    if b is not None:
+        check_scale("entries of bias", b.abs().max().item())
     return classifier

@@ -9,10 +9,11 @@ import safetensors
 import safetensors.torch
 import torch
 
-from .._errors import RunError
-from .._files import atomic_path
+from .._errors import InputError, RunError
+from .._files import atomic_path, in_one_line, irregular
 from ..theory import TheoryTable, check_evaluates, check_theory_applies, table_of
 from ..training import RefinementState, refine
+from .files import unreadable
 from .folder import RunFolder
 from .theory_tables import objective_of_run
 
@@ -47,16 +48,23 @@ class Refinement:
         """Moves to the kept point and returns its iterations; 0 if there is none, or if it started at other weights."""
         if not self.path.exists():
             return 0
+        own = self.objective.parameters
         try:
+            if kind := irregular(self.path):
+                raise InputError(f"it is {kind}, not a file")
             with safetensors.safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-        except (safetensors.SafetensorError, OSError) as error:
-            raise RunError(f"{self.path} is damaged ({error}); delete it to refine again") from error
-        if metadata.get("begun_from") != self.started_from:
-            return 0
-        self.objective.move_to(torch.cat([kept[name].flatten() for name in self.objective.parameters]))
-        return int(metadata["iterations"])
+            if metadata.get("begun_from") != self.started_from:
+                return 0
+            if wrong := [name for name in own if name not in kept or kept[name].shape != own[name].shape]:
+                raise InputError(f"it has no tensor {wrong[0]!r} of this network's shape")
+            self.objective.move_to(torch.cat([kept[name].flatten() for name in own]))
+            return int(metadata["iterations"])
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        except Exception as error:
+            raise RunError(f"{self.path} is damaged ({in_one_line(error)}); delete it to refine again") from error
 
     def descend(self, iterations: int) -> Iterator[RefinementState]:
         """Runs more iterations and yields the state after each round; if stopped in between, it saves the last one."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._errors import InputError, VerificationError, WriteError
+from .._errors import InputError, RunError, VerificationError, WriteError
 from .._files import in_one_line, read_bytes, to_json, write_text
 from .._progress import Progress
 from .._schema import typed
@@ -130,11 +130,11 @@ class TheoryFile:
     def get(self, folder: RunFolder) -> TheoryTable | None:
         """Returns the run's table, or None if there is none for its weights, or none that can be read."""
         entry = self.entries.get(folder.path.name)
-        if not isinstance(entry, dict) or not self._key(folder).items() <= entry.items():
-            return None
         try:
+            if not isinstance(entry, dict) or not self._key(folder).items() <= entry.items():
+                return None
             return TheoryTable.from_dict(entry)
-        except InputError:
+        except (InputError, RunError):
             return None
 
     def keep(self, folder: RunFolder, table: TheoryTable) -> None:

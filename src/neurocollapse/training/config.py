@@ -239,4 +239,11 @@ EPOCHS = 2**20
 _BELOW = {"epochs": EPOCHS, "seed": 2**43}
 
 #: These are far beyond what is useful, and below what Python and PyTorch cannot count.
-_HIGHEST = {"label_noise": 1, "decay_start": 1_000_000, "depth": 1000, "width": 1_000_000, "batch_size": 1_000_000_000}
+_HIGHEST = {
+    "label_noise": 1,
+    "decay_start": 1_000_000,
+    "depth": 1000,
+    "width": 1_000_000,
+    "batch_size": 1_000_000_000,
+    **dict.fromkeys(("weight_decay", "learning_rate", "initial_norm"), 1e30),  # the weights are float32
+}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..._errors import InputError
 from ...geometry import EPSILON
+from .problem import check_decay, check_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +137,9 @@ def solve_convex(counts: Sequence[int], *, weight_decay: float, feature_decay: f
     for c, count in enumerate(counts):
         if count < 1:
             raise InputError(f"class {c} has {count} samples; pass sizes ≥ 1, or drop the class")
-    _check_decays(weight_decay, feature_decay)
+    check_decay("weight_decay", weight_decay)
+    check_decay("feature_decay", feature_decay)
+    check_size(len(counts) ** 2, f"{len(counts)} classes")
     n = torch.tensor(counts, dtype=torch.float64)
     x = (1 - n.sum() * math.sqrt(weight_decay * feature_decay) / n.sqrt()).clamp(min=0)
     return ConvexSolution(torch.eye(len(n), dtype=torch.float64), torch.diag(x), n, weight_decay, feature_decay)
-
-
-def _check_decays(weight_decay: float, feature_decay: float) -> None:
-    for name, decay in (("weight_decay", weight_decay), ("feature_decay", feature_decay)):
-        if not (math.isfinite(decay) and decay > 0):
-            raise InputError(f"{name} is {decay}; pass a positive finite number")

@@ -15,6 +15,27 @@ BIASES = ("none", "free", "decayed")
 FEATURES = ("free", "relu")
 
 
+#: A problem may have so many numbers in its largest matrices, two gigabytes, and so many layers.
+_MOST_NUMBERS, _MOST_LAYERS = 2**28, 1000
+
+#: Decays within these bounds have products that float64 can hold.
+_DECAYS = (1e-60, 1e60)
+
+
+def check_decay(name: str, decay: float) -> None:
+    """Raises `InputError` for a decay that is not positive and finite, or whose products are not."""
+    if not (math.isfinite(decay) and decay > 0):
+        raise InputError(f"{name} is {decay}; pass a positive finite number: without decay there need be no minimum")
+    if not _DECAYS[0] <= decay <= _DECAYS[1]:
+        raise InputError(f"{name} is {decay}; pass a number from {_DECAYS[0]:g} to {_DECAYS[1]:g}")
+
+
+def check_size(numbers: int, problem: str) -> None:
+    """Raises `InputError` for a problem whose matrices have more numbers than fit into any usual memory."""
+    if numbers > _MOST_NUMBERS:
+        raise InputError(f"{problem} make matrices of {numbers} numbers; pass a problem of at most {_MOST_NUMBERS}")
+
+
 @checks_arguments
 @dataclass(frozen=True, kw_only=True)
 class UnconstrainedModel:
@@ -59,9 +80,16 @@ class UnconstrainedModel:
             if getattr(self, name) not in allowed:
                 raise InputError(f"unknown {name} {getattr(self, name)!r}; pass one of {', '.join(allowed)}")
         self._check_decays()
-        if self.layers < 1:
-            raise InputError(f"there is no classifier with layers = {self.layers}; pass layers ≥ 1")
+        if not 1 <= self.layers <= _MOST_LAYERS:
+            raise InputError(
+                f"there is no classifier with layers = {self.layers}; pass layers ≥ 1 and ≤ {_MOST_LAYERS}"
+            )
         least = self.num_classes - (self.features == "free" and (self.bias == "free" or self.loss == "cross_entropy"))
+        check_size(
+            self.num_samples * max(self.num_classes, self.num_features) + self.layers * self.num_features**2,
+            f"{self.num_classes} classes with {self.num_samples} samples, {self.num_features} features and "
+            f"{self.layers} layer(s)",
+        )
         if self.num_features < least:
             raise InputError(
                 f"the optimum of {self.num_classes} classes does not fit into {self.num_features} features; "
@@ -89,10 +117,8 @@ class UnconstrainedModel:
             )
         for name in ("weight_decay", "feature_decay", "bias_decay"):
             decay = getattr(self, name)
-            if decay is not None and not (math.isfinite(decay) and decay > 0):
-                raise InputError(
-                    f"{name} is {decay}; pass a positive finite number: without decay there need be no minimum"
-                )
+            if decay is not None:
+                check_decay(name, decay)
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -14,6 +14,9 @@ from .problem import UnconstrainedModel
 from .reduced import ReducedObjective
 from .solution import Solution
 
+#: The most random starts.
+_MOST_STARTS = 100_000
+
 #: Random starts for problems that may have stationary points other than the global minimum.
 _STARTS = 8
 #: Several layers have more such points the nearer the decay is to the jump to zero.
@@ -47,8 +50,8 @@ def solve_unconstrained(
     >>> print(f"{solution.loss:.10f} {solution.closed_form.loss:.10f} {solution.measurement['nc3']:.7f}")
     0.0278842712 0.0278842712 0.5176381
     """
-    if starts is not None and starts < 1:
-        raise InputError(f"nothing can be solved from {starts} starts; pass starts ≥ 1")
+    if starts is not None and not 1 <= starts <= _MOST_STARTS:
+        raise InputError(f"nothing can be solved from {starts} starts; pass 1 to {_MOST_STARTS}")
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise InputError(f"tolerance is {tolerance}; pass a positive finite number, such as 1e-11")
     if starts is None:
