@@ -722,13 +722,13 @@ def test_results_of_two_machines_are_one_file_after_the_other_and_the_last_of_a_
     ("change", "said"),
     [
         (lambda line: "{", "Expecting property name"),
-        (lambda line: "[]", "list indices"),
+        (lambda line: "[]", "it must be an object, got []"),
         (lambda line: line.replace('"definitions": 1', '"definitions": 0'), "its version of definitions is 0"),
-        (lambda line: line.replace('"schema": 2', '"schema": 9'), "its version of schema is 9, but this package has 2"),
+        (lambda line: line.replace('"defaults": 2', '"defaults": 9'), "the defaults is 9, but this package has 2"),
         (lambda line: line.replace('"theory": 1, ', ""), "it has no 'theory'"),
-        (lambda line: line.replace('"epochs"', '"eras"'), "unexpected keyword argument 'eras'"),
+        (lambda line: line.replace('"epochs"', '"eras"'), "unknown field 'eras'"),
         (lambda line: line.replace('"epochs": 2', '"epochs": -2'), "epochs must be at least 0, got -2"),
-        (lambda line: line.replace('"values": {', '"values": {"x": "y", '), "could not convert string to float: 'y'"),
+        (lambda line: line.replace('"values": {', '"values": {"x": "y", '), "values.x must be a number, got 'y'"),
         (lambda line: line.replace('"notes": [', '"n": ['), "it has no 'notes'"),
     ],
 )  # fmt: skip
@@ -742,7 +742,7 @@ def test_a_line_that_is_not_a_result_is_named(tmp_path, change, said):
         RunError, match=f"^line 2 of {re.escape(str(path))} is not a result \\(.*{re.escape(said)}"
     ) as caught:
         read_results(path)
-    assert str(caught.value).endswith("; delete it to run that one again")
+    assert str(caught.value).endswith("; take that line out to train its run again")
 
 
 def test_a_file_of_results_cut_within_a_character_names_the_line(tmp_path):

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from neurocollapse import RunError, WriteError, sweeps
-from neurocollapse._files import atomic_path, to_json
+import tests.folders
+from neurocollapse import RunError, WriteError
+from neurocollapse._files import atomic_path, to_json, write_text
 from neurocollapse.datasets import load_dataset
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import build_network
@@ -31,22 +33,16 @@ from neurocollapse.sweeps.frame import runs
 from neurocollapse.sweeps.networks_tried import NOT_HOMOGENEOUS
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.sweeps.writing import RunWriter
-from neurocollapse.training import RunConfig
+from neurocollapse.training import DEFAULTS_VERSION, RunConfig
+from tests.commands import wait_for
+from tests.folders import GAUSSIAN, Killed
 
-GAUSSIAN = load_dataset("gaussian")
 FEW = load_dataset("gaussian", per_class=20)
 SMALL = RunConfig(
-    dataset="gaussian",
-    network="mlp",
-    depth=3,
-    width=12,
-    optimizer="adam",
-    learning_rate=2e-3,
-    schedule="linear",
-    batch_size=64,
-    epochs=6,
+    dataset="gaussian", network="mlp", depth=3, width=12, optimizer="adam", learning_rate=2e-3, batch_size=64, epochs=6
 )
 DIVERGING = dataclasses.replace(SMALL, optimizer="sgd", learning_rate=20.0)
+stopped_after = partial(tests.folders.stopped_after, dataset=FEW)
 
 
 def contents(folder: RunFolder) -> dict[str, bytes]:
@@ -74,9 +70,9 @@ def test_the_id_is_the_same_on_every_machine_and_day():
 
 
 def test_defaults_cannot_change_unnoticed():
-    # The id names what differs from the defaults, so new defaults need a new SCHEMA_VERSION, or old runs would be
-    # taken for runs of the new ones.
-    assert sweeps.SCHEMA_VERSION == 2
+    # The id names what differs from the defaults, so new defaults need a new DEFAULTS_VERSION, or old runs would be
+    # taken for runs of the new ones. What they were before goes into FORMER_DEFAULTS.
+    assert DEFAULTS_VERSION == 2
     assert dataclasses.asdict(RunConfig()) == {
         "dataset": "mnist5k", "per_class": None, "imbalance": "none", "imbalance_ratio": 10.0, "label_noise": 0.0,
         "augmentation": "none",
@@ -84,7 +80,8 @@ def test_defaults_cannot_change_unnoticed():
         "loss": "square", "weight_decay": 0.0005, "decay_start": 1.0,
         "initialization": "norm", "initial_norm": 4.0,
         "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "schedule": "linear", "batch_size": 32,
-        "precision": "float32", "balancing": "none", "epochs": 80, "gradient_tolerance": 0.0, "seed": 0,
+        "precision": "float32", "balancing": "none", "epochs": 80, "until": "epochs", "gradient_tolerance": 0.0,
+        "seed": 0,
     }  # fmt: skip
 
 
@@ -96,7 +93,8 @@ TWO_VALUES = {
     "decay_start": (1.0, 10.0), "initialization": ("kaiming", "norm"), "initial_norm": (4.0, 4.5),
     "optimizer": ("sgd", "adam"), "learning_rate": (0.123, 0.124), "momentum": (0.8, 0.0),
     "schedule": ("constant", "cosine"), "batch_size": (63, 64), "precision": ("tf32", "bfloat16"),
-    "balancing": ("none", "epoch"), "epochs": (100, 101), "gradient_tolerance": (0.0, 1e-9), "seed": (0, 1),
+    "balancing": ("none", "epoch"), "epochs": (100, 101), "until": ("epochs", "rest"),
+    "gradient_tolerance": (0.0, 1e-9), "seed": (0, 1),
 }  # fmt: skip
 
 
@@ -132,6 +130,13 @@ def test_an_id_is_one_folder_name():
 
 # Atomic files and strict JSON
 
+#: The keys that every record and every line of timings has.
+RECORD = {
+    "epoch": 4, "learning_rate": 0.1, "gradient_norm": 0.5, "terminal_phase_start": None, "train.accuracy": 0.1,
+    "train.weight_norms": [1.0, 2.0],
+}  # fmt: skip
+SECONDS = {"train": 0.5, "measure": 0.25}
+
 
 def test_a_file_is_replaced_as_a_whole_or_left_as_it_was(tmp_path):
     path = tmp_path / "file.txt"
@@ -151,6 +156,29 @@ def test_a_file_is_replaced_as_a_whole_or_left_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(os.mkfifo, "a pipe"), (os.mkdir, "a folder"), (lambda path: path.symlink_to(os.devnull), "a device")],
+)
+def test_what_is_no_file_is_not_replaced(tmp_path, make, kind):
+    path = tmp_path / "there"
+    make(path)
+    before = path.lstat().st_mode
+    with pytest.raises(WriteError, match=rf"there cannot be written \(it is {kind}, not a file\); name another file"):
+        write_text(path, "new")
+    assert path.lstat().st_mode == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert (target.read_text(), link.is_symlink()) == ("new", True)
+
+
 numbers = st.integers(-(2**60), 2**60) | st.floats()
 values = st.none() | st.booleans() | numbers | st.lists(numbers, max_size=3)
 
@@ -158,8 +186,8 @@ values = st.none() | st.booleans() | numbers | st.lists(numbers, max_size=3)
 @given(record=st.dictionaries(st.text(max_size=8), values, max_size=4), epoch=st.integers(0, 99))
 def test_records_are_strict_json_and_come_back_as_they_were(tmp_path_factory, record, epoch):
     folder = RunWriter(tmp_path_factory.mktemp("records"))
-    record = {**record, "epoch": epoch}
-    folder.append(record, {"train": 0.5}, {})
+    record = {**record, **RECORD, "epoch": epoch}
+    folder.append(record, SECONDS, {})
 
     def no_constants(name):
         raise AssertionError(f"{name} is not JSON")
@@ -274,10 +302,6 @@ def test_tied_weights_are_saved(tmp_path, monkeypatch):
 # Stopped at any moment, a run goes on to the same end
 
 
-class Killed(BaseException):
-    """Like SIGKILL in that nothing catches it."""
-
-
 def kill_at_write(monkeypatch, number, *, after):
     """Die at the rename of that number, just before it or just after; returns the count of renames so far."""
     count = [0]
@@ -300,9 +324,9 @@ EARLY_END = dataclasses.replace(SMALL, weight_decay=0.1, learning_rate=0.02, gra
 
 
 MOMENTS = [
-    pytest.param(dataclasses.replace(SMALL, epochs=3), False, id="finished, before"),
-    pytest.param(dataclasses.replace(SMALL, epochs=3), True, id="finished, after"),
-    pytest.param(EARLY_END, False, id="early, before"),
+    pytest.param(dataclasses.replace(SMALL, epochs=2), False, id="finished, before"),
+    pytest.param(dataclasses.replace(SMALL, epochs=3), True, id="finished, after", marks=pytest.mark.slow),
+    pytest.param(EARLY_END, False, id="early, before", marks=pytest.mark.slow),
     pytest.param(EARLY_END, True, id="early, after", marks=pytest.mark.slow),
     pytest.param(DIVERGING, False, id="diverged, before", marks=pytest.mark.slow),
     pytest.param(DIVERGING, True, id="diverged, after"),
@@ -335,18 +359,6 @@ def test_the_run_that_ends_early_does(tmp_path):
     assert 0 < folder.result["epoch"] < 6
 
 
-def stopped_after(epoch, config, out):
-    """A run whose process died after that epoch was saved."""
-
-    def on_state(state):
-        if state.epoch == epoch:
-            raise Killed
-
-    with pytest.raises(Killed):
-        execute(config, FEW, out, on_state=on_state)
-    return RunWriter(out / run_id(config, FEW))
-
-
 def test_between_records_checkpoints_are_written_in_time(tmp_path, monkeypatch):
     config = dataclasses.replace(SMALL, epochs=12)
     monkeypatch.setattr(execution, "CHECKPOINT_SECONDS", 0.0)
@@ -360,10 +372,10 @@ def test_between_records_checkpoints_are_written_in_time(tmp_path, monkeypatch):
 
 
 def records_past_the_checkpoint(folder):
-    for name in ("records.jsonl", "timings.jsonl"):
+    for name, line in (("records.jsonl", RECORD), ("timings.jsonl", {"epoch": 4, **SECONDS})):
         with (folder.path / name).open("a") as file:
-            file.write('{"epoch": 4, "train.accuracy": 0.1}\n')
-    folder.append({"epoch": 4}, {"train": 0.5}, {"samples": torch.zeros(2)})
+            file.write(json.dumps(line) + "\n")
+    folder.append(RECORD, SECONDS, {"samples": torch.zeros(2)})
 
 
 def half_written_files(folder):
@@ -498,7 +510,7 @@ def test_a_run_of_another_version_is_left_alone(undisturbed, half, tmp_path, end
     described = folder.description
     newer = {**described, "config": {**described["config"], "mixup": 0.1}}
     for changed, reason in (
-        ({**described, "schema": 99}, "its schema is 99, and that of this version 2"),
+        ({**described, "format": 99}, "its format is 99, and that of this version 2"),
         (newer, "config.json has the unknown field 'mixup'"),
     ):
         (folder.path / "config.json").write_text(to_json(changed))
@@ -513,8 +525,12 @@ def test_a_run_of_another_version_is_left_alone(undisturbed, half, tmp_path, end
     [
         ("write_bytes", errno.ENOSPC, r"snapshots\.safetensors cannot be written \(No space left.*\); make room"),
         ("mkdir", errno.ENOSPC, r"gaussian-mlp.* cannot be written \(No space left.*\); make room"),
-        ("mkdir", errno.EROFS, r"gaussian-mlp.* cannot be written \(Read-only file system\); make room"),
-        ("mkdir", errno.ENOLCK, r"gaussian-mlp.* cannot be written \(No locks available\); make room"),
+        ("mkdir", errno.EROFS, r"gaussian-mlp.* cannot be written \(Read-only file system\); name a folder that can"),
+        (
+            "mkdir",
+            errno.ENOLCK,
+            r"cannot be written \(No locks available\); name a folder on a file system with locks",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_disk_is_told_from_what_is_wrong_with_the_folder(
@@ -553,7 +569,8 @@ def test_the_same_name_with_an_edited_network_is_refused(tmp_path, users, ended)
     before = contents(folder)
     for users.width, users.activation in ((12, nn.Tanh), (13, nn.ReLU)):
         with pytest.raises(
-            RunError, match="was made with another network: users_edited:build has changed since; change it back, name"
+            RunError,
+            match="was made with another network: users_edited:build has changed since; change it back, or name",
         ):
             execute(config, FEW, tmp_path)
         assert contents(folder) == before
@@ -625,6 +642,7 @@ def test_runs_has_the_columns_it_says(shelf):
     fields = {field.name for field in dataclasses.fields(RunConfig)}
     bare = {
         "run_id", "status", "num_classes", "epoch", "gradient_norm", "terminal_phase_start", "current_learning_rate",
+        "relative_gradient", "norm_spread", "nc1_slope",
     }  # fmt: skip
     assert set(frame) == scalars | norms | fields | bare | {"train.rank", "test.rank"}
     assert all(pd.api.types.is_float_dtype(frame[key]) for key in scalars | norms | {"terminal_phase_start"})
@@ -695,14 +713,14 @@ def test_what_a_run_is_called_is_text_and_no_html(shelf, tmp_path):
 
 # Real processes
 
-LONGER = dataclasses.replace(SMALL, epochs=80)
+LONGER = dataclasses.replace(SMALL, epochs=24)
 TWICE = """
 import sys
 from pathlib import Path
 import torch
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweeps.resuming import execute
-from neurocollapse.training import RunConfig
+from neurocollapse.training import DEFAULTS_VERSION, RunConfig
 torch.set_num_threads(1)
 config = RunConfig(**{config})
 execute(config, load_dataset("gaussian"), Path(sys.argv[1]))
@@ -713,10 +731,11 @@ def test_two_processes_at_the_same_run_do_not_spoil_it(tmp_path):
     whole = execute(LONGER, GAUSSIAN, tmp_path / "whole")
     program = TWICE.replace("{config}", repr(dataclasses.asdict(LONGER)))
     command = [sys.executable, "-c", program, str(tmp_path / "shared")]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    shared = RunFolder(tmp_path / "shared" / whole.path.name)
+    other = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for((tmp_path / "shared").exists)  # it has imported PyTorch, and begins
+    shared = execute(LONGER, GAUSSIAN, tmp_path / "shared")
+    said = other.communicate(timeout=120)[1]
+    assert other.returncode == 0, said
     assert contents(shared) == contents(whole)
     assert files(shared) == files(whole)
 

@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from .._errors import CaptureWarning, InputError
 from ..statistics import ClassMeans, ClassMoments, Projections
+from .capture.decisions import Tally
 from .capture.subset import indices_of, reloaded
 
 T = TypeVar("T")
-M = TypeVar("M", ClassMeans, ClassMoments, Projections)
+M = TypeVar("M", ClassMeans, ClassMoments, Projections, Tally)
 
 
 class Processes:
@@ -51,7 +52,7 @@ class Processes:
                 f"its own part, and what several of them yield counts as often; pass a DataLoader of a data set with "
                 f"an index, or together=False",
                 CaptureWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
             return loader
         indices = indices_of(loader)[self.rank :: self.size]

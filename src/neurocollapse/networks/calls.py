@@ -24,11 +24,17 @@ class Call:
     input: Tensor
     version: int  # the version of the input's numbers when the candidate was called
     output: Tensor | None = None
+    output_version: int = 0
 
     @property
     def input_has_changed(self) -> bool:
         """Whether the model has changed the input in place since."""
         return _version(self.input) != self.version
+
+    @property
+    def output_has_changed(self) -> bool:
+        """Whether the model has changed the output in place since, or may have, since nothing counts its versions."""
+        return self.output is None or self.output.is_inference() or self.output._version != self.output_version
 
 
 class Calls:
@@ -50,6 +56,15 @@ class Calls:
         while self.handles:
             self.handles.pop().remove()
 
+    def clear(self) -> None:
+        """Forgets the calls so far."""
+        self.last.clear()
+        self.counts.clear()
+
+    def of(self, name: str) -> Call:
+        """Returns the last call of a candidate."""
+        return next(call for call in reversed(self.last) if call.name == name)
+
     def _before(self, name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             value = first_tensor(f"the input of the head {name!r}", [*args, *kwargs.values()])
@@ -62,7 +77,7 @@ class Calls:
     def _after(self, name: str) -> Any:
         def hook(_: nn.Module, __: object, output: object) -> None:
             if isinstance(output, Tensor) and self.last and self.last[-1].name == name:
-                self.last[-1].output = output
+                self.last[-1].output, self.last[-1].output_version = output, _version(output)
 
         return hook
 
@@ -105,11 +120,6 @@ def calls_that_gave(calls: Iterable[Call], output: object) -> list[Call]:
 def numbers_of(output: object) -> list[Tensor]:
     """Returns the floating-point tensors in a module's output."""
     return [tensor for tensor in tensors_of(output) if tensor.is_floating_point()]
-
-
-def gives(output: Tensor | None, result: Tensor) -> bool:
-    """Whether a head's output is the model's, or has the same order in every row."""
-    return output is not None and (_is_same(output, result) or _is_increasing(output, result))
 
 
 def _is_same(output: Tensor, result: Tensor) -> bool:

@@ -7,15 +7,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 from ..geometry import EPSILON, Span, centered_span, storage_noise
-from .batches import SQUARABLE, blocks, check_batch, check_finite, check_scale
+from .batches import LEAVE_OUT, SQUARABLE, blocks, check_batch, check_finite, check_scale
 
 #: How the classes enter μ_G and Σ_B: all alike, or each by its share of the samples. Only the second makes
 #: Σ_W + Σ_B = Σ_T for unequal classes.
 WEIGHTINGS = ("classes", "samples")
 
 
+@checks_arguments
 class ClassMeans:
     """Counts the samples and accumulates the mean of every class: the first sweep.
 
@@ -101,7 +102,7 @@ class ClassMeans:
             counts = self.counts.tolist() if self.num_classes <= 20 else f"{len(empty)} of {self.num_classes} are zero"
             raise InputError(
                 f"class {shown} has no samples, so its mean is undefined (counts: {counts}); "
-                f"pass more data, or number the classes without gaps"
+                f"pass more data, or {LEAVE_OUT}"
             )
         return self.sums / self.counts[:, None]
 
@@ -139,10 +140,15 @@ class Centered:
     span: Span
 
 
-def center(means: ClassMeans, weighting: str) -> Centered:
-    """Subtracts the global mean from the class means, and sets to zero what rounding alone could have made."""
+def check_weighting(weighting: str) -> None:
+    """Raises `ValueError` unless it is one of `WEIGHTINGS`."""
     if weighting not in WEIGHTINGS:
         raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+
+
+def center(means: ClassMeans, weighting: str) -> Centered:
+    """Subtracts the global mean from the class means, and sets to zero what rounding alone could have made."""
+    check_weighting(weighting)
     check_scale("differences of features", means.scale)
     offsets = means.offsets
     weights = torch.full_like(offsets[:, 0], 1 / means.num_classes)

@@ -8,13 +8,13 @@ from .engines import Engine as Engine
 from .engines import engine_named as engine_named
 from .engines.events import Event as Event
 from .engines.work import default_workers as default_workers
-from .folder import SCHEMA_VERSION as SCHEMA_VERSION
 from .folder import RunFolder as RunFolder
 from .frame import folders as folders
 from .frame import records_frame as records_frame
 from .frame import runs as runs
 from .frame import runs_table as runs_table
 from .identity import run_id as run_id
+from .machines import Machines as Machines
 from .planning import Plan as Plan
 from .planning import SweepResult as SweepResult
 from .planning import plan_sweep as plan_sweep

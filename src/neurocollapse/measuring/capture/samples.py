@@ -1,6 +1,7 @@
 """Turns a layer's input or output, with labels of any layout, into rows of features with one label each."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,14 @@ CHANNELS_FIRST = (
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
 
 
+class Rows(NamedTuple):
+    """The rows of a batch: features (rows, features), labels (rows,), and which of the batch's labels each has."""
+
+    features: Tensor
+    labels: Tensor
+    source: Tensor
+
+
 @dataclass(frozen=True)
 class Positions:
     """Turns positions of maps and tokens of sequences into samples: see `capture`."""
@@ -36,14 +45,16 @@ class Positions:
         if not (self.tokens in (None, "first", "last", "mean", "all") or type(self.tokens) is int):
             raise InputError(f"tokens must be 'first', 'last', 'mean', 'all' or a position, got {self.tokens!r}")
 
-    def __call__(self, place: "Place", value: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns features (rows, features) and labels (rows,), without those to be ignored."""
+    def __call__(self, place: "Place", value: Tensor, labels: Tensor, mask: Tensor | None) -> Rows:
+        """Returns the rows that have a label which is not to be ignored."""
         if not value.is_floating_point():
             raise InputError(f"{place} is {value.dtype}, which cannot be features; name another layer")
         labels = labels.to(value.device)
-        rows, row_labels = self._rows(place, value, labels, mask)
-        keep = row_labels != self.ignore_index
-        return (rows, row_labels) if keep.all() else (rows[keep], row_labels[keep])
+        numbers = torch.arange(labels.numel(), device=value.device).view(labels.shape)
+        features, source = self._rows(place, value, numbers, mask)
+        rows = Rows(features, labels.flatten()[source], source)
+        keep = rows.labels != self.ignore_index
+        return rows if keep.all() else Rows(*(part[keep] for part in rows))
 
     def _rows(self, place: "Place", value: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         if value.ndim < 2:

@@ -1,33 +1,29 @@
 """Takes features from a model while it runs, with hooks: the input of its head, the outputs of its layers."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ..._errors import CaptureWarning, InputError
+from ..._errors import InputError
 from ...networks import (
-    Call,
     Calls,
     Head,
     candidates_for,
     check_linear,
     first_tensor,
-    gives,
     head_of_output,
     modules_by_name,
     read_head,
     tensors_of,
 )
+from .decisions import Tally, count, rows_the_model_used
 from .loaders import Batch
-from .samples import Place, Positions
+from .samples import Place, Positions, Rows
 
 #: Modules that compute without having parameters.
 ACTIVATIONS = tuple(getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__)
-
-Rows = tuple[Tensor, Tensor]  # features (rows, features) and labels (rows,)
 
 
 class Tap:
@@ -50,21 +46,24 @@ class Tap:
         assert self.batch is not None
         value = first_tensor(place, values).detach()
         mask = self.batch.kwargs.get("attention_mask")
-        features, labels = self.positions(place, value, self.batch.labels, mask)
-        shared = features.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
-        return features.clone() if shared else features, labels
+        rows = self.positions(place, value, self.batch.labels, mask)
+        shared = rows.features.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
+        return rows._replace(features=rows.features.clone()) if shared else rows
 
 
 class HeadTap(Tap):
-    """Takes the input of the head. A head without a name is found by the outputs of the first forward pass."""
+    """Takes the input of the head. A head without a name is found by the outputs of the first forward pass.
 
-    def __init__(self, model: nn.Module, name: str | None, positions: Positions):
+    Where the model returns the output of one token, that token's input is taken, whichever was asked for.
+    """
+
+    def __init__(self, model: nn.Module, name: str | nn.Module | None, positions: Positions, tally: Tally):
         super().__init__(positions)
-        self.model, self.is_named = model, name is not None
+        self.model, self.is_named, self.tally = model, name is not None, tally
         self.candidates = candidates_for(model, name)
         self.calls = Calls(self.candidates, copied=self.is_named)
         self.head: Head | None = None
-        self.taken: list[Rows] = []
+        self.is_linear = True
 
     def __enter__(self) -> Self:
         self.calls.__enter__()
@@ -77,16 +76,26 @@ class HeadTap(Tap):
     def start(self, batch: Batch) -> None:
         """Prepares for the forward pass of a batch."""
         self.batch = batch
-        self.taken.clear()
+        self.calls.clear()
 
     def finish(self, output: object) -> Rows:
         """Returns the rows of the head's input in the forward pass that gave `output`. Raises `ValueError`."""
         if self.head is None:
             self._find(output)
         assert self.head is not None
-        if len(self.taken) != 1:
-            raise _called(self.head.name, len(self.taken))
-        return self.taken.pop()
+        assert self.batch is not None
+        if self.calls.counts[self.head.name] != 1:
+            raise _called(self.head.name, self.calls.counts[self.head.name])
+        call = self.calls.of(self.head.name)
+        labels = self.batch.labels
+        asked = self.rows(Place(self.head.name, self.head.module, is_head=True), call.input)
+        taken = rows_the_model_used(self.head, call, output, labels, asked)
+        count(self.tally, self.head, call, output, labels, asked, is_linear=self.is_linear)
+        self.tally.replaced += int((taken.features != asked.features).any(dim=1).sum()) if taken is not asked else 0
+        if not self.calls.copied:
+            self._watch_the_head_alone()
+        self.calls.clear()
+        return taken
 
     def _find(self, output: object) -> None:
         if self.is_named:
@@ -94,39 +103,26 @@ class HeadTap(Tap):
             if not self.calls.last:
                 raise _called(name, 0)
             call = self.calls.last[-1]
-            _warn_unless_output(call, output)
         else:
             call = head_of_output(self.model, self.calls.last, output, self.candidates)
         if self.calls.counts[call.name] > 1:
             raise _called(call.name, self.calls.counts[call.name])
         if call.input_has_changed:
             raise InputError(f"the model changes the input of its head in place; pass head={call.name!r}")
-        self.calls.__exit__()
         self.head = read_head(self.model, call.name, self.candidates[call.name])
-        place = Place(self.head.name, self.head.module, is_head=True)
-        check_linear(self.head, call.input, call.output)
-        self.taken.append(self.rows(place, call.input))
-        self.calls.last.clear()
+        if call.output is None or call.output.is_inference() or not call.output_has_changed:
+            self.is_linear = check_linear(self.head, call.input, call.output)
 
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.taken.append(self.rows(place, [*args, *kwargs.values()]))
-
-        self.handles.append(self.head.module.register_forward_pre_hook(hook, with_kwargs=True))
+    def _watch_the_head_alone(self) -> None:
+        assert self.head is not None
+        self.calls.__exit__()
+        self.calls = Calls({self.head.name: self.head.module}, copied=True)
+        self.calls.__enter__()
 
 
 def _is_per_sample(output: object, samples: int) -> bool:
     tensors = tensors_of(output)
     return bool(tensors) and tensors[0].ndim > 0 and len(tensors[0]) == samples
-
-
-def _warn_unless_output(call: Call, output: object) -> None:
-    alike = [tensor for tensor in tensors_of(output) if call.output is not None and tensor.shape == call.output.shape]
-    if alike and not any(gives(call.output, tensor) for tensor in alike):
-        warnings.warn(
-            f"the output of the head {call.name!r} is not the model's; accuracy, margins and NC4 are the head's own",
-            CaptureWarning,
-            stacklevel=2,
-        )
 
 
 def _called(name: str, times: int) -> ValueError:
