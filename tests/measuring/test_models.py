@@ -423,3 +423,27 @@ def test_a_subset_of_none_and_single_samples_are_named():
         measure_model(two_layers(), data, subset=0)
     with pytest.raises(InputError, match=r"single samples, let torch\.utils\.data\.DataLoader make batches"):
         measure_model(two_layers(), list(zip(data.images, data.labels, strict=True)))
+
+
+@pytest.mark.parametrize("strategy", ["keep", "stream", "twice"])
+@pytest.mark.parametrize("how", ["autocast", "autocast_dtype", "bfloat16 within", "float32"])
+def test_the_tolerance_of_the_rank_follows_what_the_model_computed_in(strategy, how):
+    """The head's input is float32 in all of them."""
+
+    class Widened(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(3, 4, dtype=torch.bfloat16 if how == "bfloat16 within" else torch.float32)
+            self.norm, self.head = nn.LayerNorm(4), nn.Linear(4, 2)
+
+        def forward(self, inputs):
+            return self.head(self.norm(self.body(inputs.to(self.body.weight.dtype)).float()))
+
+    data = [(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2)]
+    options = {"autocast_dtype": torch.bfloat16} if how == "autocast_dtype" else {}
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        measured = measure_model(Widened(), data, strategy=strategy, **options)
+        layers = measure_layers(Widened(), data, layers=["norm"], **options)
+    expected = torch.finfo(torch.float32 if how == "float32" else torch.bfloat16).eps
+    assert measured.means.precision == layers["norm"].means.precision == expected
+    assert (measured.rank_tolerance > 1e-4) is (how != "float32")

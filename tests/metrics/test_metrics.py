@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neurocollapse import METRICS, Measurement, measure
+from neurocollapse import METRICS, InputError, Measurement, measure
 from neurocollapse.measuring import gather
 from neurocollapse.statistics import ClassMeans, ClassMoments, Objective, Projections
 from tests import naive
@@ -310,6 +310,19 @@ def test_any_scale_that_float32_holds(scale):
     problem = random_problem(0, [3, 4, 5], 4)
     problem = replace(problem, features=(scale * problem.features).float(), weight=problem.weight / scale)
     assert_equals_twin(problem, rel=1e-6)
+
+
+@pytest.mark.parametrize(("features", "weight", "bias"), [(1e120, 1e120, 0.0), (1e80, 1e80, 0.0), (1.0, 1.0, 1e300)])
+def test_outputs_whose_squares_overflow_are_named(features, weight, bias):
+    problem = random_problem(0, [3, 4, 5], 4)
+    arguments = (
+        problem.features * features,
+        problem.labels,
+        problem.weight * weight,
+        torch.full((3,), bias, dtype=torch.float64),
+    )
+    with pytest.raises(InputError, match=r"^outputs reach .*, and squares of that are beyond float64; multiply"):
+        measure(*arguments)
 
 
 # ---- laws

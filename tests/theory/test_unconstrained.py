@@ -271,6 +271,7 @@ def test_everything_collapses_beyond_a_decay(strength: float, loss: str, bias: s
     assert (solution.weight.norm().item() < 1e-5) is collapses
     assert any("everything collapses to zero" in note for note in solution.notes) is collapses
     assert worst(solution) < 1e-6
+    assert math.isnan(solution.measurement["nc3"]) is collapses
     if collapses:
         at_zero = math.log(C) if loss == "cross_entropy" else 0.5 if bias == "none" else (C - 1) / (2 * C)
         assert solution.loss == pytest.approx(at_zero, rel=1e-10)
@@ -534,3 +535,21 @@ def test_solvers_refuse_what_they_cannot_do() -> None:
         solve_convex([3, 1], weight_decay=0.1, feature_decay=0.0)
     with pytest.raises(ValueError, match="no convergence in 2 iterations; pass more iterations"):
         solve_convex_numerically(torch.eye(3).double(), weight_decay=0.1, feature_decay=0.1, iterations=2)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": "free"}, {"loss": "cross_entropy"}, {"features": "relu"}], ids=str)
+@pytest.mark.parametrize("below", [1e-4, 1e-6, 1e-8, 0.0])
+def test_near_the_decay_of_collapse_no_angle_of_rounding_is_shown(below: float, options: dict[str, str]) -> None:
+    C, n, decay = 4, 5, 1e-2
+    feature_decay = ((1 - below) / C) ** 2 / (n * decay)
+    solution = solve_unconstrained(model_of(C, per_class=n, weight_decay=decay, feature_decay=feature_decay, **options))
+    assert worst(solution) < 1e-3
+    angles = [solution.measurement[key] for key in ("nc3", "nc2_cosine_weight", "nc2_equinorm", "nc2_etf")]
+    known = {name for name in ("nc3", "cos(W^c, W^c')") if any(row.name == name for row in solution.comparisons)}
+    if below == 1e-4:
+        assert not any(map(math.isnan, angles))
+        assert len(known) == 2
+    else:
+        assert all(map(math.isnan, angles))
+        assert not known
+    assert ("zero to the digits found" in str(solution)) is (below < 1e-4)

@@ -50,7 +50,8 @@ def measure(
     at most 4096; all products are then in float64.
 
     Args:
-        features: (samples, features), any floating type; the classifier's input.
+        features: (samples, features), any floating type; the classifier's input. The tolerance of the rank follows
+            their type. That float64 features were computed in fewer digits cannot be seen: pass them as they were.
         labels: (samples,), integers from 0 to C−1.
         weight: (classes, features), the weight of the classifier. Without it the keys that need it are absent.
         bias: (classes,), the bias of the classifier.
@@ -91,8 +92,12 @@ def gather(
     weighting: str = "classes",
     vci: bool | None = None,
     objective: Objective | None = None,
+    precision: float = 0.0,
 ) -> tuple[Statistics, ClassMeans]:
-    """Returns the `Statistics` behind `measure` and their class means; arguments and errors are those of `measure`."""
+    """Returns the `Statistics` behind `measure` and their class means; arguments and errors are those of `measure`.
+
+    `precision` is ε of the type that the features were computed in, if it is coarser than that of the features.
+    """
     features, labels = as_tensor("features", features), _as_labels(labels)
     check_shapes(features, labels)
     if not features.numel():
@@ -104,6 +109,7 @@ def gather(
     if means is None:
         means = ClassMeans(num_classes)
         means.update(features, labels)
+        means.precision = max(means.precision, precision)
     covariance = is_cheap(*features.shape) if vci is None else vci
     projections = Projections(means, classifier, covariance=covariance, weighting=weighting, held_out=held_out)
     projections.update(features, labels)

@@ -23,7 +23,7 @@ from .capture.loaders import Unlabelled, as_loader
 from .capture.store import FeatureStore
 from .capture.subset import stratified_subset
 from .feature_files import write_features
-from .features import is_cheap, measure
+from .features import gather, is_cheap
 from .process_group import Processes
 
 STRATEGIES = ("keep", "stream", "twice")
@@ -231,14 +231,16 @@ def measure_layers(
     with capture(model, loader, head=head, layers=layers, **options) as captured:
         found, features = _head_of(captured)
         size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}
+        size["precision"] = captured.precision
         measured = {}
         for name, store in captured.layers.items():
             naming = _naming_head(model, head, len(found.weight)), _naming(f"layer {name!r}")
             with naming[0], naming[1], captured.names[name].naming():
-                measured[name] = measure(store.features, store.labels, **size)  # type: ignore[arg-type]
+                measured[name] = Measurement(*gather(store.features, store.labels, **size))  # type: ignore[arg-type]
         naming = _naming_head(model, head, len(found.weight)), _naming(f"layer {found.name!r}")
         with naming[0], naming[1], captured.names[None].naming():
-            last = measure(features.features, features.labels, found.weight, found.bias, **size)  # type: ignore[arg-type]
+            arrays = features.features, features.labels, found.weight, found.bias
+            last = Measurement(*gather(*arrays, **size))  # type: ignore[arg-type]
         return {**measured, found.name: last}
 
 
@@ -291,14 +293,22 @@ def _fold_into(captured: Captured | None, gathered: G) -> G:
         _, store = _head_of(captured)
         with captured.names[None].naming():
             gathered.update(store.features, store.labels)
+        _note_precision(gathered, captured)
     return gathered
+
+
+def _note_precision(gathered: ClassMeans | Projections, captured: Captured) -> None:
+    """Has the tolerance of the means' rank follow the type that the model computed in, whatever it returns."""
+    if isinstance(gathered, ClassMeans):
+        gathered.precision = max(gathered.precision, captured.precision)
 
 
 def _run_into(read: Callable[..., Captured], loader: Iterable[Any] | None, gathered: G) -> G:
     """Runs the model and adds the features that its head sees to `gathered`. The second sweep counts decisions."""
     if loader is not None:
         tally: dict[str, Any] = {} if isinstance(gathered, Projections) else {"tally": Tally()}
-        read(loader, **tally, sink=lambda features, labels, _: gathered.update(features.cpu(), labels.cpu()))
+        captured = read(loader, **tally, sink=lambda h, y, _: gathered.update(h.cpu(), y.cpu()))
+        _note_precision(gathered, captured)
     return gathered
 
 
@@ -318,7 +328,8 @@ def _moments(read: Callable[..., Captured], loader: Iterable[Any], weighting: st
             moments.append(ClassMoments(len(head.weight), _classifier_of(head), weighting=weighting))
         moments[0].update(features.cpu(), labels.cpu())
 
-    read(loader, sink=fold)
+    captured = read(loader, sink=fold)
+    _note_precision(moments[0].means, captured)
     return moments[0]
 
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .batches import check_scale
 from .values import Outputs
 
 
@@ -90,7 +91,9 @@ class OutputSums:
         return cls(gap, off, margin, margin_min, int(correct))
 
     def compute(self) -> Outputs:
-        """Means and standard deviations of all samples seen."""
+        """Means and standard deviations of all samples seen. Raises `ValueError` if their squares overflow."""
+        sizes = self.gap.mean, self.gap.deviation, self.off.mean, self.off.deviation, self.margin_min
+        check_scale("outputs", max(1.0, *map(abs, sizes)))
         return Outputs(
             gap_mean=self.gap.mean,
             gap_deviation=self.gap.deviation,

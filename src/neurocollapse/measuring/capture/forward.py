@@ -59,6 +59,8 @@ class Captured:
     layers: dict[str, FeatureStore] = field(default_factory=dict)
     #: the names of the samples in `features`, under None, and in each of the layers
     names: dict[str | None, Names] = field(default_factory=dict)
+    #: ε of the coarsest type that the model computed in: that of its parameters, or of an autocast
+    precision: float = 0.0
 
     def close(self) -> None:
         """Releases memory and temporary files."""
@@ -181,7 +183,7 @@ def capture(
         decisions.warn(stacklevel=2)
     kept = stores.by_place
     layers_kept = {name: store for name, store in kept.items() if name is not None}
-    return Captured(taps.head, kept.get(None), layers_kept, stores.names)
+    return Captured(taps.head, kept.get(None), layers_kept, stores.names, taps.precision)
 
 
 class _Taps:
@@ -199,6 +201,7 @@ class _Taps:
         self.next_tokens = NextTokens(self.model, positions.ignore_index)
         self.head_tap = None if head is False else HeadTap(model, head, positions, tally)
         self.layer_tap = LayerTap(model, layers, positions)
+        self.precision = _precision_of_parameters(model)
         if self.head_tap is None and not self.layer_tap.layers:
             raise InputError("there is nothing to capture: head is False, and layers names none")
 
@@ -228,6 +231,7 @@ class _Taps:
             if tap is not None:
                 tap.start(shown)
         output = self.model(*batch.args, **batch.kwargs)
+        self.precision = max(self.precision, _precision_of_autocast(batch.labels.device))
         taken: dict[str | None, Rows] = {} if self.head_tap is None else {None: self.head_tap.finish(output)}
         self._check_labels(batch.labels, origin)
         return taken | self.layer_tap.finish(self.head)
@@ -244,6 +248,21 @@ class _Taps:
             )
             fault = f"is out of range: labels start at 0{end}{unlabelled(label)}"
             raise SampleError(f"label {label}", origin.name(first), fault)
+
+
+#: Types that products are computed in. Weights in eight bits are widened first.
+_COMPUTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _precision_of_parameters(model: nn.Module) -> float:
+    return max((torch.finfo(p.dtype).eps for p in model.parameters() if p.dtype in _COMPUTED), default=0.0)
+
+
+def _precision_of_autocast(device: torch.device) -> float:
+    available = torch.amp.is_autocast_available(device.type)
+    if not (available and torch.is_autocast_enabled(device.type)):
+        return 0.0
+    return torch.finfo(torch.get_autocast_dtype(device.type)).eps
 
 
 class _Stores:

@@ -6,10 +6,10 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...geometry import Gram, pairs
+from ...geometry import EPSILON, Gram, pairs
 from ...metrics import Measurement
 from ...statistics import FULL_COVARIANCE_LIMIT, Classifier, ClassMeans, Objective, Projections
 from ..comparison import Comparison, compare
@@ -17,7 +17,10 @@ from .closed_forms import closed_form
 from .optimum import ClosedForm
 from .problem import UnconstrainedModel
 
+_UNDIRECTED = "W and the means are zero to the digits found: their angles are not compared, and metrics of them are nan"
 _TELLS = "a point that is not the global minimum"
+#: Geometry is not measured where rounding may have turned the rows of W by more than this share of their length.
+_TURNED = 1e-3
 _EQ3 = "Rangamani and Banburski-Fahey (2022), Eq. 3"
 
 
@@ -66,20 +69,34 @@ class Solution:
         return closed_form(self.model)
 
     @cached_property
+    def directed(self) -> Bool[Tensor, " classes"]:
+        """Whether the row of W and the mean of each class have a direction, and not only that of rounding.
+
+        Near the decay at which a class collapses to zero, the objective is flat: at an output of size a its curvature
+        is aλ_W, so a gradient that is not zero has moved the weights by ‖∇L‖/(aλ_W), which must be less than a
+        thousandth of their length.
+        """
+        outputs = self.class_outputs - self.class_outputs.mean(dim=0)
+        sizes = (outputs - outputs.mean(dim=1, keepdim=True)).diagonal().abs()
+        slopes = self.model.weight_decay * torch.linalg.norm(self.weight, dim=1)
+        return (EPSILON * slopes).clamp(min=self.gradient_norm) < _TURNED * sizes * slopes
+
+    @cached_property
     def measurement(self) -> Measurement:
-        """Every metric at the solution.
+        """Every metric at the solution, where rows of W and means that have no direction are zero.
 
         For `loss` and `weight_norms` the features count as one more layer, √(λ_H/λ_W) H, as in Eq. 1. With
         cross-entropy these are absent.
         """
-        model, features, labels = self.model, self.features, self.model.labels
+        model, labels, blurred = self.model, self.model.labels, ~self.directed[:, None]
+        weight, features = self.weight.masked_fill(blurred, 0.0), self.means.masked_fill(blurred, 0.0)[labels]
         means = ClassMeans(model.num_classes)
         means.update(features, labels)
         whole = model.num_features <= FULL_COVARIANCE_LIMIT
-        projections = Projections(means, Classifier(self.weight, self.bias), covariance=whole, held_out=False)
+        projections = Projections(means, Classifier(weight, self.bias), covariance=whole, held_out=False)
         projections.update(features, labels)
         norms = [layer.square().sum().item() for layer in self.layers]
-        norms.append(model.feature_decay / model.weight_decay * features.square().sum().item())
+        norms.append(model.feature_decay / model.weight_decay * self.features.square().sum().item())
         other = 0.0
         if self.bias is not None and model.bias_decay is not None:
             other = model.bias_decay / model.weight_decay * self.bias.square().sum().item()
@@ -100,7 +117,7 @@ class Solution:
             "iterations": self.iterations,
             "starts": list(self.starts),
             "case": None if self.closed_form is None else self.closed_form.case,
-            "notes": list(self.notes),
+            "notes": [*self.notes, *([] if self.directed.any() else [_UNDIRECTED])],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "measurement": self.measurement.to_dict(),
         }
@@ -141,7 +158,8 @@ class Solution:
         else:
             lines += ["no closed form is known for this problem: these numbers are the solver's alone", ""]
             lines += self._by_size()
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        notes = [*self.notes, *([] if self.directed.any() else [_UNDIRECTED])]
+        return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
 def _compare(solution: Solution, optimum: ClosedForm) -> list[Comparison]:
@@ -165,9 +183,9 @@ def _compare(solution: Solution, optimum: ClosedForm) -> list[Comparison]:
         compared.append(row("‖μ_c‖²", optimum.mean_norms, means, 1 / _unit(model)))
     if optimum.bias is not None and solution.bias is not None:
         compared.append(row("bias", optimum.bias, solution.bias, 1 / C))
-    if not math.isnan(optimum.nc3):
+    if solution.directed.any() and not math.isnan(optimum.nc3):
         compared.append(row("nc3", optimum.nc3, measurement["nc3"], 1.0))
-    if not math.isnan(optimum.row_cosine):
+    if solution.directed.any() and not math.isnan(optimum.row_cosine):
         compared.append(row("nc2_cosine_weight", optimum.nc2_cosine_weight, measurement["nc2_cosine_weight"], 1.0))
         compared.append(row("cos(W^c, W^c')", optimum.row_cosine, pairs(Gram(solution.weight).cosines()), 1.0))
     if model.loss == "square" and model.bias == "free":
