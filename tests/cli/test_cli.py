@@ -521,11 +521,21 @@ def test_explain_shows_what_numbers_would_be(run, checkpoints):
     assert_one_line(run(*checkpoints, "--checkpoint", "epoch_*.safetensors", "--explain"), message)
 
 
+def test_one_checkpoint_and_a_file_named_for_it_is_a_trajectory(run, checkpoints):
+    assert run(*checkpoints, "--checkpoint", "epoch_2.safetensors", "--out", "one.jsonl")[0] == 0
+    (line,) = Path("one.jsonl").read_text().splitlines()
+    assert json.loads(line)["checkpoint"] == "epoch_2.safetensors"
+
+
 OF_A_MODEL = ["--model", "mlp", "--dataset", "gaussian"]
 UNMEASURED = [
     ([], "measure takes either a file of features, or --model with --dataset"),
     (["x.npz", "--model", "mlp"], "measure takes either a file of features, or --model with --dataset"),
     (["x.npz", "--dataset", "gaussian"], "--checkpoint and --dataset go with --model"),
+    (["x.npz", "--split", "test", "--per-class", "3"], "--per-class, --split go with --model, not with a file"),
+    (["x.npz", "--out", "y.jsonl", "--data-dir", "."], "--data-dir, --out go with --model, not with a file"),
+    ([*OF_A_MODEL, "--num-classes", "7"], "--num-classes is for a file of features; the data and the head say how"),
+    ([*OF_A_MODEL, "--out", "y.jsonl"], "--out y.jsonl is for a trajectory: name its --checkpoint"),
     (["--model", "mlp"], "--model needs --dataset"),
     (["--model", "resnet", "--dataset", "gaussian"], "there is no network 'resnet'"),
     ([*OF_A_MODEL, "--checkpoint", "no*"], "no file matches 'no*'"),

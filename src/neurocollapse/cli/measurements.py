@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..measuring import Subject
     from ..metrics import Measurement
 
+#: The file of a trajectory, unless another is named.
+TRAJECTORY = Path("results/trajectory.jsonl")
+
 #: The keys that the table of a trajectory shows.
 TRAJECTORY_KEYS = ("accuracy", "loss_data", "nc1", "nc1_trace_ratio", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
 
@@ -25,7 +28,7 @@ def measure(
     data_dir: Path | None = None,
     split: Literal["train", "test"] = "train",
     per_class: int | None = None,
-    out: Path = Path("results/trajectory.jsonl"),
+    out: Path = TRAJECTORY,
     num_classes: int | None = None,
     vci: bool | None = None,
     explain: bool = False,
@@ -57,17 +60,29 @@ def measure(
     if (file is None) == (model is None):
         raise InputError("measure takes either a file of features, or --model with --dataset")
     if model is None:
+        given = {"--data-dir": data_dir, "--per-class": per_class}
+        given |= {"--split": split == "test" or None, "--out": None if out == TRAJECTORY else out}
         if checkpoint is not None or dataset is not None:
             raise InputError("--checkpoint and --dataset go with --model, not with a file of features")
+        ignored = [option for option, value in given.items() if value is not None]
+        if ignored:
+            raise InputError(f"{', '.join(ignored)} go with --model, not with a file of features; leave them out")
         assert file is not None
         return _print_measurement(_measured_file(file, num_classes, vci), None, explain, json)
     from ..measuring import find_checkpoints, load_weights, subject
 
+    if num_classes is not None:
+        raise InputError(
+            f"--num-classes is for a file of features; the data and the head say how many classes {model} has, so "
+            f"leave out --num-classes {num_classes}"
+        )
     if dataset is None:
         raise InputError("--model needs --dataset, the data to measure it on")
     who = subject(model, dataset, data_dir=data_dir, split=split, per_class=per_class)
     checkpoints = find_checkpoints(checkpoint) if checkpoint is not None else []
-    if len(checkpoints) > 1:
+    if out != TRAJECTORY and (not checkpoints or explain or vci is not None):
+        raise InputError(f"--out {out} is for a trajectory: name its --checkpoint, without --explain and --vci")
+    if len(checkpoints) > 1 or out != TRAJECTORY:
         if explain or vci is not None:
             raise InputError(f"--explain and --vci go with one checkpoint, and {checkpoint!r} names {len(checkpoints)}")
         return _print_trajectory(who, checkpoints, out, json)

@@ -14,7 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
 from .._errors import CheckpointError
@@ -97,7 +97,7 @@ def _under_own_names(path: Path, weights: Mapping[str, Any], state: Mapping[str,
 
 def _memory(value: object) -> tuple[int, int] | None:
     """Returns where a tensor lies in memory, and its size; None for what shares its place with nothing."""
-    if not isinstance(value, Tensor) or value.is_meta or isinstance(value, UninitializedTensorMixin):
+    if not isinstance(value, Tensor) or value.is_meta or is_lazy(value):
         return None
     return (value.data_ptr(), value.numel()) if value.numel() else None
 

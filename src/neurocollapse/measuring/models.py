@@ -244,8 +244,8 @@ def _fold_into(captured: Captured | None, gathered: G) -> G:
 def _run_into(read: Callable[..., Captured], loader: Iterable[Any] | None, gathered: G) -> G:
     """Runs the model and adds the features that its head sees to `gathered`. The second sweep counts decisions."""
     if loader is not None:
-        tally = {} if isinstance(gathered, Projections) else {"tally": Tally()}
-        read(loader, **tally, sink=lambda features, labels, _: gathered.update(features.cpu(), labels.cpu()))
+        read = read if isinstance(gathered, Projections) else partial(read, tally=Tally())
+        read(loader, sink=lambda features, labels, _: gathered.update(features.cpu(), labels.cpu()))
     return gathered
 
 

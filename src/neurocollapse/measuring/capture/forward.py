@@ -237,7 +237,9 @@ class _Taps:
         if wrong.any():
             first = int(wrong.flatten().nonzero()[0])
             label = int(labels.flatten()[first])
-            end = "" if self.head is None else f" and end at {classes - 1}, by the head {self.head.name!r}"
+            end = (
+                "" if self.head is None else f" and end at {len(self.head.weight) - 1}, by the head {self.head.name!r}"
+            )
             fault = f"is out of range: labels start at 0{end}{unlabelled(label)}"
             raise SampleError(f"label {label}", origin.name(first), fault)
 
