@@ -94,7 +94,7 @@ def main() -> None:
         alone = len(configs) * seconds_of(configs[:1], dataset, arguments.device)[0]
         images = len(configs) * len(dataset.train.labels) / stacked
         share = images * operations(base, dataset) / rate
-        figure = EPOCHS * stacked + len(recorded_epochs(EPOCHS)) * measured
+        figure = EPOCHS * stacked + len(recorded_epochs(RunConfig(epochs=EPOCHS))) * measured
         total += figure
         print(
             f"{dataset_name}: an epoch of {len(configs)} runs {stacked:.2f} s stacked, {alone:.2f} s one after another "

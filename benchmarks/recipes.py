@@ -11,7 +11,7 @@ from itertools import zip_longest
 import torch
 
 from neurocollapse.datasets import load_dataset
-from neurocollapse.training import RunConfig, State
+from neurocollapse.training import RunConfig, State, epochs
 
 PAPER_LIKE = RunConfig(
     initialization="default", optimizer="sgd", learning_rate=0.067, schedule="steps", batch_size=128, weight_decay=5e-4
@@ -19,12 +19,12 @@ PAPER_LIKE = RunConfig(
 DEFAULT = RunConfig(weight_decay=5e-4)
 
 
-def main(epochs: int, paper_like_epochs: int) -> None:
+def main(length: int, paper_like_length: int) -> None:
     torch.set_num_threads(1)
     data = load_dataset("mnist5k")
     recipes = {
-        f"default, {epochs} epochs": replace(DEFAULT, epochs=epochs),
-        f"paper-like, {paper_like_epochs} epochs": replace(PAPER_LIKE, epochs=paper_like_epochs),
+        f"default, {length} epochs": replace(DEFAULT, epochs=length),
+        f"paper-like, {paper_like_length} epochs": replace(PAPER_LIKE, epochs=paper_like_length),
     }
     seconds = dict.fromkeys(recipes, 0.0)
     last: dict[str, State] = {}

@@ -106,15 +106,15 @@ def trained(cell: Cell, data: nc.Dataset) -> dict[str, object]:
     config = replace(config, learning_rate=rate)
     rounds, curve, before, resume = [], [], 0, None
     try:
-        for epochs in ROUNDS:
-            config = replace(config, epochs=epochs)
+        for length in ROUNDS:
+            config = replace(config, epochs=length)
             for state in epochs(config, data, resume=resume):
                 if state.record is not None:
                     kept = {
                         key: state.record[f"train.{key}"] for key in ("loss", "loss_data", "nc1", "nc3", "accuracy")
                     }
                     curve.append({"epoch": before + state.epoch, **kept})
-            before += epochs
+            before += length
             assert state.record is not None
             gradient, spread = relative_gradient(config, data, state)
             rounds.append({"epochs": before, "relative_gradient": gradient, "norm_spread": spread, **state.record})

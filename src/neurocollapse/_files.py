@@ -37,6 +37,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise WriteError(path, error) from error
 
 
+def path_of(named: Path | str | None) -> Path | None:
+    """Returns the path that a user may have named as a string, or None."""
+    return None if named is None else Path(named)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes the text to a file, whole or not at all."""
     with atomic_path(path) as temporary:

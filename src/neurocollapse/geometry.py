@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ._errors import InputError
+from ._errors import InputError, checks_arguments
 
 EPSILON = torch.finfo(torch.float64).eps
 
@@ -21,6 +21,7 @@ EPSILON = torch.finfo(torch.float64).eps
 TIE_TOLERANCE = 1e-12
 
 
+@checks_arguments
 def simplex_etf(num_classes: int) -> Float[Tensor, "classes classes"]:
     """The canonical simplex equiangular tight frame: C rows of unit norm and mutual cosine −1/(C−1).
 

@@ -741,18 +741,12 @@ BAD = {
     "words": ([(VECTORS, ["cat"] * N)], {}, "labels are list that are no numbers"),
     "one number": ([(VECTORS, torch.tensor(1))], {}, r"got torch.int64 of shape \(\)"),
     "too few": ([(VECTORS, LABELS[1:])], {}, r"labels have shape \(21,\), which fits .* \(22, 6\); pass one integer"),
-    "too large": (
-        [HALVES[0], (VECTORS[:3], torch.tensor([0, 3, 1]))],
-        {},
-        "label 3 of sample 12 is out of range: labels start at 0 and end at 2, by the head ''",
-    ),
+    "too large": ([HALVES[0], (VECTORS[:3], torch.tensor([0, 3, 1]))], {},
+        "label 3 of sample 12 is out of range: labels start at 0 and end at 2, by the head ''"),
     "negative": ([(VECTORS, LABELS - 1)], {}, "label -1 of sample 0 is out of range"),
-    "no name agrees": (
-        [{"a": VECTORS, "b": VECTORS, "y": LABELS}],
-        {},
-        "yields 'a', 'b' beside the labels, and the model's forward takes 'input'",
-    ),
-}
+    "no name agrees": ([{"a": VECTORS, "b": VECTORS, "y": LABELS}], {},
+        "yields 'a', 'b' beside the labels, and the model's forward takes 'input'"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -779,24 +773,12 @@ def rounding():
 
 #: model, data, options, and why that is refused
 REFUSED = {
-    "a weight that does not fit": (
-        mlp(Model(lambda self, h: h @ self.weight, weight=nn.Parameter(torch.randn(5, C)))),
-        loader(),
-        {},
-        r"head '2' maps 5 features to 3 outputs, but its weight is \(5, 3\)",
-    ),
-    "a head called twice": (
-        linear(lambda fc, x: fc(x) + fc(x)),
-        [(VECTORS, LABELS)],
-        {"head": "fc"},
-        r"head 'fc' was called 2 times in one forward pass.*several inputs",
-    ),
-    "a head that is not called": (
-        linear(lambda fc, x: F.linear(x, fc.weight)),
-        loader(),
-        {"head": "fc"},
-        r"head 'fc' was called 0 times .* without calling it",
-    ),
+    "a weight that does not fit": (mlp(Model(lambda self, h: h @ self.weight, weight=nn.Parameter(torch.randn(5, C)))),
+        loader(), {}, r"head '2' maps 5 features to 3 outputs, but its weight is \(5, 3\)"),
+    "a head called twice": (linear(lambda fc, x: fc(x) + fc(x)), [(VECTORS, LABELS)], {"head": "fc"},
+        r"head 'fc' was called 2 times in one forward pass.*several inputs"),
+    "a head that is not called": (linear(lambda fc, x: F.linear(x, fc.weight)), loader(), {"head": "fc"},
+        r"head 'fc' was called 0 times .* without calling it"),
     "a head called twice later": (otherwise_later(), loader(), {}, "head 'fc' was called 2 times"),
     "a layer that is called more often later": (
         otherwise_later(),
@@ -804,70 +786,35 @@ REFUSED = {
         {"layers": ["relu"], "head": False},
         r"ran otherwise than in the first batch: relu, relu#1, relu#2; leave these",
     ),
-    "a layer that is not called": (
-        otherwise_later(),
-        loader(),
-        {"layers": ["unused"]},
-        "layer 'unused' was not called in the forward pass; leave it out",
-    ),
-    "one of two layers is not there": (
-        ResNet(),
-        images(),
-        {"layers": ["conv1", "conv9"]},
-        "there is no layer 'conv9'; the model has conv1, bn1, relu, downsample",
-    ),
+    "a layer that is not called": (otherwise_later(), loader(), {"layers": ["unused"]},
+        "layer 'unused' was not called in the forward pass; leave it out"),
+    "one of two layers is not there": (ResNet(), images(), {"layers": ["conv1", "conv9"]},
+        "there is no layer 'conv9'; the model has conv1, bn1, relu, downsample"),
     "a layer is not there": (ResNet(), images(), {"layers": "conv9"}, "there is no layer 'conv9'"),
-    "a layer of integers": (
-        rounding(),
-        loader(),
-        {"layers": ["round"]},
-        r"the output of layer 'round' is torch\.int64, which cannot be features",
-    ),
+    "a layer of integers": (rounding(), loader(), {"layers": ["round"]},
+        r"the output of layer 'round' is torch\.int64, which cannot be features"),
     "nothing to capture": (mlp(), loader(), {"head": False}, "nothing to capture: head is False, and layers names no"),
     "spatial": (mlp(), loader(), {"spatial": "max"}, "spatial must be 'flatten' or 'mean', got 'max'"),
-    "tokens": (
-        mlp(),
-        loader(),
-        {"tokens": "cls"},
-        "tokens must be 'first', 'last', 'mean', 'all' or a position, got 'cls'",
-    ),
-    "tokens that nobody chose from": (
-        sequences(),
-        SEQUENCES,
-        {},
-        r"has shape \(22, 5, 8\), but there is one label per sample; say which",
-    ),
-    "a token out of range": (
-        sequences(),
-        SEQUENCES,
-        {"tokens": 5},
-        "token 5 is out of range: the input of the head 'score' has 5 tokens",
-    ),
-    "the label of a position out of range": (
-        nn.Linear(8, C),
-        [(HIDDEN, TOKEN_LABELS.index_fill(0, torch.tensor(2), 9))],
-        {},
-        r"label 9 of sample 2, position \[0\] is out of range",
-    ),
-    "no label that counts": (
-        mlp(),
-        loader(VECTORS, torch.full((N,), 7)),
-        {"ignore_index": 7},
-        "every label is 7, which is to be ignored; pass data with labels",
-    ),
-    "a sink for two places": (
-        mlp(),
-        loader(),
-        {"layers": ["0"], "sink": print},
-        "a sink takes features of one place: the head alone, or with head=False one",
-    ),
+    "tokens": (mlp(), loader(), {"tokens": "cls"},
+        "tokens must be 'first', 'last', 'mean', 'all' or a position, got 'cls'"),
+    "tokens that nobody chose from": (sequences(), SEQUENCES, {},
+        r"has shape \(22, 5, 8\), but there is one label per sample; say which"),
+    "a token out of range": (sequences(), SEQUENCES, {"tokens": 5},
+        "token 5 is out of range: the input of the head 'score' has 5 tokens"),
+    "the label of a position out of range": (nn.Linear(8, C),
+        [(HIDDEN, TOKEN_LABELS.index_fill(0, torch.tensor(2), 9))], {},
+        r"label 9 of sample 2, position \[0\] is out of range"),
+    "no label that counts": (mlp(), loader(VECTORS, torch.full((N,), 7)), {"ignore_index": 7},
+        "every label is 7, which is to be ignored; pass data with labels"),
+    "a sink for two places": (mlp(), loader(), {"layers": ["0"], "sink": print},
+        "a sink takes features of one place: the head alone, or with head=False one"),
     "a sink for a layer that is called twice": (
         ResNet(),
         images(),
         {"head": False, "layers": ["relu"], "sink": print},
         r"takes features of one place, but the layer gives relu#1, relu#2",
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -162,25 +162,16 @@ FILES = [
     ("neither.npz", of_zip(), r"is truncated|has no features and no labels \(it has: nothing\)"),
     ("renamed.npz", of_npz(features=None, h=np.zeros((12, 5))), r"has no features \(it has: labels, weight, bias, h\)"),
     ("objects.npz", of_npz(features=np.array([{}] * 12)), "'features': Object arrays cannot be loaded"),
-    (
-        "object_labels.npz",
-        of_npz(labels=np.array([0, "a", None] * 4, dtype=object)),
-        "'labels': Object arrays cannot be loaded",
-    ),
+    ("object_labels.npz", of_npz(labels=np.array([0, "a", None] * 4, dtype=object)),
+     "'labels': Object arrays cannot be loaded"),
     ("strings.npz", of_npz(labels=np.array(["cat", "dog", "owl"] * 4)), "array 'labels'.* real numbers but <U3"),
     ("complex.npz", of_npz(features=np.zeros((12, 5), complex)), "array 'features'.* real numbers but complex128"),
     ("truths.npz", of_npz(labels=np.arange(12) % 2 == 0), "labels in .* is an array of bool"),
     ("no_arrays.npz", of_zip(features=b"abc", labels=b"def"), "array 'features' does not hold real numbers"),
-    (
-        "huge.npz",
-        of_zip(**{"features.npy": HUGE, "labels.npy": HUGE}),
-        r"array 'features' in .* does not fit in memory \(Unable to allocate 182\. TiB .*save a part of it",
-    ),
-    (
-        "negative.npz",
-        of_zip(**{"features.npy": HUGE.replace(b"9999999999999", b"-9           "), "labels.npy": HUGE}),
-        "array 'features': .*negative",
-    ),
+    ("huge.npz", of_zip(**{"features.npy": HUGE, "labels.npy": HUGE}),
+     r"array 'features' in .* does not fit in memory \(Unable to allocate 182\. TiB .*save a part of it"),
+    ("negative.npz", of_zip(**{"features.npy": HUGE.replace(b"9999999999999", b"-9           "), "labels.npy": HUGE}),
+     "array 'features': .*negative"),
     ("folder.npz", None, "is a folder; name a feature file"),
     ("empty.safetensors", b"", "is empty; write it again"),
     ("garbage.safetensors", bytes(range(256)) * 9, "is not a whole safetensors file"),
@@ -190,7 +181,7 @@ FILES = [
     ("features.csv", b"1,2,3\n", r"must end in \.npz or \.safetensors"),
     ("features.npy", of_npy(np.zeros((3, 4))), r"must end in \.npz or \.safetensors"),
     ("features", of_npz(), r"must end in \.npz or \.safetensors"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "content", "message"), FILES, ids=[name for name, _, _ in FILES])

@@ -6,14 +6,13 @@ from contextlib import closing
 import pytest
 import torch
 
-from neurocollapse.datasets import load_dataset
-from neurocollapse.sweeps import RunFolder, Sweep, run_id
+from neurocollapse.sweeps import Sweep
 from neurocollapse.sweeps.engines import batched
 from neurocollapse.sweeps.engines.batched import train_batched as train_with_all_cores
 from neurocollapse.training import RunConfig, stack_key
 from tests.commands import start, train_words, wait_for
+from tests.folders import folder_of
 
-GAUSSIAN = load_dataset("gaussian")
 SMALL = RunConfig(
     dataset="gaussian", network="mlp", depth=3, width=12, learning_rate=0.01, initial_norm=2.0, batch_size=64, epochs=4
 )
@@ -23,10 +22,6 @@ SWEEP = list(Sweep(SMALL, {"weight_decay": (0.0, 1e-3), "seed": range(2), "learn
 def train_batched(configs, out, **options):
     """On one thread, for beside other tests two would wait for each other."""
     return train_with_all_cores(configs, out, **{"threads": 1, **options})
-
-
-def folder(out, config) -> RunFolder:
-    return RunFolder(out / run_id(config, GAUSSIAN))
 
 
 def test_what_cannot_share_a_program_has_its_own(tmp_path, monkeypatch):
@@ -78,16 +73,16 @@ def test_threads_are_put_back(tmp_path):
 def test_a_killed_program_goes_on_where_it_was(tmp_path):
     configs = [dataclasses.replace(SMALL, epochs=600, seed=seed) for seed in range(3)]
     process = start(train_words(configs[0], tmp_path / "out", "--engine", "batched", "--vary", "seed=0,1,2"))
-    checkpoint = folder(tmp_path / "out", configs[2]).path / "checkpoint.safetensors"
-    wait_for(lambda: checkpoint.exists() and folder(tmp_path / "out", configs[2]).checkpoint_epoch() >= 23)
+    checkpoint = folder_of(tmp_path / "out", configs[2]).path / "checkpoint.safetensors"
+    wait_for(lambda: checkpoint.exists() and folder_of(tmp_path / "out", configs[2]).checkpoint_epoch() >= 23)
     process.kill()
     process.communicate()
-    began = {config.seed: folder(tmp_path / "out", config).checkpoint_epoch() for config in configs}
+    began = {config.seed: folder_of(tmp_path / "out", config).checkpoint_epoch() for config in configs}
     assert min(began.values()) >= 23
     events = list(train_batched(configs, tmp_path / "out"))
     assert min(event.epoch for event in events if event.index == 0) == began[0] + 1
     list(train_batched(configs, tmp_path / "undisturbed"))
     for config in configs:
-        mine, undisturbed = (folder(tmp_path / out, config).records() for out in ("out", "undisturbed"))
+        mine, undisturbed = (folder_of(tmp_path / out, config).records() for out in ("out", "undisturbed"))
         assert [record["epoch"] for record in mine] == [record["epoch"] for record in undisturbed]
         assert mine[-1]["train.loss"] == pytest.approx(undisturbed[-1]["train.loss"], rel=1e-2)

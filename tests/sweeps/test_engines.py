@@ -16,17 +16,15 @@ import pytest
 import torch
 
 from neurocollapse import RunError, WriteError
-from neurocollapse.datasets import load_dataset
-from neurocollapse.sweeps import ENGINES, Event, RunFolder, Sweep, default_workers, run_id
+from neurocollapse.sweeps import ENGINES, Event, Sweep, default_workers
 from neurocollapse.sweeps.engines import processes, work
 from neurocollapse.sweeps.engines.processes import train_side_by_side
 from neurocollapse.sweeps.engines.ray_cluster import RETRIES
 from neurocollapse.sweeps.resuming import execute
-from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig
 from tests.commands import start, wait_for
+from tests.folders import GAUSSIAN, folder_of, stopped_after
 
-GAUSSIAN = load_dataset("gaussian")
 SMALL = RunConfig(
     dataset="gaussian", network="mlp", depth=3, width=12, learning_rate=0.01, initial_norm=2.0, batch_size=64, epochs=4
 )
@@ -78,26 +76,6 @@ def alone(tmp_path_factory):
     return [execute(config, GAUSSIAN, out) for config in SWEEP]
 
 
-def folder(out, config) -> RunFolder:
-    return RunFolder(out / run_id(config, GAUSSIAN))
-
-
-class SeenEnough(Exception):
-    pass
-
-
-def begun(config, out):
-    """A run that was stopped after its epoch 2."""
-
-    def stop(state):
-        if state.epoch == 2:
-            raise SeenEnough
-
-    with pytest.raises(SeenEnough):
-        execute(config, GAUSSIAN, out, on_state=stop)
-    return folder(out, config)
-
-
 def told_of(events, index):
     return [(event.kind, event.epoch) for event in events if event.index == index]
 
@@ -112,7 +90,7 @@ def ends_of(events):
 def test_folders_are_those_of_runs_alone_and_every_epoch_is_told(tmp_path, engine, alone):
     events = list(engine.train(SWEEP, tmp_path, workers=2))
     for index, theirs in enumerate(alone):
-        mine = folder(tmp_path, SWEEP[index])
+        mine = folder_of(tmp_path, SWEEP[index])
         engine.assert_same(mine, theirs)
         assert told_of(events, index) == [*(("epoch", epoch) for epoch in range(5)), ("done", 4)]
         told = [event.nc1 for event in events if event.index == index and event.nc1 is not None]
@@ -123,23 +101,23 @@ def test_folders_are_those_of_runs_alone_and_every_epoch_is_told(tmp_path, engin
 def test_runs_that_diverge_or_are_damaged_fail_alone(tmp_path, engine, alone):
     healthy, ended, half, *_ = SWEEP
     execute(ended, GAUSSIAN, tmp_path)
-    (folder(tmp_path, ended).path / "result.json").write_text("{")
-    checkpoint = begun(half, tmp_path).path / "checkpoint.safetensors"
+    (folder_of(tmp_path, ended).path / "result.json").write_text("{")
+    checkpoint = stopped_after(2, half, tmp_path).path / "checkpoint.safetensors"
     content = bytearray(checkpoint.read_bytes())
     content[-1] ^= 1
     checkpoint.write_bytes(content)
     ends = ends_of(engine.train([WILD, ended, half, healthy], tmp_path, workers=2 if engine.name != "batched" else 4))
     assert [ends[index].kind for index in range(4)] == ["failed", "failed", "failed", "done"]
     assert "the objective became" in ends[0].message
-    assert folder(tmp_path, WILD).status == "diverged"
+    assert folder_of(tmp_path, WILD).status == "diverged"
     assert "result.json is damaged" in ends[1].message
     assert "checkpoint.safetensors is damaged" in ends[2].message
     assert checkpoint.read_bytes() == content
-    engine.assert_same(folder(tmp_path, healthy), alone[0])
+    engine.assert_same(folder_of(tmp_path, healthy), alone[0])
 
 
 def test_what_was_begun_is_resumed_and_what_has_ended_is_left(tmp_path, engine, alone):
-    begun(SWEEP[0], tmp_path)
+    stopped_after(2, SWEEP[0], tmp_path)
     ended = execute(SWEEP[1], GAUSSIAN, tmp_path)
     diverged = execute(WILD, GAUSSIAN, tmp_path)
     written = [(run.path / "result.json").stat().st_mtime_ns for run in (ended, diverged)]
@@ -148,12 +126,12 @@ def test_what_was_begun_is_resumed_and_what_has_ended_is_left(tmp_path, engine, 
     assert told_of(events, 1) == [("done", 4)]
     assert [kind for kind, _ in told_of(events, 2)] == ["failed"]
     assert [(run.path / "result.json").stat().st_mtime_ns for run in (ended, diverged)] == written
-    engine.assert_same(folder(tmp_path, SWEEP[0]), alone[0])
+    engine.assert_same(folder_of(tmp_path, SWEEP[0]), alone[0])
 
 
 def test_a_run_that_another_process_trains_is_waited_for_or_refused(tmp_path, engine):
     with closing(engine.train([SMALL], tmp_path)) as events:
-        with RunWriter(folder(tmp_path, SMALL).path).lock():
+        with folder_of(tmp_path, SMALL).lock():
             event = next(events)
         if engine.name == "batched":  # whose other runs would wait too
             assert event.kind == "failed"
@@ -172,7 +150,7 @@ def test_closing_the_iterator_ends_all_work_and_keeps_what_is_saved(tmp_path, en
             if seen == {0, 1} and event.epoch > 2:
                 break
     assert not multiprocessing.active_children()
-    runs = [RunWriter(folder(tmp_path, config).path) for config in configs]
+    runs = [folder_of(tmp_path, config) for config in configs]
     assert [run.started for run in runs] == [True, True, False, False]
     for run in runs[:2]:
         with run.lock(lambda: pytest.fail("a worker goes on")):
@@ -187,7 +165,7 @@ def test_a_full_disk_stops_all_runs_which_are_resumed_where_there_is_room(tmp_pa
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     list(engine.train(configs, small_disk))
     for config in configs:
-        engine.assert_same(folder(small_disk, config), execute(config, GAUSSIAN, tmp_path / "alone"))
+        engine.assert_same(folder_of(small_disk, config), execute(config, GAUSSIAN, tmp_path / "alone"))
 
 
 def test_no_workers_are_refused_and_nothing_to_train_is_no_events(tmp_path, engine):

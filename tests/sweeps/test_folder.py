@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import tests.folders
 from neurocollapse import RunError, WriteError, sweeps
 from neurocollapse._files import atomic_path, to_json
 from neurocollapse.datasets import load_dataset
@@ -32,21 +34,15 @@ from neurocollapse.sweeps.networks_tried import NOT_HOMOGENEOUS
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import RunConfig
+from tests.commands import wait_for
+from tests.folders import GAUSSIAN, Killed
 
-GAUSSIAN = load_dataset("gaussian")
 FEW = load_dataset("gaussian", per_class=20)
 SMALL = RunConfig(
-    dataset="gaussian",
-    network="mlp",
-    depth=3,
-    width=12,
-    optimizer="adam",
-    learning_rate=2e-3,
-    schedule="linear",
-    batch_size=64,
-    epochs=6,
+    dataset="gaussian", network="mlp", depth=3, width=12, optimizer="adam", learning_rate=2e-3, batch_size=64, epochs=6
 )
 DIVERGING = dataclasses.replace(SMALL, optimizer="sgd", learning_rate=20.0)
+stopped_after = partial(tests.folders.stopped_after, dataset=FEW)
 
 
 def contents(folder: RunFolder) -> dict[str, bytes]:
@@ -84,7 +80,8 @@ def test_defaults_cannot_change_unnoticed():
         "loss": "square", "weight_decay": 0.0005, "decay_start": 1.0,
         "initialization": "norm", "initial_norm": 4.0,
         "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "schedule": "linear", "batch_size": 32,
-        "precision": "float32", "balancing": "none", "epochs": 80, "gradient_tolerance": 0.0, "seed": 0,
+        "precision": "float32", "balancing": "none", "epochs": 80, "until": "epochs", "gradient_tolerance": 0.0,
+        "seed": 0,
     }  # fmt: skip
 
 
@@ -96,7 +93,8 @@ TWO_VALUES = {
     "decay_start": (1.0, 10.0), "initialization": ("kaiming", "norm"), "initial_norm": (4.0, 4.5),
     "optimizer": ("sgd", "adam"), "learning_rate": (0.123, 0.124), "momentum": (0.8, 0.0),
     "schedule": ("constant", "cosine"), "batch_size": (63, 64), "precision": ("tf32", "bfloat16"),
-    "balancing": ("none", "epoch"), "epochs": (100, 101), "gradient_tolerance": (0.0, 1e-9), "seed": (0, 1),
+    "balancing": ("none", "epoch"), "epochs": (100, 101), "until": ("epochs", "rest"),
+    "gradient_tolerance": (0.0, 1e-9), "seed": (0, 1),
 }  # fmt: skip
 
 
@@ -274,10 +272,6 @@ def test_tied_weights_are_saved(tmp_path, monkeypatch):
 # Stopped at any moment, a run goes on to the same end
 
 
-class Killed(BaseException):
-    """Like SIGKILL in that nothing catches it."""
-
-
 def kill_at_write(monkeypatch, number, *, after):
     """Die at the rename of that number, just before it or just after; returns the count of renames so far."""
     count = [0]
@@ -300,9 +294,9 @@ EARLY_END = dataclasses.replace(SMALL, weight_decay=0.1, learning_rate=0.02, gra
 
 
 MOMENTS = [
-    pytest.param(dataclasses.replace(SMALL, epochs=3), False, id="finished, before"),
-    pytest.param(dataclasses.replace(SMALL, epochs=3), True, id="finished, after"),
-    pytest.param(EARLY_END, False, id="early, before"),
+    pytest.param(dataclasses.replace(SMALL, epochs=2), False, id="finished, before"),
+    pytest.param(dataclasses.replace(SMALL, epochs=3), True, id="finished, after", marks=pytest.mark.slow),
+    pytest.param(EARLY_END, False, id="early, before", marks=pytest.mark.slow),
     pytest.param(EARLY_END, True, id="early, after", marks=pytest.mark.slow),
     pytest.param(DIVERGING, False, id="diverged, before", marks=pytest.mark.slow),
     pytest.param(DIVERGING, True, id="diverged, after"),
@@ -333,18 +327,6 @@ def test_the_run_that_ends_early_does(tmp_path):
     folder = execute(EARLY_END, FEW, tmp_path)
     assert folder.result["status"] == "finished"
     assert 0 < folder.result["epoch"] < 6
-
-
-def stopped_after(epoch, config, out):
-    """A run whose process died after that epoch was saved."""
-
-    def on_state(state):
-        if state.epoch == epoch:
-            raise Killed
-
-    with pytest.raises(Killed):
-        execute(config, FEW, out, on_state=on_state)
-    return RunWriter(out / run_id(config, FEW))
 
 
 def test_between_records_checkpoints_are_written_in_time(tmp_path, monkeypatch):
@@ -625,6 +607,7 @@ def test_runs_has_the_columns_it_says(shelf):
     fields = {field.name for field in dataclasses.fields(RunConfig)}
     bare = {
         "run_id", "status", "num_classes", "epoch", "gradient_norm", "terminal_phase_start", "current_learning_rate",
+        "relative_gradient", "norm_spread", "nc1_slope",
     }  # fmt: skip
     assert set(frame) == scalars | norms | fields | bare | {"train.rank", "test.rank"}
     assert all(pd.api.types.is_float_dtype(frame[key]) for key in scalars | norms | {"terminal_phase_start"})
@@ -695,7 +678,7 @@ def test_what_a_run_is_called_is_text_and_no_html(shelf, tmp_path):
 
 # Real processes
 
-LONGER = dataclasses.replace(SMALL, epochs=80)
+LONGER = dataclasses.replace(SMALL, epochs=24)
 TWICE = """
 import sys
 from pathlib import Path
@@ -713,10 +696,11 @@ def test_two_processes_at_the_same_run_do_not_spoil_it(tmp_path):
     whole = execute(LONGER, GAUSSIAN, tmp_path / "whole")
     program = TWICE.replace("{config}", repr(dataclasses.asdict(LONGER)))
     command = [sys.executable, "-c", program, str(tmp_path / "shared")]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    shared = RunFolder(tmp_path / "shared" / whole.path.name)
+    other = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for((tmp_path / "shared").exists)  # it has imported PyTorch, and begins
+    shared = execute(LONGER, GAUSSIAN, tmp_path / "shared")
+    said = other.communicate(timeout=120)[1]
+    assert other.returncode == 0, said
     assert contents(shared) == contents(whole)
     assert files(shared) == files(whole)
 

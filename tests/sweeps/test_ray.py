@@ -109,16 +109,12 @@ def test_when_the_command_ends_so_do_its_workers(tmp_path, status, stop):
 
 
 MISSING = {
-    "no cluster": (
-        ["--address", "auto"],
-        "error: address auto is that of a Ray cluster, and the engine is processes; choose the engine ray\n",
-    ),
+    "no cluster": (["--address", "auto"],
+        "error: address auto is that of a Ray cluster, and the engine is processes; choose the engine ray\n"),
     "no engine": (["--engine", "threads"], f"error: there is no engine 'threads'; choose from {', '.join(ENGINES)}\n"),
-    "no Ray": (
-        ["--engine", "ray"],
-        "error: engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'\n",
-    ),
-}
+    "no Ray": (["--engine", "ray"],
+        "error: engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'\n"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["train", "reproduce"])

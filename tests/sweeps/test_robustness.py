@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 
 from neurocollapse import RunError
-from neurocollapse.datasets import load_dataset
-from neurocollapse.sweeps import RunFolder, Sweep, run_id
+from neurocollapse.sweeps import RunFolder, Sweep
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.training import RunConfig
 from tests.commands import start, train_words
+from tests.folders import GAUSSIAN, folder_of, stopped_after
 
-GAUSSIAN = load_dataset("gaussian")
 SMALL = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, learning_rate=0.01, epochs=3)
 
 
@@ -46,12 +45,8 @@ def written(out: Path) -> set[int]:
 @pytest.mark.slow
 def test_a_sweep_killed_twenty_times_ends_with_the_files_of_an_undisturbed_one(tmp_path):
     sweep = Sweep(dataclasses.replace(SMALL, epochs=700), {"weight_decay": (0.0, 5e-4, 1e-3), "seed": range(8)})
-    axes = [
-        "--workers",
-        "2",
-        "--vary",
-        *(f"{name}={','.join(map(str, values))}" for name, values in sweep.axes.items()),
-    ]
+    axes = [f"{name}={','.join(map(str, values))}" for name, values in sweep.axes.items()]
+    axes = ["--workers", "2", "--vary", *axes]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     out, moments = tmp_path / "killed", random.Random(0)
     for kill in range(20):
@@ -89,26 +84,16 @@ def test_a_disk_that_is_read_only_is_one_line(small_disk, run):
     )
 
 
-class SeenEnough(Exception):
-    pass
-
-
 def test_a_flipped_bit_of_a_checkpoint_is_found_or_does_no_harm(tmp_path):
-    def stop(state):
-        if state.epoch == 2:
-            raise SeenEnough
-
-    whole = execute(SMALL, GAUSSIAN, tmp_path / "whole")
-    with pytest.raises(SeenEnough):
-        execute(SMALL, GAUSSIAN, tmp_path / "begun", on_state=stop)
-    begun = (tmp_path / "begun" / whole.path.name / "checkpoint.safetensors").read_bytes()
+    execute(SMALL, GAUSSIAN, tmp_path / "whole")
+    begun = (stopped_after(2, SMALL, tmp_path / "begun").path / "checkpoint.safetensors").read_bytes()
     messages = []
     for place in [8, *random.Random(0).sample(range(len(begun)), 18), -1]:  # the header's first, and the last
         shutil.rmtree(tmp_path / "flipped", ignore_errors=True)
         shutil.copytree(tmp_path / "begun", tmp_path / "flipped")
         content = bytearray(begun)
         content[place] ^= 1
-        (tmp_path / "flipped" / run_id(SMALL, GAUSSIAN) / "checkpoint.safetensors").write_bytes(content)
+        (folder_of(tmp_path / "flipped", SMALL).path / "checkpoint.safetensors").write_bytes(content)
         try:
             execute(SMALL, GAUSSIAN, tmp_path / "flipped")
         except RunError as error:

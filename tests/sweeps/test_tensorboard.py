@@ -18,14 +18,13 @@ from tensorboard.plugins.hparams import metadata
 
 from neurocollapse import RunError, WriteError
 from neurocollapse._files import to_json
-from neurocollapse.datasets import load_dataset
-from neurocollapse.sweeps import RunFolder, run_id
+from neurocollapse.sweeps import RunFolder
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.sweeps.tensorboard import Tracker
 from neurocollapse.training import RunConfig
-from tests.commands import COMMAND, start, train_words, wait_for
+from tests.commands import start, train_words, wait_for
+from tests.folders import GAUSSIAN, Killed, folder_of
 
-GAUSSIAN = load_dataset("gaussian")
 SMALL = RunConfig(dataset="gaussian", network="mlp", depth=3, width=8, learning_rate=0.01, epochs=6)
 TYPED = ["--dataset", "gaussian", "--network", "mlp", "--depth", "3", "--width", "8", "--learning-rate", "0.01"]
 
@@ -116,7 +115,7 @@ def test_records_that_are_made_anew_replace_the_old_with_nan_and_infinity_too(fo
 
 
 def test_a_run_is_tracked_as_it_trains(tmp_path):
-    logs, folder = tmp_path / "logs", RunFolder(tmp_path / run_id(SMALL, GAUSSIAN))
+    logs, folder = tmp_path / "logs", folder_of(tmp_path, SMALL)
     track = Tracker(logs)
 
     def tracked(state):
@@ -144,28 +143,24 @@ def test_a_torn_file_is_made_up_for_wherever_it_was_torn(folder, tmp_path):
             assert_tracked(tmp_path / "logs", folder)
 
 
-class Stopped(Exception):
-    pass
-
-
 def stop_at(epoch, folder, logs):
     track = Tracker(logs)
 
     def on_state(state):
         track(folder)
         if state.epoch == epoch:
-            raise Stopped
+            raise Killed
 
     return on_state
 
 
 def test_records_that_are_cut_and_made_again_are_there_once(tmp_path):
-    logs, folder = tmp_path / "logs", RunFolder(tmp_path / run_id(SMALL, GAUSSIAN))
+    logs, folder = tmp_path / "logs", folder_of(tmp_path, SMALL)
     saved = tmp_path / "saved"
-    with pytest.raises(Stopped):
+    with pytest.raises(Killed):
         execute(SMALL, GAUSSIAN, tmp_path, on_state=stop_at(2, folder, logs))
     shutil.copy(folder.path / "checkpoint.safetensors", saved)
-    with pytest.raises(Stopped):
+    with pytest.raises(Killed):
         execute(SMALL, GAUSSIAN, tmp_path, on_state=stop_at(4, folder, logs))
     shutil.copy(saved, folder.path / "checkpoint.safetensors")  # as if it was killed before the next was written
     assert [step for step, _ in points(logs, folder.path.name)["train.nc1"]] == [0, 1, 2, 3, 4]
@@ -225,12 +220,13 @@ def the_runs(out: Path) -> list[RunFolder]:
 @pytest.mark.parametrize(
     "engine", ["batched", *(pytest.param(name, marks=pytest.mark.slow) for name in ("processes", "ray"))]
 )
-def test_every_engine_is_tracked(tmp_path, engine):
+def test_every_engine_is_tracked(tmp_path, request, run, engine):
     out, logs = tmp_path / "out", tmp_path / "logs"
+    if engine == "ray":
+        request.getfixturevalue("two_cores")
     arguments = ["train", *TYPED, "--epochs", "3", "--vary", "seed=0,1", "--engine", engine]
-    words = [COMMAND, *arguments, "--out", out, "--tensorboard", logs]
-    finished = subprocess.run(words, capture_output=True, text=True, timeout=240)
-    assert finished.returncode == 0, finished.stderr
+    status, _, said = run(*arguments, "--out", out, "--tensorboard", logs)
+    assert status == 0, said
     assert len(the_runs(out)) == 2
     assert_tracked(logs, *the_runs(out))
 
@@ -250,6 +246,7 @@ def test_runs_of_earlier_commands_are_told_and_a_damaged_one_stops_nothing(tmp_p
     assert_tracked(logs, whole, ended)
 
 
+@pytest.mark.usefixtures("figures_unsaved")
 def test_reproduce_tracks_too(tmp_path, run):
     out, logs = tmp_path / "out", tmp_path / "logs"
     words = ["reproduce", *TYPED, "--epochs", "2", "--engine", "batched", "--out", out, "--tensorboard", logs]
@@ -294,7 +291,7 @@ def test_a_dry_run_leaves_no_folder(tmp_path, run):
 def test_killed_again_and_again_every_record_is_there_once(tmp_path):
     config = dataclasses.replace(SMALL, epochs=400)
     out, logs = tmp_path / "out", tmp_path / "logs"
-    folder = RunFolder(out / run_id(config, GAUSSIAN))
+    folder = folder_of(out, config)
     command = train_words(config, out, "--tensorboard", logs)
 
     def written():

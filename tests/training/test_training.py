@@ -164,6 +164,7 @@ def test_a_record_has_every_metric_on_train_and_test_data():
     state = history(replace(SMALL, epochs=1))[-1]
     measured = {*METRICS, "class_counts", "rank"} - {"nc5"}  # a run has no samples of no class
     bare = {"epoch", "learning_rate", "gradient_norm", "terminal_phase_start"}
+    bare |= {"relative_gradient", "norm_spread", "nc1_slope"}
     assert set(state.record) == bare | {f"{split}.{key}" for split in ("train", "test") for key in measured}
     assert state.record["train.class_counts"] == [100] * 4
     assert state.record["test.class_counts"] == [25] * 4
@@ -186,12 +187,12 @@ def test_per_class_takes_a_balanced_part():
 
 @given(st.integers(0, 10**6))
 def test_records_are_two_to_an_octave_and_at_both_ends(epochs):
-    recorded = recorded_epochs(epochs)
+    recorded = recorded_epochs(RunConfig(epochs=epochs))
     assert recorded[0] == 0
     assert recorded[-1] == epochs
     assert list(recorded) == sorted(set(recorded))
     inner = recorded[1:-1]
-    assert set(inner) <= set(recorded_epochs(2**20))  # the same epochs for runs of any length
+    assert set(inner) <= set(recorded_epochs(RunConfig(epochs=2**20 - 1)))  # the same epochs for runs of any length
     for octave in range(1, max(epochs, 1).bit_length() - 1):
         assert sum(2**octave <= epoch < 2 ** (octave + 1) for epoch in recorded) == 2
 
@@ -199,7 +200,11 @@ def test_records_are_two_to_an_octave_and_at_both_ends(epochs):
 def test_every_epoch_is_yielded_and_the_recorded_ones_measured():
     states = history(replace(SMALL, epochs=9))
     assert [state.epoch for state in states] == list(range(10))
-    assert [record["epoch"] for record in records(states)] == list(recorded_epochs(9)) == [0, 1, 2, 3, 4, 6, 8, 9]
+    assert (
+        [record["epoch"] for record in records(states)]
+        == list(recorded_epochs(replace(SMALL, epochs=9)))
+        == [0, 1, 2, 3, 4, 6, 8, 9]
+    )
     assert [state.finished for state in states] == [False] * 9 + [True]
     assert all(state.seconds.keys() == {"train", "measure"} for state in states)
 
@@ -276,10 +281,11 @@ def test_the_terminal_phase_starts_where_the_error_stays_zero(monkeypatch):
     accuracies = [0.5, 1.0, 1.0, 0.99, 1.0, 1.0, 1.0]
 
     def measured(self, epoch):
-        return {"epoch": epoch, "train.accuracy": accuracies[epoch], "gradient_norm": 1.0}, {}
+        whole = {"epoch": epoch, "train.accuracy": accuracies[epoch], "gradient_norm": 1.0}
+        return whole | {"train.nc1": 1.0, "train.weight_norms": (1.0,)}, {}
 
     monkeypatch.setattr(Run, "measure", measured)
-    monkeypatch.setattr(training.loop, "recorded_epochs", lambda epochs: tuple(range(epochs + 1)))
+    monkeypatch.setattr(training.loop, "recorded_epochs", lambda config: tuple(range(config.epochs + 1)))
     states = history(SMALL)
     assert [record["terminal_phase_start"] for record in records(states)] == [None, 1, 1, None, 4, 4, 4]
     resumed = history(SMALL, resume=(states[4].tensors, states[4].record))
@@ -413,9 +419,8 @@ def test_a_run_resumed_at_any_epoch_continues_as_if_it_had_never_stopped(options
     whole = history(config, dataset)
     first = next(name for name in whole[0].tensors if name.startswith("model."))
     assert not torch.equal(whole[1].tensors[first], whole[-1].tensors[first])
-    last = None
-    for state in whole[:-1]:
-        last = state.record or last
+    for state in (whole[0], whole[2], whole[-2]):  # of six epochs the last but one has no record
+        last = next(before.record for before in whole[state.epoch :: -1] if before.record)
         before = {name: t.clone() for name, t in state.tensors.items()}
         assert same_run(history(config, dataset, resume=(state.tensors, last)), whole[state.epoch + 1 :])
         assert all(torch.equal(t, before[name]) for name, t in state.tensors.items())  # what was given is not changed
@@ -495,27 +500,18 @@ def alone(forward):
 
 
 REFUSED = {
-    "a parameter outside the loss": (
-        unused,
-        r"forgotten\.weight of Model does not enter the loss; remove it, or freeze",
-    ),
+    "a parameter outside the loss": (unused,
+        r"forgotten\.weight of Model does not enter the loss; remove it, or freeze"),
     "a classifier that is never called": (
         lambda shape, classes: unused(shape, classes, lambda model, x: model.forgotten(x)),
-        r"does not call its last linear layer.*return the output of such a layer",
-    ),
-    "a classifier whose outputs are changed": (
-        alone(lambda model, x: 0.5 * model.fc(x)),
-        "output is not that of its last linear layer",
-    ),
-    "a tuple": (
-        alone(lambda model, x: (model.fc(x), x)),
-        "the network returns a tuple; return the classifier's output alone",
-    ),
-    "nothing to train": (
-        lambda shape, classes: nn.Linear(*shape, classes).requires_grad_(False),
-        "all parameters of Linear are frozen, so there is nothing to train",
-    ),
-}
+        r"does not call its last linear layer.*return the output of such a layer"),
+    "a classifier whose outputs are changed": (alone(lambda model, x: 0.5 * model.fc(x)),
+        "output is not that of its last linear layer"),
+    "a tuple": (alone(lambda model, x: (model.fc(x), x)),
+        "the network returns a tuple; return the classifier's output alone"),
+    "nothing to train": (lambda shape, classes: nn.Linear(*shape, classes).requires_grad_(False),
+        "all parameters of Linear are frozen, so there is nothing to train"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)

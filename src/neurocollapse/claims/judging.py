@@ -6,7 +6,7 @@ from pathlib import Path
 from .._errors import InputError
 from .._files import atomic_path, to_json
 from .._progress import Progress
-from ..sweeps import Plan, Planned, check_device, check_runs, keep_tables, plan_sweep, say_notes
+from ..sweeps import Machines, Plan, Planned, check_device, check_runs, keep_tables, plan_sweep, say_notes
 from ..training import RunConfig
 from .experiments import Setting
 from .kept import RESULTS, read_results, write_results
@@ -15,32 +15,11 @@ from .results import Result, notes_on, results_of
 from .statements import Judged, judge_claims
 
 
-def plan_claims(
-    settings: Sequence[Setting],
-    out: Path | str,
-    *,
-    engine: str = "processes",
-    workers: int | None = None,
-    device: str = "cpu",
-    data_dir: Path | str | None = None,
-    address: str | None = None,
-    progress: bool | None = None,
-) -> Plan | None:
+def plan_claims(settings: Sequence[Setting], out: Path | str, machines: Machines) -> Plan | None:
     """Check the runs that the claims need and that results.jsonl lacks, as `plan_sweep` does; None if it has all."""
     out = Path(out)
-    unknown = _unknown(settings, read_results(out / RESULTS), out, Progress(progress))
-    if not unknown:
-        return None
-    return plan_sweep(
-        unknown,
-        out,
-        engine=engine,
-        workers=workers,
-        device=device,
-        data_dir=data_dir,
-        address=address,
-        progress=progress,
-    )
+    unknown = _unknown(settings, read_results(out / RESULTS), out, Progress(machines.progress))
+    return plan_sweep(unknown, out, machines) if unknown else None
 
 
 def _unknown(
@@ -56,24 +35,19 @@ def _unknown(
 def judge_all(
     settings: Sequence[Setting],
     out: Path | str,
+    machines: Machines,
     *,
     read: bool = False,
     command: str = "",
-    engine: str = "processes",
-    workers: int | None = None,
-    device: str = "cpu",
-    data_dir: Path | str | None = None,
-    address: str | None = None,
-    progress: bool | None = None,
 ) -> tuple[list[Judged], list[str]]:
     """Train the runs that the claims need, judge every claim, and write claims.md and claims.json into `out`.
 
     Each finished run's numbers go into results.jsonl; a run that is there is not trained again.
-    The arguments that are not listed are those of `sweep`.
 
     Args:
         settings: `QUICK` or `FULL`.
         out: the folder for the runs, the page and the verdicts.
+        machines: where the runs are trained, and how.
         read: train nothing, and judge by the runs that have finished.
         command: the command that the page names as its source.
 
@@ -83,31 +57,18 @@ def judge_all(
     out = Path(out)
     if read and not out.is_dir():
         raise InputError(f"there are no runs to read in {out}: name their folder, or have them trained")
-    data_dir = None if data_dir is None else Path(data_dir)
-    device_here = "cpu" if address is not None else device
     kept = read_results(out / RESULTS)
     runs: list[Planned] = []
     failures: list[str] = []
     if read:
-        check_device(device_here)
-        shown = Progress(progress)
+        check_device(machines.device_here)
+        shown = Progress(machines.progress)
         if unknown := _unknown(settings, kept, out, shown):
-            runs, failures = _read(unknown, out, data_dir, shown)
-    else:
-        plan = plan_claims(
-            settings,
-            out,
-            engine=engine,
-            workers=workers,
-            device=device,
-            data_dir=data_dir,
-            address=address,
-            progress=progress,
-        )
-        if plan is not None:
-            runs = plan.runs
-            failures = [failure["message"] for failure in plan.carry_out().failures]
-    kept |= _found(runs, settings, out, data_dir, device_here, progress)
+            runs, failures = _read(unknown, out, machines.data_dir, shown)
+    elif plan := plan_claims(settings, out, machines):
+        runs = plan.runs
+        failures = [failure["message"] for failure in plan.carry_out().failures]
+    kept |= _found(runs, settings, out, machines)
     write_results(out / RESULTS, kept.values())
     return _write_page(settings, kept, out, command), failures
 
@@ -126,15 +87,11 @@ def _read(
 
 
 def _found(
-    runs: Sequence[Planned],
-    settings: Sequence[Setting],
-    out: Path,
-    data_dir: Path | None,
-    device: str,
-    progress: bool | None,
+    runs: Sequence[Planned], settings: Sequence[Setting], out: Path, machines: Machines
 ) -> dict[RunConfig, Result]:
     """The results of the finished runs, with a theory table for each run that a claim about the theory needs."""
-    finished = {run.config: run.folder for run in runs if run.folder.damage is None and run.folder.status == "finished"}
+    whole = {run.config: run.folder for run in runs if run.folder.started and run.folder.damage is None}
+    finished = {config: folder for config, folder in whole.items() if folder.status == "finished"}
     asked = {
         config for setting in settings for name in ("decay", "bias") for config in setting.experiments.get(name, ())
     }
@@ -143,7 +100,13 @@ def _found(
         for config, folder in finished.items()
         if config in asked and config.weight_decay and config.bias in ("none", "free")
     ]
-    tables = keep_tables(theory, out / "theory.json", data_dir=data_dir, device=device, progress=progress)
+    tables = keep_tables(
+        theory,
+        out / "theory.json",
+        data_dir=machines.data_dir,
+        device=machines.device_here,
+        progress=machines.progress,
+    )
     return {result.config: result for result in results_of(finished.values(), tables)}
 
 

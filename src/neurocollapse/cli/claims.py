@@ -46,10 +46,10 @@ def claims(
         )
     settings = FULL if full else QUICK
     if dry_run:
-        plan_claims(settings, out, progress=True, **vars(machines))
+        plan_claims(settings, out, machines)
         return 0
     command = f"neurocollapse claims --{'full' if full else 'quick'}"
-    judged, failures = judge_all(settings, out, read=read, command=command, progress=True, **vars(machines))
+    judged, failures = judge_all(settings, out, machines, read=read, command=command)
     if json:
         print(to_json(claims_values(judged), indent=2))
     else:

@@ -6,8 +6,10 @@ Nothing heavy is imported here, and only the command that is named.
 import difflib
 import io
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -72,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(words: Sequence[str]) -> int:
-    name, *rest = words or [""]
+    name, *rest = words or ["--help"]
     if name == "--version":
         print(f"neurocollapse {__version__}")
         return 0
@@ -81,12 +83,8 @@ def _run(words: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        wrong = (
-            f"there is no command {name!r}{f' (did you mean {near[0]}?)' if near else ''}"
-            if name
-            else "it needs a command"
-        )
-        raise InputError(f"{wrong}; choose from {', '.join(COMMANDS)}")
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(f"there is no command {name!r}{meant}; choose from {', '.join(COMMANDS)}")
     from .parsing import call_of
     from .printing import messages
 
@@ -96,19 +94,20 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:<11}{summary}" for name, (_, summary) in COMMANDS.items()]
+    paragraphs = [
+        "usage: neurocollapse COMMAND ...",
+        "",
+        "Train, measure and explain neural collapse.",
+        "",
+        "Example: neurocollapse reproduce --dataset mnist5k --seeds 3",
+        "",
+        *(f"  {name:<11}{summary}" for name, (_, summary) in COMMANDS.items()),
+        "",
+        "neurocollapse COMMAND --help shows the options of a command, neurocollapse --version the version.",
+    ]
+    width = shutil.get_terminal_size().columns
     return "\n".join(
-        [
-            "usage: neurocollapse COMMAND ...",
-            "",
-            "Train, measure and explain neural collapse.",
-            "",
-            "Example: neurocollapse reproduce --dataset mnist5k --seeds 3",
-            "",
-            *lines,
-            "",
-            "neurocollapse COMMAND --help shows the options of a command, neurocollapse --version the version.",
-        ]
+        textwrap.fill(text, width, subsequent_indent=" " * 13 if text.startswith(" ") else "") for text in paragraphs
     )
 
 

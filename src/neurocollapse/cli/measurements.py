@@ -1,12 +1,14 @@
 """The command `measure`: measures features in a file, or a model at one checkpoint or many."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from .._errors import InputError
 from .._files import to_json
+from ..training import RunConfig
+from .parsing import form
 from .printing import messages, print_frame, rows, shown
 
 if TYPE_CHECKING:
@@ -20,10 +22,14 @@ TRAJECTORY = Path("results/trajectory.jsonl")
 TRAJECTORY_KEYS = ("accuracy", "loss_data", "nc1", "nc1_trace_ratio", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
 
 
+_PARTS = form(RunConfig, {"network": ("depth", "width", "bias", "normalization")})
+
+
 def measure(
+    parts: Annotated[RunConfig, _PARTS],
     file: tyro.conf.Positional[Path | None] = None,
     model: str | None = None,
-    checkpoint: str | None = None,
+    checkpoint: tuple[str, ...] = (),
     dataset: str | None = None,
     data_dir: Path | None = None,
     split: Literal["train", "test"] = "train",
@@ -41,12 +47,14 @@ def measure(
     Example: neurocollapse measure --model models:resnet --checkpoint 'epoch_*.safetensors' --dataset cifar10
 
     Args:
+        parts: The parts of the convnet or mlp that --model names.
         file: An .npz or .safetensors file with features (samples, features), labels (samples,) and, optionally,
             weight (classes, features) and bias (classes,), and ood (others, features), samples of no class.
         model: A model instead of a file: convnet, mlp, or module:function, which is called as function(input_shape,
             num_classes) or without arguments.
-        checkpoint: The weights to load into the model, a .safetensors file or a state_dict that torch.save wrote; a
-            quoted pattern such as 'epoch_*.safetensors' for a trajectory. Without it the model is measured untrained.
+        checkpoint: The weights to load into the model, a .safetensors file or a state_dict that torch.save wrote;
+            several files, or a pattern such as epoch_*.safetensors, for a trajectory. Without it the model is measured
+            untrained.
         dataset: The data on which the model is measured: mnist5k, mnist, cifar10, gaussian, or an .npz file.
         data_dir: The folder that holds mnist or cifar10, or that they are downloaded to.
         split: The split to measure, train or test; test is measured with its own class means.
@@ -60,16 +68,19 @@ def measure(
     if (file is None) == (model is None):
         raise InputError("measure takes either a file of features, or --model with --dataset")
     if model is None:
+        if checkpoint or dataset is not None or parts.changed:
+            raise InputError(
+                "--checkpoint, --dataset and a network's parts go with --model, not with a file of features"
+            )
         given = {"--data-dir": data_dir, "--per-class": per_class}
         given |= {"--split": split == "test" or None, "--out": None if out == TRAJECTORY else out}
-        if checkpoint is not None or dataset is not None:
-            raise InputError("--checkpoint and --dataset go with --model, not with a file of features")
         ignored = [option for option, value in given.items() if value is not None]
         if ignored:
             raise InputError(f"{', '.join(ignored)} go with --model, not with a file of features; leave them out")
         assert file is not None
         return _print_measurement(_measured_file(file, num_classes, vci), None, explain, json)
     from ..measuring import find_checkpoints, load_weights, subject
+    from ..training import builder_of
 
     if num_classes is not None:
         raise InputError(
@@ -78,13 +89,17 @@ def measure(
         )
     if dataset is None:
         raise InputError("--model needs --dataset, the data to measure it on")
-    who = subject(model, dataset, data_dir=data_dir, split=split, per_class=per_class)
-    checkpoints = find_checkpoints(checkpoint) if checkpoint is not None else []
+    if ":" in model and parts.changed:
+        raise InputError(f"--{next(iter(parts.changed))} is for convnet and mlp; build {model} with what it is to have")
+    who = subject(model, dataset, build=builder_of(parts), data_dir=data_dir, split=split, per_class=per_class)
+    checkpoints = find_checkpoints(*checkpoint)
     if out != TRAJECTORY and (not checkpoints or explain or vci is not None):
         raise InputError(f"--out {out} is for a trajectory: name its --checkpoint, without --explain and --vci")
     if len(checkpoints) > 1 or out != TRAJECTORY:
         if explain or vci is not None:
-            raise InputError(f"--explain and --vci go with one checkpoint, and {checkpoint!r} names {len(checkpoints)}")
+            raise InputError(
+                f"--explain and --vci go with one checkpoint, and {' '.join(checkpoint)!r} names {len(checkpoints)}"
+            )
         return _print_trajectory(who, checkpoints, out, json)
     initial = who.measure(vci) if explain or not checkpoints else None
     for path in checkpoints:

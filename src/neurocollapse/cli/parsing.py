@@ -1,5 +1,6 @@
 """Parses the words after a command's name with tyro, and describes a mistake in one line."""
 
+import ast
 import contextlib
 import dataclasses
 import difflib
@@ -9,10 +10,11 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -21,6 +23,7 @@ from .._errors import InputError
 _POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 
 _KINDS = {int: "whole numbers", float: "numbers"}
+_METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", bool: "{True,False}"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,36 @@ class Form:
     groups: tuple[type, ...]
 
 
+def form(kind: type, groups: Mapping[str, Sequence[str]], left_out: Sequence[str] = (), **other_hints: Any) -> Form:
+    """Returns a form that asks for a dataclass in groups of fields; the docstring of a field is its help."""
+    hints, helps = get_type_hints(kind, include_extras=True) | other_hints, _docstrings(kind)
+
+    def option(name: str) -> tuple[str, Any, Any]:
+        default = getattr(kind, name)
+        shown = plainly(name, hints[name], default)
+        return name, Annotated[shown, tyro.conf.arg(help=helps[name])], dataclasses.field(default=default)
+
+    made = [
+        dataclasses.make_dataclass(title, [option(name) for name in names if name not in left_out], frozen=True)
+        for title, names in groups.items()
+    ]
+    for group in made:
+        group.__doc__ = ""  # make_dataclass makes one from the fields
+    return Form(kind, tuple(made))
+
+
+def _docstrings(kind: type) -> dict[str, str]:
+    """Returns the docstrings below the fields of a class, each in one line, so that the help can wrap it."""
+    (defined,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(defined, ast.ClassDef)
+    found = {}
+    for node, below in pairwise(defined.body):
+        match node, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
+
+
 def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Callable[[], int]:
     """Returns the call that the words describe, or with `--help` one that prints the help. Raises `InputError`."""
     hints, forms = _hints(command)
@@ -41,7 +74,7 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
             groups = forms[key].groups
             fields += [(group.__name__, tyro.conf.OmitArgPrefixes[group], _field(group())) for group in groups]  # type: ignore[misc, valid-type]
         else:
-            fields.append((key, hints[key], _field(parameter.default)))
+            fields.append((key, plainly(key, hints[key], parameter.default), _field(parameter.default)))
     asked = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
     # tyro keeps a line break if the next line does not begin with a letter.
     asked.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(command.__doc__ or ""))
@@ -61,6 +94,20 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
         given = [vars(typed.pop(group.__name__)).items() for group in form.groups]
         typed[key] = form.kind(**dict(chain(*given)))
     return partial(command, **typed)
+
+
+def plainly(name: str, hint: Any, default: Any) -> Any:
+    """Adds to a type how the help shows it: without None, and without a default that says nothing."""
+    bare, extras = _unwrapped(hint)
+    shown: dict[str, Any] = {}
+    if default is None or default is False or default == ():
+        shown["help_behavior_hint"] = ""
+    if _POSITIONAL in extras:
+        shown["metavar"] = name.upper() if default is inspect.Parameter.empty else f"[{name.upper()}]"
+    elif type(None) in get_args(bare):
+        (kind,) = (kind for kind in get_args(bare) if kind is not type(None))
+        shown["metavar"] = _METAVARS[_unwrapped(kind)[0]]
+    return Annotated[hint, tyro.conf.arg(**shown)] if shown else hint
 
 
 class _Page(io.StringIO):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .._errors import InputError
 from .._files import to_json
 from .listing import print_runs
-from .options import ComparedOptions, Folder, MachineOptions, RunOptions, axis
+from .options import ComparedOptions, Folder, FollowedOptions, RunOptions, axis
 from .printing import messages, out_console, print_frame, rows
 
 if TYPE_CHECKING:
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 
 def reproduce(
     config: ComparedOptions,
-    machines: MachineOptions,
+    machines: FollowedOptions,
     weight_decay: tuple[float, ...] = (0.0, 5e-4, 1e-3),
     seeds: int = 1,
     out: Folder = Path("results/reproduce"),
-    tensorboard: Folder | None = None,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
@@ -36,7 +35,6 @@ def reproduce(
         weight_decay: The values of λ of Eq. 1; 0 is the comparison without decay.
         seeds: Number of seeds, 0, 1, ..., for each λ; several give bands in the figure.
         out: The folder for the runs, the figure and the summary.
-        tensorboard: A folder for TensorBoard, which shows the records as they come, also those of earlier commands.
         dry_run: Print how long it would take, and stop; missing data are downloaded for it.
         json: Print the summary as JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where
             there is no value.
@@ -47,16 +45,8 @@ def reproduce(
 
     if dry_run:
         sweep = reproduction_sweep(config, weight_decay, seeds)
-        return _print_plan(plan_sweep(sweep, out, tensorboard=tensorboard, progress=True, **vars(machines)), json)
-    done = run_reproduction(
-        config,
-        weight_decays=weight_decay,
-        seeds=seeds,
-        out=out,
-        tensorboard=tensorboard,
-        progress=True,
-        **vars(machines),
-    )
+        return _print_plan(plan_sweep(sweep, out, machines), json)
+    done = run_reproduction(config, weight_decays=weight_decay, seeds=seeds, out=out, **vars(machines))
     if done.report is None:
         messages.print("nothing was recorded, so there is nothing to draw")
         return 1
@@ -74,10 +64,9 @@ def reproduce(
 
 def train(
     config: RunOptions,
-    machines: MachineOptions,
+    machines: FollowedOptions,
     vary: tuple[str, ...] = (),
     out: Folder = Path("results/runs"),
-    tensorboard: Folder | None = None,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
@@ -90,7 +79,6 @@ def train(
         machines: Where the run is trained, and how.
         vary: The fields to vary, each as field=value,value,...; every combination is a run.
         out: The folder for the runs.
-        tensorboard: A folder for TensorBoard, which shows the records as they come, also those of earlier commands.
         dry_run: Print how long it would take, and stop; missing data are downloaded for it.
         json: Print the last records as JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where
             there is no value.
@@ -101,7 +89,7 @@ def train(
     if len(axes) < len(vary):
         raise InputError(f"--vary names a field twice: {' '.join(vary)}")
     sweep = Sweep(config, axes)
-    plan = plan_sweep(sweep, out, tensorboard=tensorboard, progress=True, **vars(machines))
+    plan = plan_sweep(sweep, out, machines)
     if dry_run:
         return _print_plan(plan, json)
     done = plan.carry_out()
@@ -112,7 +100,7 @@ def train(
 def _print_plan(plan: "Plan", json: bool) -> int:
     """Prints the plan of a dry run as JSON; `plan_sweep` has already printed the estimate for people."""
     if json:
-        answer: dict[str, Any] = {"seconds": plan.seconds, "workers": plan.workers}
+        answer: dict[str, Any] = {"seconds": plan.seconds, "workers": plan.machines.workers}
         answer["runs"] = [run.folder.path.name for run in plan.todo]
         answer["ended"] = [run.folder.path.name for run in plan.runs if run.ended]
         answer["damaged"] = [run.folder.path.name for run in plan.runs if run.damage]

@@ -4,7 +4,7 @@ import difflib
 import warnings
 from pathlib import Path
 
-from .._errors import DatasetError
+from .._errors import DatasetError, checks_arguments
 from .arrays import read_user_file
 from .dataset import Dataset, Source, assemble
 from .digits import read_digits
@@ -15,6 +15,7 @@ from .selection import Selection, select
 NAMES = ("mnist5k", "mnist", "cifar10", "gaussian")
 
 
+@checks_arguments
 def load_dataset(
     name: str | Path,
     *,
@@ -77,7 +78,7 @@ def load_dataset(
             raise DatasetError(f"the data folder {data_dir} {wrong}; create it, or name the one that is meant")
     source = _read(str(name), data_dir)
     for note in source.notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=3)
     return assemble(select(source, selection))
 
 

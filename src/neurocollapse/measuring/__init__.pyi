@@ -1,5 +1,6 @@
 from .capture.cautions import warn_of as warn_of
 from .capture.forward import CaptureOptions as CaptureOptions
+from .capture.loaders import as_loader as as_loader
 from .capture.loaders import batches as batches
 from .capture.store import Budget as Budget
 from .capture.store import FeatureStore as FeatureStore

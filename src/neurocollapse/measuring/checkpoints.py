@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader, TensorDataset
 
 from .._errors import CheckpointError
 from .._files import json_lines, write_json_lines
@@ -24,23 +23,24 @@ from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, plain_name, unwrap
 from .models import measure_model
 
-#: The number of samples in a forward pass.
-_BATCH = 500
-
 #: The keys under which training scripts keep the weights beside the optimiser's state.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 #: The parts of a prefix that wrappers and this package's own checkpoints give to parameter names.
 PREFIXES = {"", "module", "model"}
 
 
-def find_checkpoints(pattern: str) -> list[Path]:
-    """Returns the files that match a pattern such as `epoch_*.safetensors`, with numbers in names sorted as numbers.
+def find_checkpoints(*patterns: str) -> list[Path]:
+    """Returns the files that match patterns such as `epoch_*.safetensors`, with numbers in names sorted as numbers.
 
-    Raises `CheckpointError` if there are none.
+    Raises `CheckpointError` if nothing matches one of them.
     """
-    found = [Path(name) for name in glob.glob(str(Path(pattern).expanduser())) if Path(name).is_file()]
-    if not found:
-        raise CheckpointError(f"no file matches {pattern!r}; quote the pattern, and name files of weights")
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        whole = Path(pattern).expanduser()
+        matches = [whole] if whole.is_file() else [Path(name) for name in glob.glob(str(whole)) if Path(name).is_file()]
+        if not matches:
+            raise CheckpointError(f"no file matches {pattern!r}; name files of weights, or a pattern for several")
+        found |= dict.fromkeys(matches)
     return sorted(found, key=_natural)
 
 
@@ -130,22 +130,27 @@ class Subject:
 
     def measure(self, vci: bool | None = None) -> Measurement:
         """Measures the model with its present weights; `vci` as in `measure`."""
-        loader = DataLoader(TensorDataset(self.split.images, self.split.labels), batch_size=_BATCH)
-        return measure_model(self.model, loader, vci=vci)
+        return measure_model(self.model, self.split, vci=vci)
 
 
 def subject(
-    model: str, dataset: str, *, data_dir: Path | None = None, split: str = "train", per_class: int | None = None
+    model: str,
+    dataset: str,
+    *,
+    build: Callable[[str, tuple[int, ...], int], nn.Module] = build_network,
+    data_dir: Path | None = None,
+    split: str = "train",
+    per_class: int | None = None,
 ) -> Subject:
     """Builds the untrained model that `convnet`, `mlp` or `module:function` gives for a data set.
 
-    Raises `NetworkError`, `DatasetError`.
+    `build` builds the first two. Raises `NetworkError`, `DatasetError`.
     """
     data = load_dataset(dataset, data_dir=data_dir, per_class=per_class)
     chosen = data.train if split == "train" else data.test
     if chosen is None:
         raise CheckpointError(f"{data.name} has no test split; measure the training split")
-    build = build_network if ":" not in model else call_builder
+    build = call_builder if ":" in model else build
 
     def untrained() -> nn.Module:
         with torch.random.fork_rng(devices=[]):

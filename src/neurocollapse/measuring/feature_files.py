@@ -1,4 +1,4 @@
-"""Reads .npz and .safetensors files with `features`, `labels` and, optionally, `weight`, `bias` and `ood`."""
+"""Reads and writes .npz and .safetensors files of `features`, `labels` and, optionally, `weight`, `bias`, `ood`."""
 
 import difflib
 import warnings
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import FeatureFileError
-from .._files import read_npz
+from .._files import atomic_path, read_npz
 
 REQUIRED = ("features", "labels")
 OPTIONAL = ("weight", "bias", "ood")
@@ -67,3 +67,15 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise FeatureFileError(f"{path} is not a whole safetensors file ({error}); write it again") from error
+
+
+def write_features(path: Path, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Writes a .safetensors file that `read_features` reads."""
+    arrays = {"features": features, "labels": labels, "weight": weight, "bias": bias}
+    with atomic_path(path) as temporary:
+        try:
+            safetensors.torch.save_file(
+                {name: a.cpu().contiguous() for name, a in arrays.items() if a is not None}, temporary
+            )
+        except safetensors.SafetensorError as error:  # for example, a full disk
+            raise OSError(str(error)) from error

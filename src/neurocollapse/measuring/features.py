@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 from ..metrics import Measurement
 from ..networks import TWO_ROWS
 from ..statistics import (
@@ -28,6 +28,7 @@ from ..statistics import (
 _CHEAP_COVARIANCE = 10**10
 
 
+@checks_arguments
 def measure(
     features: Tensor | ArrayLike,
     labels: Tensor | ArrayLike,

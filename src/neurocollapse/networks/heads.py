@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from .._errors import CaptureWarning, InputError, InputTypeError, NetworkError
+from .._errors import CaptureWarning, InputError, InputTypeError, NetworkError, did_you_mean
 from .calls import Call, Calls, calls_that_gave, first_tensor, numbers_of
 from .modes import evaluation
 
@@ -41,8 +41,10 @@ class Head:
     bias: Float[Tensor, " classes"] | None
 
 
-def find_head(model: nn.Module, name: str | None = None) -> Head:
+def find_head(model: nn.Module, name: str | nn.Module | None = None) -> Head:
     """Returns the head called `name`, dotted as in `model.named_modules()`; without a name, the only possible head.
+
+    The module itself may be given in place of its name.
 
     A head may be an `nn.Linear`, also weight- or spectrally normalised, a 1×1 convolution, or a custom module with a
     `weight` (classes, features). If there are several, only a forward pass shows which one gives the model's output:
@@ -165,14 +167,16 @@ def _may_be_head(module: nn.Module) -> bool:
     )
 
 
-def candidates_for(model: nn.Module, name: str | None) -> dict[str, nn.Module]:
-    """Returns the head of this name, or without a name every possible head. Raises `ValueError` if there is none."""
+def candidates_for(model: nn.Module, name: str | nn.Module | None) -> dict[str, nn.Module]:
+    """Returns the head of this name, or without one every possible head. Raises `ValueError` if there is none."""
     if not isinstance(name, str | nn.Module | None):
         raise InputTypeError(
             f"head must be the name of a part of the model, got {type(name).__name__}; a matrix that is no part of it "
             f"is the weight of measure(features, labels, weight, bias)"
         )
     candidates = head_candidates(model)
+    if isinstance(name, nn.Module):
+        name = _name_in(model, name)
     if name is None:
         if not candidates:
             raise InputError(_which(model, "has no layer that may be its head", candidates))
@@ -181,8 +185,19 @@ def candidates_for(model: nn.Module, name: str | None) -> dict[str, nn.Module]:
         if known in candidates:
             return {known: candidates[known]}
     module = modules_by_name(model).get(name)
-    fault = "is not there" if module is None else f"is {type(module).__name__}, which is no linear map to the classes"
+    fault = (
+        f"is not there{did_you_mean(name, candidates)}"
+        if module is None
+        else f"is {type(module).__name__}, which is no linear map to the classes"
+    )
     raise InputError(_which(model, f"has no head {name!r}: it {fault}", candidates))
+
+
+def _name_in(model: nn.Module, part: nn.Module) -> str:
+    for name, module in modules_by_name(model).items():
+        if module is part:
+            return name
+    raise InputError(_which(model, f"has no such module as the given {part}", head_candidates(model)))
 
 
 def _which(model: nn.Module, fault: str, candidates: Sequence[str] | dict[str, nn.Module]) -> str:

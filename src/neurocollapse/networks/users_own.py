@@ -8,7 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
-from .._errors import NetworkError
+from .._errors import NetworkError, did_you_mean
+
+#: The names of the networks that `build_network` knows.
+BUILT_IN = ("convnet", "mlp")
 
 
 def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -17,7 +20,10 @@ def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> n
     It is called as function(input_shape, num_classes), or without arguments if it takes none.
     """
     if ":" not in name:
-        raise NetworkError(f"there is no network {name!r}; choose convnet, mlp, or your own as module:function")
+        raise NetworkError(
+            f"there is no network {name!r}; choose {', '.join(BUILT_IN)}, or your own as module:function"
+            f"{did_you_mean(name, BUILT_IN)}"
+        )
     function = _load_function(name)
     arguments = (input_shape, num_classes) if _takes_two(function) else ()
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .._errors import InputError, RunError
+from .._errors import InputError, RunError, checks_arguments
 from .._files import write_text
 from ..sweeps import RunFolder, TheoryFile, folders
 from ..training import RunConfig
@@ -21,6 +21,7 @@ _TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-
 _VERDICT = {"claim", "source", "setting", "verdict", "parts"}
 
 
+@checks_arguments
 def report(folder: Path | str) -> Path:
     """Writes the report on a folder of runs, one HTML file that opens anywhere and offline, and returns its path.
 
@@ -29,7 +30,7 @@ def report(folder: Path | str) -> Path:
     """
     path, damages = write_report(Path(folder))
     for damage in damages:
-        warnings.warn(f"left out of the report: {damage}", stacklevel=2)
+        warnings.warn(f"left out of the report: {damage}", stacklevel=3)
     return path
 
 

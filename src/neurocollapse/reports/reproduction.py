@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from .._errors import InputError
-from .._files import atomic_path
-from ..sweeps import Sweep, SweepResult, keep_tables, plan_sweep, records_frame
+from .._errors import InputError, checks_arguments
+from .._files import atomic_path, path_of
+from .._html import Brief
+from ..sweeps import Machines, Sweep, SweepResult, keep_tables, plan_sweep, records_frame
 from ..training import RunConfig
 from .figures import collapse_figure, save_figure
 from .folder_report import titled, write_report
 from .summaries import missing_decays, paper_ordering, summary
 
 
-@dataclass(frozen=True)
-class Reproduction:
+@dataclass(frozen=True, repr=False)
+class Reproduction(Brief):
     """The results of `reproduce`: the runs, their records and summary, the figure and the report."""
 
     runs: SweepResult
@@ -40,6 +41,7 @@ def reproduction_sweep(config: RunConfig, weight_decays: Sequence[float], seeds:
     return Sweep(config, {"weight_decay": weight_decays, "seed": range(seeds)})
 
 
+@checks_arguments
 def reproduce(
     config: RunConfig | None = None,
     *,
@@ -68,17 +70,8 @@ def reproduce(
         NeurocollapseError: see `sweep`.
     """
     config, out = config or RunConfig(), Path(out)
-    plan = plan_sweep(
-        reproduction_sweep(config, weight_decays, seeds),
-        out,
-        engine=engine,
-        workers=workers,
-        device=device,
-        data_dir=data_dir,
-        address=address,
-        tensorboard=tensorboard,
-        progress=progress,
-    )
+    machines = Machines(path_of(data_dir), workers, device, engine, address, path_of(tensorboard), progress)
+    plan = plan_sweep(reproduction_sweep(config, weight_decays, seeds), out, machines)
     done = plan.carry_out()
     frame = records_frame(done.whole)
     if not len(frame):
@@ -92,8 +85,8 @@ def reproduce(
     keep_tables(
         [run for run in done.whole if run.status == "finished"],
         out / "theory.json",
-        data_dir=plan.data_dir,
-        device="cpu" if address is not None else device,
+        data_dir=machines.data_dir,
+        device=machines.device_here,
         progress=progress,
     )
     page, _ = write_report(out)

@@ -25,6 +25,9 @@ SUMMARY_KEYS = (
     "train.sqi_gap",
     "train.sqi_off",
     "gradient_norm",
+    "relative_gradient",
+    "norm_spread",
+    "nc1_slope",
 )
 
 #: The panels in which the paper has λ = 0 above every λ > 0, and `nc2_equinorm`, a scale-free form of one of them.

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 from ..geometry import EPSILON, Span, centered_span, storage_noise
 from .batches import LEAVE_OUT, blocks, check_batch, check_finite, check_scale
 
@@ -17,6 +17,7 @@ from .batches import LEAVE_OUT, blocks, check_batch, check_finite, check_scale
 WEIGHTINGS = ("classes", "samples")
 
 
+@checks_arguments
 class ClassMeans:
     """Counts the samples and accumulates the mean of every class: the first sweep.
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 from ..geometry import TIE_TOLERANCE, Gram, first_largest, half_distance_to_nearest
 from .batches import (
     blocks,
@@ -29,6 +29,7 @@ _FLOAT32_SCALES = (2.0**-20, 2.0**40)
 _DIFFERENCES = 2**22
 
 
+@checks_arguments
 class Projections:
     """Accumulates the within-class scatter on the span of the centred means: the second sweep.
 

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 from ..geometry import Gram, Span, first_largest
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Classifier:
     """The last linear layer, f = W h + b, in float64. Raises `ValueError` if an entry is not finite."""

@@ -15,6 +15,7 @@ from .frame import records_frame as records_frame
 from .frame import runs as runs
 from .frame import runs_table as runs_table
 from .identity import run_id as run_id
+from .machines import Machines as Machines
 from .planning import Plan as Plan
 from .planning import SweepResult as SweepResult
 from .planning import plan_sweep as plan_sweep

@@ -11,7 +11,7 @@ import torch
 from .._errors import InputError, NetworkError
 from ..datasets import Dataset
 from ..networks import Fingerprint
-from ..training import RunConfig, data_part, network_of, training_data
+from ..training import RunConfig, data_part, last_epoch, network_of, training_data
 from .axes import estimate_seconds
 from .folder import RunFolder
 from .identity import check_same, run_id
@@ -94,7 +94,7 @@ class _Check:
             probe(config, self.dataset)
             if self.stacked:
                 _check_stackable(config, self.dataset)
-            self.networks[kind] = fingerprint(config, self.dataset), run_notes(config, self.dataset)
+            self.networks[kind] = fingerprint(config, self.dataset), run_notes(config, self.dataset) + _idle(config)
         network, notes = self.networks[kind]
         folder = RunFolder(self.out / run_id(config, self.dataset))
         if damage := folder.damage:
@@ -111,7 +111,13 @@ class _Check:
         whole = self.seconds[key]
         if isinstance(whole, str):
             return whole
-        return whole * (1 - (folder.checkpoint_epoch() or 0) / max(config.epochs, 1))
+        return whole * (1 - (folder.checkpoint_epoch() or 0) / max(last_epoch(config), 1))
+
+
+def _idle(config: RunConfig) -> tuple[str, ...]:
+    """Returns a note for each field that was set and makes no difference."""
+    idle = [(name, need) for name, need in config.idle.items() if name in config.changed]
+    return tuple(f"{name} {getattr(config, name)} makes no difference: it needs {need}" for name, need in idle)
 
 
 def _check_stackable(config: RunConfig, dataset: Dataset) -> None:

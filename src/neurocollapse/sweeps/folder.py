@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._errors import RunError
+from .._errors import RunError, checks_arguments, did_you_mean
 from .._html import html_table
-from ..training import Record, RunConfig, recorded_epochs
+from ..training import Record, RunConfig, last_epoch, recorded_epochs
 from .files import damaged, missing, read_arrays, read_json, read_lines
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ SNAPSHOTS = "snapshots.safetensors"
 _TRACES = ("config.json", "records.jsonl", "checkpoint.safetensors", "result.json")
 
 
+@checks_arguments
 class RunFolder:
     """The files of one run: its `config`, `status`, `records()` and `weights()`. A notebook shows it as a table.
 
@@ -68,7 +69,7 @@ class RunFolder:
         self.check_whole()
         config, result, records = self.config, self.result or {"status": "unfinished"}, self.records()
         last = records[-1] if records else {"epoch": 0}
-        yield "status", f"{result['status']} at epoch {last['epoch']} of {config.epochs}"
+        yield "status", f"{result['status']} at epoch {last['epoch']} of {last_epoch(config)}"
         if "message" in result:
             yield "message", result["message"]
         yield from ((name, str(value)) for name, value in config.changed.items())
@@ -86,7 +87,9 @@ class RunFolder:
 
     @property
     def status(self) -> str:
-        """The state of the run: finished, diverged or unfinished."""
+        """The state of the run: finished, diverged or unfinished. Raises `RunError` if there is no run."""
+        if not self.started:
+            raise no_run(self.path)
         return (self.result or {"status": "unfinished"})["status"]
 
     @property
@@ -152,14 +155,14 @@ class RunFolder:
             return
         described = self.description
         self._check_version(described)
-        epochs = described["config"]["epochs"]
+        config = self.config
         # Another process may be writing, so the files are read in the reverse of its order.
         result = self.result
         if result is None:
             last = self.checkpoint_epoch()
             self.timings()
             # result.json is written before the last checkpoint. Look again, since the run may have ended in between.
-            if last == epochs and self.result is None:
+            if last == last_epoch(config) and self.result is None:
                 raise missing(self.path / "result.json")
         else:
             last = result.get("epoch")  # a run that diverged has none
@@ -168,7 +171,7 @@ class RunFolder:
             if not model.exists():
                 raise missing(model)
             read_arrays(model, names=())
-        due = {epoch for epoch in recorded_epochs(epochs) if last is not None and epoch <= last}
+        due = {epoch for epoch in recorded_epochs(config) if last is not None and epoch <= last}
         if lacking := due - {record["epoch"] for record in self.records()}:
             raise damaged(self.path / "records.jsonl", f"it lacks epoch {min(lacking)}")
 
@@ -193,6 +196,16 @@ class RunFolder:
         except RunError as error:
             return str(error)
         return None
+
+
+def no_run(path: Path) -> RunError:
+    """Returns the error for a path that is no folder, or a folder without a run; it names the nearest beside it."""
+    if path.is_dir():
+        return RunError(f"there is no run in {path}; name the folder of one")
+    if path.exists():
+        return RunError(f"{path} is a file, not a folder")
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return RunError(f"there is no folder {path}{did_you_mean(path.name, beside)}")
 
 
 def epoch_of(name: str) -> int:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from .._errors import RunError
+from .._errors import checks_arguments
 from ..training import Record, RunConfig
-from .folder import HEADLINES, RunFolder
+from .folder import HEADLINES, RunFolder, no_run
 
 #: Fields of a configuration that the name of a run's folder shows.
 _IN_THE_ID = ("dataset", "network", "weight_decay", "seed")
@@ -19,19 +19,22 @@ _IN_THE_ID = ("dataset", "network", "weight_decay", "seed")
 def folders(path: Path) -> list[RunFolder]:
     """Returns the runs in a folder, sorted by name, or the folder itself if it is a run. Raises `RunError`."""
     if not path.is_dir():
-        raise RunError(f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
+        raise no_run(path)
     if RunFolder(path).started:
         return [RunFolder(path)]
     return [folder for folder in map(RunFolder, sorted(path.iterdir())) if folder.started]
 
 
+@checks_arguments
 def runs(path: Path | str) -> pd.DataFrame:
     """Returns every record of every run in the folder `path`, one row each.
 
     Columns: `run_id`, `status` (finished, diverged, unfinished), the fields of `RunConfig`, `num_classes`, `epoch`,
-    `current_learning_rate` (of the next step), `gradient_norm` (‖∇L‖ over all training data), `terminal_phase_start`
-    (the first recorded epoch from which the training error has been zero at every record so far), and `train.*` and
-    `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises `RunError`.
+    `current_learning_rate` (of the next step), `gradient_norm` (‖∇L‖ over all training data), `relative_gradient`
+    (‖∇L‖ / (‖∇L_data‖ + λ‖W‖)), `norm_spread` (max/min − 1 of the ‖W_l‖²), `nc1_slope` (d log NC1 / d log epoch),
+    `terminal_phase_start` (the first recorded epoch from which the training error has been zero at every record so
+    far), and `train.*` and `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises
+    `RunError`.
     """
     return records_frame(folders(Path(path)))
 
@@ -70,7 +73,7 @@ def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
     A field in which the runs differ, and which their ids do not show, has a column after the id.
     """
     folders = list(run_folders)
-    table = pd.DataFrame([_row(folder) for folder in folders])
+    table = pd.DataFrame([_row(folder) for folder in folders], dtype=object)  # an integer beside a NaN stays one
     unused = [name for name in ("train.loss", "train.objective") if name in table and table[name].isna().all()]
     table = table.drop(columns=unused[-1:])  # before anything is recorded, the square loss's column stays
     configs = [folder.description["config"] if folder.damage is None else {} for folder in folders]

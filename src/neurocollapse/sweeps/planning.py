@@ -3,17 +3,19 @@
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .._errors import InputError, InputTypeError, RunError
+from .._errors import InputError, InputTypeError, RunError, checks_arguments
+from .._files import path_of
 from .._progress import Progress, duration
 from ..training import RunConfig
 from .checks import Planned, check_device, check_precision, check_runs
 from .engines import Engine, engine_named
-from .engines.work import default_workers
+from .engines.work import check_workers, default_workers
 from .folder import RunFolder
+from .machines import Machines
 from .watching import follow, run_labels
 
 #: How an engine that has no fixed number of workers runs them.
@@ -50,11 +52,9 @@ class Plan:
 
     runs: list[Planned]
     out: Path
+    machines: Machines
+    """With `workers` as it will be: None for as many as a cluster has room for, or as can be stacked."""
     engine: Engine
-    data_dir: Path | None
-    workers: int | None
-    """Runs at a time; None for as many as a cluster has room for, or as can be stacked."""
-    device: str
     track: Callable[[RunFolder], None]
     """A function that is called with the folder of a run that may have new records."""
     progress: Progress
@@ -75,7 +75,7 @@ class Plan:
         each = [run.seconds for run in self.todo if not isinstance(run.seconds, str)]
         if len(each) < len(self.todo):
             return None
-        return max(sum(each) / (self.workers or 1), max(each, default=0.0))
+        return max(sum(each) / (self.machines.workers or 1), max(each, default=0.0))
 
     def carry_out(self) -> SweepResult:
         """Trains the runs that have not ended. Raises `RunError` if the disk fails."""
@@ -105,8 +105,9 @@ class Plan:
         if not due:
             return {}
         configs = [self.runs[place].config for place in due]
+        here = self.machines
         failed = follow(
-            self.engine(configs, self.out, data_dir=self.data_dir, workers=self.workers, device=self.device),
+            self.engine(configs, self.out, data_dir=here.data_dir, workers=here.workers, device=here.device),
             configs,
             [labels[place] for place in due],
             progress=self.progress,
@@ -115,18 +116,7 @@ class Plan:
         return {due[index]: message for index, message in failed.items()}
 
 
-def plan_sweep(
-    configs: Iterable[RunConfig],
-    out: Path | str,
-    *,
-    engine: str = "processes",
-    workers: int | None = None,
-    device: str = "cpu",
-    data_dir: Path | str | None = None,
-    address: str | None = None,
-    tensorboard: Path | str | None = None,
-    progress: bool | None = None,
-) -> Plan:
+def plan_sweep(configs: Iterable[RunConfig], out: Path | str, machines: Machines) -> Plan:
     """Checks everything that `sweep` needs and estimates the time, without training anything. See `sweep`.
 
     It raises an error for whatever is wrong with the engine, the data, the network, the device or the folders. A run
@@ -134,30 +124,29 @@ def plan_sweep(
     """
     if isinstance(configs, RunConfig):
         raise InputTypeError("sweep takes several configurations, got one; train it with train, or put it into a list")
-    configs, out, shown = list(configs), Path(out), Progress(progress)
+    configs = list(configs) if isinstance(configs, Iterable) else [configs]
+    out, shown = Path(out), Progress(machines.progress)
     if strange := [config for config in configs if not isinstance(config, RunConfig)]:
         raise InputTypeError(f"sweep takes a Sweep or RunConfigs, got {strange[0]!r}")
-    data_dir = None if data_dir is None else Path(data_dir)
-    if workers is not None and workers < 1:
-        raise InputError(f"workers must be at least 1, got {workers}")
-    train = engine_named(engine, address)
-    device_here = "cpu" if address is not None else device  # a cluster's devices are checked when the runs start
-    check_device(device_here)
+    check_workers(machines.workers)
+    engine = engine_named(machines.engine, machines.address)
+    check_device(machines.device_here)  # a cluster's devices are checked when the runs start
     for config in configs:
-        check_precision(config.precision, device)
+        check_precision(config.precision, machines.device)
     _check_writable("out", out)
-    track = _tracker(None if tensorboard is None else Path(tensorboard), shown)
-    stacked = engine == "batched"
-    runs = check_runs(configs, out, data_dir, stacked=stacked, device=device_here)
+    track = _tracker(machines.tensorboard, shown)
+    stacked = machines.engine == "batched"
+    runs = check_runs(configs, out, machines.data_dir, stacked=stacked, device=machines.device_here)
     if runs and all(run.damage for run in runs):
         raise RunError(runs[0].damage)
-    unfinished = sum(run.due for run in runs)
-    if address is None and not stacked:  # a stacking engine takes as many as it can
-        workers = workers or (default_workers() if device == "cpu" else 1)
-    plan = Plan(runs, out, train, data_dir, workers and min(workers, max(unfinished, 1)), device, track, shown)
+    unfinished, workers = sum(run.due for run in runs), machines.workers
+    if not (machines.is_shared or stacked):  # a stacking engine takes as many as it can
+        workers = workers or (default_workers() if machines.device == "cpu" else 1)
+    workers = workers and min(workers, max(unfinished, 1))
+    plan = Plan(runs, out, replace(machines, workers=workers), engine, track, shown)
     say_notes(runs, shown)
     if unfinished:
-        at_a_time = _SHARED.get(engine, "") if plan.workers is None else f"{plan.workers} at a time"
+        at_a_time = _SHARED.get(machines.engine, "") if workers is None else f"{workers} at a time"
         shown.say(f"{unfinished} run(s), {at_a_time}: {_expected_time(plan)}")
     if ended := sum(run.ended for run in runs):
         shown.say(f"{ended} run(s) have ended already, in {out}")
@@ -166,6 +155,7 @@ def plan_sweep(
     return plan
 
 
+@checks_arguments
 def sweep(
     configs: Iterable[RunConfig],
     out: Path | str,
@@ -207,17 +197,8 @@ def sweep(
     ...     print([run.status for run in runs], len(nc.runs(out)))
     ['finished', 'finished'] 4
     """
-    return plan_sweep(
-        configs,
-        out,
-        engine=engine,
-        workers=workers,
-        device=device,
-        data_dir=data_dir,
-        address=address,
-        tensorboard=tensorboard,
-        progress=progress,
-    ).carry_out()
+    machines = Machines(path_of(data_dir), workers, device, engine, address, path_of(tensorboard), progress)
+    return plan_sweep(configs, out, machines).carry_out()
 
 
 def _notes(runs: Iterable[Planned]) -> Counter[str]:
@@ -268,5 +249,5 @@ def _check_writable(argument: str, folder: Path) -> None:
 def _expected_time(plan: Plan) -> str:
     if plan.seconds is None:
         return f"no estimate of the time ({next(run.seconds for run in plan.todo if isinstance(run.seconds, str))})"
-    one_by_one = "" if plan.workers else " one by one"
+    one_by_one = "" if plan.machines.workers else " one by one"
     return f"about {duration(plan.seconds)}{one_by_one} on this machine"

@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from .._errors import InputError, RunError, VerificationError
 from .._files import to_json, write_text
 from .._progress import Progress
@@ -19,6 +22,8 @@ from .networks_tried import fingerprint
 
 #: The version of the statements in theory.json; a table kept from another version is computed again.
 THEORY_VERSION = 1
+
+_NO_WEIGHTS = "there are no weights to verify: the run is {}; {}"
 
 ALONG = "along training, read as gradient flow"
 
@@ -38,6 +43,15 @@ def verify_run(
     return table
 
 
+def verify_trained(config: RunConfig, model: nn.Module | None, dataset: Dataset, *, force: bool = False) -> TheoryTable:
+    """Returns the theory table of a run in memory; `model` is None if the run diverged. Raises `VerificationError`."""
+    _check_loss(config)
+    if model is None:
+        raise VerificationError(_NO_WEIGHTS.format("diverged", "name another"))
+    objective = _full_batch(config, model, dataset, next(model.parameters()).device)
+    return table_of(objective, force=force, doubt=_doubt(config, force=force))
+
+
 def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None, device: str = "cpu") -> FullBatch:
     """Returns the objective of Eq. 1 for a run's network at its last weights, on its training data.
 
@@ -50,11 +64,10 @@ def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None, device:
 def _objective(folder: RunFolder, dataset: Dataset, device: str) -> FullBatch:
     folder.check_whole()
     config = folder.config
-    if config.loss != "square":
-        raise VerificationError(f"the run's loss is {config.loss}, and the theory is about the square loss")
+    _check_loss(config)
     if folder.status != "finished":
         remedy = "name another" if folder.status == "diverged" else "finish it, or name another"
-        raise VerificationError(f"there are no weights to verify: the run is {folder.status}; {remedy}")
+        raise VerificationError(_NO_WEIGHTS.format(folder.status, remedy))
     check_same(folder, dataset, fingerprint(config, dataset))
     model = network_of(config, dataset)
     try:
@@ -64,9 +77,18 @@ def _objective(folder: RunFolder, dataset: Dataset, device: str) -> FullBatch:
             f"{folder.path} is damaged: its model.safetensors is of another network than its config.json says "
             f"({str(error).splitlines()[-1].strip()}); delete it to run it again"
         ) from error
-    classifier = find_classifier(model, dataset.train.images[:2], dataset.num_classes)
-    each = decays(model, classifier, config.weight_decay, config.bias)
-    return FullBatch(model.to(device), dataset.train.images.to(device), dataset.train.labels.to(device), each)
+    return _full_batch(config, model.to(device), dataset, device)
+
+
+def _check_loss(config: RunConfig) -> None:
+    if config.loss != "square":
+        raise VerificationError(f"the run's loss is {config.loss}, and the theory is about the square loss")
+
+
+def _full_batch(config: RunConfig, model: nn.Module, dataset: Dataset, device: torch.device | str) -> FullBatch:
+    images, labels = dataset.train.images.to(device), dataset.train.labels.to(device)
+    each = decays(model, find_classifier(model, images[:2], dataset.num_classes), config.weight_decay, config.bias)
+    return FullBatch(model, images, labels, each)
 
 
 def _doubt(config: RunConfig, *, force: bool) -> str | None:

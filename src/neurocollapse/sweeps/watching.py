@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from .._progress import Progress
-from ..training import RunConfig
+from ..training import RunConfig, last_epoch
 from .engines.events import Event
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ class _Watch:
         self.progress, self.configs, self.labels = bars, configs, labels
         self.bars: dict[int, rich.progress.TaskID] = {}
         self.measured = dict.fromkeys(range(len(configs)), "")  # the last accuracy and NC1, known at some epochs only
-        self.total = bars.add_task("all runs", total=sum(config.epochs for config in configs), news="")
+        self.total = bars.add_task("all runs", total=sum(map(last_epoch, configs)), news="")
 
     def show(self, event: Event) -> None:
-        epochs, label = self.configs[event.index].epochs, self.labels[event.index]
+        epochs, label = last_epoch(self.configs[event.index]), self.labels[event.index]
         if event.index not in self.bars:
             self.bars[event.index] = self.progress.add_task(label, total=epochs, completed=event.epoch, news="")
         bar = self.bars[event.index]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .._errors import InputError, InputTypeError
+from .._errors import InputError, InputTypeError, check_names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunConfig:
     """The configuration of one training run. On the same machine it always gives the same numbers, bit for bit."""
 
@@ -78,10 +78,20 @@ class RunConfig:
     another through ReLUs."""
     epochs: int = 80
     """Number of passes over the training data; the run is measured twice per doubling of the epoch."""
+    until: Literal["epochs", "rest"] = "epochs"
+    """When the run ends: after the epochs, or at rest. Until rest it trains in up to three rounds, each with the whole
+    schedule and twice as many epochs as the one before, and ends at the first measurement at rest: with λ > 0 where
+    ‖∇L‖ is at most a tenth of ‖∇L_data‖ + λ‖W‖ and the ‖W_l‖² differ by at most a tenth; with λ = 0 where the square
+    loss is at most 1e-4 (the cross-entropy 1e-3) with no training error."""
     gradient_tolerance: float = 0.0
     """Stops the run at a recorded epoch where ‖∇L‖ is below this."""
     seed: int = 0
     """The seed of the initial weights, the order of the samples and everything else that is random."""
+
+    def __new__(cls, *_: Any, **fields: Any) -> "RunConfig":
+        """Raises `InputTypeError` for a field that there is not, which names the nearest."""
+        check_names("a run", fields, cls.__dataclass_fields__, "field")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(RunConfig).items():
@@ -103,9 +113,14 @@ class RunConfig:
         for name, bound in _BELOW.items():
             if getattr(self, name) >= bound:
                 raise InputError(f"{name} must be below {bound}, got {getattr(self, name)}")
+        if self.until == "rest" and self.epochs >= EPOCHS // 8:  # its rounds have 1 + 2 + 4 times as many
+            raise InputError(f"epochs must be below {EPOCHS // 8} with until rest, got {self.epochs}")
         for name, highest in _HIGHEST.items():
             if getattr(self, name) > highest:
                 raise InputError(f"{name} must be at most {highest}, got {getattr(self, name)}")
+
+    def __repr__(self) -> str:
+        return f"RunConfig({', '.join(f'{name}={value!r}' for name, value in self.changed.items())})"
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -117,6 +132,23 @@ class RunConfig:
         defaults = RunConfig()
         return {name: value for name, value in vars(self).items() if value != getattr(defaults, name)}
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """The fields that make no difference to this run, each with what they would need.
+
+        >>> RunConfig(imbalance="step", network="mlp", weight_decay=0.0).idle
+        {'decay_start': 'a positive weight_decay'}
+        """
+        return {name: need for name, (need, is_met) in _NEEDS.items() if not is_met(self)}
+
+
+_NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
+    "imbalance_ratio": ("imbalance step or exponential", lambda config: config.imbalance != "none"),
+    "depth": ("network mlp", lambda config: config.network == "mlp"),
+    "width": ("network mlp", lambda config: config.network == "mlp"),
+    "initial_norm": ("initialization norm", lambda config: config.initialization == "norm"),
+    "decay_start": ("a positive weight_decay", lambda config: config.weight_decay > 0),
+}
 
 #: The fields grouped by subject, as forms show them. Fields that few people change come last.
 GROUPS = {
@@ -124,7 +156,7 @@ GROUPS = {
     "network": ("network", "depth", "width", "bias"),
     "objective": ("loss", "weight_decay"),
     "optimiser": ("optimizer", "learning_rate", "momentum", "schedule", "batch_size"),
-    "length": ("epochs", "seed"),
+    "length": ("epochs", "until", "seed"),
     "seldom_changed": (
         "imbalance",
         "imbalance_ratio",

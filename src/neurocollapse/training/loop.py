@@ -9,19 +9,21 @@ from typing import Any
 
 from torch import Tensor
 
-from .._errors import DivergedError, InputError, InputTypeError
+from .._errors import DivergedError, InputError, InputTypeError, checks_arguments
+from .._html import Brief
 from ..datasets import Dataset, Selection, load_dataset
 from .config import RunConfig
 from .epoch import Alone, Together
+from .rest import at_rest, distance
 from .run import Run, on_device
-from .schedule import Record, recorded_epochs
+from .schedule import Record, last_epoch, recorded_epochs
 
 #: The tensors of an earlier state, and the last record before or at it.
 Resume = tuple[Mapping[str, Tensor], Record]
 
 
-@dataclass(frozen=True)
-class State:
+@dataclass(frozen=True, repr=False)
+class State(Brief):
     """The run after `epoch` epochs; `record` is None at epochs that are not measured."""
 
     epoch: int
@@ -56,6 +58,7 @@ def training_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
     return load_dataset(config.dataset, data_dir=data_dir, **_selection(config))
 
 
+@checks_arguments
 def epochs(
     config: RunConfig, dataset: Dataset | None = None, *, resume: Resume | None = None, device: str = "cpu"
 ) -> Iterator[State]:
@@ -89,7 +92,14 @@ def stack_key(config: RunConfig) -> RunConfig:
     """Returns a configuration that is equal for runs that can be trained as one program: what may differ is fixed."""
     seed = data_part(config).seed  # the data are shared
     return replace(
-        config, seed=seed, weight_decay=0.0, learning_rate=1.0, initial_norm=1.0, epochs=0, gradient_tolerance=0.0
+        config,
+        seed=seed,
+        weight_decay=0.0,
+        learning_rate=1.0,
+        initial_norm=1.0,
+        epochs=0,
+        until="epochs",
+        gradient_tolerance=0.0,
     )
 
 
@@ -136,17 +146,17 @@ def train_together(
 
 
 class _Course:
-    """A run in progress: its next epoch, and the epoch since which the training error has been zero."""
+    """A run in progress: its next epoch, and its record before that."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, resume: Resume | None, device: str):
         self.run = Run(config, dataset, device)
-        self.recorded = recorded_epochs(config.epochs)
+        self.recorded, self.last = recorded_epochs(config), last_epoch(config)
         self.next = 0
-        self.phase_start: int | None = None
+        self.before: Record | None = None
         if resume is not None:
-            tensors, last = resume
-            self.next, self.phase_start = self.run.load(tensors) + 1, last["terminal_phase_start"]
-        self.finished = self.next > config.epochs
+            tensors, self.before = resume
+            self.next = self.run.load(tensors) + 1
+        self.finished = self.next > self.last
 
     def arrive(self, objective: float | DivergedError, trained: float) -> State:
         """Returns the state at the end of the next epoch, measured if it is due. Raises `DivergedError`."""
@@ -155,18 +165,26 @@ class _Course:
         epoch, start = self.next, time.perf_counter()
         record: Record | None = None
         shown: dict[str, Tensor] | None = None
-        self.finished = epoch == self.run.config.epochs
+        self.finished = epoch == self.last
         if epoch in self.recorded:
             record, shown = self.run.measure(epoch)
-            self.phase_start = _terminal_phase_start(record, self.phase_start)
-            record["terminal_phase_start"] = self.phase_start
-            self.finished |= record["gradient_norm"] < self.run.config.gradient_tolerance
+            record |= distance(record, self.before)
+            record["terminal_phase_start"] = _terminal_phase_start(record, self.before)
+            self.finished |= self._may_stop(record)
+            self.before = record
         self.next += 1
         seconds = {"train": trained, "measure": time.perf_counter() - start}
         return State(epoch, objective, record, seconds, self.run.tensors(epoch), self.finished, shown)
 
+    def _may_stop(self, record: Record) -> bool:
+        config = self.run.config
+        if config.until == "rest" and record["epoch"] > 0 and at_rest(config, record):
+            return True
+        return bool(record["gradient_norm"] < config.gradient_tolerance)
 
-def _terminal_phase_start(record: Record, before: int | None) -> int | None:
+
+def _terminal_phase_start(record: Record, before: Record | None) -> int | None:
     if record["train.accuracy"] < 1:
         return None
-    return record["epoch"] if before is None else before
+    start: int | None = None if before is None else before["terminal_phase_start"]
+    return record["epoch"] if start is None else start

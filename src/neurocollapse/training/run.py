@@ -1,9 +1,10 @@
 """A run in memory: its network, its optimiser's state and its data on one device."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from .augmentation import Augmentation, draw_augmentation
 from .config import EPOCHS, RunConfig
 from .losses import LOSSES
 from .precision import products_in
-from .schedule import Record, learning_rate, paces
+from .schedule import Record, learning_rate_at, paces
 from .snapshot import shown_samples, snapshot
 from .step import Pace, Weights, fresh_moments
 
@@ -44,10 +45,13 @@ _TRIED = 16
 
 def network_of(config: RunConfig, dataset: Dataset) -> nn.Module:
     """Builds the network that a configuration trains, with PyTorch's initialisation. Raises `NetworkError`."""
-    return build_network(
-        config.network,
-        dataset.input_shape,
-        dataset.num_classes,
+    return builder_of(config)(config.network, dataset.input_shape, dataset.num_classes)
+
+
+def builder_of(config: RunConfig) -> Callable[[str, tuple[int, ...], int], nn.Module]:
+    """Returns `build_network` with the parts of a network that the configuration names."""
+    return partial(
+        build_network,
         depth=config.depth,
         width=config.width,
         bias=config.bias != "none",
@@ -177,11 +181,10 @@ class Run:
 
     def _measure(self, epoch: int) -> tuple[Record, dict[str, Tensor]]:
         train_values, statistics, features = self._measure_split(self.train_split, with_gradient=True)
-        gradient_norm = self._gradient_norm()
         record: Record = {
             "epoch": epoch,
-            "learning_rate": learning_rate(self.config, epoch / max(self.config.epochs, 1)),
-            "gradient_norm": gradient_norm,
+            "learning_rate": learning_rate_at(self.config, epoch),
+            **self._gradient_norms(),
             **{f"train.{key}": value for key, value in train_values.items()},
         }
         if self.test_split is not None:
@@ -214,18 +217,21 @@ class Run:
             values["objective"] = data_term.item() + objective.penalty
         return values, statistics, features
 
-    def _gradient_norm(self) -> float:
-        squares = 0.0
+    def _gradient_norms(self) -> dict[str, float | None]:
+        """`gradient_norm`, ‖∇L‖, and `relative_gradient`, ‖∇L‖ / (‖∇L_data‖ + λ‖W‖); None where nothing decays."""
+        squares = torch.zeros(3, dtype=torch.float64)  # of ∇L, ∇L_data and λW
         for name, p in self.weights.items():
             if p.grad is None:
                 raise NetworkError(
                     f"{name} of {type(self.model).__name__} does not enter the loss; remove it, or freeze it with "
                     f"requires_grad_(False)"
                 )
-            gradient = p.grad.double() + self.decays[name] * p.detach().double()
-            squares += gradient.square().sum().item()
+            data, decay = p.grad.double(), self.decays[name] * p.detach().double()
+            squares += torch.stack([part.square().sum() for part in (data + decay, data, decay)]).cpu()
         self.model.zero_grad()
-        return math.sqrt(squares)
+        norm, data_norm, decay_norm = squares.sqrt().tolist()
+        relative = norm / (data_norm + decay_norm) if decay_norm else None
+        return {"gradient_norm": norm, "relative_gradient": relative}
 
     # For checkpoints
 

@@ -1,5 +1,6 @@
 """The epochs at which a run is measured, and the learning rate and decay of each step."""
 
+import bisect
 import math
 from functools import lru_cache
 from typing import Any
@@ -10,18 +11,37 @@ from .config import RunConfig
 Record = dict[str, Any]
 
 
-def recorded_epochs(epochs: int) -> tuple[int, ...]:
-    """The epochs at which a run is measured: 0, then two to an octave, and the last.
+#: A run until rest has at most so many rounds.
+_ROUNDS = 3
 
-    >>> recorded_epochs(20)
+
+def rounds(config: RunConfig) -> tuple[int, ...]:
+    """The last epoch of each round; with `until` rest every round is twice as long as the one before.
+
+    >>> rounds(RunConfig(epochs=40)), rounds(RunConfig(epochs=40, until="rest"))
+    ((40,), (40, 120, 280))
+    """
+    return tuple((2**k - 1) * config.epochs for k in range(1, 1 + (_ROUNDS if config.until == "rest" else 1)))
+
+
+def last_epoch(config: RunConfig) -> int:
+    """The epoch at which the run ends, unless it is at rest before."""
+    return rounds(config)[-1]
+
+
+def recorded_epochs(config: RunConfig) -> tuple[int, ...]:
+    """The epochs at which a run is measured: 0, then two to an octave, and the last of each round.
+
+    >>> recorded_epochs(RunConfig(epochs=20))
     (0, 1, 2, 3, 4, 6, 8, 11, 16, 20)
     """
-    octaves = range(2 * max(epochs, 1).bit_length())
-    return tuple(sorted({0, epochs} | {round(2 ** (k / 2)) for k in octaves if 2 ** (k / 2) <= epochs}))
+    last = last_epoch(config)
+    octaves = range(2 * max(last, 1).bit_length())
+    return tuple(sorted({0, *rounds(config)} | {round(2 ** (k / 2)) for k in octaves if 2 ** (k / 2) <= last}))
 
 
 def learning_rate(config: RunConfig, progress: float) -> float:
-    """The learning rate after the share `progress` of all steps."""
+    """The learning rate after the share `progress` of all steps of a round."""
     match config.schedule:
         case "steps":
             factor = 0.1 ** min(int(3 * progress), 2)
@@ -34,12 +54,20 @@ def learning_rate(config: RunConfig, progress: float) -> float:
     return config.learning_rate * factor
 
 
-#: Share of the steps after which λ has the configuration's value.
+def learning_rate_at(config: RunConfig, step: int, steps: int = 1) -> float:
+    """The learning rate after `step` steps, where an epoch has `steps`; each round has the whole schedule."""
+    ends = rounds(config)
+    index = min(bisect.bisect_right(ends, step // steps), len(ends) - 1)
+    first = (0, *ends)[index]
+    return learning_rate(config, (step - first * steps) / max(steps * (ends[index] - first), 1))
+
+
+#: Share of the first round's steps after which λ has the configuration's value.
 _RELAXED = 0.6
 
 
 def decay_factor(config: RunConfig, progress: float) -> float:
-    """The factor that multiplies λ after the share `progress` of all steps."""
+    """The factor that multiplies λ after the share `progress` of all steps of the first round."""
     return config.decay_start ** max(0.0, 1 - progress / _RELAXED)
 
 
@@ -47,13 +75,12 @@ def decay_factor(config: RunConfig, progress: float) -> float:
 def paces(config: RunConfig, steps: int, epoch: int) -> tuple[list[float], list[float], list[int]]:
     """The learning rate and the factor of λ of each step of an epoch, and the number of steps taken, it included."""
     done = range((epoch - 1) * steps, epoch * steps)
-    progress = [before / (steps * config.epochs) for before in done]
-    rates, factors = ([of(config, share) for share in progress] for of in (learning_rate, decay_factor))
+    rates = [learning_rate_at(config, before, steps) for before in done]
+    factors = [decay_factor(config, before / (steps * config.epochs)) for before in done]
     return rates, factors, [before + 1 for before in done]
 
 
 def flow_time(config: RunConfig, epoch: int, samples: int) -> float:
     """The time of gradient flow that corresponds to SGD until `epoch`: Σ η/(1 − momentum) over the steps."""
     steps = -(-samples // config.batch_size)
-    rates = (learning_rate(config, step / (steps * config.epochs)) for step in range(steps * epoch))
-    return math.fsum(rates) / (1 - config.momentum)
+    return math.fsum(learning_rate_at(config, step, steps) for step in range(steps * epoch)) / (1 - config.momentum)

@@ -18,7 +18,7 @@ from ...statistics import unlabelled
 from .cautions import warn_of
 from .decisions import Tally, without_autocast
 from .drawn import Drawn
-from .loaders import Batch, batches, to_device
+from .loaders import Batch, as_loader, batches, to_device
 from .names import Names, Origin
 from .next_tokens import NextTokens
 from .samples import Positions, Rows
@@ -76,7 +76,7 @@ def capture(
     model: nn.Module,
     loader: Iterable[Any],
     *,
-    head: str | Literal[False] | None = None,
+    head: str | nn.Module | Literal[False] | None = None,
     layers: Sequence[str] | Literal["all"] = (),
     spatial: str = "flatten",
     tokens: str | int | None = None,
@@ -104,9 +104,9 @@ def capture(
     Args:
         model: any classifier; it may return a tensor, an object with `logits`, a mapping, or a tuple.
         loader: yields (inputs, labels, ...) or mappings: see `batches`.
-        head: name of the head; None finds the `nn.Linear`, 1×1 convolution or module with a weight (classes, features)
-            whose output is the model's, or has the same order in every row, as with softmax. False captures layers
-            alone.
+        head: the head, a module or its name; None finds the `nn.Linear`, 1×1 convolution or module with a weight
+            (classes, features) whose output is the model's, or has the same order in every row, as with softmax. False
+            captures layers alone.
         layers: names as in `model.named_modules()`, or "all": every module without parts that has parameters or is
             an activation, and attention, in the order of execution, without the head. A layer that runs repeatedly in a
             pass gives name#1, name#2, ...
@@ -145,6 +145,7 @@ def capture(
     ...     captured.head.name, captured.features.features.shape, captured.layers["1"].labels
     ('3', torch.Size([5, 8]), tensor([0, 1, 0, 1, 1]))
     """
+    loader = as_loader(loader)
     warn_of(loader, stacklevel=2)
     if not eval_mode:
         _warn_of_training(model)
@@ -188,7 +189,7 @@ class _Taps:
     def __init__(
         self,
         model: nn.Module,
-        head: str | Literal[False] | None,
+        head: str | nn.Module | Literal[False] | None,
         layers: Sequence[str],
         positions: Positions,
         tally: Tally,

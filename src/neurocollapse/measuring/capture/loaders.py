@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from ..._errors import InputError
+from ..._errors import InputError, InputTypeError
+from ...datasets import Dataset, Split
 from ...networks import unwrap
 
 #: The keys under which a mapping may have its labels; the first one present counts.
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 #: The keys for a model's only argument, used if its name is not a key and there are other tensors too.
 INPUT_KEYS = ("pixel_values", "images", "image", "inputs", "input", "x")
+
+
+#: The number of samples of a `Split` in a batch.
+_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,18 @@ class Batch:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     labels: Tensor
+
+
+def as_loader(loader: Any) -> Iterable[Any]:
+    """Returns what yields batches: the argument itself, or a loader of a `Split`. Raises `InputTypeError`."""
+    if isinstance(loader, Split):
+        return DataLoader(loader, batch_size=_BATCH)  # type: ignore[arg-type]  # no need to be of torch's class
+    if not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")):
+        remedy = "a split of it, such as dataset.train" if isinstance(loader, Dataset) else "a DataLoader, or a list"
+        raise InputTypeError(
+            f"a loader yields batches of (inputs, labels), and {type(loader).__name__} yields none; pass {remedy}"
+        )
+    return loader
 
 
 def batches(loader: Iterable[Any], model: nn.Module, *, label_key: str | int | None = None) -> Iterator[Batch]:
@@ -42,7 +60,7 @@ def batches(loader: Iterable[Any], model: nn.Module, *, label_key: str | int | N
     """
     empty = True
     accepted = _Accepted(unwrap(model))
-    for item in loader:
+    for item in as_loader(loader):
         inputs, labels = _split(item, label_key)
         _check_tensors(inputs)
         args, kwargs = accepted.arguments(inputs)
@@ -52,6 +70,26 @@ def batches(loader: Iterable[Any], model: nn.Module, *, label_key: str | int | N
             yield batch
     if empty:
         raise InputError("the loader yields nothing; give it data (an iterator that was read before is empty)")
+
+
+class Unlabelled:
+    """The inputs of a loader, each with label 0 in place of its own label, if it has any."""
+
+    def __init__(self, loader: Iterable[Any], label_key: str | int | None):
+        self.loader, self.label_keys = loader, {*LABEL_KEYS, label_key}
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.loader:
+            if isinstance(item, Mapping):
+                size = len(next(iter(item.values())))
+                yield {**{k: v for k, v in item.items() if k not in self.label_keys}, LABEL_KEYS[0]: _zeros(size)}
+            else:
+                inputs = item if isinstance(item, Tensor) else item[0]
+                yield inputs, _zeros(len(inputs))
+
+
+def _zeros(size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.int64)
 
 
 def _check_tensors(inputs: Any) -> None:
@@ -123,13 +161,20 @@ class _Accepted:
         return (), named
 
 
+#: What labels of so many axes may be.
+_HINTS = {
+    0: "; if the loader yields single samples, let torch.utils.data.DataLoader make batches of them",
+    2: "; one-hot or mixed labels must become integers, such as labels.argmax(1)",
+}
+
+
 def _integers(values: Any) -> Tensor:
     try:
         labels = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"labels are {type(values).__name__} that are no numbers ({error}); pass integers") from error
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or not labels.ndim:
-        hint = "; one-hot or mixed labels must become integers, such as labels.argmax(1)" if labels.ndim == 2 else ""
+        hint = _HINTS.get(labels.ndim, "")
         raise InputError(
             f"labels must be integers, one per sample, got {labels.dtype} of shape {tuple(labels.shape)}{hint}"
         )
