@@ -94,8 +94,10 @@ class HeadTap(Tap):
         asked = self.rows(place, call.input)
         count(self.tally, self.head, call, output, labels, asked, is_linear=self.is_linear)
         self.picked = picked_by_the_model(self.head, call, output, labels, asked)
-        taken = asked if self.picked is None else self.rows(place, call.input, self.picked)
-        self.tally.replaced += int((taken.features != asked.features).any(dim=1).sum())
+        taken = asked
+        if self.picked is not None:
+            taken = self.rows(place, call.input, self.picked)
+            self.tally.replaced += int((taken.features != asked.features).any(dim=1).sum())
         if not self.calls.copied:
             self._watch_the_head_alone()
         self.calls.clear()
