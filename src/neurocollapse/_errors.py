@@ -5,6 +5,7 @@ what the package got and what to do.
 """
 
 import difflib
+import errno
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
@@ -19,7 +20,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class NeurocollapseError(Exception):
-    """The base of every error that the package raises on purpose."""
+    """The base of every error that the package raises on purpose. Its message is `printable`."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(NeurocollapseError, ValueError):
@@ -81,6 +85,14 @@ class FeatureStoreError(NeurocollapseError, OSError):
     """A temporary file of captured features that cannot be written; nothing of it is left on the disk."""
 
 
+#: What to do about the errors of the system that a user can tell apart.
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or name another folder"),
+    **dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "name a folder on a file system with locks"),
+    errno.EEXIST: "name another file or folder",
+}
+
+
 class WriteError(NeurocollapseError, OSError):
     """A file that cannot be written; the message names it."""
 
@@ -88,11 +100,24 @@ class WriteError(NeurocollapseError, OSError):
         super().__init__(error.errno, error.strerror or str(error), str(path))
 
     def __str__(self) -> str:
-        return f"{self.filename} cannot be written ({self.strerror}); make room, or name another folder"
+        remedy = _REMEDIES.get(self.errno or 0, "name a folder that can be written to")
+        return printable(f"{self.filename} cannot be written ({self.strerror}); {remedy}")
 
 
 class CaptureWarning(UserWarning):
     """A reason why a measurement may differ from that of the model on the unchanged data."""
+
+
+def printable(text: str) -> str:
+    """Makes visible what a terminal would obey or hide, such as the escapes in a file's name; lines stay lines.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -641,8 +641,12 @@ def test_non_finite_features_are_captured_for_the_statistics_to_name():
     assert features_of(mlp(), loader(vectors, LABELS))[3].isnan().any()
 
 
-def test_a_half_precision_model():
-    assert features_of(mlp().bfloat16(), loader(VECTORS.bfloat16(), LABELS)).dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_inputs_take_the_precision_of_the_model(dtype):
+    model = mlp().to(dtype)
+    features = features_of(model, loader(VECTORS, LABELS))
+    assert features.dtype == dtype
+    assert features.equal(features_of(model, loader(VECTORS.to(dtype), LABELS)))
 
 
 # ---- sink and progress
@@ -1145,6 +1149,20 @@ class Untouched(Dataset):
 
     def __getitem__(self, index):
         raise AssertionError("a sample was loaded")
+
+
+class Columns(Untouched):
+    """A data set of columns, as those of Hugging Face: by a name it gives the whole column."""
+
+    def __getitem__(self, index):
+        return vars(self)[index] if isinstance(index, str) else super().__getitem__(index)
+
+
+@pytest.mark.parametrize(("name", "label_key"), [("label", None), ("kind", "kind")])
+def test_labels_are_read_from_a_column(name, label_key):
+    data = Columns(**{name: LABELS.tolist(), "text": ["a"] * N})
+    drawn = stratified_subset(DataLoader(Subset(data, range(N))), 2, label_key=label_key).dataset.indices
+    assert torch.bincount(LABELS[drawn]).tolist() == [2] * C
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 """Replaying checkpoints: which files in which order, whose weights, and what is measured again."""
 
+import argparse
 import json
+import os
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,6 +73,15 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(80_000_000))
+
+
+def saved_beside(path: Path, **options: bool) -> None:
+    torch.save({"model": weights(0), "args": argparse.Namespace(epochs=3)}, path, **options)
+
+
 class Code:
     def __reduce__(self):
         return print, ("this must not run",)
@@ -92,6 +105,12 @@ FAULTS = {
         lambda path: torch.save({p + k: v for p in ("student.", "teacher.") for k, v in weights(0).items()}, path),
         r"two.pt holds several such models, under student, teacher; save the state_dict of one alone",
     ),
+    "pipe.pt": (os.mkfifo, "pipe.pt is a pipe, not a file; name a file of weights"),
+    "bomb.pt": (bomb, "bomb.pt has .* bytes and would unpack to 80000000, which is beyond reason"),
+    "beside.pt": (saved_beside, r"weights \(it holds argparse.Namespace, which is no weight\); save a state_dict$"),
+    "older.pt": (partial(saved_beside, _use_new_zipfile_serialization=False), r"\(it holds argparse.Namespace, which"),
+    "text.pt": (lambda path: path.write_bytes(b"\x1b[31mno pickle"), r"text.pt is damaged .* save a state_dict$"),
+    "numbers.pt": (lambda path: torch.save({0: torch.ones(2)}, path), r"numbers.pt holds dict, not a state_dict"),
     "list.pt": (lambda path: torch.save([torch.ones(2)], path), r"list.pt holds list, not a state_dict"),
 }  # fmt: skip
 
@@ -102,8 +121,9 @@ def test_files_that_are_no_weights_of_this_model(name, tmp_path, capsys):
     write(tmp_path / name)
     model = network()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_weights(model, tmp_path / name)
+    assert not {"weights_only", "trust", "\x1b"} & {*str(caught.value).split(), *str(caught.value)}
     assert "this must not run" not in capsys.readouterr().out
     if name not in ("other.safetensors", "more.pt"):  # these faults are found halfway
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -249,7 +269,53 @@ def test_a_trajectory_counts_for_the_same_network(tmp_path, network, known):
     assert len(trajectory.of([checkpoint])) == known
 
 
-def test_a_file_that_is_no_trajectory(tmp_path):
-    (tmp_path / "notes.jsonl").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"notes.jsonl is no trajectory .*remove it, or name another file"):
+GOOD = json.dumps({"checkpoint": "a", "sha256": "b"})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("hello", "line 1: Expecting value"),
+        (f"{GOOD}\n[]", r"line 2 must be an object, got \[\]"),
+        (f'{GOOD}\n{{"sha256": "b"}}', "line 2 has no 'checkpoint'"),
+        ('{"checkpoint": [1], "sha256": "b"}', r"line 1: checkpoint must be text, got \[1\]"),
+        ('{"checkpoint": "a", "sha256": "b", "network": {"sha256": "c"}}', "line 1: network"),
+        ("[" * 200_000, "line 1: .*recursion"),
+    ],
+)
+def test_a_file_that_is_no_trajectory(tmp_path, content, reason):
+    (tmp_path / "notes.jsonl").write_text(content)
+    with pytest.raises(
+        CheckpointError, match=rf"notes.jsonl is no trajectory \({reason}.*\); mend it, or name another"
+    ):
         Trajectory(tmp_path / "notes.jsonl", {})
+    assert (tmp_path / "notes.jsonl").read_text() == content
+
+
+def test_a_device_is_no_trajectory():
+    with pytest.raises(CheckpointError, match="it is a device, not a file"):
+        Trajectory(Path(os.devnull), {})
+
+
+def test_checkpoints_of_one_name_in_different_folders_are_different(tmp_path):
+    checkpoints = [tmp_path / f"checkpoint-{step}" / "model.safetensors" for step in (1, 2, 10)]
+    for step, path in enumerate(checkpoints):
+        path.parent.mkdir()
+        save_file(weights(step), path)
+    trajectory = Trajectory(tmp_path / "trajectory.jsonl", {"dataset": "gaussian"})
+    for step, (_, begun) in enumerate(trajectory.missing(checkpoints)):
+        trajectory.add({**begun, "nc1": float(step)})
+    again = Trajectory(tmp_path / "trajectory.jsonl", {"dataset": "gaussian"})
+    assert [(line["checkpoint"], line["nc1"]) for line in again.of(checkpoints)] == [
+        (str(path), float(step)) for step, path in enumerate(checkpoints)
+    ]
+    assert not list(again.missing(checkpoints))
+
+
+def test_a_line_of_an_earlier_version_has_the_name_alone(tmp_path):
+    save_file(weights(0), checkpoint := tmp_path / "epoch_0.safetensors")
+    ((_, begun),) = Trajectory(tmp_path / "t.jsonl", {}).missing([checkpoint])
+    (tmp_path / "t.jsonl").write_text(json.dumps({**begun, "checkpoint": checkpoint.name, "nc1": 0.5}) + "\n")
+    trajectory = Trajectory(tmp_path / "t.jsonl", {})
+    assert not list(trajectory.missing([checkpoint]))
+    assert trajectory.of([checkpoint])[0]["nc1"] == 0.5

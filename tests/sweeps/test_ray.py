@@ -157,6 +157,23 @@ def test_a_cluster_that_does_not_answer_is_one_line(
     assert message in said
 
 
+CAUSES = {
+    "The current node timed out during startup.\nThis could": "Ray did not start: its processes did not answer",
+    "AF_UNIX path length cannot exceed 107 bytes: '/tmp/...": "Ray did not start: the name of the folder for temporary",
+    "no raylet\nhere": "Ray did not start: no raylet here; try again when the machine is less busy",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), CAUSES.items(), ids=range(len(CAUSES)))
+def test_a_ray_that_does_not_start_is_one_line(tmp_path, monkeypatch, text, message):
+    def init(**_):
+        raise Exception(text)
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ValueError, match=f"^{message}.*$"):
+        next(train_on_ray([SMALL], tmp_path))
+
+
 # A cluster
 
 

@@ -206,7 +206,7 @@ def test_what_is_no_run_or_a_damaged_one_writes_nothing(folder, tmp_path):
 
 def test_a_file_that_cannot_be_written_is_named(folder, tmp_path):
     (tmp_path / "logs").write_text("")
-    with pytest.raises(WriteError, match=r"cannot be written .*; make room, or name another folder"):
+    with pytest.raises(WriteError, match=r"cannot be written .*; name a folder that can be written to"):
         Tracker(tmp_path / "logs")(folder)
 
 

@@ -259,13 +259,13 @@ def test_a_run_without_weights_is_told(tmp_path, trained):
 
 
 def test_an_edited_configuration_is_told(tmp_path, trained):
-    folder = trained(tmp_path)
+    folder = RunFolder(trained(tmp_path).path.rename(tmp_path / "mine"))  # a name that says nothing about the run
     config = folder.path / "config.json"
     text = config.read_text()
     config.write_text(text.replace('"weight_decay": 0.0005', '"weight_decay": 0.05'))
     assert any("renamed, or its config.json was edited" in note for note in verify_run(folder).notes)
     for edited, message in (
-        (text.replace('"width": 12', '"width": 24'), r"is damaged: its model\.safetensors is of another network"),
+        (text.replace('"width": 12', '"width": 24'), r"model\.safetensors is damaged \(it is of another network"),
         (text.replace('"width": 12', '"flavour": "sour"'), r"made by another version of neurocollapse .*flavour"),
     ):
         config.write_text(edited)

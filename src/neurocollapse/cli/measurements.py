@@ -8,7 +8,7 @@ import tyro
 from .._errors import InputError
 from .._files import to_json
 from ..training import RunConfig
-from .parsing import form
+from .parsing import form, refuse
 from .printing import messages, print_frame, rows, shown
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ TRAJECTORY = Path("results/trajectory.jsonl")
 
 #: The keys that the table of a trajectory shows.
 TRAJECTORY_KEYS = ("accuracy", "loss_data", "nc1", "nc1_trace_ratio", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
+
+#: The file for a trajectory unless another is named.
+TRAJECTORY = Path("results/trajectory.jsonl")
 
 
 _PARTS = form(RunConfig, {"network": ("depth", "width", "bias", "normalization")})
@@ -72,35 +75,30 @@ def measure(
             raise InputError(
                 "--checkpoint, --dataset and a network's parts go with --model, not with a file of features"
             )
-        given = {"--data-dir": data_dir, "--per-class": per_class}
-        given |= {"--split": split == "test" or None, "--out": None if out == TRAJECTORY else out}
-        ignored = [option for option, value in given.items() if value is not None]
-        if ignored:
-            raise InputError(f"{', '.join(ignored)} go with --model, not with a file of features; leave them out")
+        of_a_model = {"data_dir": data_dir, "split": split != "train", "per_class": per_class, "out": out != TRAJECTORY}
+        refuse("a file of features is measured as it is", **of_a_model)
         assert file is not None
         return _print_measurement(_measured_file(file, num_classes, vci), None, explain, json)
     from ..measuring import find_checkpoints, load_weights, subject
     from ..training import builder_of
 
-    if num_classes is not None:
-        raise InputError(
-            f"--num-classes is for a file of features; the data and the head say how many classes {model} has, so "
-            f"leave out --num-classes {num_classes}"
-        )
+    refuse("the model and the data say how many classes there are", num_classes=num_classes)
     if dataset is None:
         raise InputError("--model needs --dataset, the data to measure it on")
     if ":" in model and parts.changed:
         raise InputError(f"--{next(iter(parts.changed))} is for convnet and mlp; build {model} with what it is to have")
     who = subject(model, dataset, build=builder_of(parts), data_dir=data_dir, split=split, per_class=per_class)
     checkpoints = find_checkpoints(*checkpoint)
-    if out != TRAJECTORY and (not checkpoints or explain or vci is not None):
-        raise InputError(f"--out {out} is for a trajectory: name its --checkpoint, without --explain and --vci")
-    if len(checkpoints) > 1 or out != TRAJECTORY:
+    if len(checkpoints) == 1 and (explain or vci is not None):
+        refuse("--explain and --vci print a table, and no trajectory", out=out != TRAJECTORY)
+    if len(checkpoints) > 1 or (checkpoints and out != TRAJECTORY):
         if explain or vci is not None:
             raise InputError(
                 f"--explain and --vci go with one checkpoint, and {' '.join(checkpoint)!r} names {len(checkpoints)}"
             )
         return _print_trajectory(who, checkpoints, out, json)
+    if not checkpoints:
+        refuse("without --checkpoint there is no trajectory", out=out != TRAJECTORY)
     initial = who.measure(vci) if explain or not checkpoints else None
     for path in checkpoints:
         load_weights(who.model, path)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from .._errors import InputError, did_you_mean
+from .._files import path_of
 from ..sweeps import ENGINES, Machines
 from ..training import GROUPS, RunConfig
 from .parsing import Form, form, read
@@ -16,7 +17,7 @@ from .parsing import Form, form, read
 def _folder(text: str) -> Path:
     if not text:
         raise InputError("the name of the folder is empty; use . for this one")
-    return Path(text)
+    return path_of(text)
 
 
 #: A folder to write to. An empty name, which `Path` reads as the current folder, is an error.

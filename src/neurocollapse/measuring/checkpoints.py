@@ -2,8 +2,9 @@
 
 import glob
 import hashlib
-import json
+import pickle
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._errors import CheckpointError
-from .._files import json_lines, write_json_lines
+from .._files import check_unpacked, in_one_line, irregular, json_lines, path_of, write_json_lines
+from .._schema import typed, typed_line
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, plain_name, unwrap
@@ -36,7 +38,7 @@ def find_checkpoints(*patterns: str) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        whole = Path(pattern).expanduser()
+        whole = path_of(pattern)
         matches = [whole] if whole.is_file() else [Path(name) for name in glob.glob(str(whole)) if Path(name).is_file()]
         if not matches:
             raise CheckpointError(f"no file matches {pattern!r}; name files of weights, or a pattern for several")
@@ -103,10 +105,25 @@ def _memory(value: object) -> tuple[int, int] | None:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    if kind := irregular(path):
+        raise CheckpointError(f"{path} is {kind}, not a file; name a file of weights")
     try:
+        if zipfile.is_zipfile(path):  # as torch.save writes them
+            with zipfile.ZipFile(path) as archive:
+                check_unpacked(path, sum(member.file_size for member in archive.infolist()), CheckpointError)
         if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except (PermissionError, FileNotFoundError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
+    except pickle.UnpicklingError as error:  # PyTorch's message is advice to trust the file
+        kinds = ", ".join(_kinds_beside_weights(path, error))
+        fault = f"it holds {kinds}, which is no weight" if kinds else "it is no file of PyTorch's"
+        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from None
     except Exception as error:  # each format has its own ways to say that a file is not whole
         fault = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
@@ -114,10 +131,19 @@ def _read(path: Path) -> Mapping[str, Any]:
         if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
             saved = saved[key]
     if not isinstance(saved, Mapping) or not all(
-        isinstance(value, Tensor) or name.endswith("_extra_state") for name, value in saved.items()
+        isinstance(name, str) and (isinstance(value, Tensor) or name.endswith("_extra_state"))
+        for name, value in saved.items()
     ):
         raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
     return saved
+
+
+def _kinds_beside_weights(path: Path, error: pickle.UnpicklingError) -> list[str]:
+    """Returns the names of the classes and functions for which `torch.load` refused the file; it executes nothing."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a file in PyTorch's older format
+        return re.findall(r"GLOBAL (\S+) was not an allowed", str(error))
 
 
 @dataclass(frozen=True)
@@ -162,34 +188,52 @@ def subject(
     return Subject(untrained(), chosen, {**conditions, "definitions": DEFINITIONS_VERSION})
 
 
+#: The keys by which a line of a trajectory is found.
+_LINE = {"checkpoint": str, "sha256": str}
+
+
 class Trajectory:
     """The measurements of checkpoints in a .jsonl file, one on each line; the file is rewritten after each.
 
-    A line counts for a checkpoint with the same name and content, measured under the same `conditions`, one of which,
-    `network`, is a `Fingerprint`. So a replay that was killed resumes, and a checkpoint that was overwritten is
-    measured again.
+    A line counts for a checkpoint with the same path, as it was given, and content, measured under the same
+    `conditions`, one of which, `network`, is a `Fingerprint`. So a replay that was killed resumes, and a checkpoint
+    that was overwritten is measured again. A line of earlier versions has the file's name alone.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any]):
         self.path, self.conditions = path, dict(conditions)
         self.lines: list[dict[str, Any]] = []
         try:
-            self.lines = [json.loads(line) for _, line in json_lines(path)]
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is no trajectory ({error}); remove it, or name another file") from error
+            for number, content in json_lines(path):
+                line = typed_line(_LINE, content, number)
+                typed(Fingerprint | str | None, line.get("network"), f"line {number}: network")
+                self.lines.append(line)
+        except PermissionError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        except Exception as error:
+            raise CheckpointError(
+                f"{path} is no trajectory ({in_one_line(error)}); mend it, or name another file"
+            ) from error
 
     def missing(self, checkpoints: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yields the checkpoints that are not measured yet, each with the first keys of its line."""
         for checkpoint in checkpoints:
-            start = {"checkpoint": checkpoint.name, "sha256": _sha256(checkpoint), **self.conditions}
-            if not any(_agrees(start, line) for line in self.lines):
+            start = {"checkpoint": str(checkpoint), "sha256": _sha256(checkpoint), **self.conditions}
+            if self._line(start, checkpoint) is None:
                 yield checkpoint, start
 
     def of(self, checkpoints: list[Path]) -> list[dict[str, Any]]:
         """Returns the lines of these checkpoints, in their order."""
-        names = [checkpoint.name for checkpoint in checkpoints]
-        mine = [line for line in self.lines if _agrees(self.conditions, line) and line["checkpoint"] in names]
-        return sorted(mine, key=lambda line: names.index(line["checkpoint"]))
+        found = [(checkpoint, self._line(self.conditions, checkpoint)) for checkpoint in checkpoints]
+        return [{**line, "checkpoint": str(checkpoint)} for checkpoint, line in found if line is not None]
+
+    def _line(self, start: Mapping[str, Any], checkpoint: Path) -> dict[str, Any] | None:
+        """Returns the checkpoint's line that agrees with `start`, by its path or else, as before, by its name."""
+        for name in (str(checkpoint), checkpoint.name):
+            for line in self.lines:
+                if _agrees({**start, "checkpoint": name}, line):
+                    return line
+        return None
 
     def add(self, line: dict[str, Any]) -> None:
         """Adds a line, in place of an earlier one for the same checkpoint and conditions, and writes the file."""
@@ -206,11 +250,7 @@ def _agrees(conditions: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
         return False
     if now is None or isinstance(then, str):  # earlier versions kept a hash of rounded outputs, which proves nothing
         return True
-    return then is not None and _fingerprint(then).matches(_fingerprint(now))
-
-
-def _fingerprint(kept: Mapping[str, Any]) -> Fingerprint:
-    return Fingerprint(kept["sha256"], tuple(kept["outputs"]))
+    return then is not None and typed(Fingerprint, then).matches(Fingerprint(now["sha256"], tuple(now["outputs"])))
 
 
 def replay(

@@ -12,10 +12,11 @@ from typing import Any, Literal, TypeVar, Unpack
 from torch import Tensor, nn
 
 from .._errors import InputError, InputTypeError, checks_arguments
+from .._files import path_of
 from ..datasets import Split
 from ..metrics import Measurement
 from ..networks import Head, candidates_for, layer_weights, unwrap
-from ..statistics import Classifier, ClassMeans, ClassMoments, Objective, Projections
+from ..statistics import Classifier, ClassMeans, ClassMoments, Objective, Projections, check_weighting
 from .capture.decisions import Tally
 from .capture.forward import Captured, CaptureOptions, capture
 from .capture.loaders import Unlabelled, as_loader
@@ -92,7 +93,7 @@ def measure_model(
     """
     processes = Processes(together)
     _check_together(strategy, means, save_features, processes.size)
-    loader = _chosen(loader, subset)
+    loader = _chosen(loader, subset, options.get("label_key"))
     tally = Tally()
     read = partial(capture, model, head=head, tally=tally, **options)
     part = processes.share(loader)
@@ -112,13 +113,47 @@ def measure_model(
             feed = partial(_fold_into, captured)
             if save_features is not None and captured is not None:
                 found, store = _head_of(captured)
-                write_features(Path(save_features), store.features, store.labels, found.weight, found.bias)
+                write_features(path_of(save_features), store.features, store.labels, found.weight, found.bias)
         classifier = next(known for known in classifiers if known is not None)
         with _naming_head(model, head, len(classifier.weight)):
             projections = _two_sweeps(processes, feed, classifier, means, weighting, vci)
     processes.merged(lambda: tally).warn(stacklevel=3)
     statistics = projections.statistics(objective, ood_mean)
     return Measurement(statistics, projections.means, held_out=projections.held_out)
+
+
+def try_model(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    head: str | None = None,
+    strategy: str = "keep",
+    means: ClassMeans | None = None,
+    ood: Iterable[Any] | None = None,
+    weighting: str = "classes",
+    vci: bool | None = None,
+    weight_decay: float | None = None,
+    subset: int | None = None,
+    save_features: Path | str | None = None,
+    together: bool | None = None,
+    **options: Unpack[CaptureOptions],
+) -> None:
+    """Raises what `measure_model` would raise for these arguments at the first batch; it measures nothing."""
+    processes = Processes(together)
+    _check_together(strategy, means, save_features, processes.size)
+    check_weighting(weighting)
+    if weight_decay is not None:
+        objective_of(model, weight_decay)
+    label_key = options.get("label_key")
+    options["progress"] = None
+    read = partial(capture, model, head=head, **options)
+    part = processes.share(_chosen(loader, subset, label_key))
+    processes.each(lambda: None if part is None else _classifier_of_first_batch(read, part))
+    if ood is not None:
+        others = processes.share(ood)
+        inputs = None if others is None else Unlabelled(others, label_key)
+        read = partial(read, label_key=None)
+        processes.each(lambda: None if inputs is None else _classifier_of_first_batch(read, inputs))
 
 
 def _check_together(strategy: str, means: object, save_features: Path | str | None, size: int) -> None:
@@ -131,14 +166,16 @@ def _check_together(strategy: str, means: object, save_features: Path | str | No
         raise InputError("save_features needs all features in one process; use strategy='keep' and together=False")
     if save_features is not None and Path(save_features).suffix != ".safetensors":
         raise InputError(f"save_features must end in .safetensors, got {save_features}")
+    if save_features is not None and not path_of(save_features).parent.is_dir():
+        raise InputError(f"save_features is {save_features}, and there is no such folder; make it first")
 
 
-def _chosen(loader: Iterable[Any] | Split, subset: int | None) -> Iterable[Any]:
+def _chosen(loader: Iterable[Any] | Split, subset: int | None, label_key: str | int | None) -> Iterable[Any]:
     """Returns a loader of this many samples of every class, or of all."""
     loader = as_loader(loader)
     if subset is not None and subset < 1:
         raise InputError(f"subset must be at least 1, got {subset}")
-    return loader if subset is None else stratified_subset(loader, subset)
+    return loader if subset is None else stratified_subset(loader, subset, label_key=label_key)
 
 
 def _two_sweeps(
@@ -190,7 +227,7 @@ def measure_layers(
     >>> list(nc.measure_layers(network, [(torch.randn(9, 2, 2), torch.arange(9) % 2)]))
     ['1', '2', '3']
     """
-    loader = _chosen(loader, subset)
+    loader = _chosen(loader, subset, options.get("label_key"))
     with capture(model, loader, head=head, layers=layers, **options) as captured:
         found, features = _head_of(captured)
         size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}

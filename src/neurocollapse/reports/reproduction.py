@@ -69,7 +69,7 @@ def reproduce(
     Raises:
         NeurocollapseError: see `sweep`.
     """
-    config, out = config or RunConfig(), Path(out)
+    config, out = config or RunConfig(), path_of(out)
     machines = Machines(path_of(data_dir), workers, device, engine, address, path_of(tensorboard), progress)
     plan = plan_sweep(reproduction_sweep(config, weight_decays, seeds), out, machines)
     done = plan.carry_out()

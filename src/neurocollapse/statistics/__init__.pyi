@@ -6,6 +6,7 @@ from .batches import check_shapes as check_shapes
 from .batches import unlabelled as unlabelled
 from .means import WEIGHTINGS as WEIGHTINGS
 from .means import ClassMeans as ClassMeans
+from .means import check_weighting as check_weighting
 from .means import mean_of as mean_of
 from .one_pass import ClassMoments as ClassMoments
 from .projections import Projections as Projections

@@ -14,6 +14,9 @@ _BLOCK_ELEMENTS = {False: 2**20, True: 2**24}
 _LEAST_ROWS = 16
 _MANY_CLASSES, _MANY_ROWS = 64, 1024
 
+#: Between these scales of the data, squares of float32 residuals, many orders smaller, neither overflow nor vanish.
+FLOAT32_SCALES = (2.0**-20, 2.0**40)
+
 #: Above this many features Σ_W as a whole (p × p, float64) is not kept unless asked for.
 FULL_COVARIANCE_LIMIT = 4096
 
@@ -86,12 +89,12 @@ def check_same_classifier(first: Classifier | None, second: Classifier | None) -
 
 
 #: Between these, float64 holds the square of a number and the square of its rounding, 1e-16 of it.
-_SQUARABLE = (1e-130, 1e140)
+SQUARABLE = (1e-130, 1e140)
 
 
 def check_scale(what: str, largest: float) -> None:
     """Raises `ValueError` if squares of numbers up to `largest` leave the range of float64."""
-    low, high = _SQUARABLE
+    low, high = SQUARABLE
     if largest and not low <= largest <= high:
         raise InputError(
             f"{what} reach {largest:.3g}, and squares of that are beyond float64; multiply them by a constant that "

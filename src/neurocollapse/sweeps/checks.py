@@ -14,7 +14,7 @@ from ..networks import Fingerprint
 from ..training import RunConfig, data_part, last_epoch, network_of, training_data
 from .axes import estimate_seconds
 from .folder import RunFolder
-from .identity import check_same, run_id
+from .identity import check_resumable, run_id
 from .networks_tried import fingerprint, is_users_own, probe, probe_stacked, run_notes
 
 
@@ -99,7 +99,7 @@ class _Check:
         folder = RunFolder(self.out / run_id(config, self.dataset))
         if damage := folder.damage:
             return Planned(config, folder, False, self.dataset.notes + notes, damage=damage)
-        check_same(folder, self.dataset, network)
+        check_resumable(folder, self.dataset, network)
         ended = folder.result is not None
         seconds = self.estimate(config, folder) if self.timed and not ended else 0.0
         return Planned(config, folder, ended, self.dataset.notes + notes, seconds)

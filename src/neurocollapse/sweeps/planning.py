@@ -125,7 +125,7 @@ def plan_sweep(configs: Iterable[RunConfig], out: Path | str, machines: Machines
     if isinstance(configs, RunConfig):
         raise InputTypeError("sweep takes several configurations, got one; train it with train, or put it into a list")
     configs = list(configs) if isinstance(configs, Iterable) else [configs]
-    out, shown = Path(out), Progress(machines.progress)
+    out, shown = path_of(out), Progress(machines.progress)
     if strange := [config for config in configs if not isinstance(config, RunConfig)]:
         raise InputTypeError(f"sweep takes a Sweep or RunConfigs, got {strange[0]!r}")
     check_workers(machines.workers)

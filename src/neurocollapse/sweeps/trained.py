@@ -1,12 +1,12 @@
 """Trains one run from its configuration to its end, in memory or on disk."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 from .._errors import DivergedError, checks_arguments
 from .._files import path_of
@@ -20,7 +20,7 @@ from .folder import RunFolder
 from .frame import frame_of, record_rows, records_frame
 from .identity import run_id
 from .resuming import execute
-from .tensors import model_weights
+from .tensors import load_weights, model_weights
 from .watching import run_labels, watched
 
 
@@ -83,7 +83,7 @@ def train(
         else:
             try:
                 folder = execute(
-                    config, dataset, Path(out), device=device, on_state=lambda state: show(epoch_event(0, state))
+                    config, dataset, path_of(out), device=device, on_state=lambda state: show(epoch_event(0, state))
                 )
             except KeyboardInterrupt as stop:  # or a kind of it
                 raise type(stop)(f"what was saved stays in {out}, and the same call resumes it") from None
@@ -95,28 +95,26 @@ def train(
 
 def _in_memory(config: RunConfig, dataset: Dataset, device: str, show: Callable[[Event], None]) -> TrainedRun:
     records: list[Record] = []
-    model, status, message = None, "diverged", ""
+    model: nn.Module | None = None
+    status, message = "diverged", ""
     try:
         for state in epochs(config, dataset, device=device):
             show(epoch_event(0, state))
             if state.record is not None:
                 records.append(state.record)
-        model, status = _trained_model(config, dataset, model_weights(state.tensors), device), "finished"
+        model, status = network_of(config, dataset), "finished"
+        model.load_state_dict(model_weights(state.tensors))
     except DivergedError as error:
         message = str(error)
     described = {"config": asdict(config), "num_classes": dataset.num_classes}
     frame = frame_of(record_rows(run_id(config, dataset), status, described, records))
-    return TrainedRun(config, status, frame, model, dataset, None, message)
+    return TrainedRun(config, status, frame, model and model.to(device).eval(), dataset, None, message)
 
 
 def _from_disk(folder: RunFolder, dataset: Dataset, device: str) -> TrainedRun:
     config, result = folder.config, folder.result or {}
-    finished = folder.status == "finished"
-    model = _trained_model(config, dataset, folder.weights(), device) if finished else None
+    model = network_of(config, dataset) if folder.status == "finished" else None
+    if model is not None:
+        load_weights(model, folder)
+        model.to(device).eval()
     return TrainedRun(config, folder.status, records_frame([folder]), model, dataset, folder, result.get("message", ""))
-
-
-def _trained_model(config: RunConfig, dataset: Dataset, weights: Mapping[str, Tensor], device: str) -> nn.Module:
-    model = network_of(config, dataset)
-    model.load_state_dict(weights)
-    return model.to(device).eval()

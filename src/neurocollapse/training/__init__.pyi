@@ -1,5 +1,7 @@
+from .config import DEFAULTS_VERSION as DEFAULTS_VERSION
 from .config import GROUPS as GROUPS
 from .config import RunConfig as RunConfig
+from .config import former_defaults as former_defaults
 from .flow import gradient_flow as gradient_flow
 from .full_batch import FullBatch as FullBatch
 from .loop import State as State

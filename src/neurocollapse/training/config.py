@@ -129,7 +129,11 @@ class RunConfig:
         >>> RunConfig(seed=1, network="mlp").changed
         {'network': 'mlp', 'seed': 1}
         """
-        defaults = RunConfig()
+        return self.changed_from(DEFAULTS_VERSION)
+
+    def changed_from(self, version: int) -> dict[str, Any]:
+        """Returns the fields that are not at the defaults of that version."""
+        defaults = RunConfig(**former_defaults(version))
         return {name: value for name, value in vars(self).items() if value != getattr(defaults, name)}
 
     @property
@@ -149,6 +153,21 @@ _NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
     "initial_norm": ("initialization norm", lambda config: config.initialization == "norm"),
     "decay_start": ("a positive weight_decay", lambda config: config.weight_decay > 0),
 }
+
+#: It changes when the same fields would give a different run: new defaults, another order of random numbers.
+DEFAULTS_VERSION = 2
+
+#: For each earlier version, the defaults that the next one changed, as they were before.
+FORMER_DEFAULTS: dict[int, dict[str, Any]] = {}
+
+
+def former_defaults(version: int) -> dict[str, Any]:
+    """Returns the fields whose defaults were others in that version, at the defaults that they had."""
+    former: dict[str, Any] = {}
+    for each in sorted(FORMER_DEFAULTS, reverse=True):
+        former |= FORMER_DEFAULTS[each] if each >= version else {}
+    return former
+
 
 #: The fields grouped by subject, as forms show them. Fields that few people change come last.
 GROUPS = {

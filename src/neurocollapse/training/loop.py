@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._errors import DivergedError, InputError, InputTypeError, checks_arguments
+from .._errors import CheckpointError, DivergedError, InputError, InputTypeError, checks_arguments
 from .._html import Brief
 from ..datasets import Dataset, Selection, load_dataset
 from .config import RunConfig
@@ -109,7 +109,7 @@ def train_together(
     *,
     resumes: Sequence[Resume | None] | None = None,
     device: str = "cpu",
-) -> Iterator[tuple[int, State | DivergedError]]:
+) -> Iterator[tuple[int, State | DivergedError | CheckpointError]]:
     """Trains several configurations as one program.
 
     Yields, for each epoch of each run, its index in `configs` and what `epochs` would yield or raise. Ten steps in
@@ -121,11 +121,14 @@ def train_together(
     if len({stack_key(config) for config in configs}) > 1:
         raise InputError("runs of one program differ in seed, λ, learning rate, initial norm and length alone")
     shared = on_device(dataset, device)  # once, and not by every run
-    courses = {
-        index: _Course(config, shared, resume, device)
-        for index, (config, resume) in enumerate(zip(configs, resumes or [None] * len(configs), strict=True))
-    }
-    courses = {index: course for index, course in courses.items() if not course.finished}
+    courses: dict[int, _Course] = {}
+    for index, (config, resume) in enumerate(zip(configs, resumes or [None] * len(configs), strict=True)):
+        try:
+            course = _Course(config, shared, resume, device)
+        except CheckpointError as error:
+            yield index, error
+        else:
+            courses |= {} if course.finished else {index: course}
     program: Together | None = None
     while courses:
         start = time.perf_counter()

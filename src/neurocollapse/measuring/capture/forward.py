@@ -18,7 +18,7 @@ from ...statistics import unlabelled
 from .cautions import warn_of
 from .decisions import Tally, without_autocast
 from .drawn import Drawn
-from .loaders import Batch, as_loader, batches, to_device
+from .loaders import Batch, as_loader, batches, precision_of, to_device
 from .names import Names, Origin
 from .next_tokens import NextTokens
 from .samples import Positions, Rows
@@ -119,7 +119,8 @@ def capture(
         ignore_index: samples, or positions, with this label are left out. Labels for each position, (samples, tokens)
             for tokens or (samples, height, width) for pixels, make every position a sample. They are used as they
             are, but a language model's that are its own input, which it shifts in training, are shifted by one.
-        device: the device for the inputs; by default that of the model's first parameter.
+        device: the device for the inputs; by default that of the model's first parameter. Their precision is the
+            model's.
         label_key: where the labels are: a key of mappings, or a position in tuples.
         autocast_dtype: run the model under autocast in this type.
         eval_mode: False leaves every module in its present mode.
@@ -149,7 +150,7 @@ def capture(
     warn_of(loader, stacklevel=2)
     if not eval_mode:
         _warn_of_training(model)
-    place = torch.device(device) if device else _device_of(model)
+    place, precision = torch.device(device) if device else _device_of(model), precision_of(model)
     batches_in_all, samples = _length(loader), _length(getattr(loader, "sampler", None))
     with ExitStack() as stack:
         # a loader draws from the generator even where it does not shuffle
@@ -168,7 +169,7 @@ def capture(
         for done, batch in enumerate(batches(drawn, model, label_key=label_key), start=1):
             origin = drawn.origin(batch.labels)
             with autocast:
-                taken = taps.of(to_device(batch, place), origin)
+                taken = taps.of(to_device(batch, place, precision), origin)
             with without_autocast(place):  # a sink computes in the types that it receives
                 stores.keep(taken, origin, sink, taps.head)
             if progress is not None:

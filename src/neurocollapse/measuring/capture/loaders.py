@@ -20,6 +20,9 @@ LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 #: The keys for a model's only argument, used if its name is not a key and there are other tensors too.
 INPUT_KEYS = ("pixel_values", "images", "image", "inputs", "input", "x")
 
+#: The types that a model computes in; others, such as the eight bits of quantised weights, are for storing.
+_PRECISIONS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+
 
 #: The number of samples of a `Split` in a batch.
 _BATCH = 500
@@ -181,17 +184,27 @@ def _integers(values: Any) -> Tensor:
     return labels.long()
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Moves the batch's tensors, also those within tuples, lists and mappings, to `device`."""
-    return Batch(_moved(batch.args, device), _moved(batch.kwargs, device), batch.labels.to(device))
+def precision_of(model: nn.Module) -> torch.dtype | None:
+    """Returns the floating-point type of the model's parameters; None if they have several, or none."""
+    found = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return found.pop() if len(found) == 1 and found <= _PRECISIONS else None
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def to_device(batch: Batch, device: torch.device, precision: torch.dtype | None = None) -> Batch:
+    """Moves the batch's tensors, also those within tuples, lists and mappings, to `device`.
+
+    Inputs of floating-point numbers take the given precision.
+    """
+    args, kwargs = _moved(batch.args, device, precision), _moved(batch.kwargs, device, precision)
+    return Batch(args, kwargs, batch.labels.to(device))
+
+
+def _moved(value: Any, device: torch.device, precision: torch.dtype | None) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return value.to(device, precision if value.is_floating_point() else None, non_blocking=True)
     if isinstance(value, Mapping):
-        return {name: _moved(part, device) for name, part in value.items()}
+        return {name: _moved(part, device, precision) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        parts = [_moved(part, device) for part in value]
+        parts = [_moved(part, device, precision) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
