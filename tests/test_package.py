@@ -6,8 +6,15 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
+import torch
+from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import Float
+from torch import Tensor
 
 import neurocollapse as nc
+from neurocollapse import geometry
+from neurocollapse.statistics import Classifier
+from tests.checking import checked
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -42,3 +49,21 @@ def test_version_is_that_of_the_installed_distribution():
 def test_unknown_name_is_named_in_the_error():
     with pytest.raises(AttributeError, match="No neurocollapse attribute nonexistent"):
         _ = nc.nonexistent
+
+
+def twice(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    return torch.cat([values, values])
+
+
+WRONG = {
+    "a type": lambda: geometry.simplex_etf("3"),
+    "a number of axes": lambda: geometry.centered_span(torch.zeros(3), 1.0),
+    "shapes of a dataclass that do not fit": lambda: Classifier(torch.zeros(2, 3), torch.zeros(3)),
+    "what is returned": lambda: checked(twice)(torch.zeros(2)),
+}
+
+
+@pytest.mark.parametrize("call", WRONG.values(), ids=WRONG)
+def test_types_and_shapes_of_signatures_are_checked_while_tests_run(call):
+    with pytest.raises(BeartypeCallHintViolation):
+        call()

@@ -109,10 +109,10 @@ class CaptureWarning(UserWarning):
 
 
 def printable(text: str) -> str:
-    """Makes visible what a terminal would obey or hide, such as the escapes in a file's name; lines stay lines.
+    r"""Makes visible what a terminal would obey or hide, such as the escapes in a file's name; lines stay lines.
 
-    >>> printable("a\x1b[31mb")
-    'a\\x1b[31mb'
+    >>> print(printable("a\x1b[31mb"))
+    a\x1b[31mb
     """
     return "".join(
         letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode("ascii")

@@ -1,5 +1,6 @@
 """Shows progress on the standard error: lines, and bars with the time left. It loads rich at the first use."""
 
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,6 +23,10 @@ def console_of(**options: Any) -> "rich.console.Console":
     class PlainConsole(Console):
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(printable(text), **options)
+
+        def on_broken_pipe(self) -> None:  # rich would exit with status 1
+            self.quiet = True
+            raise BrokenPipeError(errno.EPIPE, "the reader has gone")
 
     return PlainConsole(soft_wrap=True, highlight=False, markup=False, emoji=False, **options)
 

@@ -125,7 +125,8 @@ def test_a_dry_run_only_tells_the_time_and_the_ids(tmp_path, reproduced, run, mo
 
     monkeypatch.setattr("neurocollapse.sweeps.checks.estimate_seconds", lambda *_: 100.0)
     out, _ = reproduced
-    arguments = [*REPRODUCE, "--weight-decay", "0", "1e-2", "--dry-run", "--json", "--workers", "1"]
+    arguments = [word if word != "5e-3" else "1e-2" for word in REPRODUCE]
+    arguments += ["--dry-run", "--json", "--workers", "1"]
     status, printed, said = run(*arguments, "--out", out)
     assert status == 0
     assert "2 run(s), 1 at a time: about 3 min 20 s" in said
@@ -597,8 +598,8 @@ TRAIN = ["train", *TINY]
 COMMANDS = [
     (["reproduce", "--dataset", "mnist5"], "unknown data set 'mnist5'; did you mean 'mnist5k'?"),
     (["reproduce", "--dataset", "gaussian"], "convnet needs images (channels, height, width), got"),
-    ([*REPRODUCE, "--weight-decay", "0", "1e-3", "0.001"], "weight_decay has a value twice: 0.0, 0.001, 0.001"),
-    ([*REPRODUCE, "--weight-decay"], "weight_decay needs at least one value"),
+    (["reproduce", *TINY, "--weight-decay", "0", "1e-3", "0.001"], "weight_decay has a value twice: 0.0, 0.001, 0.001"),
+    (["reproduce", *TINY, "--weight-decay"], "weight_decay needs at least one value"),
     ([*REPRODUCE, "--seeds", "0"], "seeds must be at least 1, got 0"),
     ([*REPRODUCE, "--workers", "0"], "workers must be at least 1, got 0"),
     (["reproduce", "--dataset", "mnist", "--data-dir", "absent"], "the data folder absent does not exist"),

@@ -207,6 +207,8 @@ def test_data_without_an_end_are_measured_as_far_as_they_are_trained_on(options,
 
 
 BROKEN = {
+    "a monitor": ({"monitor": "nc/nc_1"}, "a monitor goes by 'nc/nc_1', which is not measured .did you mean 'nc1'"),
+    "a monitor of what is not measured": ({"monitor": "nc/loss"}, "a monitor goes by 'nc/loss', which is not measured"),
     "a part": ({"model": "nework"}, "the module has no part 'nework' .did you mean 'network'"),
     "a head": ({"head": "classifier"}, "classifier"),
     "what can be read once": ({"loader": iter([(X, Y)])}, r"an iterator \(list_iterator\) that can be read once"),
@@ -223,8 +225,10 @@ BROKEN = {
 def test_what_one_batch_shows_is_an_error_before_the_training(options, message, tmp_path):
     module = Module()
     before = module.network[0].weight.clone()
+    monitor = options.get("monitor", "val_loss")
+    callbacks = [NeuralCollapseCallback(**{k: v for k, v in options.items() if k != "monitor"}), EarlyStopping(monitor)]
     with pytest.raises((ValueError, RuntimeError), match=message):
-        fit(NeuralCollapseCallback(**options), tmp_path, module=module)
+        fit(callbacks, tmp_path, module=module)
     assert torch.equal(module.network[0].weight, before)
 
 

@@ -252,6 +252,10 @@ def test_a_callback_is_attached_once_or_says_that_it_is_not(tmp_path):
 def test_bad_arguments_are_named_before_training(tmp_path):
     with pytest.raises(ValueError, match="loader must be 'train', 'eval' or a loader, got 'val'"):
         NeuralCollapseCallback(loader="val")
+    trainer = trainer_in(tmp_path, **{**BEST, "metric_for_best_model": "nc/nc_1"})
+    NeuralCollapseCallback().attach(trainer)
+    with pytest.raises(ValueError, match=r"a monitor goes by 'nc/nc_1', which is not measured .did you mean 'nc1'"):
+        trainer.train()
     trainer = trainer_in(tmp_path)
     trainer.eval_dataset = {"one": EVAL, "two": EVAL}
     NeuralCollapseCallback(loader="eval").attach(trainer)

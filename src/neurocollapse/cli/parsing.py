@@ -219,20 +219,17 @@ def _places_and_options(command: Callable[..., int]) -> tuple[list[str], dict[st
 
 
 def _repeated(command: Callable[..., int], words: Sequence[str]) -> str | None:
-    """Describes the first option that is given twice, of which tyro would use the last; None if there is none."""
+    """Describes the first list that is given twice, of which tyro would use the last; None if there is none.
+
+    Of a single value the last one counts, as in other commands: so a script's options can be changed.
+    """
     _, options = _places_and_options(command)
     given: dict[str, list[str]] = {}
     for option, values in _chunks(words):
-        hint, _ = _unwrapped(options.get(option))
-        if option in given and hint is not bool:
-            many = get_origin(hint) is tuple
-            remedy = f"{option} {' '.join([*given[option], *values])}" if many else "one of them"
-            return f"{option} is given twice, and only the last would count; give {remedy}"
+        if get_origin(_unwrapped(options.get(option))[0]) is tuple and option in given:
+            joined = " ".join([option, *given[option], *values])
+            return f"{option} is given twice, and only the last would count; give its values at once: {joined}"
         given[option] = values
-    for axis in given.get("--vary", []):
-        field = f"--{axis.partition('=')[0].replace('_', '-')}"
-        if field in given:
-            return f"{field} is given, and --vary {axis} replaces its value; give one of them"
     return None
 
 

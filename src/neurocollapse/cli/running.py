@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._errors import InputError
 from .._files import to_json
+from ..training import RunConfig
 from .listing import print_runs
 from .options import ComparedOptions, Folder, FollowedOptions, RunOptions, axis
 from .printing import messages, out_console, print_frame, rows
@@ -88,6 +89,9 @@ def train(
     axes: dict[str, Sequence[Any]] = dict(axis(text) for text in vary)
     if len(axes) < len(vary):
         raise InputError(f"--vary names a field twice: {' '.join(vary)}")
+    for name, values in axes.items():
+        if (lost := getattr(config, name)) not in (*values, getattr(RunConfig(), name)):
+            raise InputError(f"--vary {name} replaces the {name} {lost}; give the one or the other, or vary it too")
     sweep = Sweep(config, axes)
     plan = plan_sweep(sweep, out, machines)
     if dry_run:

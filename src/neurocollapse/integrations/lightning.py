@@ -109,7 +109,7 @@ class NeuralCollapseCallback(Callback):
     def _is_monitored(self, trainer: Trainer) -> bool:
         """Whether a callback or a scheduler goes by one of the numbers."""
         monitors = [getattr(each, "monitor", None) for each in (*trainer.callbacks, *trainer.lr_scheduler_configs)]
-        return any(name is not None and name.startswith(self.probe.prefix) for name in monitors)
+        return any(list(map(self.probe.is_monitored, monitors)))
 
     def _subject(self, trainer: Trainer, pl_module: LightningModule) -> Subject:
         def found() -> tuple[nn.Module, Iterable[Any]]:

@@ -64,10 +64,22 @@ class Probe:
         """Whether to measure after this epoch; the first is 1."""
         return epoch % self.every == 0
 
+    def is_monitored(self, name: str | None) -> bool:
+        """Whether a monitor of this name goes by a number. Raises `InputError` if there is no such number."""
+        if name is None or not name.startswith(self.prefix):
+            return False
+        key = name.removeprefix(self.prefix).partition(".")[0]
+        measured = [each for each in METRICS if not _lacking(each, self.options)]
+        if key in (self.keys or measured):
+            return True
+        if self.prefix and (key not in METRICS or not self.keys):  # another callback may log the other keys
+            raise InputError(f"a monitor goes by {name!r}, which is not measured{did_you_mean(key, measured)}")
+        return False
+
     def try_out(self, subject: Subject) -> None:
         """Raises what a measurement would raise at the first batch, so that it shows before the training."""
-        for key, (need, remedy) in itertools.product(self.keys or (), _lacking(self.options).items()):
-            if need in METRICS[key].needs:
+        for key in self.keys or ():
+            if remedy := _lacking(key, self.options):
                 raise InputError(f"key {key!r} is not measured with these options; pass {remedy}")
         model, loader = subject()
         if isinstance(loader, Iterator) or isinstance(getattr(loader, "dataset", None), Iterator):
@@ -132,8 +144,8 @@ def _in_order(loader: Iterable[Any]) -> Iterable[Any]:
     return reloaded(loader, None if isinstance(loader.dataset, IterableDataset) else indices_of(loader))
 
 
-def _lacking(options: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the fields of `Statistics` that are not gathered with these options of `measure_model`, with remedies."""
+def _lacking(key: str, options: Mapping[str, Any]) -> str | None:
+    """Returns what `measure_model` must get for this key, beside these options; None if they suffice."""
     lacking = {}
     if options.get("weight_decay") is None:
         lacking["objective"] = "weight_decay="
@@ -143,4 +155,4 @@ def _lacking(options: Mapping[str, Any]) -> dict[str, str]:
         lacking["nearest_mean_disagreement"] = "strategy='keep' or 'twice'"
     elif options.get("vci") is False:
         lacking["within_class_covariance"] = "vci=True"
-    return lacking
+    return next((lacking[need] for need in METRICS[key].needs if need in lacking), None)

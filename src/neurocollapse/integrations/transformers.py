@@ -96,6 +96,7 @@ class NeuralCollapseCallback(TrainerCallback):
     ) -> None:
         """Checks that a trainer is attached, and tries everything on one batch of the data that it will measure."""
         trainer = self._attached()
+        self.probe.is_monitored((args.metric_for_best_model or "").removeprefix("eval_"))
         # Counted, since state.epoch is a share of the steps, of which data without a length have no known number.
         self.epoch = int((state.epoch or 0) + 1e-6)
         if not self.at_evaluation:
