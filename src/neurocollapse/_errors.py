@@ -169,7 +169,8 @@ def _check_call(called: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         allowed = kinds.get(name, ())
         if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
             shown = f"{value!r} of type " if isinstance(value, _SHOWN) and len(repr(value)) < 60 else ""
-            raise InputTypeError(f"{taker}: {name} must be {_either(allowed)}, got {shown}{type(value).__name__}")
+            got = f"got {shown}{type(value).__name__}{_INSTEAD.get(name, '')}"
+            raise InputTypeError(f"{taker}: {name} must be {_either(allowed)}, {got}")
 
 
 @functools.cache
@@ -212,6 +213,9 @@ def _either(kinds: tuple[type, ...]) -> str:
     *others, last = words
     return f"{', '.join(others)} or {last}" if others else last
 
+
+#: Where an argument leads that was given something else.
+_INSTEAD = {"head": "; a matrix is the weight of measure(features, labels, weight, bias)"}
 
 #: The kinds of values that a message shows.
 _SHOWN = (str, int, float, dict, list, tuple, type(None))

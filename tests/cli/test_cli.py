@@ -512,6 +512,12 @@ def test_explain_shows_what_numbers_would_be(run, checkpoints):
     assert_one_line(run(*checkpoints, "--checkpoint", "epoch_*.safetensors", "--explain"), message)
 
 
+def test_one_checkpoint_and_a_file_named_for_it_is_a_trajectory(run, checkpoints):
+    assert run(*checkpoints, "--checkpoint", "epoch_2.safetensors", "--out", "one.jsonl")[0] == 0
+    (line,) = Path("one.jsonl").read_text().splitlines()
+    assert json.loads(line)["checkpoint"] == "epoch_2.safetensors"
+
+
 OF_A_MODEL = ["--model", "mlp", "--dataset", "gaussian"]
 UNMEASURED = [
     ([], "measure takes either a file of features, or --model with --dataset"),

@@ -907,6 +907,11 @@ class Batches(Dataset):
         return VECTORS[index::2], LABELS[index::2]
 
 
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(VECTORS, LABELS, strict=True))
+
+
 def mixup_collate(samples):
     return torch.utils.data.default_collate(samples)
 
@@ -948,6 +953,10 @@ CAUTIONS = {
     "without batches": (lambda: DataLoader(Batches(), batch_size=None, sampler=[0, 1, 0]), "the 3 .* are 2 different"),
     "a subset with repetitions": (lambda: DataLoader(Subset(Pictures(), [0, 1, -22]), 2), "the 3 .* are 2 different"),
     "a data set twice": (lambda: DataLoader(ConcatDataset([PICTURES] * 2), 5), "the 44 that it showed are 22 diff"),
+    "workers that do not share": (
+        lambda: DataLoader(Stream(), 22, num_workers=2),
+        "workers yield the same .*: 1 batch",
+    ),
     "a collate function that leaves out": (
         lambda: loader(collate_fn=lambda samples: torch.utils.data.default_collate(samples[1:])),
         "collate_fn makes 4 labels of 5 samples, so samples are left out",
@@ -961,11 +970,6 @@ def test_what_would_make_the_number_wrong_is_warned_of(case):
     with pytest.warns(CaptureWarning, match=message) as record:
         capture(mlp(), make())
     assert len(record) == 1
-
-
-class Stream(IterableDataset):
-    def __iter__(self):
-        return iter(zip(VECTORS, LABELS, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ FAULTS = {
     "beside.pt": (saved_beside, r"weights \(it holds argparse.Namespace, which is no weight\); save a state_dict$"),
     "older.pt": (partial(saved_beside, _use_new_zipfile_serialization=False), r"\(it holds argparse.Namespace, which"),
     "text.pt": (lambda path: path.write_bytes(b"\x1b[31mno pickle"), r"text.pt is damaged .* save a state_dict$"),
+    "numbers.pt": (lambda path: torch.save({0: torch.ones(2)}, path), r"numbers.pt holds dict, not a state_dict"),
     "list.pt": (lambda path: torch.save([torch.ones(2)], path), r"list.pt holds list, not a state_dict"),
 }  # fmt: skip
 

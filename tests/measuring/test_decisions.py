@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from neurocollapse import CaptureWarning, measure_model
+from neurocollapse import CaptureWarning, measure_layers, measure_model
 from neurocollapse.measuring.capture import capture
 from neurocollapse.measuring.capture.decisions import Tally
 from tests.modules import Model
@@ -72,6 +72,12 @@ def test_the_token_by_which_a_model_decides_is_measured_whichever_was_named(toke
             m = measure_model(last_token(SHOWN[shown]), sequences(), head="score", tokens=tokens, strategy=strategy)
         assert len(told) == 1
         assert (m["nc1"], m["accuracy"]) == (0, 1)
+
+
+def test_layers_are_measured_at_the_token_by_which_the_model_decides():
+    with pytest.warns(CaptureWarning, match="the model's own token was measured instead, for 9 samples"):
+        layers = measure_layers(last_token(), sequences(), tokens="last")
+    assert {name: layer["nc1"] for name, layer in layers.items()} == {"embed": 0, "score": 0}
 
 
 def test_the_right_token_is_taken_without_a_word():

@@ -1,14 +1,11 @@
 """Every error of measuring leads somewhere: what to pass in place of what cannot be measured."""
 
-import inspect
-
 import pytest
 import torch
 from torch import nn
 
-from neurocollapse import measure
+from neurocollapse import measure, measure_model
 from neurocollapse.measuring.capture import capture
-from neurocollapse.networks import candidates_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")  # it is deprecated, and models of it are about
 
@@ -86,8 +83,8 @@ def test_errors_lead_somewhere(case):
 
 
 def test_a_matrix_is_no_head():
-    with pytest.raises(ValueError, match=r"must be the name .* got Tensor; a matrix .* is the weight of measure\("):
-        inspect.unwrap(candidates_for)(mlp(), torch.ones(C, 5))
+    with pytest.raises(ValueError, match=r"head must be .*, got Tensor; a matrix is the weight of measure\("):
+        measure_model(mlp(), DATA, head=torch.ones(C, 5))
 
 
 def test_a_model_with_scripted_parts_is_measured():

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ..measuring import Subject
     from ..metrics import Measurement
 
+#: The file of a trajectory, unless another is named.
+TRAJECTORY = Path("results/trajectory.jsonl")
+
 #: The keys that the table of a trajectory shows.
 TRAJECTORY_KEYS = ("accuracy", "loss_data", "nc1", "nc1_trace_ratio", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
 

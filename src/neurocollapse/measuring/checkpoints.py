@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+from torch.nn.parameter import is_lazy
 
 from .._errors import CheckpointError
 from .._files import check_unpacked, in_one_line, irregular, json_lines, path_of, write_json_lines
@@ -99,7 +99,7 @@ def _under_own_names(path: Path, weights: Mapping[str, Any], state: Mapping[str,
 
 def _memory(value: object) -> tuple[int, int] | None:
     """Returns where a tensor lies in memory, and its size; None for what shares its place with nothing."""
-    if not isinstance(value, Tensor) or value.is_meta or isinstance(value, UninitializedTensorMixin):
+    if not isinstance(value, Tensor) or value.is_meta or is_lazy(value):
         return None
     return (value.data_ptr(), value.numel()) if value.numel() else None
 
@@ -131,7 +131,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
             saved = saved[key]
     if not isinstance(saved, Mapping) or not all(
-        isinstance(value, Tensor) or name.endswith("_extra_state") for name, value in saved.items()
+        isinstance(name, str) and (isinstance(value, Tensor) or name.endswith("_extra_state"))
+        for name, value in saved.items()
     ):
         raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
     return saved

@@ -101,7 +101,7 @@ def measure_model(
     ood_mean = None if ood is None else _mean_of_others(read, processes, ood, options.get("label_key"))
     if strategy == "stream":
         moments = processes.merged(lambda: None if part is None else _moments(read, part, weighting))
-        processes.merged(lambda: tally).warn(stacklevel=2)
+        processes.merged(lambda: tally).warn(stacklevel=3)
         return Measurement(moments.statistics(objective, ood_mean), moments.means)
     with ExitStack() as stack:
         if strategy == "twice":
@@ -117,7 +117,7 @@ def measure_model(
         classifier = next(known for known in classifiers if known is not None)
         with _naming_head(model, head, len(classifier.weight)):
             projections = _two_sweeps(processes, feed, classifier, means, weighting, vci)
-    processes.merged(lambda: tally).warn(stacklevel=2)
+    processes.merged(lambda: tally).warn(stacklevel=3)
     statistics = projections.statistics(objective, ood_mean)
     return Measurement(statistics, projections.means, held_out=projections.held_out)
 
@@ -306,8 +306,8 @@ def _note_precision(gathered: ClassMeans | Projections, captured: Captured) -> N
 def _run_into(read: Callable[..., Captured], loader: Iterable[Any] | None, gathered: G) -> G:
     """Runs the model and adds the features that its head sees to `gathered`. The second sweep counts decisions."""
     if loader is not None:
-        tally: dict[str, Any] = {} if isinstance(gathered, Projections) else {"tally": Tally()}
-        captured = read(loader, **tally, sink=lambda h, y, _: gathered.update(h.cpu(), y.cpu()))
+        read = read if isinstance(gathered, Projections) else partial(read, tally=Tally())
+        captured = read(loader, sink=lambda features, labels, _: gathered.update(features.cpu(), labels.cpu()))
         _note_precision(gathered, captured)
     return gathered
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..._errors import CaptureWarning
 from ...networks import CONVOLUTIONS, Call, Head, numbers_of, tensors_of
-from .samples import Rows
+from .samples import Picked, Rows
 
 #: What a model may make of the outputs of the token that it picks.
 SHOWN_AS: tuple[Callable[[Tensor], Tensor], ...] = (lambda f: f, lambda f: f.softmax(-1), lambda f: f.log_softmax(-1))
@@ -115,24 +115,27 @@ def count(tally: Tally, head: Head, call: Call, output: object, labels: Tensor, 
     tally.model_right += int(torch.where(differs, decided == rows.labels, right).sum())
 
 
-def rows_the_model_used(head: Head, call: Call, output: object, labels: Tensor, asked: Rows) -> Rows:
-    """Returns the rows asked for, with the model's own in place of those whose outputs the model does not return.
+def picked_by_the_model(head: Head, call: Call, output: object, labels: Tensor, asked: Rows) -> Picked | None:
+    """Returns the positions whose outputs the model returns, if it does not return those of the rows asked for.
 
-    A sequence classifier may return the outputs of one token. Where the outputs of just some tokens equal what it
-    returned, these are the ones it decides by.
+    A sequence classifier may return the outputs of one token: where the outputs of just some tokens equal what it
+    returned, these are the ones that it decides by.
     """
     if call.output is None or call.output.ndim < 3 or labels.numel() != len(call.output):
-        return asked
+        return None
     if len(asked.source) != len(asked.source.unique()):  # every token is a sample
-        return asked
+        return None
     equal = _positions_shown(_features_last(head, call.output), output)
     if equal is None:
-        return asked
+        return None
+    tokens = _features_last(head, call.input).flatten(1, -2)[asked.source]
+    is_asked = (tokens == asked.features[:, None]).all(dim=-1) & equal[asked.source]
+    if is_asked.any(dim=1).all():
+        return None
+    position = equal.int().argmax(dim=1)
     # among equal tokens the one asked for, if it is among them
-    equal, tokens = equal[asked.source], _features_last(head, call.input).flatten(1, -2)[asked.source]
-    is_asked = (tokens == asked.features[:, None]).all(dim=-1) & equal
-    position = torch.where(is_asked.any(dim=1), is_asked.int().argmax(dim=1), equal.int().argmax(dim=1))
-    return asked._replace(features=tokens[torch.arange(len(tokens)), position])
+    position[asked.source] = torch.where(is_asked.any(dim=1), is_asked.int().argmax(dim=1), position[asked.source])
+    return Picked(position, equal.shape[1])
 
 
 def _positions_shown(outputs: Tensor, output: object) -> Tensor | None:

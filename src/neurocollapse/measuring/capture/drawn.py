@@ -5,9 +5,10 @@ import operator
 import warnings
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, RandomSampler, Subset, WeightedRandomSampler
 
@@ -29,10 +30,17 @@ class Drawn:
         self.counted: dict[int, bytearray] = {}  # by data set, whether each sample was seen
         self.total = self.different = 0
         self.unequal: tuple[int, int] | None = None  # the samples drawn and the labels yielded, where they differ
+        self.copies = 0  # batches of a data set without an index that equal the one before, of another worker
         self._waiting: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[Any]:
+        before: Any = None
+        has_workers = isinstance(self.loader, DataLoader) and isinstance(self.loader.dataset, IterableDataset)
+        has_workers &= getattr(self.loader, "num_workers", 0) > 1
         for item in self._watched():
+            if has_workers:
+                self.copies += _same(item, before)
+                before = item
             drawn = self._waiting.popleft() if self._waiting else None
             self.indices = None if drawn is None else self._looked_up(drawn)
             yield item
@@ -46,27 +54,32 @@ class Drawn:
         return Origin(labels.shape, self.seen - len(labels), self.indices)
 
     def warn(self, *, stacklevel: int) -> None:
-        """Warns, with `CaptureWarning`, if samples were repeated, unless the sampler's kind was warned of before."""
+        """Warns, with `CaptureWarning`, if samples were not shown once each."""
+        for fault in self._faults():
+            warnings.warn(fault, CaptureWarning, stacklevel=stacklevel + 1)
+
+    def _faults(self) -> Iterator[str]:
         if not isinstance(self.loader, DataLoader):
             return
         batch_sampler, dataset = self.loader.batch_sampler, self.loader.dataset
         sampler = getattr(batch_sampler, "sampler", self.loader.sampler)
-        told = isinstance(sampler, RandomSampler | WeightedRandomSampler) and sampler.replacement
-        if self.different < self.total and not told:
+        was_told = isinstance(sampler, RandomSampler | WeightedRandomSampler) and sampler.replacement
+        if self.different < self.total and not was_told:
             kinds = dict.fromkeys(type(each).__name__ for each in (batch_sampler, sampler, dataset) if each is not None)
-            warnings.warn(
+            yield (
                 f"the loader repeats samples: the {self.total} that it showed are {self.different} different ones "
-                f"({', '.join(kinds)}); measure with a loader that shows each sample once",
-                CaptureWarning,
-                stacklevel=stacklevel + 1,
+                f"({', '.join(kinds)}); measure with a loader that shows each sample once"
+            )
+        if self.copies:
+            yield (
+                f"workers yield the same samples: {self.copies} batches equal the one before; share a "
+                f"{type(dataset).__name__} among them by torch.utils.data.get_worker_info, or pass num_workers=1"
             )
         if self.unequal:
             drawn, shown = self.unequal
-            warnings.warn(
+            yield (
                 f"collate_fn makes {shown} labels of {drawn} samples, so samples are left out, split or repeated; "
-                f"measure with one that keeps each sample once",
-                CaptureWarning,
-                stacklevel=stacklevel + 1,
+                f"measure with one that keeps each sample once"
             )
 
     def _watched(self) -> Iterable[Any]:
@@ -109,6 +122,17 @@ class Drawn:
         except TypeError:
             return None
         return [dataset.indices[index] for index in indices] if isinstance(dataset, Part) else indices
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two batches have the same numbers."""
+    if isinstance(first, Tensor):
+        return isinstance(second, Tensor) and torch.equal(first, second)
+    if isinstance(first, Mapping):
+        return isinstance(second, Mapping) and _same(list(first.values()), list(second.values()))
+    if isinstance(first, list | tuple):
+        return isinstance(second, list | tuple) and len(first) == len(second) and all(map(_same, first, second))
+    return first is second
 
 
 class _Watched:

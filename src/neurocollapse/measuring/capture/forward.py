@@ -234,6 +234,10 @@ class _Taps:
         self.precision = max(self.precision, _precision_of_autocast(batch.labels.device))
         taken: dict[str | None, Rows] = {} if self.head_tap is None else {None: self.head_tap.finish(output)}
         self._check_labels(batch.labels, origin)
+        picked = None if self.head_tap is None else self.head_tap.picked
+        if picked is not None and self.layer_tap.layers:  # once more, since layers run before the head shows its tokens
+            self.layer_tap.start(shown, picked)
+            self.model(*batch.args, **batch.kwargs)
         return taken | self.layer_tap.finish(self.head)
 
     def _check_labels(self, labels: Tensor, origin: Origin) -> None:

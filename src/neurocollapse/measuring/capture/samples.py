@@ -31,13 +31,24 @@ class Rows(NamedTuple):
     source: Tensor
 
 
+class Picked(NamedTuple):
+    """The position (samples,) by which the model decides about each sample, and the number of positions."""
+
+    position: Tensor
+    number: int
+
+
 @dataclass(frozen=True)
 class Positions:
-    """Turns positions of maps and tokens of sequences into samples: see `capture`."""
+    """Turns positions of maps and tokens of sequences into samples: see `capture`.
+
+    What is `picked` counts, where there are as many positions, and not `spatial` and `tokens`.
+    """
 
     spatial: str = "flatten"
     tokens: str | int | None = None
     ignore_index: int = -100
+    picked: Picked | None = None
 
     def __post_init__(self) -> None:
         if self.spatial not in ("flatten", "mean"):
@@ -71,6 +82,10 @@ class Positions:
         labels = labels.flatten()
         if positions.numel() == len(value):
             return value.flatten(1), labels
+        if self.picked is not None and positions.numel() == len(value) * self.picked.number:
+            return by_position.flatten(1, -2)[
+                torch.arange(len(value), device=value.device), self.picked.position
+            ], labels
         if value.ndim == 3 and not place.channels_first(value):
             return self._tokens(place, value, labels, mask)
         if self.spatial == "mean":

@@ -1,6 +1,7 @@
 """Takes features from a model while it runs, with hooks: the input of its head, the outputs of its layers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from torch import nn
@@ -18,9 +19,9 @@ from ...networks import (
     read_head,
     tensors_of,
 )
-from .decisions import Tally, count, rows_the_model_used
+from .decisions import Tally, count, picked_by_the_model
 from .loaders import Batch
-from .samples import Place, Positions, Rows
+from .samples import Picked, Place, Positions, Rows
 
 #: Modules that compute without having parameters.
 ACTIVATIONS = tuple(getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__)
@@ -41,12 +42,12 @@ class Tap:
         while self.handles:
             self.handles.pop().remove()
 
-    def rows(self, place: Place, values: Any) -> Rows:
+    def rows(self, place: Place, values: Any, picked: Picked | None = None) -> Rows:
         """Returns a copy of the rows at a place, since the model may later change its tensors in place."""
         assert self.batch is not None
         value = first_tensor(place, values).detach()
         mask = self.batch.kwargs.get("attention_mask")
-        rows = self.positions(place, value, self.batch.labels, mask)
+        rows = replace(self.positions, picked=picked)(place, value, self.batch.labels, mask)
         shared = rows.features.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
         return rows._replace(features=rows.features.clone()) if shared else rows
 
@@ -64,6 +65,7 @@ class HeadTap(Tap):
         self.calls = Calls(self.candidates, copied=self.is_named)
         self.head: Head | None = None
         self.is_linear = True
+        self.picked: Picked | None = None  # in the last batch, if the model decided by others than those asked for
 
     def __enter__(self) -> Self:
         self.calls.__enter__()
@@ -88,10 +90,14 @@ class HeadTap(Tap):
             raise _called(self.head.name, self.calls.counts[self.head.name])
         call = self.calls.of(self.head.name)
         labels = self.batch.labels
-        asked = self.rows(Place(self.head.name, self.head.module, is_head=True), call.input)
-        taken = rows_the_model_used(self.head, call, output, labels, asked)
+        place = Place(self.head.name, self.head.module, is_head=True)
+        asked = self.rows(place, call.input)
         count(self.tally, self.head, call, output, labels, asked, is_linear=self.is_linear)
-        self.tally.replaced += int((taken.features != asked.features).any(dim=1).sum()) if taken is not asked else 0
+        self.picked = picked_by_the_model(self.head, call, output, labels, asked)
+        taken = asked
+        if self.picked is not None:
+            taken = self.rows(place, call.input, self.picked)
+            self.tally.replaced += int((taken.features != asked.features).any(dim=1).sum())
         if not self.calls.copied:
             self._watch_the_head_alone()
         self.calls.clear()
@@ -142,6 +148,7 @@ class LayerTap(Tap):
         modules = modules_by_name(model)
         self.layers = computing_layers(modules) if self.all else _named(modules, layers)
         self.names: list[str] | None = None
+        self.picked: Picked | None = None
         self.taken: dict[str, list[Rows]] = {}
 
     def __enter__(self) -> Self:
@@ -149,9 +156,9 @@ class LayerTap(Tap):
             self.handles.append(module.register_forward_hook(self._after(Place(name, module))))
         return self
 
-    def start(self, batch: Batch) -> None:
-        """Prepares for the forward pass of a batch."""
-        self.batch = batch
+    def start(self, batch: Batch, picked: Picked | None = None) -> None:
+        """Prepares for the forward pass of a batch, and to take the positions that are picked."""
+        self.batch, self.picked = batch, picked
         self.taken = {}
 
     def finish(self, head: Head | None) -> dict[str, Rows]:
@@ -177,7 +184,7 @@ class LayerTap(Tap):
             assert self.batch is not None
             if self.all and not _is_per_sample(output, len(self.batch.labels)):
                 return  # such as the embeddings of positions, the same for all samples
-            self.taken.setdefault(place.name, []).append(self.rows(place, output))
+            self.taken.setdefault(place.name, []).append(self.rows(place, output, self.picked))
 
         return hook
 
