@@ -53,6 +53,7 @@ def network_of(config: RunConfig, dataset: Dataset) -> nn.Module:
         bias=config.bias != "none",
         hidden_bias=config.bias == "all",
         batch_norm=config.normalization == "batch",
+        linear_tail=config.linear_tail,
     )
 
 
