@@ -3,25 +3,15 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Self, get_args
 
 import pytest
 import torch
-from beartype import beartype
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
+from tests import checking
 
-def checked(function: Callable) -> Callable:
-    """beartype, less each annotation with `Self`: it knows what that is only where it decorates the whole class."""
-    hints = function.__annotations__
-    function.__annotations__ = {name: hint for name, hint in hints.items() if Self not in (hint, *get_args(hint))}
-    return beartype(function)
-
-
-# Checks the shapes and types in the package's signatures at every call. Before any test module imports the package.
-install_import_hook("neurocollapse", "tests.conftest.checked")
+# Before any test module imports the package.
+checking.install("neurocollapse")
 
 # The tests' tensors are small: more threads only wait for one another, and sums could differ between machines. Of the
 # commands that tests run, too: several tests run side by side.
@@ -30,8 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # No deadline: the first call of a kind pays for caches and lazy imports, and would fail at random on a busy machine.
-settings.register_profile("local", deadline=None, max_examples=40)
-settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
+settings.register_profile("local", deadline=None, max_examples=25)
+settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
@@ -51,6 +41,13 @@ def run(capsys, monkeypatch):
         return caught.value.code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def figures_unsaved(monkeypatch):
+    """The figure of `reproduce` is drawn but not saved, which takes seconds and is tested by itself."""
+    paths = lambda _, out: [out / f"figure.{suffix}" for suffix in ("png", "pdf", "svg")]  # noqa: E731
+    monkeypatch.setattr("neurocollapse.reports.reproduction.save_figure", paths)
 
 
 @pytest.fixture

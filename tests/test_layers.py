@@ -13,6 +13,7 @@ PACKAGE = Path(neurocollapse.__file__).parent
 FLOORS = [
     "_version",
     "_errors",
+    "_schema",
     "_files",
     "_html",
     "_progress",

@@ -1,16 +1,29 @@
-"""The errors that the package raises on purpose, and the warning of its measurements.
+"""The errors that the package raises on purpose, the warning of its measurements, and the check of arguments.
 
 All derive from `NeurocollapseError`, and each also from `ValueError` or `OSError`. The message says what was wrong,
 what the package got and what to do.
 """
 
 import difflib
-from collections.abc import Iterable
+import errno
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral, Real
 from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    import inspect
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class NeurocollapseError(Exception):
-    """The base of every error that the package raises on purpose."""
+    """The base of every error that the package raises on purpose. Its message is `printable`."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(NeurocollapseError, ValueError):
@@ -19,6 +32,21 @@ class InputError(NeurocollapseError, ValueError):
 
 class InputTypeError(InputError, TypeError):
     """An argument of a type that cannot be used."""
+
+
+class SampleError(InputError):
+    """A sample that cannot be used. It is called by its number among the rows until `named` says which it is."""
+
+    def __init__(self, what: str, sample: int | str, fault: str):
+        super().__init__(what, sample, fault)
+        self.sample = sample
+
+    def named(self, sample: str) -> "SampleError":
+        """Returns the same error with the sample's name in the data."""
+        return SampleError(self.args[0], sample, self.args[2])
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} of sample {self.sample} {self.args[2]}"
 
 
 class DatasetError(NeurocollapseError, ValueError):
@@ -57,6 +85,14 @@ class FeatureStoreError(NeurocollapseError, OSError):
     """A temporary file of captured features that cannot be written; nothing of it is left on the disk."""
 
 
+#: What to do about the errors of the system that a user can tell apart.
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or name another folder"),
+    **dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "name a folder on a file system with locks"),
+    errno.EEXIST: "name another file or folder",
+}
+
+
 class WriteError(NeurocollapseError, OSError):
     """A file that cannot be written; the message names it."""
 
@@ -64,11 +100,24 @@ class WriteError(NeurocollapseError, OSError):
         super().__init__(error.errno, error.strerror or str(error), str(path))
 
     def __str__(self) -> str:
-        return f"{self.filename} cannot be written ({self.strerror}); make room, or name another folder"
+        remedy = _REMEDIES.get(self.errno or 0, "name a folder that can be written to")
+        return printable(f"{self.filename} cannot be written ({self.strerror}); {remedy}")
 
 
 class CaptureWarning(UserWarning):
     """A reason why a measurement may differ from that of the model on the unchanged data."""
+
+
+def printable(text: str) -> str:
+    """Makes visible what a terminal would obey or hide, such as the escapes in a file's name; lines stay lines.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -79,3 +128,107 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word.lower(), list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_names(taker: str, given: Iterable[str], known: Iterable[str], what: str = "argument") -> None:
+    """Raises `InputTypeError` for a name that a function or class does not take, with the nearest that it takes."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise InputTypeError(
+                f"{taker} has no {what} {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
+            )
+
+
+def checks_arguments(called: F) -> F:
+    """Makes a public function or class raise `InputTypeError` for an unknown argument, or one of a wrong type.
+
+    Types are checked as far as a hint names classes: not the shapes of tensors and not the items of containers.
+    """
+    if isinstance(called, type):
+        called.__init__ = checks_arguments(called.__init__)  # type: ignore[misc]
+        return called
+
+    @functools.wraps(called)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        _check_call(called, args, kwargs)
+        return called(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]
+
+
+def _check_call(called: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    taker = called.__qualname__.removesuffix(".__init__")
+    signature, kinds = _signature(called)
+    check_names(taker, kwargs, kinds)
+    try:
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise InputTypeError(f"{taker}: {error}; it takes {', '.join(kinds)}") from None
+    for name, value in given.items():
+        allowed = kinds.get(name, ())
+        if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
+            shown = f"{value!r} of type " if isinstance(value, _SHOWN) and len(repr(value)) < 60 else ""
+            raise InputTypeError(f"{taker}: {name} must be {_either(allowed)}, got {shown}{type(value).__name__}")
+
+
+@functools.cache
+def _signature(called: Callable[..., Any]) -> tuple["inspect.Signature", dict[str, tuple[type, ...]]]:
+    """Returns a signature and, for each argument, the classes that it may be of; none if they cannot be checked."""
+    import inspect  # not for the commands that call no public function
+
+    signature, hints = inspect.signature(called), get_type_hints(called)
+    kinds: dict[str, tuple[type, ...]] = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            kinds |= dict.fromkeys(get_type_hints(get_args(hints[name])[0]), ())  # Unpack[a TypedDict]
+        elif name != "self":
+            kinds[name] = _classes(hints[name])
+    return signature, kinds
+
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    """Returns the classes of which a hint is the union; none if it is anything else."""
+    origin, parts = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, UnionType):
+        found = [_classes(part) for part in parts]
+        return sum(found, ()) if all(found) else ()
+    if origin is Literal:
+        return tuple(map(type, parts))
+    origin = getattr(origin, "array_type", origin)  # of a jaxtyping shape
+    # What is read once is checked where it is read; a protocol, as in NumPy's ArrayLike, is nobody's class.
+    if not isinstance(origin, type) or origin is Iterable or getattr(origin, "_is_protocol", False):
+        return ()
+    return (_WIDER.get(origin, origin),)
+
+
+def _either(kinds: tuple[type, ...]) -> str:
+    """Returns the classes in words, such as `a path or None`."""
+    words = dict.fromkeys(_WORDS.get(kind.__name__, f"a {kind.__name__}") for kind in kinds)
+    if Path in kinds:
+        words.pop("a string", None)
+    if len(words) > 1:
+        words.pop("None", None)  # the default
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+#: The kinds of values that a message shows.
+_SHOWN = (str, int, float, dict, list, tuple, type(None))
+
+#: What is as good as a class in a hint: numbers of NumPy, arrays and generators in place of sequences.
+_WIDER: dict[type, type] = {int: Integral, float: Real, tuple: Iterable, list: Iterable, Sequence: Iterable}
+
+_WORDS = {
+    "Path": "a path",
+    "str": "a string",
+    "Integral": "an integer",
+    "Real": "a number",
+    "bool": "True or False",
+    "NoneType": "None",
+    "Iterable": "a sequence",
+    "Module": "a torch.nn.Module",
+    "Optimizer": "an optimizer",
+    "Tensor": "a tensor",
+    "UnconstrainedModel": "an UnconstrainedModel",
+}

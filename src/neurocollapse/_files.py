@@ -1,29 +1,64 @@
-"""Writes files whole or not at all, writes strict JSON, and reads the arrays of .npz files."""
+"""Reads and writes files: regular ones alone, whole or not at all; strict JSON, and the arrays of .npz files."""
 
+import errno
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, overload
 
 from ._errors import InputError, NeurocollapseError, WriteError
 
 if TYPE_CHECKING:  # a command that reads no arrays starts without NumPy
+    import zipfile
+
     import numpy as np
     from numpy.typing import NDArray
+
+
+#: No file that is read as text is larger: the records of the longest run take a few megabytes.
+LARGEST_TEXT = 2**28
+
+#: A file is refused that would unpack to more bytes than the first, and to more times its own size than the second.
+_SMALL, _LARGEST_RATIO = 2**26, 100
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+def irregular(path: Path) -> str | None:
+    """Returns what the path leads to if that exists and is no regular file: a folder, a pipe, a socket or a device."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a device")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns the content of a regular file. Raises `InputError` for anything else, which could block or never end."""
+    if kind := irregular(path):
+        raise InputError(f"it is {kind}, not a file")
+    if (size := path.stat().st_size) > LARGEST_TEXT:
+        raise InputError(f"its {size} bytes are beyond reason")
+    return path.read_bytes()
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it replaces `path` if the block succeeds, and is removed otherwise.
 
-    Several processes may write the same file at once, and any of them may be killed. Raises `WriteError` for every
-    `OSError`, also for one in the block.
+    Several processes may write the same file at once, and any of them may be killed. A link is followed. Raises
+    `WriteError` for every `OSError`, also for one in the block, and for whatever is no regular file, such as /dev/null:
+    it would be replaced.
     """
     try:
+        if kind := irregular(path):
+            raise FileExistsError(errno.EEXIST, f"it is {kind}, not a file")
+        path = Path(os.path.realpath(path))
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
         os.close(descriptor)
         temporary = Path(name)
@@ -37,9 +72,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise WriteError(path, error) from error
 
 
-def path_of(named: Path | str | None) -> Path | None:
-    """Returns the path that a user may have named as a string, or None."""
-    return None if named is None else Path(named)
+@overload
+def path_of(given: Path | str) -> Path: ...
+@overload
+def path_of(given: None) -> None: ...
+def path_of(given: Path | str | None) -> Path | None:
+    """Returns the path that a user means, if any: ~ and ~name at its beginning are home folders."""
+    # unlike that of pathlib, this leaves the name of no user alone
+    return None if given is None else Path(os.path.expanduser(given))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,7 +107,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     The lines are bytes, since a line may be cut within a character, and `str.splitlines` also splits at characters that
     JSON may hold.
     """
-    content = path.read_bytes() if path.exists() else b""
+    content = read_bytes(path) if path.exists() else b""
     yield from enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1)
 
 
@@ -76,60 +116,104 @@ def write_json_lines(path: Path, values: Iterable[Any]) -> None:
     write_text(path, "".join(to_json(value) + "\n" for value in values))
 
 
+def check_unpacked(path: Path, declared: int, kind: type[NeurocollapseError]) -> None:
+    """Raises an error if a compressed file declares a size beyond reason, which may be made to fill the memory."""
+    size = path.stat().st_size
+    if declared > _SMALL and declared > _LARGEST_RATIO * size:
+        raise kind(
+            f"{path} has {size} bytes and would unpack to {declared}, which is beyond reason; if it is meant, save it "
+            f"uncompressed"
+        )
+
+
 def read_npz(
     path: Path, names: Sequence[str], kind: type[NeurocollapseError]
 ) -> "tuple[dict[str, NDArray[Any]], list[str]]":
     """Returns the arrays of these names that are in an .npz file, and the names of all arrays in it.
 
-    Nothing is unpickled, and other arrays are not read. Raises an error of type `kind` for a file that is absent,
-    damaged or not an .npz, and for an array that does not hold real numbers; its message proposes to save the first two
-    names.
+    Nothing is unpickled, and other arrays are not read. Sizes are checked before anything is unpacked. Raises an error
+    of type `kind` for a file that is absent, damaged or not an .npz, and for an array that does not hold real numbers;
+    its message proposes to save the first two names.
     """
-    import zipfile
-    import zlib
-
     import numpy as np
 
     remedy = f"save plain numeric arrays with numpy.savez(path, {names[0]}=..., {names[1]}=...)"
     try:
+        if what := irregular(path):
+            raise kind(f"{path} is {what}, not a file; name an .npz file")
         with path.open("rb") as file:
-            start = file.read(4)
-            if not start:
-                raise kind(f"{path} is empty; {remedy}")
-            if not start.startswith(b"PK"):
-                fault = "holds a bare array, so it is not" if start == b"\x93NUM" else "is not"
-                raise kind(f"{path} {fault} an .npz file (it starts with the bytes {start!r}); {remedy}")
-            if not zipfile.is_zipfile(file):
-                raise kind(f"{path} is truncated or damaged (a zip file without its end); make or copy it again")
-            file.seek(0)
+            _check_is_npz(file, path, kind, remedy)
             with np.load(file, allow_pickle=False) as archive:
-                arrays = {name: _read_array(path, archive, name, kind) for name in names if name in archive.files}
+                wanted = [name for name in names if name in archive.files]
+                members = {name: _member(archive, name) for name in wanted}
+                check_unpacked(path, sum(member.file_size for member in members.values()), kind)
+                arrays = {name: _read_array(path, archive, name, members[name], kind) for name in wanted}
                 return arrays, list(archive.files)
     except kind:
         raise
     except FileNotFoundError:
         raise kind(f"there is no file {path}; check the path") from None
-    # NumPy and zipfile raise these for arrays that are truncated, damaged, compressed in unknown ways, or pickled.
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise kind(f"{path} cannot be read ({_in_one_line(error)}); {remedy}") from error
+    except PermissionError as error:
+        raise kind(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    except Exception as error:  # zipfile, NumPy and each way of compression have their own
+        raise kind(f"{path} cannot be read ({in_one_line(error)}); {remedy}") from error
+
+
+def _check_is_npz(file: IO[bytes], path: Path, kind: type[NeurocollapseError], remedy: str) -> None:
+    import zipfile
+
+    start = file.read(4)
+    if not start:
+        raise kind(f"{path} is empty; {remedy}")
+    if not start.startswith(b"PK"):
+        fault = "holds a bare array, so it is not" if start == b"\x93NUM" else "is not"
+        raise kind(f"{path} {fault} an .npz file (it starts with the bytes {start!r}); {remedy}")
+    if not zipfile.is_zipfile(file):
+        raise kind(f"{path} is truncated or damaged (a zip file without its end); make or copy it again")
+    file.seek(0)
+
+
+def _member(archive: "np.lib.npyio.NpzFile", name: str) -> "zipfile.ZipInfo":
+    members = archive.zip.NameToInfo  # type: ignore[union-attr]
+    return members.get(f"{name}.npy") or members[name]
 
 
 def _read_array(
-    path: Path, archive: "np.lib.npyio.NpzFile", name: str, kind: type[NeurocollapseError]
+    path: Path, archive: "np.lib.npyio.NpzFile", name: str, member: "zipfile.ZipInfo", kind: type[NeurocollapseError]
 ) -> "NDArray[Any]":
     try:
+        _check_header(archive, member)
         array = archive[name]
     except MemoryError as error:
         raise kind(
-            f"array {name!r} in {path} does not fit in memory ({_in_one_line(error)}); save a part of it"
+            f"array {name!r} in {path} does not fit in memory ({in_one_line(error)}); save a part of it"
         ) from error
     except Exception as error:
-        raise InputError(f"array {name!r}: {_in_one_line(error)}") from error
+        raise InputError(f"array {name!r}: {in_one_line(error)}") from error
     dtype = getattr(array, "dtype", None)  # None if a member of the archive is not in NumPy's format
     if dtype is None or dtype.kind not in "buif":
         raise InputError(f"array {name!r} does not hold real numbers" + (f" but {dtype}" if dtype else ""))
     return array
 
 
-def _in_one_line(error: Exception) -> str:
+def _check_header(archive: "np.lib.npyio.NpzFile", member: "zipfile.ZipInfo") -> None:
+    """Raises `InputError` if the array's header promises another size than its place in the archive has.
+
+    NumPy would set aside what the header promises.
+    """
+    from numpy.lib import format as npy
+
+    with archive.zip.open(member) as stream:  # type: ignore[union-attr]
+        if stream.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+            return
+        stream.seek(0)
+        read = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        promised, there = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+    if not dtype.hasobject and promised != there and min(shape, default=0) >= 0:  # NumPy refuses the others itself
+        raise InputError(f"its header promises {promised} bytes, shape {shape} of {dtype}, and {there} follow")
+
+
+def in_one_line(error: Exception) -> str:
+    """Returns the message of an error in one line, or its class if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

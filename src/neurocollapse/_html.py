@@ -1,7 +1,31 @@
-"""Formats values for notebooks."""
+"""Formats values for people: as tables in notebooks, and in one line."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import fields
 from html import escape
+from typing import Any
+
+
+class Brief:
+    """A base of dataclasses (with `repr=False`) whose `repr` shows large values by their type and size alone."""
+
+    def __repr__(self) -> str:
+        shown = (f"{field.name}={_brief(getattr(self, field.name))}" for field in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _brief(value: Any, most: int = 100) -> str:
+    kind = type(value).__name__
+    if shape := getattr(value, "shape", None):
+        return f"{kind}{tuple(shape)}"
+    if isinstance(value, Sized) and not isinstance(value, str | Brief) and len(value) > 8:
+        return f"{kind} of {len(value)}"
+    text = repr(value)
+    if len(text) <= most and "\n" not in text:
+        return text
+    if isinstance(value, str):
+        return f"{text[: most - 4]}...{text[0]}"
+    return f"{kind} of {len(value)}" if isinstance(value, Sized) else f"{kind}(...)"
 
 
 def html_table(caption: str, rows: Iterable[Sequence[str]]) -> str:

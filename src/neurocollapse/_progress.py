@@ -3,13 +3,27 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._errors import printable
 
 if TYPE_CHECKING:
     import rich.console
     import rich.progress
 
 T = TypeVar("T")
+
+
+def console_of(**options: Any) -> "rich.console.Console":
+    """Returns a console that prints text as it is: words in [brackets] or :colons:, but escapes made visible."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class PlainConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)
+
+    return PlainConsole(soft_wrap=True, highlight=False, markup=False, emoji=False, **options)
 
 
 class Progress:
@@ -25,10 +39,7 @@ class Progress:
     @cached_property
     def console(self) -> "rich.console.Console":
         """The console, for rich's own widgets. It prints nothing if no progress is wanted."""
-        from rich.console import Console
-
-        # Without markup and emoji, since paths may contain [brackets] and :colons:.
-        console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        console = console_of(stderr=True)
         shows = console.is_terminal or console.is_jupyter if self.wanted is None else self.wanted
         console.quiet = not shows
         return console

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ._errors import InputError
+from ._errors import InputError, checks_arguments
 
 EPSILON = torch.finfo(torch.float64).eps
 
@@ -21,6 +21,7 @@ EPSILON = torch.finfo(torch.float64).eps
 TIE_TOLERANCE = 1e-12
 
 
+@checks_arguments
 def simplex_etf(num_classes: int) -> Float[Tensor, "classes classes"]:
     """The canonical simplex equiangular tight frame: C rows of unit norm and mutual cosine −1/(C−1).
 
@@ -167,51 +168,88 @@ class Span:
 
     directions: Float[Tensor, "rank features"]
     singular_values: Float[Tensor, " rank"]
-    #: rounding alone could have made centred means, or differences of them, of up to this length
+    #: singular values up to this one count as rounding
     tolerance: float
+    #: rounding alone could have moved each class mean by up to this length
+    noise: Float[Tensor, " classes"]
 
     @property
     def rank(self) -> int:
         """The dimension of the span."""
         return len(self.singular_values)
 
+    def noise_of_pairs(self, rows: slice) -> Float[Tensor, "rows classes"]:
+        """The length up to which rounding alone could have moved one of two class means."""
+        return torch.maximum(self.noise[rows, None], self.noise)
+
+    def above(
+        self, noise: Float[Tensor, " classes"], centered_class_means: Float[Tensor, "classes features"]
+    ) -> "Span":
+        """The span without the directions that noise of these lengths in the class means could have made.
+
+        Where the lengths differ, as for a class with a sample far out, the means are divided by them first, and the
+        direction of an error that all centred means share is taken out; then directions count whose singular values
+        exceed one.
+        """
+        noise = noise.clamp(min=self.tolerance)
+        largest = noise.max().item()
+        if largest <= _UNEQUAL * noise.min().item():
+            rank, tolerance = int((self.singular_values > largest).sum()), largest
+        else:
+            shared = noise.reciprocal() / torch.linalg.norm(noise.reciprocal())
+            rows = centered_class_means / noise[:, None]
+            rows = rows - shared[:, None] * (shared @ rows)
+            rank = min(self.rank, int((torch.linalg.svdvals(rows) > 1).sum()))
+            tolerance = max([self.tolerance, *self.singular_values[rank : rank + 1].tolist()])
+        return Span(self.directions[:rank], self.singular_values[:rank], tolerance, noise)
+
+
+#: Lengths of noise that differ by less than this factor count as one.
+_UNEQUAL = 8.0
+
 
 def storage_noise(
-    class_means: Float[Tensor, "classes features"], spread: float, least_count: int, precision: float
-) -> float:
-    """The largest singular value that the rounding of stored features can give to a matrix of class means.
+    class_means: Float[Tensor, "classes features"],
+    averaged: Float[Tensor, " classes"],
+    precision: float,
+) -> Float[Tensor, " classes"]:
+    """The lengths up to which the rounding of stored features can move class means.
 
     Storing a feature x in a type of precision ε changes it by up to u|x|, u = ε/2. Errors of a class that has collapsed
-    are all alike, so that its mean has errors of u|μ|; errors of samples that differ average out, to u|h − μ|/√n. A
-    random C × p matrix with entries of the sizes S has an operator norm of about max_c ‖S_c·‖ + max_j ‖S_·j‖ (Bandeira
-    and van Handel, 2016), which for entries of one size s is s (√p + √C).
+    are all alike, so that its mean has errors of u|μ|; errors of samples that differ average out. A random C × p matrix
+    with entries of the sizes S has an operator norm of about max_c ‖S_c·‖ + max_j ‖S_·j‖ (Bandeira and van Handel,
+    2016). So the length of each row is multiplied by what the columns add, relative to the rows: for entries of one
+    size s, the result is s (√p + √C), the largest singular value that rounding can make.
 
     Args:
         class_means: as they are, not centred.
-        spread: the largest difference of entries of two samples.
-        least_count: samples of the smallest class.
+        averaged: the length of the mean of the samples' errors u|h|, by class, were these independent.
         precision: ε, the spacing of numbers at 1, `torch.finfo(dtype).eps`.
     """
-    num_classes, num_features = class_means.shape
-    alike = torch.linalg.norm(class_means, dim=1).max() + torch.linalg.norm(class_means, dim=0).max()
-    averaged = spread * (num_classes**0.5 + num_features**0.5) / least_count**0.5
-    return precision / 2 * (alike.item() + averaged)
+    alike = precision / 2 * class_means
+    lengths = torch.linalg.norm(alike, dim=1) + averaged
+    largest = lengths.max()
+    relative = lengths.clamp(min=(largest * EPSILON).item() or 1.0)
+    columns = torch.linalg.norm(alike / relative[:, None], dim=0).max()
+    columns = columns + torch.linalg.norm(averaged / relative) / class_means.shape[1] ** 0.5
+    return lengths * (1 + columns)
 
 
-def centered_span(centered_class_means: Float[Tensor, "classes features"], scale: float, noise: float = 0.0) -> Span:
+def centered_span(centered_class_means: Float[Tensor, "classes features"], scale: float) -> Span:
     """The singular directions of the centred class means, without those that rounding alone could have made.
 
-    A singular value counts if it exceeds max(C, p) · 2.2e-16 · max(σ₁, `scale`), where `scale` is the largest entry of
-    the data that the means were averaged from, which limits how precisely they are known, and `noise`, which for
-    features that were stored in fewer digits than float64 is `storage_noise`. Σ_B has the same rank, with the square
-    of this tolerance. It is at most min(p, C−1), since the rows sum to zero.
+    A singular value counts if it exceeds max(C, p) · 2.2e-16 · max(σ₁, `scale`), where `scale` is the largest length of
+    the samples that the means were averaged from, which limits how precisely they are known; for features stored
+    in fewer digits than float64, `Span.above` takes out more. Σ_B has the same rank, with the square of this tolerance.
+    It is at most min(p, C−1), since the rows sum to zero.
     """
     num_classes, num_features = centered_class_means.shape
     singular_values, directions = _well_conditioned_svd(centered_class_means) or _svd(centered_class_means)
     largest = max(singular_values[0].item(), scale)
-    tolerance = max(max(num_classes, num_features) * EPSILON * largest, noise)
+    tolerance = max(num_classes, num_features) * EPSILON * largest
     rank = min(int((singular_values > tolerance).sum()), num_classes - 1)
-    return Span(directions[:rank], singular_values[:rank], tolerance)
+    noise = torch.full_like(centered_class_means[:, 0], tolerance)
+    return Span(directions[:rank], singular_values[:rank], tolerance, noise)
 
 
 def _svd(A: Float[Tensor, "classes features"]) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ from neurocollapse.claims import (
     Verdict,
     claims_page,
     claims_values,
+    corrected,
     judge_claims,
     notes_on,
     read_results,
@@ -36,6 +37,7 @@ from neurocollapse.claims import (
 )
 from neurocollapse.claims.contrasts import (
     alone,
+    chance_of_ranks,
     compared,
     decayed,
     difference_interval,
@@ -45,7 +47,8 @@ from neurocollapse.claims.contrasts import (
     undecayed,
 )
 from neurocollapse.claims.page import shown
-from neurocollapse.claims.verdicts import Rule, combined, mean_interval, ratio_interval
+from neurocollapse.claims.statements import CORRELATED
+from neurocollapse.claims.verdicts import Rule, combined, holm, mean_interval, quotient_interval, ratio_interval
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweeps import RunFolder, Sweep, verify_run
 from neurocollapse.sweeps.resuming import execute
@@ -148,8 +151,8 @@ AB = Interval(0.5, 0.3, 0.8, 5)  # across strong
 BC = Interval(0.9, 0.7, 1.2, 5)  # across weak, and wholly above strong
 ALL = Interval(0.7, 0.2, 1.5, 5)  # across both
 UNKNOWN = Interval(0.3, NAN, NAN, 1)
-NOTHING = Interval(NAN, NAN, NAN, 0)
-HOLDS, PART, NOT, UNDECIDED, NO_RUNS = Verdict
+MISSING = Interval(NAN, NAN, NAN, 0)
+HOLDS, PART, NOT, UNDECIDED, TOO_FEW, NOTHING, NO_RUNS = Verdict
 
 
 @pytest.mark.parametrize(
@@ -168,8 +171,8 @@ HOLDS, PART, NOT, UNDECIDED, NO_RUNS = Verdict
         ([ALL], UNDECIDED, UNDECIDED),
         ([ALL, C], UNDECIDED, UNDECIDED),
         ([], NO_RUNS, NO_RUNS),
-        ([NOTHING, NOTHING], NO_RUNS, NO_RUNS),
-        ([A, NOTHING], UNDECIDED, UNDECIDED),
+        ([MISSING, MISSING], NO_RUNS, NO_RUNS),
+        ([A, MISSING], UNDECIDED, UNDECIDED),
         ([UNKNOWN], UNDECIDED, UNDECIDED),
         ([A, UNKNOWN], UNDECIDED, UNDECIDED),  # a λ whose runs are not there must not be passed over
         ([C, UNKNOWN], UNDECIDED, UNDECIDED),
@@ -215,11 +218,70 @@ def test_a_rule_in_words_says_what_it_does():
 def test_a_claim_is_what_its_parts_agree_in():
     for verdicts in itertools.chain(*(itertools.product(Verdict, repeat=number) for number in (1, 2, 3))):
         expected = PART if HOLDS in verdicts or PART in verdicts else UNDECIDED
-        if len(set(verdicts)) == 1:
-            expected = verdicts[0]
+        if len(known := set(verdicts) - {TOO_FEW, NOTHING} or set(verdicts)) == 1:
+            (expected,) = known
         assert combined(verdicts) is expected, verdicts
         assert combined(iter(verdicts[::-1])) is expected, verdicts
     assert combined([]) is NO_RUNS
+
+
+# Chance
+
+
+@pytest.mark.parametrize(("num_values", "seeds"), [(2, 2), (2, 3), (3, 2), (3, 3), (4, 2)])
+def test_the_chance_of_ranks_is_that_of_all_orders(num_values, seeds):
+    correlations = [
+        float(stats.spearmanr(range(num_values), order).statistic)
+        for order in itertools.permutations(range(num_values))
+    ]
+    verdicts = [CORRELATED([mean_interval(each)]) for each in itertools.product(correlations, repeat=seeds)]
+    found = chance_of_ranks(num_values, seeds, CORRELATED)
+    assert found[HOLDS] == pytest.approx(verdicts.count(HOLDS) / len(verdicts))
+    assert found[PART] == pytest.approx((verdicts.count(HOLDS) + verdicts.count(PART)) / len(verdicts))
+
+
+def test_two_decays_and_three_seeds_are_too_few_for_a_rank_correlation():
+    assert chance_of_ranks(2, 3, CORRELATED)[HOLDS] == 1 / 8
+    verdicts = verdicts_of(results_with(holding, SETTINGS[1]), SETTINGS[1])
+    assert {statement for statement, verdict in verdicts.items() if verdict is TOO_FEW} == {CLAIMS[13].statement}
+
+
+def test_what_lies_at_its_floor_has_nothing_to_order():
+    """Of samples of which 0.4% are decided otherwise, none can be 0.5% fewer."""
+    for without, verdict in ((0.004, NOTHING), (0.006, HOLDS)):
+        results = results_with(
+            lambda config, without=without: {**holding(config), "train.nc4": 0.0 if config.weight_decay else without}
+        )
+        assert verdicts_of(results)[CLAIMS[3].statement] is verdict
+
+
+def test_a_gap_just_below_zero_costs_no_row():
+    results = results_with(
+        lambda config: {**holding(config), "train.sqi_gap": 0.01 if config.weight_decay else (config.seed - 102) * 7e-7}
+    )
+    assert verdicts_of(results)[CLAIMS[5].statement] is HOLDS
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(0.5, 1)), min_size=3, max_size=6), st.integers(1, 4))
+def test_a_quotient_is_in_its_interval_where_differences_cannot_be_told_from_zero(pairs, comparisons):
+    top, bottom = (list(each) for each in zip(*pairs, strict=True))
+    found = quotient_interval(top, bottom, comparisons)
+    assume(math.isfinite(found.low) and found.high - found.low > 1e-6)
+    for r in (found.low, found.high):  # there zero is at an end of the interval of the differences
+        interval = mean_interval([a - r * b for a, b in pairs], comparisons)
+        assert min(abs(interval.low), abs(interval.high)) < 1e-6
+    assert found.low <= found.estimate <= found.high
+
+
+def test_chances_are_corrected_across_all_rows():
+    assert holm([0.04, 0.01, 0.02, 1.0]) == [0.08, 0.04, 0.06, 1.0]
+    findings = compared({0.1: {s: 0.36 + s * 0.03 for s in range(5)}}, {0.1: dict.fromkeys(range(5), 1.0)})
+    part = Part("a quantity", Rule(0.5, 1.0), findings)
+    logs = [math.log((0.36 + s * 0.03) / 0.5) for s in range(5)]
+    assert part.chance(HOLDS) == pytest.approx(stats.ttest_1samp(logs, 0).pvalue)
+    judged = [dataclasses.replace(judge_claims(MNIST5K, [])[0], parts=(part,) * number) for number in (1, 9)]
+    assert [corrected([each])[0].parts[0].verdict for each in judged] == [HOLDS, PART]
+    assert part.chance(HOLDS) < 0.05 < 9 * part.chance(HOLDS)
 
 
 # Contrasts
@@ -660,13 +722,13 @@ def test_results_of_two_machines_are_one_file_after_the_other_and_the_last_of_a_
     ("change", "said"),
     [
         (lambda line: "{", "Expecting property name"),
-        (lambda line: "[]", "list indices"),
+        (lambda line: "[]", "it must be an object, got []"),
         (lambda line: line.replace('"definitions": 1', '"definitions": 0'), "its version of definitions is 0"),
-        (lambda line: line.replace('"schema": 2', '"schema": 9'), "its version of schema is 9, but this package has 2"),
+        (lambda line: line.replace('"defaults": 2', '"defaults": 9'), "the defaults is 9, but this package has 2"),
         (lambda line: line.replace('"theory": 1, ', ""), "it has no 'theory'"),
-        (lambda line: line.replace('"epochs"', '"eras"'), "unexpected keyword argument 'eras'"),
+        (lambda line: line.replace('"epochs"', '"eras"'), "unknown field 'eras'"),
         (lambda line: line.replace('"epochs": 2', '"epochs": -2'), "epochs must be at least 0, got -2"),
-        (lambda line: line.replace('"values": {', '"values": {"x": "y", '), "could not convert string to float: 'y'"),
+        (lambda line: line.replace('"values": {', '"values": {"x": "y", '), "values.x must be a number, got 'y'"),
         (lambda line: line.replace('"notes": [', '"n": ['), "it has no 'notes'"),
     ],
 )  # fmt: skip
@@ -680,7 +742,7 @@ def test_a_line_that_is_not_a_result_is_named(tmp_path, change, said):
         RunError, match=f"^line 2 of {re.escape(str(path))} is not a result \\(.*{re.escape(said)}"
     ) as caught:
         read_results(path)
-    assert str(caught.value).endswith("; delete it to run that one again")
+    assert str(caught.value).endswith("; take that line out to train its run again")
 
 
 def test_a_file_of_results_cut_within_a_character_names_the_line(tmp_path):
@@ -704,7 +766,7 @@ def test_the_projects_page_is_judged_from_the_results_beside_it():
     docs = Path(__file__).parents[2] / "docs"
     results = read_results(docs / "claims.jsonl")
     page = (docs / "claims.md").read_text(encoding="utf-8")
-    judged = [each for setting in FULL for each in judge_claims(setting, results.values())]
+    judged = corrected([each for setting in FULL for each in judge_claims(setting, results.values())])
     notes = {setting.name: notes_on(setting, results) for setting in FULL}
     assert page == claims_page(judged, "neurocollapse claims --full", notes)
     assert set(results) == {config for setting in FULL for config in setting}
@@ -748,7 +810,7 @@ def test_to_read_is_to_judge_by_what_has_finished_and_to_train_nothing(claims, t
     status, printed, said = claims("--read", "--json", "--out", tmp_path)
     assert status == 0
     values = json.loads(printed, parse_constant=pytest.fail)
-    assert {each["verdict"] for each in values} == {"undecided", "no runs"}
+    assert {each["verdict"] for each in values} == {"undecided", "no runs", "too few runs to judge"}
     assert "seed)" in (tmp_path / "claims.md").read_text()
     assert f"reading the 3 of {len(list(TINY_SETTING))} runs that have ended, in {tmp_path}\n" in said
     assert "about" not in said

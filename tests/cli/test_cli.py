@@ -100,7 +100,7 @@ def test_reproduce_tells_the_time_the_progress_and_the_result(reproduced):
     assert str(out / "summary.csv") in finished.stdout
 
 
-@pytest.mark.usefixtures("no_processes")
+@pytest.mark.usefixtures("no_processes", "figures_unsaved")
 def test_a_second_reproduce_trains_nothing_and_prints_the_same_numbers_also_as_json(reproduced, run):
     out, finished = reproduced
     before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
@@ -144,7 +144,7 @@ def test_the_estimate_is_of_the_epochs_that_are_left(tmp_path, run, monkeypatch)
     assert "1 run(s), 1 at a time: about 25 s" in said
 
 
-@pytest.mark.usefixtures("no_processes")
+@pytest.mark.usefixtures("no_processes", "figures_unsaved")
 def test_a_damaged_run_is_no_run_that_was_never_asked_for(reproduced, tmp_path, run):
     out = tmp_path / "results"
     shutil.copytree(reproduced[0], out)
@@ -164,6 +164,7 @@ def test_a_damaged_run_is_no_run_that_was_never_asked_for(reproduced, tmp_path, 
     rows = {line.split()[0]: line.split()[1] for line in printed.splitlines()[2:]}
     assert rows == {path.name: "damaged" if path == damaged else "finished" for path in out.iterdir() if path.is_dir()}
     assert (status, said.startswith(f"damaged: {model} is ")) == (1, True)
+    assert {repr(row["epoch"]) for row in strict_json(run("runs", out, "--json")[1])} == {"3", "None"}
 
 
 def test_epochs_are_shown_whole_beside_those_of_a_damaged_run():
@@ -186,7 +187,7 @@ def test_a_damaged_run_that_has_not_ended_is_named_and_the_others_are_trained(tm
     assert rows["seed1"] == "finished"
 
 
-@pytest.mark.usefixtures("no_processes")
+@pytest.mark.usefixtures("no_processes", "figures_unsaved")
 def test_a_verdict_and_a_figure_know_of_the_lambda_that_failed(tmp_path, run, monkeypatch):
     decays = (0.0, 5e-4, 1e9)
     for decay in decays:
@@ -283,7 +284,7 @@ def test_reproduce_where_everything_fails(tmp_path, run, monkeypatch):
     assert "nothing was recorded, so there is nothing to draw" in said
 
 
-@pytest.mark.usefixtures("no_processes")
+@pytest.mark.usefixtures("no_processes", "figures_unsaved")
 def test_reproduce_where_all_runs_diverged(tmp_path, run):
     wild = dataclasses.replace(SMALL, learning_rate=1e9)
     for decay in (0.0, 1e-3):
@@ -325,23 +326,15 @@ def users(tmp_path, monkeypatch):
 
 
 UNFIT = {
-    "leaves": (
-        ["--network", "networks_typed:leave"],
-        "networks_typed:leave raised SystemExit: 3; it is called as func",
-    ),
-    "not balanced": (
-        ["--network", "networks_typed:tanh", "--balancing", "epoch"],
-        "networks_typed:tanh: the channels of Sequential cannot be balanced: its output changes where those of 0",
-    ),
-    "normalised": (
-        ["--network", "mlp", "--normalization", "batch", "--balancing", "epoch"],
-        "balancing epoch needs normalization none",
-    ),
-    "not stacked": (
-        ["--network", "mlp", "--normalization", "batch", "--engine", "batched"],
-        "engine batched: mlp has frozen parameters, or buffers like those of batch normalis",
-    ),
-}
+    "leaves": (["--network", "networks_typed:leave"],
+        "networks_typed:leave raised SystemExit: 3; it is called as func"),
+    "not balanced": (["--network", "networks_typed:tanh", "--balancing", "epoch"],
+        "networks_typed:tanh: the channels of Sequential cannot be balanced: its output changes where those of 0"),
+    "normalised": (["--network", "mlp", "--normalization", "batch", "--balancing", "epoch"],
+        "balancing epoch needs normalization none"),
+    "not stacked": (["--network", "mlp", "--normalization", "batch", "--engine", "batched"],
+        "engine batched: mlp has frozen parameters, or buffers like those of batch normalis"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("words", "message"), UNFIT.values(), ids=UNFIT)
@@ -471,6 +464,21 @@ def test_a_trajectory_is_measured_once_and_printed_in_order(run, checkpoints, mo
         assert line["nc1"] == pytest.approx(by_hand(epoch)["nc1"], rel=1e-5)
 
 
+def test_checkpoints_may_be_named_one_by_one_as_a_shell_names_them(run, checkpoints):
+    names = [f"epoch_{epoch}.safetensors" for epoch in (10, 2)]
+    printed = run(*checkpoints, "--checkpoint", *names, "--json")[1]
+    assert [line["checkpoint"] for line in strict_json(printed)] == names[::-1]
+
+
+def test_the_parts_of_a_network_may_be_named(run, tmp_path):
+    network = nc.build_network("mlp", (16,), 4, depth=2, width=8, bias=True)
+    torch.save(network.state_dict(), tmp_path / "mlp.pt")
+    words = ["--model", "mlp", "--depth", 2, "--width", 8, "--bias", "free", "--checkpoint", tmp_path / "mlp.pt"]
+    measured = strict_json(run("measure", *words, "--dataset", "gaussian", "--json")[1])
+    data = [(GAUSSIAN.train.images, GAUSSIAN.train.labels)]
+    assert measured["nc1"] == pytest.approx(nc.measure_model(network, data)["nc1"], rel=1e-5)
+
+
 def test_a_damaged_checkpoint_does_not_stop_the_others(run, checkpoints):
     Path("epoch_0.safetensors").write_bytes(b"")
     status, printed, said = run(*checkpoints, "--checkpoint", "epoch_*.safetensors")
@@ -507,12 +515,22 @@ OF_A_MODEL = ["--model", "mlp", "--dataset", "gaussian"]
 UNMEASURED = [
     ([], "measure takes either a file of features, or --model with --dataset"),
     (["x.npz", "--model", "mlp"], "measure takes either a file of features, or --model with --dataset"),
-    (["x.npz", "--dataset", "gaussian"], "--checkpoint and --dataset go with --model"),
+    (["x.npz", "--dataset", "gaussian"], "--checkpoint, --dataset and a network's parts go with --model"),
+    (["x.npz", "--depth", "3"], "--checkpoint, --dataset and a network's parts go with --model"),
+    (
+        ["--model", "module:f", "--depth", "3", "--dataset", "gaussian"],
+        "--depth is for convnet and mlp; build module:f",
+    ),
+    (
+        ["--model", "mpl", "--dataset", "gaussian"],
+        "there is no network 'mpl'; choose convnet, mlp, or your own as module:function (did you mean 'mlp'?)",
+    ),
     (["--model", "mlp"], "--model needs --dataset"),
     (["--model", "resnet", "--dataset", "gaussian"], "there is no network 'resnet'"),
     ([*OF_A_MODEL, "--checkpoint", "no*"], "no file matches 'no*'"),
     ([*OF_A_MODEL, "--checkpoint", "bad.pt"], "bad.pt is damaged or holds more"),
     (["nan.npz"], "feature 2 of sample 7 is nan"),
+    (["cut.npz"], "is truncated or damaged"),
     (["good.npz", "--num-classes", "4"], "num_classes is 4, but weight has 3 rows"),
     (["[bold]:car:.npz"], "[bold]:car:.npz is empty"),  # and is no markup
 ]
@@ -526,7 +544,7 @@ def test_what_cannot_be_measured_is_one_line(run, tmp_path, monkeypatch, argumen
     features = feature_arrays()["features"].numpy().copy()
     features[7, 2] = np.nan
     npz(Path("nan.npz"), features=features)
-    npz(Path("good.npz"))
+    Path("cut.npz").write_bytes(npz(Path("good.npz")).read_bytes()[:-200])
     assert_one_line(run("measure", *arguments), message)
 
 
@@ -563,13 +581,8 @@ def test_where_letters_are_missing_they_are_replaced(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to a device that is always full")
 def test_output_that_cannot_be_written_is_one_line(tmp_path):
     with open("/dev/full", "w") as full:
-        status, _, said = real("measure", npz(tmp_path / "f.npz"), stdout=full)
+        status, _, said = real("runs", tmp_path, stdout=full)
     assert_one_line((status, "", said), "the output cannot be written (No space left on device); make room, or send it")
-
-
-def test_the_real_command_says_one_line_too(tmp_path):
-    (tmp_path / "f.npz").write_bytes(npz(tmp_path / "whole.npz").read_bytes()[:-200])
-    assert_one_line(real("measure", tmp_path / "f.npz", stdout=subprocess.PIPE), "is truncated or damaged")
 
 
 # Bad input: one line, exit status 2

@@ -1,5 +1,6 @@
 """Data sets: what is read, from where, and that nothing wrong is read without a word."""
 
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -7,8 +8,10 @@ import io
 import os
 import re
 import socket
+import struct
 import tarfile
 import threading
+import time
 import warnings
 import zipfile
 from dataclasses import replace
@@ -21,7 +24,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurocollapse import DatasetError
-from neurocollapse.datasets import Dataset, dataset, digits, formats, gaussian_mixture, load_dataset, published
+from neurocollapse.datasets import (
+    Dataset,
+    dataset,
+    digits,
+    downloading,
+    formats,
+    gaussian_mixture,
+    load_dataset,
+    published,
+)
 from neurocollapse.datasets.dataset import BLOCK, Samples, Source, Standardisation, digest, rank_within_class
 from neurocollapse.datasets.published import Content
 from neurocollapse.datasets.selection import Selection, select
@@ -277,9 +289,8 @@ def test_subset_of_the_digits(parses):
     data = load_dataset("mnist5k", per_class=3)
     assert data.class_counts == (3,) * 10
     assert len(data.test.labels) == 500
-    assert "class 0 has 450 training samples, fewer than per_class=451" in error_of(
-        load_dataset, "mnist5k", per_class=451
-    )
+    message = error_of(load_dataset, "mnist5k", per_class=451)
+    assert "class 0 has 450 training samples, fewer than per_class=451" in message
 
 
 def other_digit(samples: Samples) -> Samples:
@@ -314,7 +325,7 @@ def test_digits_without_a_place_to_keep_them_are_parsed_every_time(place, parsed
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"cannot keep the digits in .*mnist5k.npz") as warned:
             assert load_dataset("mnist5k").class_counts == (450,) * 10
-        assert re.search(r"parses them" if place == "." else r"\(Is a directory\)", str(warned[0].message))
+        assert re.search(r"parses them" if place == "." else r"\(it is a folder, not a file\)", str(warned[0].message))
     assert len(parses) == 2
 
 
@@ -423,17 +434,6 @@ def test_published_content_is_used_without_a_word(tmp_path, monkeypatch):
     assert load_dataset("mnist", data_dir=tmp_path).notes == ()
 
 
-def test_published_file_under_another_name_is_an_error(tmp_path, monkeypatch):
-    files = tiny_mnist()
-    know(monkeypatch, "MNIST", files)
-    files["train-images-idx3-ubyte"] = files["t10k-images-idx3-ubyte"]
-    write(tmp_path, files)
-    message = error_of(load_dataset, "mnist", data_dir=tmp_path)
-    assert message.endswith(
-        "train-images-idx3-ubyte.gz is the published t10k-images-idx3-ubyte under another name; rename it back"
-    )
-
-
 IMAGES, LABELS = tiny_mnist()["train-images-idx3-ubyte"], tiny_mnist()["train-labels-idx1-ubyte"]
 
 
@@ -445,7 +445,7 @@ IMAGES, LABELS = tiny_mnist()["train-images-idx3-ubyte"], tiny_mnist()["train-la
         ("images", LABELS, r"does not hold idx images: .* \(it holds labels; were files swapped\?\); fetch it again"),
         ("labels", IMAGES, r"does not hold idx labels: .* \(it holds images; were files swapped\?\); fetch it again"),
         ("images", IMAGES[:-1], r"of shape \(40, 28, 28\) it must be 31376 bytes unpacked, and it is 31375; fetch"),
-        ("images", IMAGES + b"\0", r"must be 31376 bytes unpacked, and it is 31377; fetch it again"),
+        ("images", IMAGES + b"\0", r"must be 31376 bytes unpacked, and it is at least 31377; fetch it again"),
         ("images", IMAGES[:9], r"must be \d+ bytes unpacked, and it is 9"),
         ("labels", b"\0\0\x08\x01" + b"\xff" * 4, r"of shape \(4294967295,\) it must be 4294967303 bytes"),
         ("labels", b"\0\0\x08\x01" + b"\0" * 4, r"for labels of shape \(0,\)"),
@@ -482,13 +482,25 @@ def test_damaged_gzip_file(tmp_path, damage):
     assert re.search(r"t10k-images-idx3-ubyte.gz is truncated or damaged \(.*\); fetch it again", message)
 
 
+@pytest.mark.parametrize("declared", [2**31, 100])
+def test_idx_file_of_zeros_without_end_is_refused_early(tmp_path, monkeypatch, declared):
+    zeros = gzip.compress(struct.pack(">IIII", 0x803, declared, 28, 28) + bytes(2**22), 9)
+    write(tmp_path, tiny_mnist())
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(zeros)
+    monkeypatch.setattr(published, "_LARGEST", 2**20)
+    message = error_of(load_dataset, "mnist", data_dir=tmp_path)
+    assert re.search(
+        "unpacks to more than 1048576 bytes, which|be 78416 bytes unpacked, and it is at least 78417", message
+    )
+
+
 def test_file_that_cannot_be_read(tmp_path, monkeypatch):
     write(tmp_path, tiny_mnist())
 
-    def deny(path):
+    def deny(path, mode):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", deny)
+    monkeypatch.setattr(Path, "open", deny)
     message = error_of(load_dataset, "mnist", data_dir=tmp_path)
     assert re.search(r"ubyte.gz cannot be read \(Permission denied\); check its permissions", message)
 
@@ -540,17 +552,28 @@ def test_cifar10_is_found_in_the_usual_folders(tmp_path, parent, form):
     else:
         write(tmp_path / parent / ("cifar-10-batches-bin" if form == "folder" else ""), files, compress=False)
     data = loaded("cifar10", data_dir=tmp_path)
-    assert (data.name, data.num_classes, data.input_shape, data.class_counts) == (
-        "cifar10",
-        10,
-        (3, 32, 32),
-        (10,) * 10,
-    )
+    assert (data.name, data.num_classes, data.input_shape) == ("cifar10", 10, (3, 32, 32))
+    assert data.class_counts == (10,) * 10
     assert data.train.labels[:40].tolist() == [*range(10), *range(10), *range(1, 10), 0, *range(1, 10), 0]
     assert data.test.labels[:3].tolist() == [5, 6, 7]
     records = np.frombuffer(b"".join(files[name] for name in CIFAR_NAMES[:5]), np.uint8).reshape(100, 3073)
     pixels = records[:, 1:].reshape(100, 3, 32, 32)
     torch.testing.assert_close(data.train.images, naive_standardisation(pixels, pixels))
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize(
+    ("name", "files", "place", "other", "suffix"),
+    [
+        ("mnist", tiny_mnist(), "train-images-idx3-ubyte", "t10k-images-idx3-ubyte", ".gz"),
+        ("cifar10", tiny_cifar10(), "data_batch_2.bin", "test_batch.bin", ""),
+    ],
+)
+def test_published_file_under_another_name_is_an_error(tmp_path, monkeypatch, name, files, place, other, suffix):
+    know(monkeypatch, name.upper(), files)
+    write(tmp_path, files | {place: files[other]}, compress=bool(suffix))
+    message = error_of(load_dataset, name, data_dir=tmp_path)
+    assert message.endswith(f"{place}{suffix} is the published {other} under another name; rename it back")
 
 
 def test_canonical_batch_has_ten_thousand_records():
@@ -578,21 +601,12 @@ def test_wrong_cifar10_batch(tmp_path, content, message, archived):
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_test_batch_in_place_of_a_training_batch_is_an_error(tmp_path, monkeypatch):
-    files = tiny_cifar10()
-    know(monkeypatch, "CIFAR10", files)
-    write(tmp_path, files | {"data_batch_2.bin": files["test_batch.bin"]}, compress=False)
-    message = error_of(load_dataset, "cifar10", data_dir=tmp_path)
-    assert message.endswith("data_batch_2.bin is the published test_batch.bin under another name; rename it back")
-
-
-@pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda data: b"", "is truncated or damaged, or no tar.gz file (empty file); fetch it again"),
-        (lambda data: b"<!DOCTYPE html>", "is truncated or damaged, or no tar.gz file (not a gzip file); fetch"),
-        (lambda data: data[: len(data) // 2], "is truncated or damaged, or no tar.gz file (Compressed file ended"),
+        (lambda data: b"<!DOCTYPE html>", "is truncated or damaged, or no tar.gz file"),
+        (lambda data: data[: len(data) // 2], "is truncated or damaged (Compressed file ended"),
         (lambda data: gzip.compress(b"x" * 2000), "is truncated or damaged, or no tar.gz file"),
         (lambda data: archive_of({"data_batch_1": b"pickle"}), "has no data_batch_1.bin, data_batch_2.bin, "),
     ],
@@ -609,9 +623,7 @@ def test_missing_batches_are_named(tmp_path):
     del files["data_batch_4.bin"], files["test_batch.bin"]
     write(tmp_path / "cifar-10-batches-bin", files, compress=False)
     message = error_of(load_dataset, "cifar10", data_dir=tmp_path)
-    assert re.search(
-        r"cifar-10-batches-bin has no data_batch_4.bin, test_batch.bin; unpack cifar-10-binary.tar.gz", message
-    )
+    assert "cifar-10-batches-bin has no data_batch_4.bin, test_batch.bin; unpack cifar-10-binary.tar.gz" in message
 
 
 @pytest.mark.parametrize("pickled", ["cifar-10-batches-py", "cifar-10-python.tar.gz"])
@@ -629,11 +641,11 @@ def test_pickled_cifar10_is_not_read(tmp_path, parent, pickled):
 
 
 class Server:
-    """Serves `files` by name; `short` cuts the body short of the announced length."""
+    """Serves `files` by name; `short` cuts the body short of the announced length, and a `fault` has no end."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
-        self.short = False
+        self.short, self.fault = False, ""
         self.requests: list[str] = []
         outer = self
 
@@ -646,8 +658,13 @@ class Server:
                     return
                 body = outer.files[name]
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
+                if not outer.fault:
+                    self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
+                with contextlib.suppress(OSError):  # until the client has had enough
+                    while outer.fault:
+                        self.wfile.write(body if outer.fault == "long" else b"x")
+                        time.sleep(0.01)
                 self.wfile.write(body[: len(body) // 2] if outer.short else body)
 
             def log_message(self, *args):
@@ -682,12 +699,18 @@ def files_under(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_mnist_is_downloaded_once_into_the_cache(server, published_mnist, cache, capfd):
-    first = load_dataset("mnist")
+@pytest.mark.parametrize("given_folder", [True, False])
+def test_mnist_is_downloaded_once_into_an_empty_folder_or_the_cache(
+    tmp_path, server, published_mnist, cache, capfd, given_folder
+):
+    (tmp_path / "data").mkdir()
+    data_dir = tmp_path / "data" if given_folder else None
+    first = load_dataset("mnist", data_dir=data_dir)
     assert first.notes == ()
-    assert files_under(cache) == sorted(f"mnist/{name}.gz" for name in published_mnist)
+    assert files_under(data_dir or cache) == sorted(f"mnist/{name}.gz" for name in published_mnist)
+    assert cache.exists() != given_folder
     assert "100%" in capfd.readouterr().err  # the progress bar
-    assert load_dataset("mnist").sha256 == first.sha256
+    assert load_dataset("mnist", data_dir=data_dir).sha256 == first.sha256
     assert len(server.requests) == 4
 
 
@@ -696,15 +719,6 @@ def test_damaged_download_in_the_cache_is_fetched_again(server, published_mnist,
     (cache / "mnist/t10k-labels-idx1-ubyte.gz").write_bytes(b"damaged")
     assert load_dataset("mnist").sha256 == expected
     assert server.requests[4:] == ["t10k-labels-idx1-ubyte.gz"]
-
-
-def test_mnist_is_downloaded_into_an_empty_data_folder(tmp_path, server, published_mnist, cache):
-    (tmp_path / "data").mkdir()
-    load_dataset("mnist", data_dir=tmp_path / "data")
-    assert files_under(tmp_path / "data") == sorted(f"mnist/{name}.gz" for name in published_mnist)
-    load_dataset("mnist", data_dir=tmp_path / "data")
-    assert len(server.requests) == 4
-    assert not cache.exists()
 
 
 def test_interrupted_download_goes_on_with_the_missing_files(tmp_path, server, published_mnist):
@@ -738,7 +752,7 @@ def test_cifar10_is_downloaded_as_an_archive(tmp_path, monkeypatch, server, cach
 FAILURES = {
     "refused": r"\(ConnectionError\)",
     "missing": r"\(HTTP status 404\)",
-    "truncated": r"\((ChunkedEncodingError|the downloaded file has another checksum)\)",
+    "truncated": r"\((ProtocolError|the downloaded file has another checksum)\)",
     "other content": r"\(the downloaded file has another checksum\)",
 }
 
@@ -763,6 +777,19 @@ def test_failed_download(tmp_path, monkeypatch, server, published_mnist, cache, 
         message,
     )
     assert files_under(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("long", r"\(it sends more than the \d+ bytes of that file\)"), ("drips", r"\(\d+ bytes in 0\.2 seconds\)")],
+)
+def test_download_without_end_ends(monkeypatch, server, published_mnist, cache, fault, reason):
+    monkeypatch.setattr(downloading, "SECONDS", 0.2)
+    server.fault = fault
+    began = time.monotonic()
+    assert re.search(reason, error_of(load_dataset, "mnist"))
+    assert time.monotonic() - began < 5
+    assert files_under(cache) == []
 
 
 def test_all_mirrors_that_failed_are_named(monkeypatch, server, published_mnist):
@@ -906,7 +933,10 @@ GOOD = npy(HEADER % 8)
         (zip_of(images=GOOD, labels=GOOD)[:-30], r"damaged \(a zip file without its end\); make or copy"),
         (zip_of(images=GOOD, labels=b"text"), r"array 'labels' does not hold real numbers"),
         (zip_of(images=GOOD, labels=GOOD[:-4]), r"cannot be read \(array 'labels'"),
-        (zip_of(images=npy(HEADER % 10**15), labels=GOOD), r"array 'images' in .* does not fit in memory \(.*TiB"),
+        (
+            zip_of(images=npy(HEADER % 10**15), labels=GOOD),
+            r"'images': its header promises 1000000000000000 bytes",
+        ),
         (zip_of(images=npy(HEADER % -5), labels=GOOD), r"cannot be read \(array 'images'"),
         (zip_of(images=npy("{'descr': __import__('os')}"), labels=GOOD), r"cannot be read \(array 'images'"),
         (
@@ -924,7 +954,7 @@ def test_wrong_npz_file(tmp_path, content, message):
 def test_npz_that_is_not_there(tmp_path):
     assert error_of(load_dataset, str(tmp_path / "x.npz")) == f"there is no file {tmp_path / 'x.npz'}; check the path"
     (tmp_path / "x.npz").mkdir()
-    assert "x.npz cannot be read (" in error_of(load_dataset, str(tmp_path / "x.npz"))
+    assert "x.npz is a folder, not a file" in error_of(load_dataset, str(tmp_path / "x.npz"))
 
 
 @pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
@@ -995,20 +1025,11 @@ def test_mixture_depends_on_its_seed_alone():
     [
         ([[1, 0], [0, 1]], 2, True, "samples_per_class=2 is too few; give at least 3"),
         ([[1, 0], [0, 1]], 0, False, "samples_per_class=0 is too few; give at least 1"),
-        (
-            [[1, 0], [0, -1]],
-            9,
-            True,
-            "not symmetric positive semidefinite (least eigenvalue of its lower triangle: -1",
-        ),
-        (
-            [[1, 0.5], [0, 1]],
-            9,
-            True,
-            "not symmetric positive semidefinite (least eigenvalue of its lower triangle: 1)",
-        ),
+        ([[1, 0], [0, -1]], 9, True, "not symmetric positive semidefinite (least eigenvalue of its lower triangle: -1"),
+        ([[1, 0.5], [0, 1]], 9, True,
+         "not symmetric positive semidefinite (least eigenvalue of its lower triangle: 1)"),
     ],
-)
+)  # fmt: skip
 def test_wrong_mixture(covariance, samples_per_class, exact, message):
     covariance = torch.tensor(covariance, dtype=torch.float64)
     means = torch.zeros(2, 2, dtype=torch.float64)

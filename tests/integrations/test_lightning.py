@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
-from neurocollapse import METRICS, measure_model
+from neurocollapse import METRICS, measure, measure_model
+from neurocollapse._errors import CaptureWarning
+from neurocollapse.integrations import loops
 from neurocollapse.integrations.lightning import NeuralCollapseCallback
 from tests.integrations.scripts import run_script
 
@@ -124,11 +126,106 @@ def test_a_part_of_the_module_is_the_model(tmp_path):
     assert rows(tmp_path)[0] == expected_of(module.network)
 
 
-def test_a_checkpoint_may_go_by_a_number(tmp_path):
-    checkpoint = ModelCheckpoint(tmp_path / "best", monitor="nc/nc1", save_on_train_epoch_end=True)
-    callbacks = [NeuralCollapseCallback(keys=["nc1"]), checkpoint]
-    fit(callbacks, tmp_path, enable_checkpointing=True)
-    assert checkpoint.best_model_score.item() == pytest.approx(min(v["nc/nc1"] for v in rows(tmp_path).values()))
+@pytest.mark.parametrize("at_end_of_training", [True, None])  # None looks at the end of the validation
+def test_a_checkpoint_may_go_by_a_number(at_end_of_training, tmp_path):
+    checkpoint = ModelCheckpoint(
+        tmp_path / "kept", "{epoch}", monitor="nc/nc1", save_top_k=-1, save_on_train_epoch_end=at_end_of_training
+    )
+    fit([NeuralCollapseCallback(keys=["nc1"]), checkpoint], tmp_path, enable_checkpointing=True)
+    kept = {Path(path).stem: score.item() for path, score in checkpoint.best_k_models.items()}
+    assert kept == {f"epoch={epoch}": pytest.approx(values["nc/nc1"]) for epoch, values in rows(tmp_path).items()}
+    assert len(kept) == 3
+
+
+@pytest.mark.parametrize("options", [{"val": None}, {"val_check_interval": 0.5}])
+def test_early_stopping_finds_a_number_before_and_between_measurements(options, tmp_path):
+    callbacks = [EarlyStopping("nc/nc1", patience=20), NeuralCollapseCallback(2, keys=["nc1"])]
+    _, trainer, logged = fit(callbacks, tmp_path, epochs=5, **options)
+    assert trainer.current_epoch == 5
+    assert list(rows(tmp_path)) == [1, 3]
+    assert logged["nc/nc1"].item() == pytest.approx(rows(tmp_path)[3]["nc/nc1"])
+
+
+def failing(monkeypatch, calls):
+    """Let these calls of measure_model fail, the first being 1."""
+    count = iter(range(1, 99))
+
+    def measured(*args, **options):
+        if next(count) in calls:
+            raise RuntimeError("no room\nhere")
+        return measure_model(*args, **options)
+
+    monkeypatch.setattr(loops, "measure_model", measured)
+
+
+def test_a_failure_is_a_warning_and_a_missing_number_or_strict_an_error(tmp_path, monkeypatch):
+    failing(monkeypatch, {3, 6})
+    callbacks = [
+        EarlyStopping("nc/nc1", patience=20),
+        NeuralCollapseCallback(keys=["nc1"]),
+    ]  # measured at the start too
+    with pytest.warns(CaptureWarning, match=r"not measured, .* \(RuntimeError: no room here\).* pass strict=True"):
+        _, trainer, _ = fit(callbacks, tmp_path, epochs=4)
+    assert trainer.current_epoch == 4
+    assert list(rows(tmp_path)) == [0, 2, 3]
+    with pytest.raises(RuntimeError, match="no room"):
+        fit(NeuralCollapseCallback(strict=True), tmp_path / "strict")
+
+
+def test_the_data_of_a_validation_that_comes_later(tmp_path):
+    callback = NeuralCollapseCallback(loader="val")
+    module, _, _ = fit(callback, tmp_path, epochs=2, num_sanity_val_steps=0, check_val_every_n_epoch=2)
+    assert list(rows(tmp_path)) == [0, 1]
+    assert rows(tmp_path)[1] == expected_of(module, OTHER)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+def test_inputs_take_the_precision_of_the_module(precision, dtype, tmp_path):
+    module, _, _ = fit(NeuralCollapseCallback(keys=["nc1"]), tmp_path, epochs=1, precision=precision)
+    with torch.no_grad():
+        features = module.network[:-1].eval()(X.to(dtype))
+    expected = measure(features, Y, module.network[3].weight)["nc1"]
+    assert rows(tmp_path)[0]["nc/nc1"] == pytest.approx(expected, rel=1e-3)
+
+
+class Stream(IterableDataset):
+    """The samples again and again, without an end."""
+
+    def __iter__(self):
+        while True:
+            yield from DATA
+
+
+@pytest.mark.parametrize("options", [{"max_steps": 9}, {"max_epochs": 1, "limit_train_batches": 9}])
+def test_data_without_an_end_are_measured_as_far_as_they_are_trained_on(options, tmp_path):
+    callback, quiet = NeuralCollapseCallback(), dict.fromkeys(("enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=callback, **quiet, **options
+    )
+    trainer.fit(Module(), DataLoader(Stream(), batch_size=4))
+    assert callback.measurement.class_counts == (12, 12, 12)  # 33 samples, and 3 of the second round
+
+
+BROKEN = {
+    "a part": ({"model": "nework"}, "the module has no part 'nework' .did you mean 'network'"),
+    "a head": ({"head": "classifier"}, "classifier"),
+    "what can be read once": ({"loader": iter([(X, Y)])}, r"an iterator \(list_iterator\) that can be read once"),
+    "a key": ({"keys": ["loss"]}, "key 'loss' is not measured with these options; pass weight_decay="),
+    "weights": ({"weighting": "sample"}, "weighting must be one of classes, samples, got 'sample'"),
+    "samples of no class": ({"ood": [(X[:, :5], Y)]}, "shapes cannot be multiplied"),
+    "a file": ({"save_features": "no/such.safetensors"}, "no/such.safetensors, and there is no such folder"),
+    "a subset": ({"subset": 2, "loader": DataLoader(Stream())}, "does not have its labels at hand"),
+    "a class": ({"loader": [(X, Y + 1)]}, "label 3 of sample 2 is out of range"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BROKEN.values(), ids=BROKEN)
+def test_what_one_batch_shows_is_an_error_before_the_training(options, message, tmp_path):
+    module = Module()
+    before = module.network[0].weight.clone()
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        fit(NeuralCollapseCallback(**options), tmp_path, module=module)
+    assert torch.equal(module.network[0].weight, before)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    EarlyStoppingCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -13,6 +14,8 @@ from transformers import (
 )
 
 from neurocollapse import measure_model
+from neurocollapse._errors import CaptureWarning
+from neurocollapse.integrations import loops
 from neurocollapse.integrations.transformers import NeuralCollapseCallback
 from tests.integrations.scripts import run_script
 
@@ -42,20 +45,19 @@ def bert():
     return BertForSequenceClassification(BertConfig(vocab_size=20, num_labels=C, max_position_embeddings=8, **sizes))
 
 
-def trainer_in(folder, epochs=3, **options):
+def trainer_in(folder, epochs=3, train=TRAIN, evaluate=EVAL, **options):
     arguments = TrainingArguments(
         str(folder),
         num_train_epochs=epochs,
         per_device_train_batch_size=4,
         learning_rate=1e-2,
         report_to=[],
-        save_strategy="no",
         disable_tqdm=True,
         use_cpu=True,
         seed=3,
-        **options,
+        **{"save_strategy": "no", **options},
     )
-    return Trainer(bert(), arguments, train_dataset=TRAIN, eval_dataset=EVAL)
+    return Trainer(bert(), arguments, train_dataset=train, eval_dataset=evaluate)
 
 
 def logged(trainer):
@@ -103,6 +105,112 @@ def test_at_evaluation(tmp_path):
     assert steps == [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry] == [7, 14, 21]
     trainer.evaluate()
     assert trainer.state.log_history[-1]["nc/nc1"] == expected_of(trainer, EVAL)["nc/nc1"]
+
+
+class Stream(IterableDataset):
+    def __init__(self, rounds):
+        self.rounds = rounds
+
+    def __iter__(self):
+        for _ in range(self.rounds):
+            yield from (TRAIN[i] for i in range(N))
+
+
+class Columns(Sentences):
+    def __getitem__(self, i):
+        return self.labels.tolist() if i == "labels" else super().__getitem__(i)
+
+
+@pytest.mark.parametrize(("rounds", "steps", "measured"), [(1, 14, [7, 14]), (10**9, 13, [13])])
+def test_data_without_a_length_or_an_end(rounds, steps, measured, tmp_path):
+    trainer = trainer_in(tmp_path, train=Stream(rounds), max_steps=steps)
+    callback = NeuralCollapseCallback(keys=["nc1"]).attach(trainer)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "nc/nc1" in entry] == measured
+    assert callback.measurement.class_counts == (26, 26) if rounds > 1 else (13, 13)
+
+
+def test_every_second_epoch_of_data_without_a_length(tmp_path):
+    trainer = trainer_in(tmp_path, train=Stream(1), max_steps=21)
+    NeuralCollapseCallback(2, keys=["nc1"]).attach(trainer)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "nc/nc1" in entry] == [14]
+
+
+def test_a_subset_of_data_with_columns(tmp_path):
+    trainer = trainer_in(tmp_path, epochs=1, train=Columns(IDS))
+    callback = NeuralCollapseCallback(subset=4, keys=["nc1"]).attach(trainer)
+    trainer.train()
+    assert callback.measurement.class_counts == (4, 4)
+
+
+BEST = {"save_strategy": "steps", "load_best_model_at_end": True, "metric_for_best_model": "nc/nc1"}
+BEST |= {"greater_is_better": False, "eval_strategy": "steps", "eval_steps": 7, "save_steps": 7}
+
+
+@pytest.mark.parametrize("every", [None, 1, 2])
+def test_the_best_model_may_be_that_of_a_number(every, tmp_path):
+    trainer = trainer_in(tmp_path, **BEST)
+    trainer.add_callback(EarlyStoppingCallback(1))
+    NeuralCollapseCallback(every, "eval", keys=["nc1"]).attach(trainer)
+    trainer.train()
+    numbers = {entry["step"]: entry["nc/nc1"] for entry in trainer.state.log_history if "nc/nc1" in entry}
+    assert trainer.state.best_global_step == min(numbers, key=numbers.get)
+    assert trainer.state.best_metric == min(numbers.values())
+    assert trainer.state.global_step == 14  # where the number is worse for the first time
+
+
+def test_a_failure_is_a_warning_and_a_missing_number_or_strict_an_error(tmp_path, monkeypatch):
+    calls = iter(range(99))
+
+    def measured(*args, **options):
+        if next(calls) != 1:
+            raise RuntimeError("no room\nhere")
+        return measure_model(*args, **options)
+
+    monkeypatch.setattr(loops, "measure_model", measured)
+    trainer = trainer_in(tmp_path, **BEST)
+    NeuralCollapseCallback(None, "eval", keys=["nc1"]).attach(trainer)
+    with pytest.warns(CaptureWarning, match=r"not measured, .* \(RuntimeError: no room here\).* pass strict=True"):
+        trainer.train()
+    assert trainer.state.global_step == 21
+    assert trainer.state.best_global_step == 14
+    trainer = trainer_in(tmp_path)
+    NeuralCollapseCallback(strict=True).attach(trainer)
+    with pytest.raises(RuntimeError, match="no room"):
+        trainer.train()
+
+
+def test_an_evaluation_of_other_data_has_their_numbers(tmp_path):
+    trainer = trainer_in(tmp_path)
+    NeuralCollapseCallback(None, "eval", keys=["nc1"]).attach(trainer)
+    for given, prefix in (({"a": TRAIN, "b": EVAL}, "eval"), ({"a": EVAL, "b": TRAIN}, "test")):
+        values = trainer.evaluate(given, metric_key_prefix=prefix)
+        for name, data in given.items():
+            assert values[f"{prefix}_{name}_nc/nc1"] == expected_of(trainer, data)["nc/nc1"]
+
+
+def test_the_losses_are_logged_as_without(tmp_path):
+    """Not even where a batch is read within an epoch, or where the trainer logs at the end of one."""
+    options = {"train": Stream(1), "max_steps": 9, "gradient_accumulation_steps": 2, "eval_steps": 2}
+    losses = []
+    for measures in (False, True):
+        trainer = trainer_in(tmp_path, eval_strategy="steps", logging_strategy="epoch", **options)
+        if measures:
+            NeuralCollapseCallback(None, keys=["nc1"]).attach(trainer)
+            NeuralCollapseCallback(keys=["nc1"]).attach(trainer)
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 3
+
+
+def test_a_resumed_training_counts_its_epochs_on(tmp_path):
+    for epochs, resumed in ((1, False), (4, True)):
+        trainer = trainer_in(tmp_path, epochs=epochs, save_strategy="epoch")
+        NeuralCollapseCallback(2, keys=["nc1"]).attach(trainer)
+        trainer.train(resume_from_checkpoint=resumed)
+    assert list(logged(trainer)) == [2, 4]
 
 
 def test_other_callbacks_see_the_numbers(tmp_path):

@@ -37,7 +37,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from neurocollapse import CaptureWarning, FeatureStoreError
+from neurocollapse import CaptureWarning, FeatureStoreError, measure_layers, measure_model
 from neurocollapse.measuring.capture import (
     Budget,
     FeatureStore,
@@ -641,8 +641,12 @@ def test_non_finite_features_are_captured_for_the_statistics_to_name():
     assert features_of(mlp(), loader(vectors, LABELS))[3].isnan().any()
 
 
-def test_a_half_precision_model():
-    assert features_of(mlp().bfloat16(), loader(VECTORS.bfloat16(), LABELS)).dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_inputs_take_the_precision_of_the_model(dtype):
+    model = mlp().to(dtype)
+    features = features_of(model, loader(VECTORS, LABELS))
+    assert features.dtype == dtype
+    assert features.equal(features_of(model, loader(VECTORS.to(dtype), LABELS)))
 
 
 # ---- sink and progress
@@ -741,18 +745,12 @@ BAD = {
     "words": ([(VECTORS, ["cat"] * N)], {}, "labels are list that are no numbers"),
     "one number": ([(VECTORS, torch.tensor(1))], {}, r"got torch.int64 of shape \(\)"),
     "too few": ([(VECTORS, LABELS[1:])], {}, r"labels have shape \(21,\), which fits .* \(22, 6\); pass one integer"),
-    "too large": (
-        [HALVES[0], (VECTORS[:3], torch.tensor([0, 3, 1]))],
-        {},
-        "label 3 of sample 12 is out of range: labels start at 0 and end at 2, by the head ''",
-    ),
+    "too large": ([HALVES[0], (VECTORS[:3], torch.tensor([0, 3, 1]))], {},
+        "label 3 of sample 12 is out of range: labels start at 0 and end at 2, by the head ''"),
     "negative": ([(VECTORS, LABELS - 1)], {}, "label -1 of sample 0 is out of range"),
-    "no name agrees": (
-        [{"a": VECTORS, "b": VECTORS, "y": LABELS}],
-        {},
-        "yields 'a', 'b' beside the labels, and the model's forward takes 'input'",
-    ),
-}
+    "no name agrees": ([{"a": VECTORS, "b": VECTORS, "y": LABELS}], {},
+        "yields 'a', 'b' beside the labels, and the model's forward takes 'input'"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -779,24 +777,12 @@ def rounding():
 
 #: model, data, options, and why that is refused
 REFUSED = {
-    "a weight that does not fit": (
-        mlp(Model(lambda self, h: h @ self.weight, weight=nn.Parameter(torch.randn(5, C)))),
-        loader(),
-        {},
-        r"head '2' maps 5 features to 3 outputs, but its weight is \(5, 3\)",
-    ),
-    "a head called twice": (
-        linear(lambda fc, x: fc(x) + fc(x)),
-        [(VECTORS, LABELS)],
-        {"head": "fc"},
-        r"head 'fc' was called 2 times in one forward pass.*several inputs",
-    ),
-    "a head that is not called": (
-        linear(lambda fc, x: F.linear(x, fc.weight)),
-        loader(),
-        {"head": "fc"},
-        r"head 'fc' was called 0 times .* without calling it",
-    ),
+    "a weight that does not fit": (mlp(Model(lambda self, h: h @ self.weight, weight=nn.Parameter(torch.randn(5, C)))),
+        loader(), {}, r"head '2' maps 5 features to 3 outputs, but its weight is \(5, 3\)"),
+    "a head called twice": (linear(lambda fc, x: fc(x) + fc(x)), [(VECTORS, LABELS)], {"head": "fc"},
+        r"head 'fc' was called 2 times in one forward pass.*several inputs"),
+    "a head that is not called": (linear(lambda fc, x: F.linear(x, fc.weight)), loader(), {"head": "fc"},
+        r"head 'fc' was called 0 times .* without calling it"),
     "a head called twice later": (otherwise_later(), loader(), {}, "head 'fc' was called 2 times"),
     "a layer that is called more often later": (
         otherwise_later(),
@@ -804,70 +790,35 @@ REFUSED = {
         {"layers": ["relu"], "head": False},
         r"ran otherwise than in the first batch: relu, relu#1, relu#2; leave these",
     ),
-    "a layer that is not called": (
-        otherwise_later(),
-        loader(),
-        {"layers": ["unused"]},
-        "layer 'unused' was not called in the forward pass; leave it out",
-    ),
-    "one of two layers is not there": (
-        ResNet(),
-        images(),
-        {"layers": ["conv1", "conv9"]},
-        "there is no layer 'conv9'; the model has conv1, bn1, relu, downsample",
-    ),
+    "a layer that is not called": (otherwise_later(), loader(), {"layers": ["unused"]},
+        "layer 'unused' was not called in the forward pass; leave it out"),
+    "one of two layers is not there": (ResNet(), images(), {"layers": ["conv1", "conv9"]},
+        "there is no layer 'conv9'; the model has conv1, bn1, relu, downsample"),
     "a layer is not there": (ResNet(), images(), {"layers": "conv9"}, "there is no layer 'conv9'"),
-    "a layer of integers": (
-        rounding(),
-        loader(),
-        {"layers": ["round"]},
-        r"the output of layer 'round' is torch\.int64, which cannot be features",
-    ),
+    "a layer of integers": (rounding(), loader(), {"layers": ["round"]},
+        r"the output of layer 'round' is torch\.int64, which cannot be features"),
     "nothing to capture": (mlp(), loader(), {"head": False}, "nothing to capture: head is False, and layers names no"),
     "spatial": (mlp(), loader(), {"spatial": "max"}, "spatial must be 'flatten' or 'mean', got 'max'"),
-    "tokens": (
-        mlp(),
-        loader(),
-        {"tokens": "cls"},
-        "tokens must be 'first', 'last', 'mean', 'all' or a position, got 'cls'",
-    ),
-    "tokens that nobody chose from": (
-        sequences(),
-        SEQUENCES,
-        {},
-        r"has shape \(22, 5, 8\), but there is one label per sample; say which",
-    ),
-    "a token out of range": (
-        sequences(),
-        SEQUENCES,
-        {"tokens": 5},
-        "token 5 is out of range: the input of the head 'score' has 5 tokens",
-    ),
-    "the label of a position out of range": (
-        nn.Linear(8, C),
-        [(HIDDEN, TOKEN_LABELS.index_fill(0, torch.tensor(2), 9))],
-        {},
-        r"label 9 of sample 2, position \[0\] is out of range",
-    ),
-    "no label that counts": (
-        mlp(),
-        loader(VECTORS, torch.full((N,), 7)),
-        {"ignore_index": 7},
-        "every label is 7, which is to be ignored; pass data with labels",
-    ),
-    "a sink for two places": (
-        mlp(),
-        loader(),
-        {"layers": ["0"], "sink": print},
-        "a sink takes features of one place: the head alone, or with head=False one",
-    ),
+    "tokens": (mlp(), loader(), {"tokens": "cls"},
+        "tokens must be 'first', 'last', 'mean', 'all' or a position, got 'cls'"),
+    "tokens that nobody chose from": (sequences(), SEQUENCES, {},
+        r"has shape \(22, 5, 8\), but there is one label per sample; say which"),
+    "a token out of range": (sequences(), SEQUENCES, {"tokens": 5},
+        "token 5 is out of range: the input of the head 'score' has 5 tokens"),
+    "the label of a position out of range": (nn.Linear(8, C),
+        [(HIDDEN, TOKEN_LABELS.index_fill(0, torch.tensor(2), 9))], {},
+        r"label 9 of sample 2, position \[0\] is out of range"),
+    "no label that counts": (mlp(), loader(VECTORS, torch.full((N,), 7)), {"ignore_index": 7},
+        "every label is 7, which is to be ignored; pass data with labels"),
+    "a sink for two places": (mlp(), loader(), {"layers": ["0"], "sink": print},
+        "a sink takes features of one place: the head alone, or with head=False one"),
     "a sink for a layer that is called twice": (
         ResNet(),
         images(),
         {"head": False, "layers": ["relu"], "sink": print},
         r"takes features of one place, but the layer gives relu#1, relu#2",
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -875,6 +826,28 @@ def test_what_cannot_be_captured_is_refused(case):
     model, data, options, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         capture(model, data, **options)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_is_named_by_its_index_in_the_data_also_when_shuffled(workers):
+    spoilt, labels = VECTORS.clone(), LABELS.clone()
+    spoilt[13, 2], labels[4] = torch.nan, 7
+    data = loader(spoilt, LABELS, shuffle=True, num_workers=workers)
+    for options in ({}, {"strategy": "stream"}, {"strategy": "twice"}, {"subset": 20}):
+        with pytest.raises(ValueError, match="feature 2 of sample 13 is nan"):
+            measure_model(nn.Linear(6, C), data, **options)
+    with pytest.raises(ValueError, match="layer '': feature 2 of sample 13 is nan"):
+        measure_layers(nn.Linear(6, C), data)
+    with pytest.raises(ValueError, match="label 7 of sample 4 is out of range"):
+        capture(nn.Linear(6, C), loader(VECTORS, labels, shuffle=True, num_workers=workers))
+
+
+def test_a_position_is_named_after_those_that_are_left_out():
+    spoilt = HIDDEN.clone()
+    spoilt[20, MASK[20].nonzero()[-1, 0]] = torch.inf
+    name = rf"sample 20, position \[{int(MASK[20].sum()) - 1}\] is inf"
+    with pytest.raises(ValueError, match=name):
+        measure_model(nn.Linear(8, C), loader(spoilt, TOKEN_LABELS, sampler=range(21, -1, -1)))
 
 
 def test_batches_can_be_read_by_themselves():
@@ -923,6 +896,17 @@ class Pictures(Dataset):
         return VECTORS[index], LABELS[index]
 
 
+PICTURES = Pictures()
+
+
+class Batches(Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return VECTORS[index::2], LABELS[index::2]
+
+
 def mixup_collate(samples):
     return torch.utils.data.default_collate(samples)
 
@@ -953,6 +937,21 @@ CAUTIONS = {
         lambda: sampled(DistributedSampler(VECTORS, 4, 0, drop_last=True)),
         "DistributedSampler leaves out 2 of 22",
     ),
+    "a sampler of one's own": (
+        lambda: sampled([0, 1, 1, 2, 2, 2]),
+        r"repeats samples: the 6 that it showed are 3 different ones \(BatchSampler, list, TensorDataset\)",
+    ),
+    "batches of one's own": (
+        lambda: DataLoader(Pictures(), batch_sampler=[torch.tensor([0, 1]), torch.tensor([1, 2])], num_workers=1),
+        "the 4 that it showed are 3 different ones",
+    ),
+    "without batches": (lambda: DataLoader(Batches(), batch_size=None, sampler=[0, 1, 0]), "the 3 .* are 2 different"),
+    "a subset with repetitions": (lambda: DataLoader(Subset(Pictures(), [0, 1, -22]), 2), "the 3 .* are 2 different"),
+    "a data set twice": (lambda: DataLoader(ConcatDataset([PICTURES] * 2), 5), "the 44 that it showed are 22 diff"),
+    "a collate function that leaves out": (
+        lambda: loader(collate_fn=lambda samples: torch.utils.data.default_collate(samples[1:])),
+        "collate_fn makes 4 labels of 5 samples, so samples are left out",
+    ),
 }
 
 
@@ -979,6 +978,9 @@ class Stream(IterableDataset):
         lambda: sampled(RandomSampler(VECTORS)),
         lambda: DataLoader(Stream(), 5),
         lambda: DataLoader(Pictures(), batch_sampler=[[0, 1, 2], [5, 6]]),
+        lambda: DataLoader(Batches(), batch_size=None),
+        lambda: DataLoader(ConcatDataset([Pictures(), Pictures()]), 5),
+        lambda: DataLoader({"a": (VECTORS[0], LABELS[0])}, sampler=["a", "a"]),  # keys, which are no indices
     ],
 )
 def test_what_is_harmless_is_not_warned_of(make):
@@ -1143,6 +1145,20 @@ class Untouched(Dataset):
 
     def __getitem__(self, index):
         raise AssertionError("a sample was loaded")
+
+
+class Columns(Untouched):
+    """A data set of columns, as those of Hugging Face: by a name it gives the whole column."""
+
+    def __getitem__(self, index):
+        return vars(self)[index] if isinstance(index, str) else super().__getitem__(index)
+
+
+@pytest.mark.parametrize(("name", "label_key"), [("label", None), ("kind", "kind")])
+def test_labels_are_read_from_a_column(name, label_key):
+    data = Columns(**{name: LABELS.tolist(), "text": ["a"] * N})
+    drawn = stratified_subset(DataLoader(Subset(data, range(N))), 2, label_key=label_key).dataset.indices
+    assert torch.bincount(LABELS[drawn]).tolist() == [2] * C
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
 """Replaying checkpoints: which files in which order, whose weights, and what is measured again."""
 
+import argparse
 import json
+import os
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from neurocollapse import CheckpointError
 from neurocollapse.measuring import Trajectory, find_checkpoints, load_weights
@@ -28,7 +33,7 @@ def test_checkpoints_come_in_the_order_of_their_numbers(tmp_path):
     found = find_checkpoints(f"{tmp_path}/epoch_*.safetensors")
     assert [path.stem for path in found] == ["epoch_9", "epoch_10", "epoch_100"]
     assert find_checkpoints(str(tmp_path / "other_1.safetensors")) == [tmp_path / "other_1.safetensors"]
-    with pytest.raises(CheckpointError, match=r"no file matches '.*nothing_\*'; quote the pattern"):
+    with pytest.raises(CheckpointError, match=r"no file matches '.*nothing_\*'; name files of weights, or a pattern"):
         find_checkpoints(str(tmp_path / "nothing_*"))
 
 
@@ -42,6 +47,13 @@ WRITERS = {
     "compiled.pt": lambda w, path: torch.save({"_orig_mod." + k: v for k, v in w.items()}, path),
     "lightning.ckpt": lambda w, path: torch.save(
         {"state_dict": {"model." + k: v for k, v in w.items()}, "epoch": 3}, path
+    ),
+    "two.pt": lambda w, path: torch.save({"module._orig_mod." + k: v for k, v in w.items()}, path),
+    "three.safetensors": lambda w, path: save_file({"model.module._orig_mod." + k: v for k, v in w.items()}, path),
+    "fsdp.pt": lambda w, path: torch.save({k.replace(".", "._fsdp_wrapped_module."): v for k, v in w.items()}, path),
+    "own.pt": lambda w, path: torch.save({"net." + k: v for k, v in w.items()} | {"loss.w": torch.ones(1)}, path),
+    "average.pt": lambda w, path: torch.save(
+        {"module." + k: v for k, v in w.items()} | {"n_averaged": torch.tensor(3)}, path
     ),
     "script.pt": lambda w, path: torch.save({"model_state_dict": w, "optimizer": {"lr": 0.1}}, path),
 }
@@ -61,25 +73,45 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(80_000_000))
+
+
+def saved_beside(path: Path, **options: bool) -> None:
+    torch.save({"model": weights(0), "args": argparse.Namespace(epochs=3)}, path, **options)
+
+
 class Code:
     def __reduce__(self):
         return print, ("this must not run",)
 
 
 FAULTS = {
-    "other.safetensors": (
-        lambda path: save_file(network(5).state_dict(), path),
-        r"other.safetensors is of another model than Sequential: size mismatch for 2.weight",
-    ),
-    "names.pt": (
-        lambda path: torch.save({"fc.weight": torch.ones(2)}, path),
-        r"it lacks 0.weight, 2.bias, 2.weight and has fc.weight, unlike Sequential",
-    ),
+    "other.safetensors": (lambda path: save_file(network(5).state_dict(), path),
+        r"other.safetensors is of another model than Sequential: size mismatch for 2.weight"),
+    "names.pt": (lambda path: torch.save({"fc.weight": torch.ones(2)}, path),
+        r"it lacks 0.weight, 2.bias, 2.weight and has fc.weight, unlike Sequential"),
     "truncated.safetensors": (truncated, r"truncated.safetensors is damaged or holds more than weights"),
     "empty.pt": (lambda path: path.write_bytes(b""), r"empty.pt is damaged or holds more than weights"),
     "code.pt": (lambda path: torch.save({"model": Code()}, path), r"code.pt is damaged or holds more than weights"),
+    "more.pt": (
+        lambda path: torch.save(
+            {"module." + k: v for k, v in [*weights(0).items(), ("4.weight", torch.ones(2))]}, path
+        ),
+        r"it has 4.weight, unlike Sequential",
+    ),
+    "two.pt": (
+        lambda path: torch.save({p + k: v for p in ("student.", "teacher.") for k, v in weights(0).items()}, path),
+        r"two.pt holds several such models, under student, teacher; save the state_dict of one alone",
+    ),
+    "pipe.pt": (os.mkfifo, "pipe.pt is a pipe, not a file; name a file of weights"),
+    "bomb.pt": (bomb, "bomb.pt has .* bytes and would unpack to 80000000, which is beyond reason"),
+    "beside.pt": (saved_beside, r"weights \(it holds argparse.Namespace, which is no weight\); save a state_dict$"),
+    "older.pt": (partial(saved_beside, _use_new_zipfile_serialization=False), r"\(it holds argparse.Namespace, which"),
+    "text.pt": (lambda path: path.write_bytes(b"\x1b[31mno pickle"), r"text.pt is damaged .* save a state_dict$"),
     "list.pt": (lambda path: torch.save([torch.ones(2)], path), r"list.pt holds list, not a state_dict"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -88,11 +120,111 @@ def test_files_that_are_no_weights_of_this_model(name, tmp_path, capsys):
     write(tmp_path / name)
     model = network()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_weights(model, tmp_path / name)
+    assert not {"weights_only", "trust", "\x1b"} & {*str(caught.value).split(), *str(caught.value)}
     assert "this must not run" not in capsys.readouterr().out
-    if "other" not in name:  # a mismatch of shapes is found halfway
+    if name not in ("other.safetensors", "more.pt"):  # these faults are found halfway
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class Tied(nn.Module):
+    """Two names of one matrix, a third of its transpose, and a state that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 3), nn.Linear(3, 5)
+        self.head.weight = self.embed.weight
+        self.turned = nn.Parameter(self.embed.weight.detach().T)
+        self.epochs = 0
+
+    def get_extra_state(self):
+        return {"epochs": self.epochs}
+
+    def set_extra_state(self, state):
+        self.epochs = state["epochs"]
+
+
+@pytest.mark.parametrize(
+    "left_out", [(), ("head.weight",), ("embed.weight", "turned"), ("embed.weight", "head.weight")]
+)
+def test_names_that_share_memory_may_be_absent_and_states_may_be_no_tensors(tmp_path, left_out):
+    torch.manual_seed(1)
+    saved, model = Tied(), Tied()
+    saved.epochs = 7
+    torch.save({k: v for k, v in saved.state_dict().items() if k not in left_out}, tmp_path / "weights.pt")
+    load_weights(model, tmp_path / "weights.pt")
+    assert all(model.get_parameter(name).equal(value) for name, value in saved.named_parameters(remove_duplicate=False))
+    assert model.epochs == 7
+    (tmp_path / "weights.pt").unlink()
+    torch.save({k: v for k, v in saved.state_dict().items() if k != "head.bias"}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"it lacks head.bias, unlike Tied"):
+        load_weights(model, tmp_path / "weights.pt")
+
+
+def test_what_safetensors_leaves_out_of_a_tied_model(tmp_path):
+    saved, model = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in range(2))
+    for network in (saved, model):
+        network[1].weight = network[0].weight
+    save_model(saved, str(tmp_path / "weights.safetensors"))
+    load_weights(model, tmp_path / "weights.safetensors")
+    assert all(value.equal(saved.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def old_weight_norm():
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(4, 2)))
+
+
+class Versioned(nn.Linear):
+    """A module that reads what version wrote its weights, as those of torchvision do."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != 2:
+            raise ValueError("what version is it?")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def without_count(model):
+    return {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+
+#: a model, and what PyTorch takes for its weights
+TAKEN = {
+    "of the old weight norm": (
+        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 2))),
+        lambda _: old_weight_norm().state_dict(),
+    ),
+    "a batch norm before counts": (lambda: nn.Sequential(nn.BatchNorm1d(4)), without_count),
+    "versions": (lambda: nn.Sequential(Versioned(4, 2)), lambda model: model.state_dict()),
+    "a lazy layer": (lambda: nn.Sequential(nn.LazyLinear(2)), lambda _: nn.Sequential(nn.Linear(4, 2)).state_dict()),
+    "on no device": (
+        lambda: nn.Sequential(nn.Linear(4, 2, device="meta")),
+        lambda _: nn.Sequential(nn.Linear(4, 2)).state_dict(),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_pytorch_judges_the_names(case, tmp_path):
+    make, write = TAKEN[case]
+    torch.save(write(make()), tmp_path / "weights.pt")
+    ours, theirs = make(), make()
+    load_weights(ours, tmp_path / "weights.pt")
+    theirs.load_state_dict(torch.load(tmp_path / "weights.pt"), assign=case == "on no device")
+    x = torch.ones(1, 4)
+    assert ours.eval()(x).equal(theirs.eval()(x))
+
+
+def test_wrappers_within_the_model_count_as_little_as_those_of_the_file(tmp_path):
+    expected = weights(1)
+    torch.save(expected, tmp_path / "weights.pt")
+    model = network()
+    model[2] = torch.compile(model[2], backend="eager")
+    load_weights(model, tmp_path / "weights.pt")
+    assert [value.tolist() for value in model.state_dict().values()] == [value.tolist() for value in expected.values()]
 
 
 def test_a_trajectory_goes_on_where_it_was(tmp_path):
@@ -136,7 +268,53 @@ def test_a_trajectory_counts_for_the_same_network(tmp_path, network, known):
     assert len(trajectory.of([checkpoint])) == known
 
 
-def test_a_file_that_is_no_trajectory(tmp_path):
-    (tmp_path / "notes.jsonl").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"notes.jsonl is no trajectory .*remove it, or name another file"):
+GOOD = json.dumps({"checkpoint": "a", "sha256": "b"})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("hello", "line 1: Expecting value"),
+        (f"{GOOD}\n[]", r"line 2 must be an object, got \[\]"),
+        (f'{GOOD}\n{{"sha256": "b"}}', "line 2 has no 'checkpoint'"),
+        ('{"checkpoint": [1], "sha256": "b"}', r"line 1: checkpoint must be text, got \[1\]"),
+        ('{"checkpoint": "a", "sha256": "b", "network": {"sha256": "c"}}', "line 1: network"),
+        ("[" * 200_000, "line 1: .*recursion"),
+    ],
+)
+def test_a_file_that_is_no_trajectory(tmp_path, content, reason):
+    (tmp_path / "notes.jsonl").write_text(content)
+    with pytest.raises(
+        CheckpointError, match=rf"notes.jsonl is no trajectory \({reason}.*\); mend it, or name another"
+    ):
         Trajectory(tmp_path / "notes.jsonl", {})
+    assert (tmp_path / "notes.jsonl").read_text() == content
+
+
+def test_a_device_is_no_trajectory():
+    with pytest.raises(CheckpointError, match="it is a device, not a file"):
+        Trajectory(Path(os.devnull), {})
+
+
+def test_checkpoints_of_one_name_in_different_folders_are_different(tmp_path):
+    checkpoints = [tmp_path / f"checkpoint-{step}" / "model.safetensors" for step in (1, 2, 10)]
+    for step, path in enumerate(checkpoints):
+        path.parent.mkdir()
+        save_file(weights(step), path)
+    trajectory = Trajectory(tmp_path / "trajectory.jsonl", {"dataset": "gaussian"})
+    for step, (_, begun) in enumerate(trajectory.missing(checkpoints)):
+        trajectory.add({**begun, "nc1": float(step)})
+    again = Trajectory(tmp_path / "trajectory.jsonl", {"dataset": "gaussian"})
+    assert [(line["checkpoint"], line["nc1"]) for line in again.of(checkpoints)] == [
+        (str(path), float(step)) for step, path in enumerate(checkpoints)
+    ]
+    assert not list(again.missing(checkpoints))
+
+
+def test_a_line_of_an_earlier_version_has_the_name_alone(tmp_path):
+    save_file(weights(0), checkpoint := tmp_path / "epoch_0.safetensors")
+    ((_, begun),) = Trajectory(tmp_path / "t.jsonl", {}).missing([checkpoint])
+    (tmp_path / "t.jsonl").write_text(json.dumps({**begun, "checkpoint": checkpoint.name, "nc1": 0.5}) + "\n")
+    trajectory = Trajectory(tmp_path / "t.jsonl", {})
+    assert not list(trajectory.missing([checkpoint]))
+    assert trajectory.of([checkpoint])[0]["nc1"] == 0.5

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-from neurocollapse import CaptureWarning, measure, measure_layers, measure_model
+from neurocollapse import CaptureWarning, InputError, load_dataset, measure, measure_layers, measure_model
 from neurocollapse.cli import main
 from neurocollapse.measuring import read_features
 from neurocollapse.measuring.process_group import Processes
@@ -354,16 +354,16 @@ def test_a_diverged_classifier_is_refused(strategy, value):
 
 def test_what_is_no_model_and_no_means():
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
-        measure_model.__wrapped__(lambda x: x, FEW)
-    with pytest.raises(TypeError, match=r"means must be those of another measurement, its .means, got Tensor"):
-        measure_model.__wrapped__(nn.Linear(4, 3), FEW, means=torch.ones(3, 4))
+        measure_model(lambda x: x, FEW)
+    with pytest.raises(TypeError, match=r"means must be a ClassMeans, got Tensor"):
+        measure_model(nn.Linear(4, 3), FEW, means=torch.ones(3, 4))
 
 
 def test_features_that_cannot_be_saved(tmp_path, monkeypatch):
     def full(*_):
         raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr("neurocollapse.measuring.models.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match=r"features.safetensors cannot be written .*No space left.*make room"):
         measure_model(nn.Linear(4, 3), FEW, save_features=tmp_path / "features.safetensors")
     assert not list(tmp_path.iterdir())
@@ -385,3 +385,41 @@ def test_what_cannot_be_split_among_processes_is_warned_of():
     batches = iter([1, 2, 3])
     with pytest.warns(CaptureWarning, match="a list_iterator without an index cannot be split among processes"):
         assert second_of_two().share(batches) is batches
+
+
+# The head, named or given, and a split in place of a loader
+
+
+def two_layers():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+def test_a_split_and_the_head_itself_are_taken():
+    model, data = two_layers(), load_dataset("gaussian").train
+    batches = [(data.images, data.labels)]
+    assert measure_model(model, data, head=model[2], ood=data) == measure_model(model, batches, head="2", ood=batches)
+    assert list(measure_layers(model, data, head=model[2])) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("22", r"Sequential has no head '22': it is not there \(did you mean '2'\?\); pass head= one of: 0, 2"),
+        (nn.Linear(8, 4), "Sequential has no such module as the given Linear.*; pass head= one of: 0, 2"),
+        ("0", "the head '0' has 8 outputs; pass head= one of 0, 2, or mend this: .*class 4, 5, 6, 7 has no samples"),
+    ],
+)
+@pytest.mark.parametrize("measure", [measure_model, measure_layers])
+@pytest.mark.filterwarnings("ignore::neurocollapse.CaptureWarning")
+def test_a_wrong_head_is_blamed_by_name(measure, head, message):
+    with pytest.raises(InputError, match=message):
+        measure(two_layers(), load_dataset("gaussian").train, head=head)
+
+
+def test_a_subset_of_none_and_single_samples_are_named():
+    data = load_dataset("gaussian").train
+    with pytest.raises(InputError, match="subset must be at least 1, got 0"):
+        measure_model(two_layers(), data, subset=0)
+    with pytest.raises(InputError, match=r"single samples, let torch\.utils\.data\.DataLoader make batches"):
+        measure_model(two_layers(), list(zip(data.images, data.labels, strict=True)))

@@ -143,14 +143,14 @@ NOTHING = ("the loader yields nothing", "process 0 failed: InputError: the loade
 FAILURES_BY_STRATEGY = {
     "nan": (
         lambda s: measure_model(network(), loader(spoilt()), strategy=s),
-        ("feature 0 of sample 0 is nan", "process 1 failed: InputError: feature 0 of sample 0 is nan"),
+        ("feature 0 of sample 1 is nan", "process 1 failed: SampleError: feature 0 of sample 1 is nan"),
     ),
     "model": (
         lambda s: measure_model(network(Model(fail_in_the_second)), loader(), strategy=s),
         ("the disk is gone", "process 1 failed: OSError: the disk is gone"),
     ),
     "no data": (lambda s: measure_model(network(), loader(X[:0], Y[:0]), strategy=s), NOTHING),
-}
+}  # fmt: skip
 #: Every process must raise: the first with the message where the fault is one's own, the second where it is another's.
 FAILURES = {
     **{
@@ -158,24 +158,15 @@ FAILURES = {
         for name, (case, messages) in FAILURES_BY_STRATEGY.items()
         for s in STRATEGIES
     },
-    "a class without samples": (
-        lambda: measure_model(network(), loader(X[Y < 2], Y[Y < 2])),
-        ("class 2 has no samples",) * 2,
-    ),
-    "features to be saved": (
-        lambda: measure_model(network(), loader(), save_features="features.safetensors"),
-        ("save_features needs all features in one process",) * 2,
-    ),
-    "others of nothing": (
-        lambda: measure_model(network(), loader(), ood=DataLoader(TensorDataset(X[:0]))),
-        NOTHING,
-    ),
-    "metric without samples": (
-        lambda: NeuralCollapse(C).compute(),
-        ("nothing to measure: the metric was not updated",) * 2,
-    ),
+    "a class without samples": (lambda: measure_model(network(), loader(X[Y < 2], Y[Y < 2])),
+        ("class 2 has no samples",) * 2),
+    "features to be saved": (lambda: measure_model(network(), loader(), save_features="features.safetensors"),
+        ("save_features needs all features in one process",) * 2),
+    "others of nothing": (lambda: measure_model(network(), loader(), ood=DataLoader(TensorDataset(X[:0]))), NOTHING),
+    "metric without samples": (lambda: NeuralCollapse(C).compute(),
+        ("nothing to measure: the metric was not updated",) * 2),
     "metric of unlike widths": (metric_of_unlike_widths, ("do not fit together (5 of torch.float64, 6 of",) * 2),
-}
+}  # fmt: skip
 
 
 def outcome(case):
@@ -248,7 +239,9 @@ def test_what_fails_in_one_fails_in_all_at_once(results, name):
         assert result[name]["seconds"] < 20
     errors = [result[name]["error"] for result in results]
     assert any(
-        error.startswith(("InputError: ", "ValueError: ", "OSError: ", "FeatureStoreError: ", "WriteError: "))
+        error.startswith(
+            ("InputError: ", "SampleError: ", "ValueError: ", "OSError: ", "FeatureStoreError: ", "WriteError: ")
+        )
         and own in error
         for error in errors
     )

@@ -493,3 +493,54 @@ def test_a_long_row_of_the_classifier_makes_no_ties_of_the_others():
     features = torch.tensor([(0, 1), (0, 1), (0, -1), (0, -1), (1, 1e-3), (1, 1e-3)], dtype=torch.float64)
     weight = torch.tensor([(0.0, 1.0), (0.0, -1e13), (1.0, 0.0)], dtype=torch.float64)
     assert measure(features, torch.tensor([0, 0, 1, 1, 2, 2]), weight)["accuracy"] == 1
+
+
+# ---- features, and samples, of very different sizes
+
+
+@pytest.mark.parametrize("counts", [[8] * 4, [3] * 4, [2] * 4, [5, 2, 9, 1, 4, 3, 6]], ids=str)
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-6])
+@pytest.mark.parametrize("dependent", [False, True])
+def test_vci_does_not_depend_on_the_sizes_of_features(counts, spread, dependent):
+    """From 1e-10 to 1e10, in powers of two, so that the features of both are exactly alike; with p < C, p > N − C."""
+    problem = random_problem(0, counts, 6, spread=spread)
+    features = problem.features.clone()
+    if dependent:
+        features[:, 5] = features[:, 0]
+    exact = naive.measure(features, problem.labels)["nc1_vci"]
+    sizes = torch.exp2(torch.linspace(-33, 33, 6).round()).double()
+    assert measure(features * sizes, problem.labels)["nc1_vci"] == pytest.approx(exact, rel=1e-8, abs=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_vci_of_stored_features_does_not_depend_on_their_sizes(dtype):
+    problem = random_problem(0, [8] * 4, 6)
+    features, sizes = problem.features.to(dtype), torch.exp2(torch.linspace(-9, 9, 6).round()).to(dtype)
+    exact = naive.measure(features, problem.labels)["nc1_vci"]
+    assert measure(features * sizes, problem.labels)["nc1_vci"] == pytest.approx(exact, rel=1e-9)
+
+
+def test_vci_is_nan_where_rounding_hides_it():
+    """A direction that is 1e9 times the others and along no feature: the variance across it is below its rounding."""
+    problem = random_problem(0, [8] * 3, 5)
+    features = (problem.features * torch.tensor([1.0, 1, 1, 1, 1e9])) @ rotation(5)
+    assert math.isnan(measure(features, problem.labels)["nc1_vci"])
+
+
+@pytest.mark.parametrize("distance", [1e4, 1e6, 1e8, 1e10])
+@pytest.mark.parametrize("place", [0, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sample_far_out_costs_no_key_its_digits(dtype, place, distance):
+    """In every direction, or in one that W and the other means do not see, with or without the whole of Σ_W."""
+    for direction in (torch.ones(5), torch.eye(5)[4]):
+        problem = random_problem(1, [8, 7, 9], 5, spread=0.3)
+        features = torch.cat([problem.features[:, :4], 0.1 * problem.features[:, 4:]], dim=1)
+        weight = problem.weight * torch.tensor([1.0, 1, 1, 1, 0])
+        features[place] += distance * direction
+        problem = replace(problem, features=features.to(dtype), weight=weight)
+        expected = naive.measure(problem.features, problem.labels, problem.weight, problem.bias)
+        values = measure(problem.features, problem.labels, problem.weight, problem.bias, vci=False)
+        far = {"loss_data", "margin_min", "margin_mean"} | {key for key in expected if key.startswith("sqi")}
+        for key in values:
+            size = distance**2 if key == "loss_data" else distance if key in far and direction.sum() > 1 else 1.0
+            assert values[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-7 * size), (key, direction)

@@ -415,6 +415,20 @@ def test_text_is_never_markup(opened):
     assert page.text("title") == bad
 
 
+def test_nothing_comes_in_and_nothing_goes_out(opened):
+    page = opened()
+    page.run("""window.refused = new Set();
+        document.addEventListener('securitypolicyviolation', (event) => window.refused.add(event.effectiveDirective));
+        const script = document.createElement('script');
+        script.textContent = "document.title = 'caught'";
+        document.body.append(script);
+        new Image().src = 'https://example.org/picture.png';
+        fetch('https://example.org/').catch(() => 0);""")
+    page.until("return ['script-src-elem', 'img-src', 'connect-src'].every((each) => window.refused.has(each))")
+    assert page.run("return document.title") == "A sweep"
+    assert all("Content Security Policy" in complaint for complaint in page.complaints())
+
+
 def test_failed_unfinished_and_damaged_runs_are_named_above_the_others(opened):
     diverged = dataclasses.replace(report_run(seed=1), status="diverged", message="the objective became nan")
     unfinished = dataclasses.replace(report_run(seed=2), status="unfinished")

@@ -326,7 +326,7 @@ def test_saving_writes_three_files_and_equal_figures_give_equal_bytes(tmp_path):
     for folder in (first, second):
         folder.mkdir()
         with matplotlib.rc_context({"text.color": "red", "font.size": 30} if folder is second else {}):
-            written.append(save_figure(collapse_figure(records([1e-3], seeds=2, last_epoch=5)), folder))
+            written.append(save_figure(trade_off_figure(records([1e-3], seeds=2, last_epoch=5)), folder))
     assert written[0] == [first / f"figure.{suffix}" for suffix in ("png", "pdf", "svg")]
     for folder in (first, second):
         assert sorted(path.name for path in folder.iterdir()) == ["figure.pdf", "figure.png", "figure.svg"]

@@ -237,9 +237,9 @@ def two_runs(tmp_path_factory):
 
 DAMAGED_FILES = [
     ("claims.json", "{", "claims.json cannot be read (Expecting property name"),
-    ("claims.json", '[{"claim": "only"}]', "claims.json cannot be read (it holds no verdicts); delete it, or run cl"),
+    ("claims.json", '[{"claim": "only"}]', "claims.json cannot be read (it[0] has no 'parts'); run claims again"),
     ("theory.json", "xx", "theory.json cannot be read (Expecting value"),
-    ("theory.json", "[]", "theory.json cannot be read (it holds no tables); verify writes it again"),
+    ("theory.json", "[]", "theory.json cannot be read (it must be an object, got []); verify writes it again"),
     ("*/snapshots.safetensors", "xx", "snapshots.safetensors is damaged ("),
 ]
 
@@ -267,7 +267,7 @@ def test_a_config_that_is_none_is_a_damaged_run(two_runs, tmp_path, run, config)
     path.write_text(json.dumps({**json.loads(path.read_text()), "config": config}))
     status, _, told = run("report", out)
     assert (status, told.count("\n")) == (1, 1)
-    assert told.startswith(f"damaged: {path.parent} is not a run")
+    assert told.startswith(f"damaged: {path.parent}")
     assert len(of_page((out / "report.html").read_text())["runs"]) == 1
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import neurocollapse.statistics
@@ -318,6 +318,7 @@ def assert_equals_twin(problem: Problem, rel: float) -> None:
 @given(random_problems(offset=0.0, scale=1.0), st.sampled_from([torch.float16, torch.bfloat16, torch.float32]))
 def test_products_in_float32_equal_the_twin(problem, dtype):
     problem = replace(problem, features=problem.features.to(dtype))
+    assume(naive.is_supported(problem.features, problem.labels))
     spread = (problem.features.double() - problem.features.double()[0]).abs().max()
     measured, size = in_float32(problem), float(1 + spread * problem.weight.norm())
     for key, value in twin_of(problem).items():

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tests.folders
-from neurocollapse import RunError, WriteError, sweeps
-from neurocollapse._files import atomic_path, to_json
+from neurocollapse import RunError, WriteError
+from neurocollapse._files import atomic_path, to_json, write_text
 from neurocollapse.datasets import load_dataset
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import build_network
@@ -33,7 +33,7 @@ from neurocollapse.sweeps.frame import runs
 from neurocollapse.sweeps.networks_tried import NOT_HOMOGENEOUS
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.sweeps.writing import RunWriter
-from neurocollapse.training import RunConfig
+from neurocollapse.training import DEFAULTS_VERSION, RunConfig
 from tests.commands import wait_for
 from tests.folders import GAUSSIAN, Killed
 
@@ -70,9 +70,9 @@ def test_the_id_is_the_same_on_every_machine_and_day():
 
 
 def test_defaults_cannot_change_unnoticed():
-    # The id names what differs from the defaults, so new defaults need a new SCHEMA_VERSION, or old runs would be
-    # taken for runs of the new ones.
-    assert sweeps.SCHEMA_VERSION == 2
+    # The id names what differs from the defaults, so new defaults need a new DEFAULTS_VERSION, or old runs would be
+    # taken for runs of the new ones. What they were before goes into FORMER_DEFAULTS.
+    assert DEFAULTS_VERSION == 2
     assert dataclasses.asdict(RunConfig()) == {
         "dataset": "mnist5k", "per_class": None, "imbalance": "none", "imbalance_ratio": 10.0, "label_noise": 0.0,
         "augmentation": "none",
@@ -131,6 +131,13 @@ def test_an_id_is_one_folder_name():
 
 # Atomic files and strict JSON
 
+#: The keys that every record and every line of timings has.
+RECORD = {
+    "epoch": 4, "learning_rate": 0.1, "gradient_norm": 0.5, "terminal_phase_start": None, "train.accuracy": 0.1,
+    "train.weight_norms": [1.0, 2.0],
+}  # fmt: skip
+SECONDS = {"train": 0.5, "measure": 0.25}
+
 
 def test_a_file_is_replaced_as_a_whole_or_left_as_it_was(tmp_path):
     path = tmp_path / "file.txt"
@@ -150,6 +157,29 @@ def test_a_file_is_replaced_as_a_whole_or_left_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(os.mkfifo, "a pipe"), (os.mkdir, "a folder"), (lambda path: path.symlink_to(os.devnull), "a device")],
+)
+def test_what_is_no_file_is_not_replaced(tmp_path, make, kind):
+    path = tmp_path / "there"
+    make(path)
+    before = path.lstat().st_mode
+    with pytest.raises(WriteError, match=rf"there cannot be written \(it is {kind}, not a file\); name another file"):
+        write_text(path, "new")
+    assert path.lstat().st_mode == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert (target.read_text(), link.is_symlink()) == ("new", True)
+
+
 numbers = st.integers(-(2**60), 2**60) | st.floats()
 values = st.none() | st.booleans() | numbers | st.lists(numbers, max_size=3)
 
@@ -157,8 +187,8 @@ values = st.none() | st.booleans() | numbers | st.lists(numbers, max_size=3)
 @given(record=st.dictionaries(st.text(max_size=8), values, max_size=4), epoch=st.integers(0, 99))
 def test_records_are_strict_json_and_come_back_as_they_were(tmp_path_factory, record, epoch):
     folder = RunWriter(tmp_path_factory.mktemp("records"))
-    record = {**record, "epoch": epoch}
-    folder.append(record, {"train": 0.5}, {})
+    record = {**record, **RECORD, "epoch": epoch}
+    folder.append(record, SECONDS, {})
 
     def no_constants(name):
         raise AssertionError(f"{name} is not JSON")
@@ -297,7 +327,7 @@ EARLY_END = dataclasses.replace(SMALL, weight_decay=0.1, learning_rate=0.02, gra
 MOMENTS = [
     pytest.param(dataclasses.replace(SMALL, epochs=2), False, id="finished, before"),
     pytest.param(dataclasses.replace(SMALL, epochs=3), True, id="finished, after", marks=pytest.mark.slow),
-    pytest.param(EARLY_END, False, id="early, before"),
+    pytest.param(EARLY_END, False, id="early, before", marks=pytest.mark.slow),
     pytest.param(EARLY_END, True, id="early, after", marks=pytest.mark.slow),
     pytest.param(DIVERGING, False, id="diverged, before", marks=pytest.mark.slow),
     pytest.param(DIVERGING, True, id="diverged, after"),
@@ -343,10 +373,10 @@ def test_between_records_checkpoints_are_written_in_time(tmp_path, monkeypatch):
 
 
 def records_past_the_checkpoint(folder):
-    for name in ("records.jsonl", "timings.jsonl"):
+    for name, line in (("records.jsonl", RECORD), ("timings.jsonl", {"epoch": 4, **SECONDS})):
         with (folder.path / name).open("a") as file:
-            file.write('{"epoch": 4, "train.accuracy": 0.1}\n')
-    folder.append({"epoch": 4}, {"train": 0.5}, {"samples": torch.zeros(2)})
+            file.write(json.dumps(line) + "\n")
+    folder.append(RECORD, SECONDS, {"samples": torch.zeros(2)})
 
 
 def half_written_files(folder):
@@ -481,7 +511,7 @@ def test_a_run_of_another_version_is_left_alone(undisturbed, half, tmp_path, end
     described = folder.description
     newer = {**described, "config": {**described["config"], "mixup": 0.1}}
     for changed, reason in (
-        ({**described, "schema": 99}, "its schema is 99, and that of this version 2"),
+        ({**described, "format": 99}, "its format is 99, and that of this version 2"),
         (newer, "config.json has the unknown field 'mixup'"),
     ):
         (folder.path / "config.json").write_text(to_json(changed))
@@ -496,8 +526,12 @@ def test_a_run_of_another_version_is_left_alone(undisturbed, half, tmp_path, end
     [
         ("write_bytes", errno.ENOSPC, r"snapshots\.safetensors cannot be written \(No space left.*\); make room"),
         ("mkdir", errno.ENOSPC, r"gaussian-mlp.* cannot be written \(No space left.*\); make room"),
-        ("mkdir", errno.EROFS, r"gaussian-mlp.* cannot be written \(Read-only file system\); make room"),
-        ("mkdir", errno.ENOLCK, r"gaussian-mlp.* cannot be written \(No locks available\); make room"),
+        ("mkdir", errno.EROFS, r"gaussian-mlp.* cannot be written \(Read-only file system\); name a folder that can"),
+        (
+            "mkdir",
+            errno.ENOLCK,
+            r"cannot be written \(No locks available\); name a folder on a file system with locks",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_disk_is_told_from_what_is_wrong_with_the_folder(
@@ -536,7 +570,8 @@ def test_the_same_name_with_an_edited_network_is_refused(tmp_path, users, ended)
     before = contents(folder)
     for users.width, users.activation in ((12, nn.Tanh), (13, nn.ReLU)):
         with pytest.raises(
-            RunError, match="was made with another network: users_edited:build has changed since; change it back, name"
+            RunError,
+            match="was made with another network: users_edited:build has changed since; change it back, or name",
         ):
             execute(config, FEW, tmp_path)
         assert contents(folder) == before
@@ -686,7 +721,7 @@ from pathlib import Path
 import torch
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweeps.resuming import execute
-from neurocollapse.training import RunConfig
+from neurocollapse.training import DEFAULTS_VERSION, RunConfig
 torch.set_num_threads(1)
 config = RunConfig(**{config})
 execute(config, load_dataset("gaussian"), Path(sys.argv[1]))

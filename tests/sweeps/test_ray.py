@@ -109,16 +109,12 @@ def test_when_the_command_ends_so_do_its_workers(tmp_path, status, stop):
 
 
 MISSING = {
-    "no cluster": (
-        ["--address", "auto"],
-        "error: address auto is that of a Ray cluster, and the engine is processes; choose the engine ray\n",
-    ),
+    "no cluster": (["--address", "auto"],
+        "error: address auto is that of a Ray cluster, and the engine is processes; choose the engine ray\n"),
     "no engine": (["--engine", "threads"], f"error: there is no engine 'threads'; choose from {', '.join(ENGINES)}\n"),
-    "no Ray": (
-        ["--engine", "ray"],
-        "error: engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'\n",
-    ),
-}
+    "no Ray": (["--engine", "ray"],
+        "error: engine ray needs Ray, which is not installed: pip install 'neurocollapse[ray]'\n"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["train", "reproduce"])
@@ -159,6 +155,23 @@ def test_a_cluster_that_does_not_answer_is_one_line(
     assert (status, said.count("\n")) == (2, 1)
     assert said.startswith(f"error: address {address}: no Ray cluster answers there (")
     assert message in said
+
+
+CAUSES = {
+    "The current node timed out during startup.\nThis could": "Ray did not start: its processes did not answer",
+    "AF_UNIX path length cannot exceed 107 bytes: '/tmp/...": "Ray did not start: the name of the folder for temporary",
+    "no raylet\nhere": "Ray did not start: no raylet here; try again when the machine is less busy",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), CAUSES.items(), ids=range(len(CAUSES)))
+def test_a_ray_that_does_not_start_is_one_line(tmp_path, monkeypatch, text, message):
+    def init(**_):
+        raise Exception(text)
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ValueError, match=f"^{message}.*$"):
+        next(train_on_ray([SMALL], tmp_path))
 
 
 # A cluster

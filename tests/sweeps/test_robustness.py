@@ -6,13 +6,17 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
 
-from neurocollapse import RunError
+from neurocollapse import InputError, RunError
 from neurocollapse.sweeps import RunFolder, Sweep
+from neurocollapse.sweeps.engines.processes import _start
+from neurocollapse.sweeps.engines.work import environment_of_children
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.training import RunConfig
 from tests.commands import start, train_words
@@ -40,6 +44,41 @@ def written(out: Path) -> set[int]:
         except FileNotFoundError:  # replaced just now
             continue
     return found
+
+
+def test_children_do_not_import_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", "elsewhere", str(tmp_path)])
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    with environment_of_children(1):
+        assert sys.path == ["elsewhere"]
+        assert os.environ["PYTHONSAFEPATH"] == "1"
+    assert sys.path == ["", "elsewhere", str(tmp_path)]
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_a_module_of_pythons_name_in_the_current_folder_is_not_run(tmp_path, engine):
+    if engine == "ray":
+        pytest.importorskip("ray")
+    for name in ("random", "queue", "numpy", "torch", "csv"):
+        (tmp_path / f"{name}.py").write_text("open('executed', 'a').write(__name__)\nraise SystemExit\n")
+    (tmp_path / "own.py").write_text("from helper import nn\nbuild = lambda *_: nn.Linear(16, 4, bias=False)\n")
+    (tmp_path / "helper.py").write_text("from torch import nn\n")
+    words = train_words(dataclasses.replace(SMALL, network="own:build"), tmp_path / "out", "--engine", engine)
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_folder_with_too_long_a_name_for_a_socket_is_named():
+    class Refused(SpawnProcess):
+        def start(self):
+            raise OSError("AF_UNIX path too long")
+
+    with pytest.raises(InputError, match=r"too long a name for a socket.*set TMPDIR to one of at most 60 letters"):
+        _start(Refused())
 
 
 @pytest.mark.slow

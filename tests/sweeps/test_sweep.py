@@ -48,11 +48,35 @@ def test_a_sweep_is_the_product_of_its_axes_in_order():
         ({"seed": 3}, "seed takes a sequence of values, got 3; write"),
         ({"seed": ()}, "seed needs at least one value, got none"),
         ({"weight_decay": (0.0, 0.0)}, "weight_decay has a value twice: 0.0, 0.0"),
+        (
+            {"imbalance_ratio": (2.0, 5.0)},
+            "imbalance_ratio makes no difference to these runs: it needs imbalance step or ex",
+        ),
+        ({"depth": (2, 3), "network": ["convnet"]}, "depth makes no difference to these runs: it needs network mlp"),
+        (
+            {"initial_norm": (2.0, 3.0), "initialization": ["kaiming"]},
+            "initial_norm makes .* it needs initialization norm",
+        ),
+        ({"decay_start": (1.0, 9.0), "weight_decay": [0.0]}, "decay_start makes .* it needs a positive weight_decay"),
     ],
 )
 def test_what_makes_no_sense_is_refused_when_the_sweep_is_made(axes, message):
     with pytest.raises(NeurocollapseError, match=message):
         Sweep(SMALL, axes)
+
+
+def test_runs_that_repeat_others_give_a_warning():
+    with pytest.warns(UserWarning, match="^2 of the 6 runs repeat others: width needs network mlp$"):
+        Sweep(SMALL, {"network": ("mlp", "convnet"), "width": (2, 3, 4)})
+
+
+def test_a_field_that_makes_no_difference_gives_the_same_numbers():
+    for name, value in {"imbalance_ratio": 3.0, "initial_norm": 9.0, "decay_start": 9.0}.items():
+        config = dataclasses.replace(SMALL, epochs=1, weight_decay=0.0, initialization="kaiming")
+        (record, other) = (
+            [*epochs(each, GAUSSIAN)][-1].record for each in (config, dataclasses.replace(config, **{name: value}))
+        )
+        assert record == other
 
 
 def test_a_sweep_shows_its_axes_and_what_its_runs_share():

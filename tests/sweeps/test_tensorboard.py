@@ -206,7 +206,7 @@ def test_what_is_no_run_or_a_damaged_one_writes_nothing(folder, tmp_path):
 
 def test_a_file_that_cannot_be_written_is_named(folder, tmp_path):
     (tmp_path / "logs").write_text("")
-    with pytest.raises(WriteError, match=r"cannot be written .*; make room, or name another folder"):
+    with pytest.raises(WriteError, match=r"cannot be written .*; name a folder that can be written to"):
         Tracker(tmp_path / "logs")(folder)
 
 
@@ -246,6 +246,7 @@ def test_runs_of_earlier_commands_are_told_and_a_damaged_one_stops_nothing(tmp_p
     assert_tracked(logs, whole, ended)
 
 
+@pytest.mark.usefixtures("figures_unsaved")
 def test_reproduce_tracks_too(tmp_path, run):
     out, logs = tmp_path / "out", tmp_path / "logs"
     words = ["reproduce", *TYPED, "--epochs", "2", "--engine", "batched", "--out", out, "--tensorboard", logs]

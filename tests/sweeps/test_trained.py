@@ -1,11 +1,9 @@
 """`nc.train` and `nc.sweep`: a call that returns finished runs, in memory and on disk, from wherever it is made."""
 
 import dataclasses
-import inspect
 import math
 import subprocess
 import sys
-from functools import partial
 
 import nbformat
 import numpy as np
@@ -15,7 +13,7 @@ import torch
 from nbclient import NotebookClient
 
 import neurocollapse as nc
-from neurocollapse.sweeps import planning
+from neurocollapse.sweeps import ALONG
 
 TINY = nc.RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=3, learning_rate=0.01)
 
@@ -102,22 +100,69 @@ def test_the_runs_of_a_sweep_are_a_sequence_with_the_failures_beside_it(tmp_path
     assert np.isfinite(runs[0].records()[-1]["train.nc1"])
 
 
-def test_what_is_no_list_of_configurations_is_refused_by_name(tmp_path):
-    sweep = partial(inspect.unwrap(planning.plan_sweep), machines=planning.Machines())  # its types are not checked
-    with pytest.raises(nc.InputTypeError, match="sweep takes several configurations, got one; train it with train"):
-        sweep(TINY, tmp_path)
-    with pytest.raises(nc.InputTypeError, match="sweep takes a Sweep or RunConfigs, got 'seed'"):
-        sweep({"seed": [0]}, tmp_path)
-
-
 def test_a_folder_without_a_configuration_is_no_other_version(tmp_path):
     with pytest.raises(nc.RunError, match=r"^[^ ]*config\.json is missing; delete"):
         _ = nc.RunFolder(tmp_path).config
 
 
-def test_verify_takes_the_folder_of_a_run(tmp_path):
-    run = nc.train(TINY, out=tmp_path)
-    assert str(nc.verify(run.folder)) == str(nc.verify(run.folder.path))
+def test_verify_takes_a_run_wherever_it_is(tmp_path):
+    kept, run = nc.train(TINY, out=tmp_path), nc.train(TINY)
+    table = nc.verify(kept)
+    assert str(nc.verify(kept.folder)) == str(nc.verify(kept.folder.path))
+    sections = {name: rows for name, rows in nc.verify(kept.folder).sections.items() if name != ALONG}
+    assert table.sections == nc.verify(run).sections == sections
+    with pytest.raises(nc.RunError, match=f"{tmp_path} holds 1 runs; pass one of them, such as {kept.folder.path}"):
+        nc.verify(tmp_path)
+
+
+def test_verify_says_what_a_run_in_memory_lacks():
+    with pytest.warns(UserWarning, match="smaller learning rate"):
+        diverged = nc.train(dataclasses.replace(TINY, learning_rate=1e6))
+    with pytest.raises(nc.VerificationError, match="no weights to verify: the run is diverged; name another"):
+        nc.verify(diverged)
+    with pytest.raises(nc.VerificationError, match="the run's loss is cross_entropy"):
+        nc.verify(nc.train(dataclasses.replace(TINY, loss="cross_entropy")))
+
+
+def test_a_mistyped_folder_is_no_unfinished_run(tmp_path):
+    (tmp_path / "results").mkdir()
+    for ask in (lambda folder: folder.status, lambda folder: nc.runs(folder.path), lambda folder: nc.verify(folder)):
+        with pytest.raises(nc.RunError, match=r"there is no folder .*/result \(did you mean 'results'\?\)"):
+            ask(nc.RunFolder(tmp_path / "result"))
+    with pytest.raises(nc.RunError, match=r"there is no run in .*results; name the folder of one"):
+        _ = nc.RunFolder(tmp_path / "results").status
+
+
+def test_what_holds_tensors_prints_as_one_short_line(tmp_path):
+    data, state = nc.load_dataset("gaussian"), next(iter(nc.epochs(TINY)))
+    assert repr(data.train) == "Split(images=Tensor(400, 16), labels=Tensor(400,))"
+    assert repr(data).startswith(f"Dataset(name='gaussian', train={data.train!r}, test=Split(images=Tensor(100, 16), ")
+    assert repr(TINY) == (
+        "RunConfig(dataset='gaussian', network='mlp', depth=2, width=8, learning_rate=0.01, epochs=3)"
+    )
+    run = nc.train(TINY)
+    assert repr(run).startswith(f"TrainedRun(config={TINY!r}, status='finished', records=DataFrame(4, ")
+    reproduction = nc.reproduce(TINY, weight_decays=[0.0], out=tmp_path, workers=1)
+    for value in (state, run, reproduction):
+        assert len(repr(value)) < 600
+        assert "\n" not in repr(value)
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_ctrl_c_says_how_to_resume_what_is_on_disk(tmp_path, monkeypatch, place):
+    states = nc.epochs(TINY)
+
+    def stopped(*_, **__):
+        yield next(states)
+        raise KeyboardInterrupt
+
+    for module in ("trained", "resuming"):
+        monkeypatch.setattr(f"neurocollapse.sweeps.{module}.epochs", stopped)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        nc.train(TINY, out=tmp_path if place == "disk" else None)
+    assert str(caught.value) == (
+        f"what was saved stays in {tmp_path}, and the same call resumes it" if place == "disk" else ""
+    )
 
 
 @pytest.mark.parametrize("decay", [-1.0, math.nan, math.inf])

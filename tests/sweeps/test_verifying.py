@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import signal
 import time
 
@@ -32,8 +33,16 @@ def network(**changes):
     return nc.build_network("mlp", (16,), 4, **{"depth": 3, "width": 10, **changes})
 
 
-def trained(tmp_path, **changes):
-    return execute(dataclasses.replace(SMALL, **changes), GAUSSIAN, tmp_path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A copy of a run in a folder; each is trained once."""
+    out = tmp_path_factory.mktemp("trained")
+
+    def copy_of_run(folder, **changes):
+        run = execute(dataclasses.replace(SMALL, **changes), GAUSSIAN, out)
+        return RunFolder(shutil.copytree(run.path, folder / run.path.name, dirs_exist_ok=True))
+
+    return copy_of_run
 
 
 @pytest.fixture
@@ -129,35 +138,23 @@ def spoilt(name, change):
 IMAGES, LABELS = DATA[0]
 NETWORK = network()
 REFUSED = {
-    "layers that decay differently": (
-        (NETWORK, DATA, decays_of(NETWORK, (1e-3, 2e-3, 3e-3))),
-        r"the layers decay differently \(features.1: 0.001, features.3: 0.002",
-    ),
-    "another's optimizer": (
-        (NETWORK, DATA, torch.optim.SGD(network().parameters(), 0.1, weight_decay=0.1)),
-        "the optimizer has none of the model's parameters",
-    ),
+    "layers that decay differently": ((NETWORK, DATA, decays_of(NETWORK, (1e-3, 2e-3, 3e-3))),
+        r"the layers decay differently \(features.1: 0.001, features.3: 0.002"),
+    "another's optimizer": ((NETWORK, DATA, torch.optim.SGD(network().parameters(), 0.1, weight_decay=0.1)),
+        "the optimizer has none of the model's parameters"),
     "not homogeneous": ((with_tanh(), DATA), r"not homogeneous in (its inputs|layer hidden.weight): .* by 0\.\d"),
     "labels from 1": ((NETWORK, [(IMAGES, LABELS + 1)]), "labels go from 1 to 4"),
     "labels from -1": ((NETWORK, [(IMAGES, LABELS - 1)]), "labels go from -1 to 2"),
-    "nan weights": (
-        (spoilt("classifier.weight", lambda weight: weight[0, 0].fill_(math.nan)), DATA),
-        "the network's weights are not finite",
-    ),
+    "nan weights": ((spoilt("classifier.weight", lambda weight: weight[0, 0].fill_(math.nan)), DATA),
+        "the network's weights are not finite"),
     "nan inputs": ((NETWORK, [(IMAGES / 0, LABELS)]), "the network's inputs are not finite"),
-    "a frozen classifier": (
-        (spoilt("classifier.weight", lambda weight: weight.requires_grad_(False)), DATA),
-        "is frozen, and the theory is about one that trains",
-    ),
-    "two outputs": (
-        (Model(lambda self, x: (self.classifier(x), x), classifier=linear(16, 4)), DATA),
-        "the network returns a tuple; return the classifier's output alone",
-    ),
+    "a frozen classifier": ((spoilt("classifier.weight", lambda weight: weight.requires_grad_(False)), DATA),
+        "is frozen, and the theory is about one that trains"),
+    "two outputs": ((Model(lambda self, x: (self.classifier(x), x), classifier=linear(16, 4)), DATA),
+        "the network returns a tuple; return the classifier's output alone"),
     "two inputs": (
-        (
-            Model(lambda self, first, second: self.classifier(first + second), classifier=linear(16, 4)),
-            [({"first": IMAGES, "second": IMAGES}, LABELS)],
-        ),
+        (Model(lambda self, first, second: self.classifier(first + second), classifier=linear(16, 4)),
+         [({"first": IMAGES, "second": IMAGES}, LABELS)]),
         "one tensor of inputs",
     ),
     "a decay below 0": ((NETWORK, DATA, -1e-3), "finite number from 0"),
@@ -167,7 +164,7 @@ REFUSED = {
     "no decay": ((NETWORK, DATA, None), "got no weight_decay"),
     "a run and data": (("somewhere", DATA, None), "a run knows its data"),
     "no run": (("no-such-run", None, None), "is not a run"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
@@ -178,8 +175,8 @@ def test_what_cannot_be_verified_is_told(arguments, message):
 
 
 def test_what_is_neither_a_model_nor_a_run_is_told():
-    with pytest.raises(TypeError, match="or the folder of a run, got function"):
-        nc.verify.__wrapped__(lambda x: x, DATA, weight_decay=1e-3)
+    with pytest.raises(TypeError, match=r"a path, a RunFolder, a TrainedRun or a torch\.nn\.Module, got function"):
+        nc.verify(lambda x: x, DATA, weight_decay=1e-3)
 
 
 def test_frozen_layers_are_told():
@@ -206,7 +203,7 @@ def test_a_loader_that_leaves_samples_out_is_warned_of():
 # Runs
 
 
-def test_a_run_is_verified_where_it_ended(tmp_path):
+def test_a_run_is_verified_where_it_ended(tmp_path, trained):
     folder = trained(tmp_path, bias="free")
     table = nc.verify(folder.path)
     record = folder.records()[-1]
@@ -218,7 +215,7 @@ def test_a_run_is_verified_where_it_ended(tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu_a_run_has_the_same_table_and_the_same_descent(tmp_path):
+def test_on_a_gpu_a_run_has_the_same_table_and_the_same_descent(tmp_path, trained):
     folder = trained(tmp_path, bias="free")
     here, there = (verify_run(folder, device=device) for device in ("cpu", "cuda"))
     assert there.facts == pytest.approx(here.facts, rel=1e-9, abs=1e-12)
@@ -226,7 +223,7 @@ def test_on_a_gpu_a_run_has_the_same_table_and_the_same_descent(tmp_path):
     assert descents[0].loss == pytest.approx(descents[1].loss, rel=1e-6)
 
 
-def test_the_gradients_are_taken_on_the_device_asked_for(tmp_path):
+def test_the_gradients_are_taken_on_the_device_asked_for(tmp_path, trained):
     folder = trained(tmp_path)
     objective = objective_of_run(folder, device="meta")  # has shapes and no numbers
     assert {t.device.type for t in (objective.point, objective.inputs, objective.labels)} == {"meta"}
@@ -239,18 +236,18 @@ def test_time_along_the_flow_is_the_sum_of_the_steps():
     assert flow_time(config, 0, 400) == 0.0
 
 
-def test_norms_along_small_steps_without_momentum_are_those_of_the_flow(tmp_path):
+def test_norms_along_small_steps_without_momentum_are_those_of_the_flow(tmp_path, trained):
     folder = trained(
         tmp_path, learning_rate=1e-3, momentum=0.0, weight_decay=0.1, initialization="kaiming", batch_size=400
     )
     assert max(row.residual for row in verify_run(folder).sections["along training, read as gradient flow"]) < 1e-4
 
 
-def test_norms_that_were_balanced_are_not_read_as_those_of_the_flow(tmp_path):
+def test_norms_that_were_balanced_are_not_read_as_those_of_the_flow(tmp_path, trained):
     assert "along training, read as gradient flow" not in verify_run(trained(tmp_path, balancing="epoch")).sections
 
 
-def test_a_run_without_weights_is_told(tmp_path):
+def test_a_run_without_weights_is_told(tmp_path, trained):
     folder = trained(tmp_path, learning_rate=1e6)
     assert folder.status == "diverged"
     with pytest.raises(VerificationError, match="there are no weights to verify: the run is diverged"):
@@ -261,14 +258,14 @@ def test_a_run_without_weights_is_told(tmp_path):
         verify_run(finished)
 
 
-def test_an_edited_configuration_is_told(tmp_path):
-    folder = trained(tmp_path)
+def test_an_edited_configuration_is_told(tmp_path, trained):
+    folder = RunFolder(trained(tmp_path).path.rename(tmp_path / "mine"))  # a name that says nothing about the run
     config = folder.path / "config.json"
     text = config.read_text()
     config.write_text(text.replace('"weight_decay": 0.0005', '"weight_decay": 0.05'))
     assert any("renamed, or its config.json was edited" in note for note in verify_run(folder).notes)
     for edited, message in (
-        (text.replace('"width": 12', '"width": 24'), r"is damaged: its model\.safetensors is of another network"),
+        (text.replace('"width": 12', '"width": 24'), r"model\.safetensors is damaged \(it is of another network"),
         (text.replace('"width": 12', '"flavour": "sour"'), r"made by another version of neurocollapse .*flavour"),
     ):
         config.write_text(edited)
@@ -276,7 +273,7 @@ def test_an_edited_configuration_is_told(tmp_path):
             verify_run(folder)
 
 
-def test_tables_are_kept_and_made_again_where_the_weights_changed(tmp_path, monkeypatch):
+def test_tables_are_kept_and_made_again_where_the_weights_changed(tmp_path, monkeypatch, trained):
     folders = [trained(tmp_path, seed=seed) for seed in (0, 1)]
     file = tmp_path / "theory.json"
     first = dict(verify_runs(folders, TheoryFile(file)))
@@ -291,7 +288,7 @@ def test_tables_are_kept_and_made_again_where_the_weights_changed(tmp_path, monk
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{not json"])
-def test_a_damaged_theory_file_is_made_anew(tmp_path, content):
+def test_a_damaged_theory_file_is_made_anew(tmp_path, content, trained):
     file = tmp_path / "theory.json"
     file.write_text(content)
     folder = trained(tmp_path)
@@ -299,14 +296,14 @@ def test_a_damaged_theory_file_is_made_anew(tmp_path, content):
     assert folder.path.name in json.loads(file.read_text())
 
 
-def test_one_run_that_cannot_be_verified_does_not_keep_the_others(tmp_path):
+def test_one_run_that_cannot_be_verified_does_not_keep_the_others(tmp_path, trained):
     folders = [trained(tmp_path, learning_rate=1e6), trained(tmp_path)]
     found = dict(verify_runs(folders, TheoryFile(tmp_path / "theory.json")))
     assert "diverged" in found[folders[0]]
     assert found[folders[1]].facts["λ"] == SMALL.weight_decay
 
 
-def test_the_objective_of_a_run_is_at_its_last_weights(tmp_path):
+def test_the_objective_of_a_run_is_at_its_last_weights(tmp_path, trained):
     folder = trained(tmp_path)
     objective = objective_of_run(folder)
     for name, value in objective.split(objective.point).items():
@@ -316,7 +313,7 @@ def test_the_objective_of_a_run_is_at_its_last_weights(tmp_path):
 # The command
 
 
-def test_the_command_prints_the_table_of_a_run_and_compares_those_of_a_folder(tmp_path, in_process):
+def test_the_command_prints_the_table_of_a_run_and_compares_those_of_a_folder(tmp_path, in_process, trained):
     one, _ = trained(tmp_path / "runs"), trained(tmp_path / "runs", weight_decay=0.0)
     table = in_process("verify", one.path)[0]
     assert "identities, at every point" in table
@@ -345,7 +342,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
-def test_bad_input_is_one_line_and_status_2(words, message, in_process, tmp_path_factory):
+def test_bad_input_is_one_line_and_status_2(words, message, in_process, tmp_path_factory, trained):
     if words[-1].startswith("RUN"):
         folder = trained(tmp_path_factory.mktemp("runs")).path
         words = [*words[:-1], folder if words[-1] == "RUN" else folder.parent]
@@ -354,7 +351,7 @@ def test_bad_input_is_one_line_and_status_2(words, message, in_process, tmp_path
     assert len(told.splitlines()) == 1
 
 
-def test_weights_of_which_a_bit_has_changed_are_not_verified(tmp_path, in_process):
+def test_weights_of_which_a_bit_has_changed_are_not_verified(tmp_path, in_process, trained):
     weights = trained(tmp_path).path / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -363,7 +360,7 @@ def test_weights_of_which_a_bit_has_changed_are_not_verified(tmp_path, in_proces
     assert told.startswith(f"error: {weights} is damaged (its checksum does not match); delete {weights.parent} ")
 
 
-def test_a_folder_with_a_run_that_failed_ends_with_status_1_and_verifies_the_rest(tmp_path, in_process):
+def test_a_folder_with_a_run_that_failed_ends_with_status_1_and_verifies_the_rest(tmp_path, in_process, trained):
     diverged = trained(tmp_path, learning_rate=1e6)
     trained(tmp_path)
     printed, told = in_process("verify", tmp_path, status=1)
@@ -389,7 +386,7 @@ def test_a_user_network_that_is_not_homogeneous_needs_force(tmp_path, in_process
 # Refinement of a run
 
 
-def test_a_descent_is_kept_beside_the_run_and_gone_on_with(tmp_path):
+def test_a_descent_is_kept_beside_the_run_and_gone_on_with(tmp_path, trained):
     folder = trained(tmp_path)
     begun = Refinement(folder)
     assert begun.iterations == 0
@@ -406,21 +403,21 @@ def test_a_descent_is_kept_beside_the_run_and_gone_on_with(tmp_path):
     assert nc.verify(folder.path).facts["L"] > first.loss  # the run itself is as it was
 
 
-def test_a_descent_from_other_weights_is_begun_anew(tmp_path):
+def test_a_descent_from_other_weights_is_begun_anew(tmp_path, trained):
     folder, other = trained(tmp_path), trained(tmp_path, seed=1)
     list(Refinement(folder).descend(20))
     (other.path / "refined.safetensors").write_bytes((folder.path / "refined.safetensors").read_bytes())
     assert Refinement(other).iterations == 0
 
 
-def test_a_damaged_point_is_named(tmp_path):
+def test_a_damaged_point_is_named(tmp_path, trained):
     folder = trained(tmp_path)
     (folder.path / "refined.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"refined\.safetensors is damaged .* delete it to refine again"):
         Refinement(folder)
 
 
-def test_a_descent_that_is_stopped_keeps_its_point(tmp_path):
+def test_a_descent_that_is_stopped_keeps_its_point(tmp_path, trained):
     folder = trained(tmp_path)
     descent = Refinement(folder).descend(10**6)
     states = [next(descent) for _ in range(3)]
@@ -430,7 +427,7 @@ def test_a_descent_that_is_stopped_keeps_its_point(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 @pytest.mark.slow
-def test_a_refining_command_that_is_stopped_goes_on(tmp_path, number, in_process):
+def test_a_refining_command_that_is_stopped_goes_on(tmp_path, number, in_process, trained):
     folder = trained(tmp_path, depth=5, width=64)
     begun = start([COMMAND, "verify", str(folder.path), "--refine", "1000000"])
     kept = folder.path / "refined.safetensors"
@@ -512,4 +509,8 @@ def test_the_command_prints_digits_of_agreement(in_process, monkeypatch):
 )
 def test_solve_prints_both_side_by_side(words, shown, in_process):
     assert shown in in_process("solve", *words)[0]
-    json.loads(in_process("solve", *words, "--json")[0])
+
+
+def test_solve_prints_json_with_and_without_random_starts(in_process):
+    for words in ([], ["--convex"]):
+        json.loads(in_process("solve", *words, "--json")[0])

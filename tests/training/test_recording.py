@@ -14,7 +14,6 @@ from tests.training.runs import FEW, history, images, kept
 BASE = RunConfig(
     dataset="gaussian", network="mlp", depth=3, width=8, batch_size=22, learning_rate=0.02, weight_decay=1e-2, epochs=2
 )
-# In batches of 22, the 100 samples are five steps an epoch, the last of them on fewer.
 VARIED = [{"seed": 0}, {"seed": 1, "weight_decay": 0.0}, {"seed": 2, "learning_rate": 0.01}]
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need an NVIDIA GPU")

@@ -113,7 +113,7 @@ OPTIONS = {
     "free bias": {"network": f"{MODULE}:biased", "bias": "free", "weight_decay": 0.05},
     "balanced": {"balancing": "epoch"},
     "cosine": {"schedule": "cosine"},
-    "full batch": {"batch_size": 1000, "epochs": 10},
+    "full batch": {"batch_size": 1000, "epochs": 5},
 }
 
 
@@ -186,18 +186,14 @@ def test_random_numbers_of_the_caller_are_untouched():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"network": f"{MODULE}:batch_norm"},
-            r"batch_norm.*buffers like those of batch normalisation \(network\.1\.running_mean, network\.1\.running",
-        ),
+        ({"network": f"{MODULE}:batch_norm"},
+         r"batch_norm.*buffers like those of batch normalisation \(network\.1\.running_mean, network\.1\.running"),
         ({"network": f"{MODULE}:frozen"}, r"frozen.*frozen parameters, or buffers.*\(network\.0\.weight\)"),
         ({"network": f"{MODULE}:dropout"}, r"dropout.*cannot be trained stacked \(.*random"),
-        (
-            {"network": "mlp", "depth": 2, "width": 8, "normalization": "batch"},
-            "mlp has frozen parameters, or buffers.*",
-        ),
+        ({"network": "mlp", "depth": 2, "width": 8, "normalization": "batch"},
+         "mlp has frozen parameters, or buffers.*"),
     ],
-)
+)  # fmt: skip
 def test_a_network_that_cannot_be_stacked_is_refused_with_the_remedy(options, message):
     with pytest.raises(NetworkError, match=f"{message}.*; train its runs in processes of their own"):
         together(configs_of(replace(SMALL, **options)), FEW)

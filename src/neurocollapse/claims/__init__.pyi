@@ -14,6 +14,7 @@ from .results import results_of as results_of
 from .statements import CLAIMS as CLAIMS
 from .statements import Claim as Claim
 from .statements import Judged as Judged
+from .statements import corrected as corrected
 from .statements import judge_claims as judge_claims
 from .verdicts import Finding as Finding
 from .verdicts import Interval as Interval

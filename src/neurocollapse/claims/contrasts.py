@@ -1,12 +1,27 @@
 """Turns numbers of runs, by λ and seed, into findings: an interval over seeds at every λ."""
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from .results import Result
-from .verdicts import Finding, Interval, mean_interval, ratio_interval
+from .verdicts import (
+    ERROR,
+    Finding,
+    Interval,
+    Rule,
+    Verdict,
+    chance_below,
+    mean_interval,
+    quotient_interval,
+    ratio_interval,
+)
 
 #: λ -> seed -> a number.
 Numbers = dict[float, dict[int, float]]
@@ -49,22 +64,41 @@ def difference_interval(first: Sequence[float], second: Sequence[float], compari
     return mean_interval([a - b for a, b in zip(first, second, strict=True)], comparisons)
 
 
+def _excess_of_logs(numerator: float, denominator: float, bound: float) -> float:
+    return math.log(numerator / denominator / bound) if numerator > 0 and denominator > 0 else math.nan
+
+
+#: What lies below zero where a contrast of two numbers lies below a bound.
+_EXCESS: dict[Contrast, Callable[[float, float, float], float]] = {
+    ratio_interval: _excess_of_logs,
+    difference_interval: lambda first, second, bound: first - second - bound,
+    quotient_interval: lambda numerator, denominator, bound: numerator - bound * denominator,
+}
+
+
+def _chance(contrast: Contrast, first: Sequence[float], second: Sequence[float], bound: float) -> float:
+    return chance_below([_EXCESS[contrast](a, b, bound) for a, b in zip(first, second, strict=True)])
+
+
 def compared(top: Numbers, bottom: Numbers, contrast: Contrast = ratio_interval) -> tuple[Finding, ...]:
     """Contrasts `top` with `bottom` at every λ of `top`, over the seeds that both have; by default their ratio."""
     found = []
     for decay, values in top.items():
         seeds = sorted(values.keys() & bottom.get(decay, {}).keys())
         pairs = [values[seed] for seed in seeds], [bottom[decay][seed] for seed in seeds]
-        found.append(Finding(f"λ = {decay:g}", contrast(*pairs, len(top))))
+        interval = contrast(*pairs, len(top))
+        found.append(Finding(f"λ = {decay:g}", interval, partial(_chance, contrast, *pairs)))
     return tuple(found)
 
 
 def alone(values: Numbers) -> tuple[Finding, ...]:
     """The mean at every λ."""
-    return tuple(
-        Finding(f"λ = {decay:g}", mean_interval(list(of_seeds.values()), len(values)))
-        for decay, of_seeds in values.items()
-    )
+    found = []
+    for decay, of_seeds in values.items():
+        numbers = list(of_seeds.values())
+        chance = partial(_chance, difference_interval, numbers, [0.0] * len(numbers))
+        found.append(Finding(f"λ = {decay:g}", mean_interval(numbers, len(values)), chance))
+    return tuple(found)
 
 
 def rank_correlation(first: Numbers, second: Numbers) -> Finding:
@@ -78,3 +112,31 @@ def _spearman(first: pd.Series, second: pd.Series) -> float:
     if any(each.isna().any() or each.nunique() < 2 for each in (first, second)):
         return math.nan
     return float(first.corr(second, method="spearman"))
+
+
+@lru_cache
+def chance_of_ranks(num_values: int, seeds: int, rule: Rule) -> dict[Verdict, float]:
+    """How often a rule on `rank_correlation` holds, or holds at least in part, for orders that have nothing in common.
+
+    By counting: every order of the values of λ is as likely in each seed. With two values and three seeds all three
+    correlations are −1 one time in eight.
+    """
+    if seeds < 2 or num_values < 2:
+        return {}
+    ranks = range(num_values)
+    halves = [sum((i - k) ** 2 for i, k in enumerate(order)) // 2 for order in itertools.permutations(ranks)]
+    of_one, largest = Counter(halves), max(halves)  # S/2 with S = Σ (difference of ranks)², which is even
+    shares = np.zeros((seeds * largest + 1, seeds * largest**2 + 1))  # by the sums over seeds of S/2 and of its square
+    shares[0, 0] = 1.0
+    for _ in range(seeds):
+        further = np.zeros_like(shares)
+        for half, times in of_one.items():
+            rows, columns = (size - by for size, by in zip(shares.shape, (half, half**2), strict=True))
+            further[half:, half**2 :] += times / len(halves) * shares[:rows, :columns]
+        shares = further
+    totals, squares = np.indices(shares.shape, sparse=True)
+    unit, quantile = 12 / (num_values * (num_values**2 - 1)), float(stats.t.ppf(1 - ERROR / 2, seeds - 1))
+    deviations = np.sqrt(np.maximum(0, seeds * squares - totals**2) / (seeds * (seeds - 1)))
+    highs = 1 - unit * totals / seeds + quantile * unit * deviations / math.sqrt(seeds)
+    bounds = {Verdict.HOLDS: rule.strong, Verdict.IN_PART: rule.weak}
+    return {verdict: float(shares[highs < bound - 1e-12].sum()) for verdict, bound in bounds.items()}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .._errors import InputError
-from .._files import atomic_path, to_json
+from .._files import atomic_path, path_of, to_json
 from .._progress import Progress
 from ..sweeps import Machines, Plan, Planned, check_device, check_runs, keep_tables, plan_sweep, say_notes
 from ..training import RunConfig
@@ -12,14 +12,23 @@ from .experiments import Setting
 from .kept import RESULTS, read_results, write_results
 from .page import claims_page, claims_values
 from .results import Result, notes_on, results_of
-from .statements import Judged, judge_claims
+from .statements import Judged, corrected, judge_claims
 
 
-def plan_claims(settings: Sequence[Setting], out: Path | str, machines: Machines) -> Plan | None:
-    """Check the runs that the claims need and that results.jsonl lacks, as `plan_sweep` does; None if it has all."""
-    out = Path(out)
-    unknown = _unknown(settings, read_results(out / RESULTS), out, Progress(machines.progress))
-    return plan_sweep(unknown, out, machines) if unknown else None
+def plan_claims(settings: Sequence[Setting], out: Path | str, machines: Machines, *, read: bool = False) -> Plan | None:
+    """Check the runs that the claims need and that results.jsonl lacks, as `plan_sweep` does; None if it has all.
+
+    With `read`, say which runs would be read: there is nothing to plan, and nothing is written.
+    """
+    out, shown = path_of(out), Progress(machines.progress)
+    if read:
+        _check_readable(out)
+    unknown = _unknown(settings, read_results(out / RESULTS), out, shown)
+    if read and unknown:
+        _read(unknown, out, machines.data_dir, shown)
+    if read or not unknown:
+        return None
+    return plan_sweep(unknown, out, machines)
 
 
 def _unknown(
@@ -54,9 +63,9 @@ def judge_all(
     Returns:
         The judged claims, and a message for each run that failed or is damaged.
     """
-    out = Path(out)
-    if read and not out.is_dir():
-        raise InputError(f"there are no runs to read in {out}: name their folder, or have them trained")
+    out = path_of(out)
+    if read:
+        _check_readable(out)
     kept = read_results(out / RESULTS)
     runs: list[Planned] = []
     failures: list[str] = []
@@ -71,6 +80,11 @@ def judge_all(
     kept |= _found(runs, settings, out, machines)
     write_results(out / RESULTS, kept.values())
     return _write_page(settings, kept, out, command), failures
+
+
+def _check_readable(out: Path) -> None:
+    if not out.is_dir():
+        raise InputError(f"there are no runs to read in {out}: name their folder, or have them trained")
 
 
 def _read(
@@ -90,7 +104,8 @@ def _found(
     runs: Sequence[Planned], settings: Sequence[Setting], out: Path, machines: Machines
 ) -> dict[RunConfig, Result]:
     """The results of the finished runs, with a theory table for each run that a claim about the theory needs."""
-    finished = {run.config: run.folder for run in runs if run.folder.damage is None and run.folder.status == "finished"}
+    whole = {run.config: run.folder for run in runs if run.folder.started and run.folder.damage is None}
+    finished = {config: folder for config, folder in whole.items() if folder.status == "finished"}
     asked = {
         config for setting in settings for name in ("decay", "bias") for config in setting.experiments.get(name, ())
     }
@@ -111,7 +126,7 @@ def _found(
 
 def _write_page(settings: Sequence[Setting], kept: Mapping[RunConfig, Result], out: Path, command: str) -> list[Judged]:
     """Every claim judged by the results, as claims.md and claims.json."""
-    judged = [each for setting in settings for each in judge_claims(setting, kept.values())]
+    judged = corrected([each for setting in settings for each in judge_claims(setting, kept.values())])
     page = claims_page(judged, command, {setting.name: notes_on(setting, kept) for setting in settings})
     for name, text in (("claims.md", page), ("claims.json", to_json(claims_values(judged), indent=1) + "\n")):
         with atomic_path(out / name) as temporary:

@@ -2,21 +2,38 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .._errors import InputError, RunError
-from .._files import json_lines, write_json_lines
+from .._files import in_one_line, json_lines, write_json_lines
+from .._schema import typed
 from ..metrics import DEFINITIONS_VERSION
-from ..sweeps import SCHEMA_VERSION, THEORY_VERSION
-from ..training import RunConfig
+from ..sweeps import THEORY_VERSION
+from ..training import DEFAULTS_VERSION, RunConfig, former_defaults
 from .results import Result
 
 #: The file beside the page.
 RESULTS = "results.jsonl"
 
-#: The versions that a line was written with: of the defaults that its configuration leaves out, and of its numbers.
-_VERSIONS = {"schema": SCHEMA_VERSION, "definitions": DEFINITIONS_VERSION, "theory": THEORY_VERSION}
+#: The versions of the numbers in a line.
+_VERSIONS = {"definitions": DEFINITIONS_VERSION, "theory": THEORY_VERSION}
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The keys of a line, with their types."""
+
+    config: dict[str, Any]
+    definitions: int
+    theory: int
+    values: dict[str, float]
+    notes: tuple[str, ...]
+    provenance: tuple[dict[str, Any], ...]
+    defaults: int | None = None
+    """The version of the defaults, which the configuration leaves out; `schema` in older lines."""
+    schema: int | None = None
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
@@ -34,11 +51,11 @@ def read_results(path: Path) -> dict[RunConfig, Result]:
         if not line:
             continue
         try:
-            result = _result(json.loads(line))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            result = _result(typed(_Line, json.loads(line.decode())))
+        except Exception as error:
+            why = in_one_line(error)
             raise RunError(
-                f"line {number} of {path} is not a result ({why}); delete it to run that one again"
+                f"line {number} of {path} is not a result ({why}); take that line out to train its run again"
             ) from error
         found[result.config] = result
     return found
@@ -47,6 +64,7 @@ def read_results(path: Path) -> dict[RunConfig, Result]:
 def _line(result: Result) -> dict[str, Any]:
     return {
         "config": result.config.changed,
+        "defaults": DEFAULTS_VERSION,
         **_VERSIONS,
         "values": dict(result.values),
         "notes": list(result.notes),
@@ -54,9 +72,14 @@ def _line(result: Result) -> dict[str, Any]:
     }
 
 
-def _result(line: Any) -> Result:
+def _result(line: _Line) -> Result:
     for name, version in _VERSIONS.items():
-        if line[name] != version:
-            raise InputError(f"its version of {name} is {line[name]}, but this package has {version}")
-    values = {key: float(value) for key, value in line["values"].items()}
-    return Result(RunConfig(**line["config"]), values, tuple(line["notes"]), tuple(line["provenance"]))
+        if getattr(line, name) != version:
+            raise InputError(f"its version of {name} is {getattr(line, name)}, but this package has {version}")
+    defaults = line.schema if line.defaults is None else line.defaults
+    if defaults is None or defaults > DEFAULTS_VERSION:
+        raise InputError(f"its version of the defaults is {defaults}, but this package has {DEFAULTS_VERSION}")
+    config: RunConfig = typed(RunConfig, {**former_defaults(defaults), **line.config}, "config")
+    if unknown := sorted(line.config.keys() - vars(config).keys()):
+        raise InputError(f"its config has the unknown field {unknown[0]!r}")
+    return Result(config, line.values, line.notes, line.provenance)

@@ -5,29 +5,41 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .statements import CLAIMS, Judged
-from .verdicts import ERROR, Interval
+from .verdicts import ERROR, Interval, Part, Verdict
 
 _INTRODUCTION = f"""\
 # The paper's claims, judged
 
 Each claim of Rangamani and Banburski-Fahey (2022), and each question that it leaves open: what was measured, over how
-many seeds, and a verdict. This page is written by the command below. The rules, the effect sizes, the seeds and the
-values of λ were fixed in `src/neurocollapse/claims` before any of these runs was made; none is chosen by its result.
+many seeds, and a verdict. This page is written by the command below. The quantities, the effect sizes, the seeds and
+the values of λ were fixed in `src/neurocollapse/claims` before any of these runs was made; none is chosen by its
+result. Four things were added after the runs of the project's own page. Three can only take a verdict back: what cannot
+be ordered, and what chance would do, is not judged, and chances are corrected across all rows. The fourth compares the
+gap ε by differences, where its ratio was nan.
 
 Every quantity is made so that it is small where the claim holds: a ratio to λ = 0 seed by seed, a difference, a
-relative residual. Intervals are Student's t over seeds, of the mean or, for ratios, of the geometric mean; within a row
-they share an error of {ERROR:.0%} (Bonferroni). A run that has not finished is in no interval, and the number of seeds
-says so. nan is a ratio of numbers that are not all positive (the gap ε of networks that interpolate may lie just below
-0), or a number that a run does not have; an interval without width is of seeds that agree exactly, as rank correlations
-over few values of λ may. One rule makes them a verdict, with two bounds for each quantity:
+relative residual. Intervals are Student's t over seeds, of the mean or, for ratios, of the geometric mean; for the gap
+ε, which may lie just below 0 where a network interpolates, of the ratio of means, by differences (Fieller). Within a
+row they share an error of {ERROR:.0%} (Bonferroni). A run that has not finished is in no interval, and the number of
+seeds says so. nan is a ratio of numbers that are not all positive, or a number that a run does not have. One rule makes
+intervals a verdict, with two bounds for each quantity:
 
 - **holds**: an interval is wholly below the first bound, and none is wholly above the second;
 - **holds in part**: an interval is wholly below the second bound;
 - **does not hold here**: all are wholly above the first bound, and none is wholly below the second;
+- **nothing to order**: the quantity could not get below the first bound whatever decay did, as where samples of which
+  0.1% are wrong cannot become 0.5% fewer;
+- **too few runs to judge**: without any effect the rule would come out so in more than {ERROR:.0%} of cases.
+  Student's t does in {ERROR / 2:.1%}, if numbers over seeds are normal; for rank correlations all orders are counted,
+  and with two values of λ and three seeds all agree one time in eight;
 - **undecided**: anything else; **no runs**: none of those needed has finished.
 
-Where the claim is that something is possible, (possible), an interval above the second bound does not speak against it.
-A claim is what its rows agree in; otherwise it holds in part if any row does, and else is undecided.
+The chance of a verdict for the claim is that of numbers as far below its bound if the quantity lies at the bound, for
+rank correlations that of the verdict without any order: first within the row, then with Holm's correction for all rows
+of this page that could be judged. Where that is above {ERROR:.0%}, what holds holds in part if its chance to do that
+allows it, and else is undecided. Where the claim is that something is possible, (possible), an interval above the
+second bound does not speak against it. A claim is what its rows agree in, without those that could not be judged;
+otherwise it holds in part if any row does, and else is undecided.
 """
 
 
@@ -51,15 +63,25 @@ def claims_page(judged: Sequence[Judged], command: str, notes: Mapping[str, Iter
 
 
 def _table(of_claim: Iterable[Judged]) -> list[str]:
-    lines = ["| on | quantity | bounds | found | verdict |", "|---|---|---|---|---|"]
+    lines = ["| on | quantity | bounds | found | chance | verdict |", "|---|---|---|---|---|---|"]
     for each in of_claim:
         for part in each.parts:
             found = "; ".join(f"{finding.label}: {shown(finding.interval)}" for finding in part.findings) or "no runs"
             rule = part.rule
             bounds = f"{rule.strong:g}, {rule.weak:g}{'' if rule.contradicted else ' (possible)'}"
-            lines.append(f"| {each.setting.name} | {part.quantity} | {bounds} | {found} | {part.verdict} |")
-        lines.append(f"| **{each.setting.name}** | | | | **{each.verdict}** |")
+            chances = ", ".join(f"{chance:.1g}" for chance in _chances(part).values() if chance is not None)
+            row = (each.setting.name, part.quantity, bounds, found, chances, part.verdict)
+            lines.append(f"| {' | '.join(row)} |")
+        lines.append(f"| **{each.setting.name}** | | | | | **{each.verdict}** |")
     return lines
+
+
+def _chances(part: Part) -> dict[str, float | None]:
+    """The chance of a verdict for the claim, or of the least that was taken back, by its row and corrected."""
+    if not part.alone.favours:
+        return {"chance": None, "corrected_chance": None}
+    level = part.verdict if part.verdict.favours else Verdict.IN_PART
+    return {"chance": part.chance(level), "corrected_chance": part.corrected.get(level)}
 
 
 def shown(interval: Interval) -> str:
@@ -83,6 +105,7 @@ def claims_values(judged: Iterable[Judged]) -> list[dict[str, Any]]:
                     "weak": part.rule.weak,
                     "contradicted": part.rule.contradicted,
                     "verdict": str(part.verdict),
+                    **_chances(part),
                     "findings": [{"label": found.label, **vars(found.interval)} for found in part.findings],
                 }
                 for part in each.parts

@@ -3,13 +3,25 @@
 Every quantity is small if the claim holds: a ratio to λ = 0, a difference or a residual.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .contrasts import alone, compared, decayed, difference_interval, negated, numbers, rank_correlation, undecayed
+from .contrasts import (
+    Numbers,
+    alone,
+    chance_of_ranks,
+    compared,
+    decayed,
+    difference_interval,
+    negated,
+    numbers,
+    rank_correlation,
+    undecayed,
+)
 from .experiments import Setting
 from .results import LAYERS, Result
-from .verdicts import Part, Rule, Verdict, combined
+from .verdicts import FAVOURABLE, Part, Rule, Verdict, combined, holm, quotient_interval
 
 #: Results by experiment; a run that has not finished has no values.
 Results = Mapping[str, Sequence[Result]]
@@ -61,6 +73,19 @@ def judge_claims(setting: Setting, results: Iterable[Result]) -> list[Judged]:
     return [Judged(claim, setting, tuple(claim.parts(found))) for claim in asked]
 
 
+def corrected(judged: Sequence[Judged]) -> list[Judged]:
+    """Corrects the chances of all rows that could be judged for their number, by Holm's method for either verdict."""
+    rows = [part for each in judged for part in each.parts if part.alone.judges]
+    by_level = {level: holm([part.chance(level) for part in rows]) for level in FAVOURABLE}
+    found = {
+        id(part): {level: chances[place] for level, chances in by_level.items()} for place, part in enumerate(rows)
+    }
+    return [
+        replace(each, parts=tuple(replace(part, corrected=found.get(id(part), {})) for part in each.parts))
+        for each in judged
+    ]
+
+
 _COLLAPSE = {"nc1": "NC1", "nc2_equinorm": "NC2, norms", "nc2_cosine": "NC2, cosines", "nc3": "NC3"}
 
 
@@ -89,7 +114,9 @@ def _decay_for_nc3(results: Results) -> Iterator[Part]:
 def _decay_for_nc4(results: Results) -> Iterator[Part]:
     values = numbers(results["decay"], "train.nc4")
     found = compared(decayed(values), undecayed(values), difference_interval)
-    yield Part("NC4 (`nc4`), a share of samples: with decay less without", SHARE, found)
+    without = [value for value in values.get(0.0, {}).values() if math.isfinite(value)]
+    floor = -sum(without) / len(without) if without else -math.inf  # of what is without, all can go
+    yield Part("NC4 (`nc4`), a share of samples: with decay less without", SHARE, found, floor)
 
 
 def _same_loss(results: Results) -> Iterator[Part]:
@@ -101,7 +128,7 @@ def _same_loss(results: Results) -> Iterator[Part]:
 
 def _no_interpolation(results: Results) -> Iterator[Part]:
     values = numbers(results["decay"], "train.sqi_gap")
-    found = compared(undecayed(values), decayed(values))
+    found = compared(undecayed(values), decayed(values), quotient_interval)  # where it interpolates, ε is of any sign
     yield Part("gap ε to interpolation (`sqi_gap`): without decay over with", HALVED, found)
     residuals = decayed(numbers(results["decay"], f"{_CRITICAL}: {LAYERS}"))
     yield Part("λ‖W_l‖² against (1/N) Σ⟨y − f, f⟩, the worst layer: residual", RESIDUAL, alone(residuals))
@@ -173,15 +200,19 @@ def _small_margins(results: Results) -> Iterator[Part]:
             yield Part(f"{words}: {about}", rule, compared(top, bottom))
 
 
+def _correlated(quantity: str, first: Numbers, second: Numbers) -> Part:
+    found = rank_correlation(first, second)
+    return Part(quantity, CORRELATED, (found,), by_chance=chance_of_ranks(len(first), found.interval.seeds, CORRELATED))
+
+
 def _norm_and_margin(results: Results) -> Iterator[Part]:
     norms, margins = (decayed(numbers(results["decay"], key)) for key in ("classifier_norm", "train.margin_mean"))
-    found = rank_correlation(norms, negated(margins))
-    yield Part("rank correlation of ‖W_L‖ and minus the mean margin over λ > 0", CORRELATED, (found,))
+    yield _correlated("rank correlation of ‖W_L‖ and minus the mean margin over λ > 0", norms, negated(margins))
 
 
 def _generalization(results: Results) -> Iterator[Part]:
-    found = rank_correlation(numbers(results["decay"], "train.nc1"), numbers(results["decay"], "test.accuracy"))
-    yield Part("rank correlation of NC1 and test accuracy over λ", CORRELATED, (found,))
+    nc1, accuracy = (numbers(results["decay"], key) for key in ("train.nc1", "test.accuracy"))
+    yield _correlated("rank correlation of NC1 and test accuracy over λ", nc1, accuracy)
 
 
 def _cross_entropy(results: Results) -> Iterator[Part]:

@@ -31,7 +31,8 @@ def claims(
         full: Judge these, and the claims about weight decay on all of MNIST and CIFAR-10: this takes hours, or a GPU.
         out: The folder for the runs, the page and the verdicts.
         read: Train nothing, and judge by the runs that have finished.
-        dry_run: Print how long it would take, and stop; missing data are downloaded for it.
+        dry_run: Print how long it would take, or with --read which runs would be read, and stop; missing data are
+            downloaded for it.
         json: Print the verdicts as JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where
             there is no value.
     """
@@ -46,7 +47,7 @@ def claims(
         )
     settings = FULL if full else QUICK
     if dry_run:
-        plan_claims(settings, out, machines)
+        plan_claims(settings, out, machines, read=read)
         return 0
     command = f"neurocollapse claims --{'full' if full else 'quick'}"
     judged, failures = judge_all(settings, out, machines, read=read, command=command)

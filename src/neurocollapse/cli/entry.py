@@ -6,14 +6,17 @@ Nothing heavy is imported here, and only the command that is named.
 import difflib
 import io
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
+from typing import TextIO
 
-from .._errors import InputError
+from .._errors import InputError, printable
 from .._version import __version__
 
 #: Errors that a user can correct: one line and exit status 2. The package's own derive from `ValueError`.
@@ -44,35 +47,53 @@ COMMANDS = {
 }
 
 
-class Terminated(KeyboardInterrupt):
-    """The process received SIGTERM: like Ctrl-C, somebody wants the command to end."""
+#: The signals that asked this command to end. Libraries swallow the exception, or raise another one in its place.
+_received: list[int] = []
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0; 1 if a run failed; 2 for what the user can correct; 130, 143 for Ctrl-C, SIGTERM."""
     words = sys.argv[1:] if args is None else list(args)
-    signal.signal(signal.SIGTERM, _terminate)
+    _received.clear()
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell lets those in the background ignore it
+        signal.signal(signal.SIGINT, _stop)
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of formulas
         sys.stdout.reconfigure(errors="replace")
     try:
-        status = _run(words)
-        sys.stdout.flush()  # here, where a full disk can still be reported
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        _discard_output()
-        status = 141
-    except USER_ERRORS as error:
-        print(f"error: {' '.join(_message(error).split())}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt as stop:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # a second one would only disturb the end
-        print("; ".join(["stopped", *map(str, stop.args)]), file=sys.stderr)
-        status = 143 if isinstance(stop, Terminated) else 130
+        status = _status_of(words)
+    except OSError as error:  # the reader of either stream, such as `head`, has closed it; or there is no room for it
+        _discard(sys.stdout, sys.stderr)
+        status = 141 if isinstance(error, BrokenPipeError) else 2
     sys.exit(status)
 
 
+def _status_of(words: Sequence[str]) -> int:
+    """Runs a command, says what went wrong, and returns the exit status. Raises `OSError` if it cannot say it."""
+    try:
+        status = _run(words)
+        sys.stdout.flush()  # here, where a full disk can still be reported
+        return status
+    except (Exception, KeyboardInterrupt) as error:
+        if _received or isinstance(error, KeyboardInterrupt):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # a second one would only disturb the end
+            _say("; ".join(["stopped", *map(str, error.args if isinstance(error, KeyboardInterrupt) else ())]))
+            return 128 + (_received or [signal.SIGINT])[0]
+        if isinstance(error, BrokenPipeError) or not isinstance(error, USER_ERRORS):
+            raise
+        _say(f"error: {_message(error)}")
+        return 2
+
+
+def _say(text: str) -> None:
+    """Prints one line on the standard error."""
+    print(printable(" ".join(text.split())), file=sys.stderr)
+
+
 def _run(words: Sequence[str]) -> int:
-    name, *rest = words or [""]
+    name, *rest = words or ["--help"]
     if name == "--version":
         print(f"neurocollapse {__version__}")
         return 0
@@ -81,12 +102,8 @@ def _run(words: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        wrong = (
-            f"there is no command {name!r}{f' (did you mean {near[0]}?)' if near else ''}"
-            if name
-            else "it needs a command"
-        )
-        raise InputError(f"{wrong}; choose from {', '.join(COMMANDS)}")
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(f"there is no command {name!r}{meant}; choose from {', '.join(COMMANDS)}")
     from .parsing import call_of
     from .printing import messages
 
@@ -96,33 +113,47 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:<11}{summary}" for name, (_, summary) in COMMANDS.items()]
+    paragraphs = [
+        "usage: neurocollapse COMMAND ...",
+        "",
+        "Train, measure and explain neural collapse.",
+        "",
+        "Example: neurocollapse reproduce --dataset mnist5k --seeds 3",
+        "",
+        *(f"  {name:<11}{summary}" for name, (_, summary) in COMMANDS.items()),
+        "",
+        "neurocollapse COMMAND --help shows the options of a command, neurocollapse --version the version.",
+    ]
+    width = shutil.get_terminal_size().columns
     return "\n".join(
-        [
-            "usage: neurocollapse COMMAND ...",
-            "",
-            "Train, measure and explain neural collapse.",
-            "",
-            "Example: neurocollapse reproduce --dataset mnist5k --seeds 3",
-            "",
-            *lines,
-            "",
-            "neurocollapse COMMAND --help shows the options of a command, neurocollapse --version the version.",
-        ]
+        textwrap.fill(text, width, subsequent_indent=" " * 13 if text.startswith(" ") else "") for text in paragraphs
     )
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
+def _stop(number: int, _frame: FrameType | None) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt
 
 
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno and error.filename is None:  # without a file, it is the output
-        _discard_output()
+        _discard(sys.stdout)
         return f"the output cannot be written ({error.strerror}); make room, or send it elsewhere"
     return str(error)
 
 
-def _discard_output() -> None:
+def _discard(*streams: TextIO) -> None:
     """Discards what is still to be written, about which Python would complain again when it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_closed_streams() -> None:
+    """Opens the null device in place of standard streams that are closed; files would get their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))

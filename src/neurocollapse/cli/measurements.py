@@ -1,12 +1,14 @@
 """The command `measure`: measures features in a file, or a model at one checkpoint or many."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from .._errors import InputError
 from .._files import to_json
+from ..training import RunConfig
+from .parsing import form, refuse
 from .printing import messages, print_frame, rows, shown
 
 if TYPE_CHECKING:
@@ -16,16 +18,23 @@ if TYPE_CHECKING:
 #: The keys that the table of a trajectory shows.
 TRAJECTORY_KEYS = ("accuracy", "loss_data", "nc1", "nc1_trace_ratio", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
 
+#: The file for a trajectory unless another is named.
+TRAJECTORY = Path("results/trajectory.jsonl")
+
+
+_PARTS = form(RunConfig, {"network": ("depth", "width", "bias", "normalization")})
+
 
 def measure(
+    parts: Annotated[RunConfig, _PARTS],
     file: tyro.conf.Positional[Path | None] = None,
     model: str | None = None,
-    checkpoint: str | None = None,
+    checkpoint: tuple[str, ...] = (),
     dataset: str | None = None,
     data_dir: Path | None = None,
     split: Literal["train", "test"] = "train",
     per_class: int | None = None,
-    out: Path = Path("results/trajectory.jsonl"),
+    out: Path = TRAJECTORY,
     num_classes: int | None = None,
     vci: bool | None = None,
     explain: bool = False,
@@ -38,12 +47,14 @@ def measure(
     Example: neurocollapse measure --model models:resnet --checkpoint 'epoch_*.safetensors' --dataset cifar10
 
     Args:
+        parts: The parts of the convnet or mlp that --model names.
         file: An .npz or .safetensors file with features (samples, features), labels (samples,) and, optionally,
             weight (classes, features) and bias (classes,), and ood (others, features), samples of no class.
         model: A model instead of a file: convnet, mlp, or module:function, which is called as function(input_shape,
             num_classes) or without arguments.
-        checkpoint: The weights to load into the model, a .safetensors file or a state_dict that torch.save wrote; a
-            quoted pattern such as 'epoch_*.safetensors' for a trajectory. Without it the model is measured untrained.
+        checkpoint: The weights to load into the model, a .safetensors file or a state_dict that torch.save wrote;
+            several files, or a pattern such as epoch_*.safetensors, for a trajectory. Without it the model is measured
+            untrained.
         dataset: The data on which the model is measured: mnist5k, mnist, cifar10, gaussian, or an .npz file.
         data_dir: The folder that holds mnist or cifar10, or that they are downloaded to.
         split: The split to measure, train or test; test is measured with its own class means.
@@ -57,20 +68,34 @@ def measure(
     if (file is None) == (model is None):
         raise InputError("measure takes either a file of features, or --model with --dataset")
     if model is None:
-        if checkpoint is not None or dataset is not None:
-            raise InputError("--checkpoint and --dataset go with --model, not with a file of features")
+        if checkpoint or dataset is not None or parts.changed:
+            raise InputError(
+                "--checkpoint, --dataset and a network's parts go with --model, not with a file of features"
+            )
+        of_a_model = {"data_dir": data_dir, "split": split != "train", "per_class": per_class, "out": out != TRAJECTORY}
+        refuse("a file of features is measured as it is", **of_a_model)
         assert file is not None
         return _print_measurement(_measured_file(file, num_classes, vci), None, explain, json)
     from ..measuring import find_checkpoints, load_weights, subject
+    from ..training import builder_of
 
+    refuse("the model and the data say how many classes there are", num_classes=num_classes)
     if dataset is None:
         raise InputError("--model needs --dataset, the data to measure it on")
-    who = subject(model, dataset, data_dir=data_dir, split=split, per_class=per_class)
-    checkpoints = find_checkpoints(checkpoint) if checkpoint is not None else []
-    if len(checkpoints) > 1:
+    if ":" in model and parts.changed:
+        raise InputError(f"--{next(iter(parts.changed))} is for convnet and mlp; build {model} with what it is to have")
+    who = subject(model, dataset, build=builder_of(parts), data_dir=data_dir, split=split, per_class=per_class)
+    checkpoints = find_checkpoints(*checkpoint)
+    if len(checkpoints) == 1 and (explain or vci is not None):
+        refuse("--explain and --vci print a table, and no trajectory", out=out != TRAJECTORY)
+    if len(checkpoints) > 1 or (checkpoints and out != TRAJECTORY):
         if explain or vci is not None:
-            raise InputError(f"--explain and --vci go with one checkpoint, and {checkpoint!r} names {len(checkpoints)}")
+            raise InputError(
+                f"--explain and --vci go with one checkpoint, and {' '.join(checkpoint)!r} names {len(checkpoints)}"
+            )
         return _print_trajectory(who, checkpoints, out, json)
+    if not checkpoints:
+        refuse("without --checkpoint there is no trajectory", out=out != TRAJECTORY)
     initial = who.measure(vci) if explain or not checkpoints else None
     for path in checkpoints:
         load_weights(who.model, path)

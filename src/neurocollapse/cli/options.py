@@ -1,54 +1,23 @@
 """The options that several commands share: a run's fields, folders, machines, and values to vary."""
 
-import ast
-import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import field, make_dataclass
+from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
 
 from .._errors import InputError, did_you_mean
+from .._files import path_of
 from ..sweeps import ENGINES, Machines
 from ..training import GROUPS, RunConfig
-from .parsing import Form, read
-
-
-def form(kind: type, groups: Mapping[str, Sequence[str]], left_out: Sequence[str] = (), **other_hints: Any) -> Form:
-    """Returns a form that asks for a dataclass in groups of fields; the docstring of a field is its help."""
-    hints, helps = get_type_hints(kind, include_extras=True) | other_hints, _docstrings(kind)
-
-    def option(name: str) -> tuple[str, Any, Any]:
-        return name, Annotated[hints[name], tyro.conf.arg(help=helps[name])], field(default=getattr(kind, name))
-
-    made = [
-        make_dataclass(title, [option(name) for name in names if name not in left_out], frozen=True)
-        for title, names in groups.items()
-    ]
-    for group in made:
-        group.__doc__ = ""  # make_dataclass makes one from the fields
-    return Form(kind, tuple(made))
-
-
-def _docstrings(kind: type) -> dict[str, str]:
-    """Returns the docstrings below the fields of a class, each in one line, so that the help can wrap it."""
-    (defined,) = ast.parse(inspect.getsource(kind)).body
-    assert isinstance(defined, ast.ClassDef)
-    found = {}
-    for node, below in pairwise(defined.body):
-        match node, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = " ".join(text.split())
-    return found
+from .parsing import Form, form, read
 
 
 def _folder(text: str) -> Path:
     if not text:
         raise InputError("the name of the folder is empty; use . for this one")
-    return Path(text)
+    return path_of(text)
 
 
 #: A folder to write to. An empty name, which `Path` reads as the current folder, is an error.
@@ -67,7 +36,7 @@ EngineName = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(ENGINES)}}}")]
 
 
 def _machines(*names: str) -> Form:
-    asked = form(Machines, {"machines": names}, engine=EngineName, tensorboard=Folder | None)
+    asked = form(Machines, {"machine": names}, engine=EngineName, tensorboard=Folder | None)
     return Form(partial(Machines, progress=True), asked.groups)
 
 

@@ -1,5 +1,6 @@
 """Parses the words after a command's name with tyro, and describes a mistake in one line."""
 
+import ast
 import contextlib
 import dataclasses
 import difflib
@@ -9,18 +10,21 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
 from .._errors import InputError
+from .._files import path_of
 
 _POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 
 _KINDS = {int: "whole numbers", float: "numbers"}
+_METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", bool: "{True,False}"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,36 @@ class Form:
     groups: tuple[type, ...]
 
 
+def form(kind: type, groups: Mapping[str, Sequence[str]], left_out: Sequence[str] = (), **other_hints: Any) -> Form:
+    """Returns a form that asks for a dataclass in groups of fields; the docstring of a field is its help."""
+    hints, helps = get_type_hints(kind, include_extras=True) | other_hints, _docstrings(kind)
+
+    def option(name: str) -> tuple[str, Any, Any]:
+        default = getattr(kind, name)
+        shown = plainly(name, hints[name], default)
+        return name, Annotated[shown, tyro.conf.arg(help=helps[name])], dataclasses.field(default=default)
+
+    made = [
+        dataclasses.make_dataclass(title, [option(name) for name in names if name not in left_out], frozen=True)
+        for title, names in groups.items()
+    ]
+    for group in made:
+        group.__doc__ = ""  # make_dataclass makes one from the fields
+    return Form(kind, tuple(made))
+
+
+def _docstrings(kind: type) -> dict[str, str]:
+    """Returns the docstrings below the fields of a class, each in one line, so that the help can wrap it."""
+    (defined,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(defined, ast.ClassDef)
+    found = {}
+    for node, below in pairwise(defined.body):
+        match node, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
+
+
 def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Callable[[], int]:
     """Returns the call that the words describe, or with `--help` one that prints the help. Raises `InputError`."""
     hints, forms = _hints(command)
@@ -41,7 +75,7 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
             groups = forms[key].groups
             fields += [(group.__name__, tyro.conf.OmitArgPrefixes[group], _field(group())) for group in groups]  # type: ignore[misc, valid-type]
         else:
-            fields.append((key, hints[key], _field(parameter.default)))
+            fields.append((key, plainly(key, hints[key], parameter.default), _field(parameter.default)))
     asked = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
     # tyro keeps a line break if the next line does not begin with a letter.
     asked.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(command.__doc__ or ""))
@@ -56,11 +90,32 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
             return partial(_print_help, shown.getvalue())
         wrong = _complaint(command, words) or " ".join(re.sub(r"[^\w\s!-~]", " ", said.getvalue()).split())
         raise InputError(f"{wrong}; see neurocollapse {name} --help") from None
-    typed = dict(vars(answers))
+    if repeated := _repeated(command, words):
+        raise InputError(repeated)
+    typed = _at_home(vars(answers))
     for key, form in forms.items():
-        given = [vars(typed.pop(group.__name__)).items() for group in form.groups]
+        given = [_at_home(vars(typed.pop(group.__name__))).items() for group in form.groups]
         typed[key] = form.kind(**dict(chain(*given)))
     return partial(command, **typed)
+
+
+def plainly(name: str, hint: Any, default: Any) -> Any:
+    """Adds to a type how the help shows it: without None, and without a default that says nothing."""
+    bare, extras = _unwrapped(hint)
+    shown: dict[str, Any] = {}
+    if default is None or default is False or default == ():
+        shown["help_behavior_hint"] = ""
+    if _POSITIONAL in extras:
+        shown["metavar"] = name.upper() if default is inspect.Parameter.empty else f"[{name.upper()}]"
+    elif type(None) in get_args(bare):
+        (kind,) = (kind for kind in get_args(bare) if kind is not type(None))
+        shown["metavar"] = _METAVARS[_unwrapped(kind)[0]]
+    return Annotated[hint, tyro.conf.arg(**shown)] if shown else hint
+
+
+def _at_home(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values with the home folder in paths that begin with ~, which a quoted word still has."""
+    return {name: path_of(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 class _Page(io.StringIO):
@@ -98,6 +153,13 @@ def _hints(command: Callable[..., int]) -> tuple[dict[str, Any], dict[str, Form]
     return hints, {key: forms[0] for key, forms in found.items() if forms}
 
 
+def refuse(reason: str, **options: Any) -> None:
+    """Raises `InputError` if one of these options, which would have no effect, is not at its default."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False, 0)]
+    if given:
+        raise InputError(f"{reason}, so {' and '.join(given)} would have no effect; leave out one or the other")
+
+
 def read(hint: Any, word: str) -> Any:
     """Reads the word as a value of this type. Raises `InputError`, which says what a value looks like."""
     hint, extras = _unwrapped(hint)
@@ -120,13 +182,7 @@ def read(hint: Any, word: str) -> Any:
 
 def _complaint(command: Callable[..., int], words: Sequence[str]) -> str | None:
     """Describes the first word that cannot be used, or the missing one; None if it finds no mistake."""
-    hints, forms = _hints(command)
-    for key, form in forms.items():
-        del hints[key]
-        for group in form.groups:
-            hints |= get_type_hints(group, include_extras=True)
-    places = [key for key, hint in hints.items() if _POSITIONAL in _unwrapped(hint)[1]]
-    options = {f"--{key.replace('_', '-')}": hint for key, hint in hints.items() if key not in places}
+    places, options = _places_and_options(command)
     loose: list[str] = []
     for option, values in _chunks(words):
         hint = options.get(option)
@@ -149,6 +205,35 @@ def _complaint(command: Callable[..., int], words: Sequence[str]) -> str | None:
     given = inspect.signature(command).parameters
     needed = [key for key in places[len(loose) :] if given[key].default is inspect.Parameter.empty]
     return f"the {needed[0]} is missing" if needed else None
+
+
+def _places_and_options(command: Callable[..., int]) -> tuple[list[str], dict[str, Any]]:
+    """Returns the names of a command's positional arguments, and its options with their types."""
+    hints, forms = _hints(command)
+    for key, form in forms.items():
+        del hints[key]
+        for group in form.groups:
+            hints |= get_type_hints(group, include_extras=True)
+    places = [key for key, hint in hints.items() if _POSITIONAL in _unwrapped(hint)[1]]
+    return places, {f"--{key.replace('_', '-')}": hint for key, hint in hints.items() if key not in places}
+
+
+def _repeated(command: Callable[..., int], words: Sequence[str]) -> str | None:
+    """Describes the first option that is given twice, of which tyro would use the last; None if there is none."""
+    _, options = _places_and_options(command)
+    given: dict[str, list[str]] = {}
+    for option, values in _chunks(words):
+        hint, _ = _unwrapped(options.get(option))
+        if option in given and hint is not bool:
+            many = get_origin(hint) is tuple
+            remedy = f"{option} {' '.join([*given[option], *values])}" if many else "one of them"
+            return f"{option} is given twice, and only the last would count; give {remedy}"
+        given[option] = values
+    for axis in given.get("--vary", []):
+        field = f"--{axis.partition('=')[0].replace('_', '-')}"
+        if field in given:
+            return f"{field} is given, and --vary {axis} replaces its value; give one of them"
+    return None
 
 
 def _chunks(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

@@ -3,15 +3,14 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from .._progress import console_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Without markup and emoji, since paths may contain [brackets] and :colons:. It is so wide that no table is cut short,
-# since rich would assume 80 columns in a pipe.
-out_console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False, width=1000)
-messages = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+# It is so wide that no table is cut short, since rich would assume 80 columns in a pipe.
+out_console = console_of(width=1000)
+messages = console_of(stderr=True)
 
 
 def rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:

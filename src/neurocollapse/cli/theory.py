@@ -7,6 +7,7 @@ import tyro
 
 from .._errors import InputError, VerificationError
 from .._files import to_json
+from .parsing import refuse
 from .printing import messages, out_console, print_frame, shown
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def verify(
     if (run is None) != exact:
         raise VerificationError("verify takes the folder of a run or of several, or --exact without one")
     if run is None:
+        refuse("--exact takes no run", data_dir=data_dir, refine=refine, force=force, device=device != "cpu")
         return _print_exact(json)
     check_device(device)
     found = folders(run)
@@ -97,7 +99,7 @@ def _refined(run: "RunFolder", iterations: int, data_dir: Path | None, device: s
 def _print_side_by_side(
     found: "list[RunFolder]", theory_file: Path, data_dir: Path | None, device: str, force: bool, json: bool
 ) -> int:
-    from ..sweeps import keep_tables, run_labels
+    from ..sweeps import TheoryFile, keep_tables, run_labels
 
     tables = keep_tables(found, theory_file, data_dir=data_dir, device=device, force=force, progress=True)
     if json:
@@ -105,7 +107,9 @@ def _print_side_by_side(
     elif tables:
         labels = run_labels([folder.config for folder in tables])
         _print_residuals(dict(zip(labels, tables.values(), strict=True)))
-        out_console.print(f"every number is in {theory_file}; `neurocollapse verify RUN` prints the table of one")
+        kept = TheoryFile(theory_file, force=force)
+        where = f"every number is in {theory_file}; " if all(map(kept.get, tables)) else ""
+        out_console.print(f"{where}`neurocollapse verify RUN` prints the table of one")
     return 0 if len(tables) == len(found) else 1 if tables else 2
 
 
@@ -199,6 +203,7 @@ def solve(
             raise InputError(
                 "--convex is for the square loss with one layer and no bias; leave out the options for others"
             )
+        refuse("--convex needs no start", seed=seed, starts=starts, num_features=num_features)
         certified = solve_convex(model.counts, weight_decay=weight_decay, feature_decay=feature_decay)
         out_console.print(to_json(certified.to_dict(), indent=2) if json else str(certified))
         return 0

@@ -11,12 +11,14 @@ from jaxtyping import Float32, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._html import Brief
+
 # Samples converted to float64 at a time: all 50,000 images of CIFAR-10 at once would take 1.2 GB.
 BLOCK = 2048
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
+@dataclass(frozen=True, eq=False, repr=False)
+class Split(Brief):
     """One split: standardised `images` (samples, channels, height, width) or (samples, features), and `labels`."""
 
     images: Float32[Tensor, "samples *shape"]
@@ -30,8 +32,8 @@ class Split:
         return self.images[index], self.labels[index]
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset(Brief):
     """Training and test samples of classes 0 to C−1, standardised by the training split.
 
     Every class has training samples. `test` is None if there is no test split, which only a user's own file may leave

@@ -68,9 +68,10 @@ def parse_idx(file: Content, kind: str) -> NDArray[np.uint8]:
     shape = [int.from_bytes(data[start : start + 4], "big") for start in range(4, header, 4)]
     expected = header + int(np.prod(shape, dtype=object))
     if len(data) != expected or 0 in shape:
+        found = f"at least {len(data)}" if len(data) > expected else str(len(data))
         raise DatasetError(
             f"{origin} is truncated or damaged: for {kind} of shape {tuple(shape)} it must be {expected} bytes "
-            f"unpacked, and it is {len(data)}; fetch it again"
+            f"unpacked, and it is {found}; fetch it again"
         )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 

@@ -4,7 +4,8 @@ import difflib
 import warnings
 from pathlib import Path
 
-from .._errors import DatasetError
+from .._errors import DatasetError, checks_arguments
+from .._files import path_of
 from .arrays import read_user_file
 from .dataset import Dataset, Source, assemble
 from .digits import read_digits
@@ -15,6 +16,7 @@ from .selection import Selection, select
 NAMES = ("mnist5k", "mnist", "cifar10", "gaussian")
 
 
+@checks_arguments
 def load_dataset(
     name: str | Path,
     *,
@@ -70,20 +72,20 @@ def load_dataset(
     """
     selection = Selection(per_class, imbalance, imbalance_ratio, label_noise, seed)
     if data_dir is not None:
-        data_dir = Path(data_dir).expanduser()
+        data_dir = path_of(data_dir)
         # The folder is not created: a mistyped name would silently become a download of 170 MB.
         if not data_dir.is_dir():
             wrong = "is a file, not a folder" if data_dir.exists() else "does not exist"
             raise DatasetError(f"the data folder {data_dir} {wrong}; create it, or name the one that is meant")
     source = _read(str(name), data_dir)
     for note in source.notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=3)
     return assemble(select(source, selection))
 
 
 def _read(name: str, data_dir: Path | None) -> Source:
     if name.lower().endswith(".npz"):
-        return read_user_file(Path(name).expanduser())
+        return read_user_file(path_of(name))
     if name == "mnist5k":
         return read_digits()
     if name == "mnist":

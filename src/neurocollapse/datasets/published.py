@@ -1,16 +1,20 @@
 """Finds the published files of MNIST and CIFAR-10 on disk or downloads them, and identifies them by checksum."""
 
+import errno
 import gzip
 import hashlib
+import io
+import math
 import os
 import tarfile
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from .._errors import DatasetError
+from .._files import in_one_line, irregular, path_of
+from .downloading import Download
 
 with warnings.catch_warnings(action="ignore"):  # tqdm's, in a notebook without widgets, where its plain bar is enough
     import pooch
@@ -84,6 +88,13 @@ CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
 CIFAR10_PICKLED = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
 
 
+#: No published file unpacks to more bytes: CIFAR-10's archive, the largest, has 184 million.
+_LARGEST = 2**28
+
+#: The bytes of an idx file's header with three axes.
+_IDX_HEADER = 16
+
+
 class Content(NamedTuple):
     """The unpacked bytes of a file, and the place they came from."""
 
@@ -93,7 +104,7 @@ class Content(NamedTuple):
 
 def cache_folder() -> Path:
     """Returns the folder for downloads and parsed data: NEUROCOLLAPSE_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("NEUROCOLLAPSE_CACHE") or pooch.os_cache("neurocollapse")).expanduser()
+    return path_of(os.environ.get("NEUROCOLLAPSE_CACHE") or pooch.os_cache("neurocollapse"))
 
 
 def find_mnist(data_dir: Path | None) -> dict[str, Content]:
@@ -108,7 +119,7 @@ def find_mnist(data_dir: Path | None) -> dict[str, Content]:
     for name in MNIST.contents:
         if name not in paths:
             paths[name] = download(MNIST, f"{name}.gz", folder)
-    return {name: Content(str(path), _decompress(path)) for name, path in paths.items()}
+    return {name: Content(str(path), _read_idx(path)) for name, path in paths.items()}
 
 
 def find_cifar10(data_dir: Path | None) -> dict[str, Content]:
@@ -160,7 +171,10 @@ def download(publication: Publication, name: str, folder: Path) -> Path:
     failures = []
     for mirror in publication.mirrors:
         try:
-            return Path(pooch.retrieve(mirror + name, f"sha256:{sha256}", fname=name, path=folder, progressbar=True))
+            if kind := irregular(folder / name):
+                raise OSError(errno.EEXIST, f"{folder / name} is {kind}, not a file")
+            known = f"sha256:{sha256}"
+            return Path(pooch.retrieve(mirror + name, known, fname=name, path=folder, downloader=Download(size)))
         except (OSError, ValueError) as error:  # requests and disks raise OSError; pooch raises ValueError
             failures.append(f"{mirror} ({_reason(error)})")
     raise DatasetError(
@@ -189,35 +203,53 @@ def _mnist_paths(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int = _LARGEST) -> bytes:
+    """Returns the content of a file, unpacked if it is packed. It ends soon after `most` bytes."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        if kind := irregular(path):
+            raise DatasetError(f"{path} is {kind}, not a file; name the folder of the published files")
+        with path.open("rb") as file:
+            # Decided by the first bytes: browsers unpack the files that they download and keep the name.
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            data = (gzip.GzipFile(fileobj=file) if packed else file).read(min(most, _LARGEST) + 1)
+    except DatasetError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:  # gzip's own errors have none
+            raise DatasetError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        raise DatasetError(f"{path} is truncated or damaged ({in_one_line(error)}); fetch it again") from error
+    if len(data) > _LARGEST:
+        raise DatasetError(f"{path} unpacks to more than {_LARGEST} bytes, which is beyond reason; fetch it again")
+    return data
 
 
-def _decompress(path: Path) -> bytes:
-    data = _read(path)
-    # Decided by the first bytes: browsers unpack the files that they download and keep the name.
-    if not data.startswith(b"\x1f\x8b"):
-        return data
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path} is truncated or damaged ({error}); fetch it again") from error
+def _read_idx(path: Path) -> bytes:
+    """Returns the content of an idx file, unpacked; at most a byte more than its header declares."""
+    return _read(path, idx_size(_read(path, _IDX_HEADER)))
+
+
+def idx_size(header: bytes) -> int:
+    """Returns the size that the header of an idx file of bytes declares, its own included; of another, a few bytes."""
+    axes = header[3] if header[:3] == b"\0\0\x08" and 0 < header[3] <= 3 else 0
+    lengths = [int.from_bytes(header[start : start + 4], "big") for start in range(4, 4 + 4 * axes, 4)]
+    return 4 + 4 * axes + math.prod(lengths) if axes else _IDX_HEADER
 
 
 def _unpack(archive: Path) -> dict[str, Content]:
     contents = {}
+    data = _read(archive)
     try:
-        with tarfile.open(archive, "r:gz") as members:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as members:
             for member in members:
                 name = PurePosixPath(member.name).name
                 file = members.extractfile(member) if name in CIFAR10.contents and member.isfile() else None
                 if file is not None:
                     contents[name] = Content(f"{archive}/{member.name}", file.read())
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise DatasetError(f"{archive} is truncated or damaged, or no tar.gz file ({error}); fetch it again") from error
+    except Exception as error:
+        raise DatasetError(
+            f"{archive} is truncated or damaged, or no tar.gz file ({in_one_line(error)}); fetch it again"
+        ) from error
     absent = sorted(CIFAR10.contents.keys() - contents.keys())
     if absent:
         raise DatasetError(f"{archive} has no {', '.join(absent)} in it; fetch the binary version of CIFAR-10 again")

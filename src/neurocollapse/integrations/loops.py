@@ -1,17 +1,23 @@
-"""The common part of the callbacks for training loops: when to measure, and which numbers to log."""
+"""The common part of the callbacks for training loops: when to measure, which numbers to log, what may fail."""
 
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+import itertools
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from .._errors import InputError, InputTypeError, did_you_mean
-from ..measuring import CaptureOptions, indices_of, measure_model, reloaded
+from .._errors import CaptureWarning, InputError, InputTypeError, did_you_mean
+from ..measuring import CaptureOptions, indices_of, measure_model, reloaded, try_model
 from ..metrics import METRICS, Measurement
 
 _OPTIONS = (*inspect.signature(measure_model).parameters, *CaptureOptions.__annotations__)
+
+#: A model and the data to measure it on, looked up when they are needed.
+Subject = Callable[[], tuple[nn.Module, Iterable[Any]]]
 
 
 class Probe:
@@ -21,48 +27,120 @@ class Probe:
         every: the number of epochs from one measurement to the next.
         keys: the keys of `METRICS` to log; by default all.
         prefix: the prefix of the logged names.
+        strict: whether an error while measuring is raised. Otherwise it becomes a warning, and the numbers are missing.
         options: arguments of `measure_model`.
 
     Raises:
         ValueError: if `every` is less than one, or for an unknown key.
         TypeError: for an unknown option.
 
-    >>> probe = Probe(every=5, keys=["nc1", "weight_norms"], prefix="nc/", options={"weight_decay": 0.1})
+    >>> options = {"weight_decay": 0.1}
+    >>> probe = Probe(every=5, keys=["nc1", "weight_norms"], prefix="nc/", strict=False, options=options)
     >>> [epoch for epoch in range(1, 13) if probe.is_due(epoch)]
     [5, 10]
     """
 
-    def __init__(self, every: int, keys: Collection[str] | None, prefix: str, options: Mapping[str, Any]):
+    def __init__(self, every: int, keys: Collection[str] | None, prefix: str, strict: bool, options: Mapping[str, Any]):
         if every < 1:
             raise InputError(f"measure every 1 or more epochs, got {every}")
         # check now, and not after the first epochs
-        for key in keys or ():
-            if key not in METRICS:
-                raise InputError(f"there is no key {key!r}{did_you_mean(key, METRICS)}; see neurocollapse.METRICS")
         for option in options:
             if option not in _OPTIONS:
                 raise InputTypeError(
                     f"there is no option {option!r}{did_you_mean(option, _OPTIONS)}; see measure_model"
                 )
-        self.every, self.keys, self.prefix, self.options = every, keys, prefix, options
+        if "nc1_vci" in (keys or ()) and options.get("vci") is None:
+            options = {**options, "vci": True}  # it was asked for by name
+        for key in keys or ():
+            if key not in METRICS:
+                raise InputError(f"there is no key {key!r}{did_you_mean(key, METRICS)}; see neurocollapse.METRICS")
+        self.every, self.keys, self.prefix, self.strict, self.options = every, keys, prefix, strict, options
         #: the last measurement
         self.measurement: Measurement | None = None
+        #: its numbers by logged name; empty before the first measurement
+        self.last: dict[str, float] = {}
 
     def is_due(self, epoch: int) -> bool:
         """Whether to measure after this epoch; the first is 1."""
         return epoch % self.every == 0
 
-    def __call__(self, model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
+    def try_out(self, subject: Subject) -> None:
+        """Raises what a measurement would raise at the first batch, so that it shows before the training."""
+        for key, (need, remedy) in itertools.product(self.keys or (), _lacking(self.options).items()):
+            if need in METRICS[key].needs:
+                raise InputError(f"key {key!r} is not measured with these options; pass {remedy}")
+        model, loader = subject()
+        if isinstance(loader, Iterator) or isinstance(getattr(loader, "dataset", None), Iterator):
+            raise InputError(
+                f"the data are an iterator ({type(loader).__name__}) that can be read once, and are read at every "
+                f"measurement; pass a DataLoader or a list of batches as loader="
+            )
+        with torch.inference_mode(False):
+            try_model(model, _in_order(loader), **self.options)
+
+    def __call__(self, subject: Subject) -> dict[str, float]:
+        """Measures as `measure` does; returns no numbers if that fails, with a warning, unless it is strict."""
+        try:
+            return self.measure(subject)
+        except Exception as error:  # whatever it is, the training is worth more than the numbers
+            if self.strict:
+                raise
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            warnings.warn(
+                f"neural collapse was not measured, and its numbers are missing here ({text}); the training goes on; "
+                f"pass strict=True to stop it instead",
+                CaptureWarning,
+                stacklevel=2,
+            )
+            return {}
+
+    def measure(self, subject: Subject) -> dict[str, float]:
         """Measures the model and returns the numbers to log, by name; `weight_norms` become `weight_norms.0`, ..."""
-        # Read the samples in order: shuffling would draw from the loader's generator, and so change the training.
-        if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
-            loader = reloaded(loader, indices_of(loader))
-        self.measurement = measure_model(model, loader, **self.options)
-        values: dict[str, float] = {}
+        model, loader = subject()
+        with torch.inference_mode(False):  # what is kept must serve outside, too
+            self.measurement = measure_model(model, _in_order(loader), **self.options)
+        self.last = {}
         for key in self.keys or self.measurement:
             value = self.measurement[key]
             if isinstance(value, tuple):
-                values |= {f"{self.prefix}{key}.{layer}": number for layer, number in enumerate(value)}
+                self.last |= {f"{self.prefix}{key}.{layer}": number for layer, number in enumerate(value)}
             else:
-                values[f"{self.prefix}{key}"] = value
-        return values
+                self.last[f"{self.prefix}{key}"] = value
+        return self.last
+
+
+class FirstBatches:
+    """The first batches of a loader that may have no end."""
+
+    def __init__(self, loader: Iterable[Any], most: int):
+        self.loader, self.most = loader, most
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(self.loader, self.most)
+
+
+def _in_order(loader: Iterable[Any]) -> Iterable[Any]:
+    """Returns a plain loader of the same samples, in the data set's order if it has one.
+
+    Shuffling would draw from the loader's generator, and Accelerate's loaders tell the training that an epoch ends:
+    either would change the training.
+    """
+    if isinstance(loader, FirstBatches):
+        return FirstBatches(_in_order(loader.loader), loader.most)
+    if not isinstance(loader, DataLoader):
+        return loader
+    return reloaded(loader, None if isinstance(loader.dataset, IterableDataset) else indices_of(loader))
+
+
+def _lacking(options: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the fields of `Statistics` that are not gathered with these options of `measure_model`, with remedies."""
+    lacking = {}
+    if options.get("weight_decay") is None:
+        lacking["objective"] = "weight_decay="
+    if options.get("ood") is None:
+        lacking["ood_mean"] = "ood=, a loader of samples of no class"
+    if options.get("strategy") == "stream":
+        lacking["nearest_mean_disagreement"] = "strategy='keep' or 'twice'"
+    elif options.get("vci") is False:
+        lacking["within_class_covariance"] = "vci=True"
+    return lacking

@@ -20,7 +20,7 @@ except ImportError as error:
 from ..measuring import is_cheap, measure
 from ..metrics import METRICS, Measurement
 from ..networks import find_head
-from ..statistics import WEIGHTINGS, Classifier, ClassMoments, check_batch
+from ..statistics import Classifier, ClassMoments, check_batch, check_weighting
 
 #: Types of features. A process sends the index of its own to the others.
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -77,8 +77,7 @@ class NeuralCollapse(Metric):
         super().__init__(**options)
         if num_classes < 2:
             raise InputError(f"neural collapse needs at least two classes, got num_classes={num_classes}")
-        if weighting not in WEIGHTINGS:
-            raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+        check_weighting(weighting)
         self.num_classes, self.keep_features, self.weighting, self.vci = num_classes, keep_features, weighting, vci
         self._head = None if head is None else _Shared(head)
         self._of_one_batch = False

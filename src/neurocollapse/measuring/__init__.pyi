@@ -1,5 +1,6 @@
 from .capture.cautions import warn_of as warn_of
 from .capture.forward import CaptureOptions as CaptureOptions
+from .capture.loaders import as_loader as as_loader
 from .capture.loaders import batches as batches
 from .capture.store import Budget as Budget
 from .capture.store import FeatureStore as FeatureStore
@@ -20,3 +21,4 @@ from .features import measure as measure
 from .models import measure_layers as measure_layers
 from .models import measure_model as measure_model
 from .models import objective_of as objective_of
+from .models import try_model as try_model

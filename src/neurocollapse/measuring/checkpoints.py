@@ -2,9 +2,11 @@
 
 import glob
 import hashlib
-import json
+import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,32 +15,34 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from .._errors import CheckpointError
-from .._files import json_lines, write_json_lines
+from .._files import check_unpacked, in_one_line, irregular, json_lines, path_of, write_json_lines
+from .._schema import typed, typed_line
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
-from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, unwrap
+from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, plain_name, unwrap
 from .models import measure_model
-
-#: The number of samples in a forward pass.
-_BATCH = 500
 
 #: The keys under which training scripts keep the weights beside the optimiser's state.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
-#: The prefixes that wrappers and this package's own checkpoints give to parameter names.
-PREFIXES = ("module.", "_orig_mod.", "model.")
+#: The parts of a prefix that wrappers and this package's own checkpoints give to parameter names.
+PREFIXES = {"", "module", "model"}
 
 
-def find_checkpoints(pattern: str) -> list[Path]:
-    """Returns the files that match a pattern such as `epoch_*.safetensors`, with numbers in names sorted as numbers.
+def find_checkpoints(*patterns: str) -> list[Path]:
+    """Returns the files that match patterns such as `epoch_*.safetensors`, with numbers in names sorted as numbers.
 
-    Raises `CheckpointError` if there are none.
+    Raises `CheckpointError` if nothing matches one of them.
     """
-    found = [Path(name) for name in glob.glob(str(Path(pattern).expanduser())) if Path(name).is_file()]
-    if not found:
-        raise CheckpointError(f"no file matches {pattern!r}; quote the pattern, and name files of weights")
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        whole = path_of(pattern)
+        matches = [whole] if whole.is_file() else [Path(name) for name in glob.glob(str(whole)) if Path(name).is_file()]
+        if not matches:
+            raise CheckpointError(f"no file matches {pattern!r}; name files of weights, or a pattern for several")
+        found |= dict.fromkeys(matches)
     return sorted(found, key=_natural)
 
 
@@ -51,40 +55,94 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def load_weights(model: nn.Module, path: Path) -> None:
     """Loads weights from a .safetensors file, or from one that `torch.save` wrote, without running code in it.
 
-    Raises `CheckpointError` if the file is damaged, holds something else, or belongs to another model.
+    A prefix that all names have is left out, as are the parts that wrappers add. PyTorch judges what is left, and names
+    that share memory with one that is there may be absent. Raises `CheckpointError` if the file is damaged, holds
+    something else, or belongs to another model.
     """
     weights = _read(path)
     model = unwrap(model)
-    expected = set(model.state_dict())
-    for prefix in PREFIXES:
-        stripped = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        if expected <= set(stripped):
-            weights = {name: value for name, value in stripped.items() if name in expected}
-    missing, unknown = sorted(expected - set(weights)), sorted(set(weights) - expected)
-    if missing or unknown:
-        faults = [f"{what} {', '.join(names[:3])}" for what, names in (("lacks", missing), ("has", unknown)) if names]
-        raise CheckpointError(f"{path} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
+    state = model.state_dict()
+    fitting = _under_own_names(path, weights, state)
+    on_meta = any(isinstance(value, Tensor) and value.is_meta for value in state.values())
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:  # shapes that differ
-        fault = str(error).splitlines()[-1].strip()
+        missing, unknown = model.load_state_dict(fitting, strict=False, assign=on_meta)
+    except Exception as error:  # shapes that differ, or what a module of its own makes of its entries
+        fault = (str(error) or type(error).__name__).splitlines()[-1].strip()
         raise CheckpointError(f"{path} is of another model than {type(model).__name__}: {fault}") from error
+    shared = {_memory(state[name]) for name in state if name in fitting} - {None}
+    missing = sorted(name for name in missing if _memory(state.get(name)) not in shared)
+    if missing or unknown:
+        faults = [f"{w} {', '.join(names[:3])}" for w, names in (("lacks", missing), ("has", sorted(unknown))) if names]
+        raise CheckpointError(f"{path} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _under_own_names(path: Path, weights: Mapping[str, Any], state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the weights under the names that the model gives them: those under the prefix that fits most of them."""
+    own = {plain_name(name): name for name in state}
+    plain = {plain_name(name): value for name, value in weights.items()}
+    fits: Counter[str] = Counter()
+    for name in plain:
+        parts = name.split(".")
+        fits.update(".".join(parts[:i]) for i in range(len(parts)) if ".".join(parts[i:]) in own)
+    most = max(fits.values(), default=0)
+    prefixes = sorted((prefix for prefix, number in fits.items() if number == most), key=len)
+    prefixes = [prefix for prefix in prefixes if set(prefix.split(".")) <= PREFIXES] or prefixes or [""]
+    if len(prefixes) > 1 and most == len(own):
+        found = ", ".join(prefixes)
+        raise CheckpointError(f"{path} holds several such models, under {found}; save the state_dict of one alone")
+    if not prefixes[0] and plain.keys() == weights.keys() and own.keys() == state.keys():
+        return weights  # with the versions of modules that torch.save keeps beside them
+    start = prefixes[0] and f"{prefixes[0]}."
+    inner = {name.removeprefix(start): value for name, value in plain.items() if name.startswith(start)}
+    return {own.get(name, name): value for name, value in inner.items()}
+
+
+def _memory(value: object) -> tuple[int, int] | None:
+    """Returns where a tensor lies in memory, and its size; None for what shares its place with nothing."""
+    if not isinstance(value, Tensor) or value.is_meta or isinstance(value, UninitializedTensorMixin):
+        return None
+    return (value.data_ptr(), value.numel()) if value.numel() else None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if kind := irregular(path):
+        raise CheckpointError(f"{path} is {kind}, not a file; name a file of weights")
     try:
+        if zipfile.is_zipfile(path):  # as torch.save writes them
+            with zipfile.ZipFile(path) as archive:
+                check_unpacked(path, sum(member.file_size for member in archive.infolist()), CheckpointError)
         if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except (PermissionError, FileNotFoundError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
+    except pickle.UnpicklingError as error:  # PyTorch's message is advice to trust the file
+        kinds = ", ".join(_kinds_beside_weights(path, error))
+        fault = f"it holds {kinds}, which is no weight" if kinds else "it is no file of PyTorch's"
+        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from None
     except Exception as error:  # each format has its own ways to say that a file is not whole
         fault = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
     for key in WEIGHT_KEYS:
         if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
             saved = saved[key]
-    if not isinstance(saved, Mapping) or not all(isinstance(value, Tensor) for value in saved.values()):
+    if not isinstance(saved, Mapping) or not all(
+        isinstance(value, Tensor) or name.endswith("_extra_state") for name, value in saved.items()
+    ):
         raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
-    return dict(saved)
+    return saved
+
+
+def _kinds_beside_weights(path: Path, error: pickle.UnpicklingError) -> list[str]:
+    """Returns the names of the classes and functions for which `torch.load` refused the file; it executes nothing."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a file in PyTorch's older format
+        return re.findall(r"GLOBAL (\S+) was not an allowed", str(error))
 
 
 @dataclass(frozen=True)
@@ -97,22 +155,27 @@ class Subject:
 
     def measure(self, vci: bool | None = None) -> Measurement:
         """Measures the model with its present weights; `vci` as in `measure`."""
-        loader = DataLoader(TensorDataset(self.split.images, self.split.labels), batch_size=_BATCH)
-        return measure_model(self.model, loader, vci=vci)
+        return measure_model(self.model, self.split, vci=vci)
 
 
 def subject(
-    model: str, dataset: str, *, data_dir: Path | None = None, split: str = "train", per_class: int | None = None
+    model: str,
+    dataset: str,
+    *,
+    build: Callable[[str, tuple[int, ...], int], nn.Module] = build_network,
+    data_dir: Path | None = None,
+    split: str = "train",
+    per_class: int | None = None,
 ) -> Subject:
     """Builds the untrained model that `convnet`, `mlp` or `module:function` gives for a data set.
 
-    Raises `NetworkError`, `DatasetError`.
+    `build` builds the first two. Raises `NetworkError`, `DatasetError`.
     """
     data = load_dataset(dataset, data_dir=data_dir, per_class=per_class)
     chosen = data.train if split == "train" else data.test
     if chosen is None:
         raise CheckpointError(f"{data.name} has no test split; measure the training split")
-    build = build_network if ":" not in model else call_builder
+    build = call_builder if ":" in model else build
 
     def untrained() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -124,34 +187,52 @@ def subject(
     return Subject(untrained(), chosen, {**conditions, "definitions": DEFINITIONS_VERSION})
 
 
+#: The keys by which a line of a trajectory is found.
+_LINE = {"checkpoint": str, "sha256": str}
+
+
 class Trajectory:
     """The measurements of checkpoints in a .jsonl file, one on each line; the file is rewritten after each.
 
-    A line counts for a checkpoint with the same name and content, measured under the same `conditions`, one of which,
-    `network`, is a `Fingerprint`. So a replay that was killed resumes, and a checkpoint that was overwritten is
-    measured again.
+    A line counts for a checkpoint with the same path, as it was given, and content, measured under the same
+    `conditions`, one of which, `network`, is a `Fingerprint`. So a replay that was killed resumes, and a checkpoint
+    that was overwritten is measured again. A line of earlier versions has the file's name alone.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any]):
         self.path, self.conditions = path, dict(conditions)
         self.lines: list[dict[str, Any]] = []
         try:
-            self.lines = [json.loads(line) for _, line in json_lines(path)]
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is no trajectory ({error}); remove it, or name another file") from error
+            for number, content in json_lines(path):
+                line = typed_line(_LINE, content, number)
+                typed(Fingerprint | str | None, line.get("network"), f"line {number}: network")
+                self.lines.append(line)
+        except PermissionError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        except Exception as error:
+            raise CheckpointError(
+                f"{path} is no trajectory ({in_one_line(error)}); mend it, or name another file"
+            ) from error
 
     def missing(self, checkpoints: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yields the checkpoints that are not measured yet, each with the first keys of its line."""
         for checkpoint in checkpoints:
-            start = {"checkpoint": checkpoint.name, "sha256": _sha256(checkpoint), **self.conditions}
-            if not any(_agrees(start, line) for line in self.lines):
+            start = {"checkpoint": str(checkpoint), "sha256": _sha256(checkpoint), **self.conditions}
+            if self._line(start, checkpoint) is None:
                 yield checkpoint, start
 
     def of(self, checkpoints: list[Path]) -> list[dict[str, Any]]:
         """Returns the lines of these checkpoints, in their order."""
-        names = [checkpoint.name for checkpoint in checkpoints]
-        mine = [line for line in self.lines if _agrees(self.conditions, line) and line["checkpoint"] in names]
-        return sorted(mine, key=lambda line: names.index(line["checkpoint"]))
+        found = [(checkpoint, self._line(self.conditions, checkpoint)) for checkpoint in checkpoints]
+        return [{**line, "checkpoint": str(checkpoint)} for checkpoint, line in found if line is not None]
+
+    def _line(self, start: Mapping[str, Any], checkpoint: Path) -> dict[str, Any] | None:
+        """Returns the checkpoint's line that agrees with `start`, by its path or else, as before, by its name."""
+        for name in (str(checkpoint), checkpoint.name):
+            for line in self.lines:
+                if _agrees({**start, "checkpoint": name}, line):
+                    return line
+        return None
 
     def add(self, line: dict[str, Any]) -> None:
         """Adds a line, in place of an earlier one for the same checkpoint and conditions, and writes the file."""
@@ -168,11 +249,7 @@ def _agrees(conditions: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
         return False
     if now is None or isinstance(then, str):  # earlier versions kept a hash of rounded outputs, which proves nothing
         return True
-    return then is not None and _fingerprint(then).matches(_fingerprint(now))
-
-
-def _fingerprint(kept: Mapping[str, Any]) -> Fingerprint:
-    return Fingerprint(kept["sha256"], tuple(kept["outputs"]))
+    return then is not None and typed(Fingerprint, then).matches(Fingerprint(now["sha256"], tuple(now["outputs"])))
 
 
 def replay(

@@ -6,9 +6,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from .._errors import checks_arguments
 from .features import as_tensor, gather
 
 
+@checks_arguments
 def class_table(
     features: Tensor | ArrayLike,
     labels: Tensor | ArrayLike,

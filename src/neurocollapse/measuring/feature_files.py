@@ -1,4 +1,4 @@
-"""Reads .npz and .safetensors files with `features`, `labels` and, optionally, `weight`, `bias` and `ood`."""
+"""Reads and writes .npz and .safetensors files of `features`, `labels` and, optionally, `weight`, `bias`, `ood`."""
 
 import difflib
 import warnings
@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from .._errors import FeatureFileError
-from .._files import read_npz
+from .._files import atomic_path, in_one_line, irregular, read_npz
 
 REQUIRED = ("features", "labels")
 OPTIONAL = ("weight", "bias", "ood")
@@ -28,7 +27,7 @@ def read_features(path: Path) -> dict[str, Tensor]:
     if suffix not in readers:
         raise FeatureFileError(f"{path} must end in .npz or .safetensors, to say which of the two it is")
     if not path.is_file():
-        raise FeatureFileError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; name a feature file")
+        raise FeatureFileError(f"{path} is {irregular(path) or 'not there'}; name a feature file")
     if not path.stat().st_size:
         raise FeatureFileError(f"{path} is empty; write it again")
     arrays = readers[suffix](path)
@@ -65,5 +64,21 @@ def _as_tensor(path: Path, name: str, array: np.ndarray) -> Tensor:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise FeatureFileError(f"{path} is not a whole safetensors file ({error}); write it again") from error
+    except PermissionError as error:
+        raise FeatureFileError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    except Exception as error:
+        raise FeatureFileError(
+            f"{path} is not a whole safetensors file ({in_one_line(error)}); write it again"
+        ) from error
+
+
+def write_features(path: Path, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Writes a .safetensors file that `read_features` reads."""
+    arrays = {"features": features, "labels": labels, "weight": weight, "bias": bias}
+    with atomic_path(path) as temporary:
+        try:
+            safetensors.torch.save_file(
+                {name: a.cpu().contiguous() for name, a in arrays.items() if a is not None}, temporary
+            )
+        except safetensors.SafetensorError as error:  # for example, a full disk
+            raise OSError(str(error)) from error

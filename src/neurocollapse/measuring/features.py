@@ -7,10 +7,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 from ..metrics import Measurement
+from ..networks import TWO_ROWS
 from ..statistics import (
     FULL_COVARIANCE_LIMIT,
+    LEAVE_OUT,
     Classifier,
     ClassMeans,
     Objective,
@@ -19,12 +21,14 @@ from ..statistics import (
     check_scale,
     check_shapes,
     mean_of,
+    unlabelled,
 )
 
 #: By default Σ_W as a whole is kept up to this many multiplications, N p²: a tenth of a second on a few cores.
 _CHEAP_COVARIANCE = 10**10
 
 
+@checks_arguments
 def measure(
     features: Tensor | ArrayLike,
     labels: Tensor | ArrayLike,
@@ -117,7 +121,10 @@ def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int
     if labels.min() < 0:
         raise InputError(
             f"label {int(labels.min())} of sample {int(labels.argmin())} is out of range: labels start at 0"
+            f"{unlabelled(int(labels.min()))}"
         )
+    if given is None and classifier is None and labels.max() == 255 and not (labels == 254).any():
+        raise InputError(f"label 255 of sample {int(labels.argmax())} has no class 254 below it{unlabelled(255)}")
     if given is None:
         given = int(labels.max()) + 1 if classifier is None else len(classifier.weight)
     elif classifier is not None and len(classifier.weight) != given:
@@ -127,7 +134,7 @@ def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int
         empty = next(c for c in range(given) if c not in present)
         raise InputError(
             f"class {empty} has no samples, so its mean is undefined "
-            f"({len(labels)} samples for {given} classes); pass more data, or number the classes without gaps"
+            f"({len(labels)} samples for {given} classes); pass more data, or {LEAVE_OUT}"
         )
     return given
 
@@ -172,6 +179,8 @@ def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier
             f"weight must be (classes, features) with {features.shape[1]} features, as the features have; "
             f"got {tuple(W.shape)}"
         )
+    if len(W) == 1:
+        raise InputError(f"weight has one row, and there must be one for each class; {TWO_ROWS}")
     b = None
     if bias is not None:
         b = as_tensor("bias", bias).to(features.device, torch.float64)  # type: ignore[arg-type]

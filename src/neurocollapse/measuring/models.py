@@ -3,27 +3,26 @@
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .._errors import InputError, InputTypeError
-from .._files import atomic_path
+from .._errors import InputError, InputTypeError, checks_arguments
+from .._files import path_of
+from ..datasets import Split
 from ..metrics import Measurement
-from ..networks import Head, layer_weights, unwrap
-from ..statistics import Classifier, ClassMeans, ClassMoments, Objective, Projections
+from ..networks import Head, candidates_for, layer_weights, unwrap
+from ..statistics import Classifier, ClassMeans, ClassMoments, Objective, Projections, check_weighting
 from .capture.decisions import Tally
 from .capture.forward import Captured, CaptureOptions, capture
-from .capture.loaders import LABEL_KEYS
+from .capture.loaders import Unlabelled, as_loader
 from .capture.store import FeatureStore
 from .capture.subset import stratified_subset
+from .feature_files import write_features
 from .features import is_cheap, measure
 from .process_group import Processes
 
@@ -34,14 +33,15 @@ G = TypeVar("G", ClassMeans, Projections)
 Feed = Callable[[Any], Any]
 
 
+@checks_arguments
 def measure_model(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Iterable[Any] | Split,
     *,
-    head: str | None = None,
+    head: str | nn.Module | None = None,
     strategy: Literal["keep", "stream", "twice"] = "keep",
     means: ClassMeans | None = None,
-    ood: Iterable[Any] | None = None,
+    ood: Iterable[Any] | Split | None = None,
     weighting: str = "classes",
     vci: bool | None = None,
     weight_decay: float | None = None,
@@ -58,8 +58,8 @@ def measure_model(
 
     Args:
         model: any classifier; it is left in the mode it was in. See `capture`.
-        loader: yields (inputs, labels, ...) or mappings.
-        head: name of the classifier head; by default the linear layer whose output is the model's.
+        loader: yields (inputs, labels, ...) or mappings; or a split of a `Dataset`.
+        head: the classifier head, a module or its name; by default the linear layer whose output is the model's.
         strategy: "keep" keeps the features, in memory or, beyond `memory_budget`, in a temporary file; "stream" sums
             them into moments, p × p numbers, if they cannot be kept, and then `nc4` is missing; "twice" runs the model
             twice, keeps nothing, and gives all that the two sweeps of `measure` give.
@@ -85,15 +85,15 @@ def measure_model(
         FeatureStoreError: the temporary file cannot be written.
 
     >>> import neurocollapse as nc
+    >>> import torch
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> m = nc.measure_model(network, [(torch.randn(9, 2, 2), torch.arange(9) % 2)])
     >>> m.class_counts, m.num_features
     ((5, 4), 8)
     """
     processes = Processes(together)
-    _check_together(model, strategy, means, save_features, processes.size)
-    if subset is not None:
-        loader = stratified_subset(loader, subset)
+    _check_together(strategy, means, save_features, processes.size)
+    loader = _chosen(loader, subset, options.get("label_key"))
     tally = Tally()
     read = partial(capture, model, head=head, tally=tally, **options)
     part = processes.share(loader)
@@ -112,20 +112,52 @@ def measure_model(
             classifiers = processes.all(lambda: None if captured is None else _classifier_of(_head_of(captured)[0]))
             feed = partial(_fold_into, captured)
             if save_features is not None and captured is not None:
-                _save(captured, Path(save_features))
+                found, store = _head_of(captured)
+                write_features(path_of(save_features), store.features, store.labels, found.weight, found.bias)
         classifier = next(known for known in classifiers if known is not None)
-        projections = _two_sweeps(processes, feed, classifier, means, weighting, vci)
+        with _naming_head(model, head, len(classifier.weight)):
+            projections = _two_sweeps(processes, feed, classifier, means, weighting, vci)
     processes.merged(lambda: tally).warn(stacklevel=2)
     statistics = projections.statistics(objective, ood_mean)
     return Measurement(statistics, projections.means, held_out=projections.held_out)
 
 
-def _check_together(model: object, strategy: str, means: object, save_features: Path | str | None, size: int) -> None:
+def try_model(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    head: str | None = None,
+    strategy: str = "keep",
+    means: ClassMeans | None = None,
+    ood: Iterable[Any] | None = None,
+    weighting: str = "classes",
+    vci: bool | None = None,
+    weight_decay: float | None = None,
+    subset: int | None = None,
+    save_features: Path | str | None = None,
+    together: bool | None = None,
+    **options: Unpack[CaptureOptions],
+) -> None:
+    """Raises what `measure_model` would raise for these arguments at the first batch; it measures nothing."""
+    processes = Processes(together)
+    _check_together(strategy, means, save_features, processes.size)
+    check_weighting(weighting)
+    if weight_decay is not None:
+        objective_of(model, weight_decay)
+    label_key = options.get("label_key")
+    options["progress"] = None
+    read = partial(capture, model, head=head, **options)
+    part = processes.share(_chosen(loader, subset, label_key))
+    processes.each(lambda: None if part is None else _classifier_of_first_batch(read, part))
+    if ood is not None:
+        others = processes.share(ood)
+        inputs = None if others is None else Unlabelled(others, label_key)
+        read = partial(read, label_key=None)
+        processes.each(lambda: None if inputs is None else _classifier_of_first_batch(read, inputs))
+
+
+def _check_together(strategy: str, means: object, save_features: Path | str | None, size: int) -> None:
     """Raises an error for arguments of `measure_model` that do not go together, before anything is run."""
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if means is not None and not isinstance(means, ClassMeans):
-        raise InputTypeError(f"means must be those of another measurement, its .means, got {type(means).__name__}")
     if strategy not in STRATEGIES:
         raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
     if strategy == "stream" and means is not None:
@@ -134,6 +166,16 @@ def _check_together(model: object, strategy: str, means: object, save_features: 
         raise InputError("save_features needs all features in one process; use strategy='keep' and together=False")
     if save_features is not None and Path(save_features).suffix != ".safetensors":
         raise InputError(f"save_features must end in .safetensors, got {save_features}")
+    if save_features is not None and not path_of(save_features).parent.is_dir():
+        raise InputError(f"save_features is {save_features}, and there is no such folder; make it first")
+
+
+def _chosen(loader: Iterable[Any] | Split, subset: int | None, label_key: str | int | None) -> Iterable[Any]:
+    """Returns a loader of this many samples of every class, or of all."""
+    loader = as_loader(loader)
+    if subset is not None and subset < 1:
+        raise InputError(f"subset must be at least 1, got {subset}")
+    return loader if subset is None else stratified_subset(loader, subset, label_key=label_key)
 
 
 def _two_sweeps(
@@ -151,12 +193,13 @@ def _two_sweeps(
     return processes.merged(lambda: feed(second(means, classifier)))
 
 
+@checks_arguments
 def measure_layers(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Iterable[Any] | Split,
     *,
     layers: Sequence[str] | Literal["all"] = "all",
-    head: str | None = None,
+    head: str | nn.Module | None = None,
     weighting: str = "classes",
     vci: bool | None = None,
     subset: int | None = None,
@@ -168,7 +211,7 @@ def measure_layers(
         model: any classifier.
         loader: yields (inputs, labels, ...) or mappings.
         layers: names as in `model.named_modules()`, or "all" layers that compute, in the order in which they run.
-        head: name of the classifier head; by default the linear layer whose output is the model's.
+        head: the classifier head, a module or its name; by default the linear layer whose output is the model's.
         weighting: "classes" or "samples": see `measure`.
         vci: whether to measure `nc1_vci`: see `measure`.
         subset: measure only this many samples of every class.
@@ -179,20 +222,22 @@ def measure_layers(
         need the classifier.
 
     >>> import neurocollapse as nc
+    >>> import torch
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> list(nc.measure_layers(network, [(torch.randn(9, 2, 2), torch.arange(9) % 2)]))
     ['1', '2', '3']
     """
-    if subset is not None:
-        loader = stratified_subset(loader, subset)
+    loader = _chosen(loader, subset, options.get("label_key"))
     with capture(model, loader, head=head, layers=layers, **options) as captured:
         found, features = _head_of(captured)
         size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}
         measured = {}
         for name, store in captured.layers.items():
-            with _naming(name):
+            naming = _naming_head(model, head, len(found.weight)), _naming(f"layer {name!r}")
+            with naming[0], naming[1], captured.names[name].naming():
                 measured[name] = measure(store.features, store.labels, **size)  # type: ignore[arg-type]
-        with _naming(found.name):
+        naming = _naming_head(model, head, len(found.weight)), _naming(f"layer {found.name!r}")
+        with naming[0], naming[1], captured.names[None].naming():
             last = measure(features.features, features.labels, found.weight, found.bias, **size)  # type: ignore[arg-type]
         return {**measured, found.name: last}
 
@@ -213,16 +258,25 @@ def objective_of(model: nn.Module, weight_decay: float, free: Collection[str] = 
 
 
 @contextmanager
-def _naming(layer: str) -> Iterator[None]:
-    """Adds the layer's name to a `ValueError`."""
+def _naming(what: str) -> Iterator[None]:
+    """Adds what it is about to a `ValueError`."""
     try:
         yield
     except ValueError as error:
-        raise InputError(f"layer {layer!r}: {error}") from error
+        raise InputError(f"{what}: {error}") from error
+
+
+def _naming_head(model: nn.Module, head: str | nn.Module | None, outputs: int) -> AbstractContextManager[None]:
+    """Adds the head that the caller chose to a `ValueError`, since it decides the number of classes."""
+    if head is None:
+        return nullcontext()
+    others = ", ".join(candidates_for(model, None))
+    return _naming(f"the head {head!r} has {outputs} outputs; pass head= one of {others}, or mend this")
 
 
 def _head_of(captured: Captured) -> tuple[Head, FeatureStore]:
-    assert captured.head is not None  # `capture` raises if there is none
+    if captured.head is None:
+        raise InputTypeError("head must be the name of the classifier, or None, which finds it; got False")
     assert captured.features is not None
     return captured.head, captured.features
 
@@ -235,14 +289,15 @@ def _fold_into(captured: Captured | None, gathered: G) -> G:
     """Adds the features that this process kept, if it had samples, to `gathered`."""
     if captured is not None:
         _, store = _head_of(captured)
-        gathered.update(store.features, store.labels)
+        with captured.names[None].naming():
+            gathered.update(store.features, store.labels)
     return gathered
 
 
 def _run_into(read: Callable[..., Captured], loader: Iterable[Any] | None, gathered: G) -> G:
     """Runs the model and adds the features that its head sees to `gathered`. The second sweep counts decisions."""
     if loader is not None:
-        tally = {} if isinstance(gathered, Projections) else {"tally": Tally()}
+        tally: dict[str, Any] = {} if isinstance(gathered, Projections) else {"tally": Tally()}
         read(loader, **tally, sink=lambda features, labels, _: gathered.update(features.cpu(), labels.cpu()))
     return gathered
 
@@ -268,48 +323,17 @@ def _moments(read: Callable[..., Captured], loader: Iterable[Any], weighting: st
 
 
 def _mean_of_others(
-    read: Callable[..., Captured], processes: Processes, loader: Iterable[Any], label_key: str | int | None
+    read: Callable[..., Captured], processes: Processes, loader: Iterable[Any] | Split, label_key: str | int | None
 ) -> Tensor:
     """Returns the mean feature of samples that belong to no class."""
 
     def gather() -> ClassMeans | None:
-        part = processes.share(loader)
+        part = processes.share(as_loader(loader))
         if part is None:
             return None
         means = ClassMeans(2)  # all in the first class
-        inputs = _Unlabelled(part, label_key)
+        inputs = Unlabelled(part, label_key)
         read(inputs, label_key=None, tally=Tally(), sink=lambda h, y, _: means.update(h.cpu(), y.cpu()))
         return means
 
     return processes.merged(gather).overall_mean
-
-
-class _Unlabelled:
-    """The inputs of a loader, each with label 0 in place of its own label, if it has any."""
-
-    def __init__(self, loader: Iterable[Any], label_key: str | int | None):
-        self.loader, self.label_keys = loader, {*LABEL_KEYS, label_key}
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self.loader:
-            if isinstance(item, Mapping):
-                size = len(next(iter(item.values())))
-                yield {**{k: v for k, v in item.items() if k not in self.label_keys}, LABEL_KEYS[0]: _zeros(size)}
-            else:
-                inputs = item if isinstance(item, Tensor) else item[0]
-                yield inputs, _zeros(len(inputs))
-
-
-def _zeros(size: int) -> Tensor:
-    return torch.zeros(size, dtype=torch.int64)
-
-
-def _save(captured: Captured, path: Path) -> None:
-    """Writes a feature file, which `neurocollapse measure` reads."""
-    head, store = _head_of(captured)
-    arrays = {"features": store.features, "labels": store.labels, "weight": head.weight, "bias": head.bias}
-    with atomic_path(path) as temporary:
-        try:
-            save_file({name: a.cpu().contiguous() for name, a in arrays.items() if a is not None}, temporary)
-        except SafetensorError as error:  # for example, a full disk
-            raise OSError(str(error)) from error

@@ -52,7 +52,7 @@ class Processes:
                 f"its own part, and what several of them yield counts as often; pass a DataLoader of a data set with "
                 f"an index, or together=False",
                 CaptureWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
             return loader
         indices = indices_of(loader)[self.rank :: self.size]

@@ -5,6 +5,7 @@ from math import log, nan, sqrt
 import pandas as pd
 import torch
 
+from .._errors import checks_arguments
 from ..geometry import centered_span
 from ..statistics import Classifier, Statistics
 from .measurement import METRICS, Measurement
@@ -14,6 +15,7 @@ from .measurement import METRICS, Measurement
 _DRAWN = 10**6
 
 
+@checks_arguments
 def reference_values(measurement: Measurement, initial: Measurement | None = None) -> pd.DataFrame:
     """Tabulates each number of a measurement beside its values without structure and at collapse, a row per key.
 

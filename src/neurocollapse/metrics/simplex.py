@@ -60,8 +60,12 @@ def nc2_etf_weight(statistics: Statistics) -> float:
 
 def _log_inverse_distances(statistics: Statistics) -> Tensor:
     gram = statistics.means_gram
-    squares = pairs(gram.squared_distances_of_directions())
-    return -squares.masked_fill_(squares <= (statistics.span.tolerance / gram.norms.min()) ** 2, 0.0).log() / 2
+    noise = statistics.span.noise / gram.norms
+    squares = (
+        (rows, tile.masked_fill(tile <= torch.maximum(noise[rows, None], noise).square(), 0.0))
+        for rows, tile in gram.squared_distances_of_directions()
+    )
+    return -pairs(squares).log() / 2
 
 
 def nc2_uniformity(statistics: Statistics) -> float:

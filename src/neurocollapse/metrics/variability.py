@@ -6,8 +6,10 @@ If all class means coincide (Σ_B = 0), the ratios are inf, or nan if the within
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from ..geometry import pairs, pseudo_inverse_root
+from ..geometry import EPSILON, Span, pairs, pseudo_inverse_root
 from ..statistics import Statistics
 
 
@@ -59,23 +61,25 @@ def nc1_cdnv(statistics: Statistics) -> float:
 
     Galanti, György and Hutter (2022). v_c is the mean squared distance of class c's samples from their mean.
     """
-    variances = statistics.within_class_variances
+    variances, noise = statistics.within_class_variances, statistics.span.noise_of_pairs
     ratios = (
-        (rows, (variances[rows, None] + variances) / (2 * squares.where(squares > statistics.span.tolerance**2, 0.0)))
+        (rows, (variances[rows, None] + variances) / (2 * squares.where(squares > noise(rows).square(), 0.0)))
         for rows, squares in statistics.means_gram.squared_distances()
     )
     return pairs(ratios).mean().item()
 
 
+#: The metric of `nc1_vci` is changed if rounding could change the index by more than this share of itself.
+_DIGITS_KEPT = 1e-10
+
+
 def nc1_vci(statistics: Statistics) -> float:
     """Variability collapse index 1 − Tr(Σ_T⁺ Σ_B) / rank Σ_B, Σ_T = Σ_W + Σ_B; 0 for any features once p ≥ N − 1.
 
-    Xu and Liu (2023).
-
-    It is computed so that nothing cancels at collapse. With Σ_B = Uᵀ D U on the span U of the centred means, and V its
-    complement, the block of Σ_T⁺ on U is (D + R)⁻¹, where R = S_UU − S_UV S_VV⁺ S_VU is the part of the within-class
-    covariance S on the span that the complement does not explain. So 1 − Tr((D + R)⁻¹ D)/rank is
-    Tr((D + R)⁻¹ R)/rank. S_VV⁺ drops eigenvalues up to p · 2.2e-16 of S's largest. Once p ≥ N − 1, R = 0.
+    Xu and Liu (2023). No invertible linear map of the features changes it, so features of very different sizes are
+    brought to one where that leaves less to rounding. Directions in which Σ_W is below p · 2.2e-16 of its largest count
+    as having no variance. The index is nan where rounding could change it by more than a hundredth of itself and a
+    millionth of Tr(Σ_T⁺ Σ_W)/rank, as where the features all but depend on one another.
     """
     span, S = statistics.span, statistics.within_class_covariance
     if not span.rank:
@@ -83,15 +87,45 @@ def nc1_vci(statistics: Statistics) -> float:
     S_UU = statistics.within_class_covariance_on_span
     assert S is not None
     assert S_UU is not None
+    share, error, allowed = _unexplained_share(span, S, S_UU)
+    variances = S.diagonal()[S.diagonal() > 0]
+    vanishing = len(variances) and variances.min() <= len(S) * EPSILON * variances.max()
+    if vanishing or error > _DIGITS_KEPT * share:
+        sizes = statistics.feature_sizes
+        span, S = statistics.span_of_scaled(1 / sizes), S / sizes / sizes[:, None]
+        scaled = _unexplained_share(span, S)
+        if vanishing or scaled[1] < error:
+            share, error, allowed = scaled
+    return min(max(share, 0.0), 1.0) if error <= allowed else float("nan")
+
+
+def _unexplained_share(
+    span: Span, S: Float[Tensor, "features features"], S_UU: Float[Tensor, "rank rank"] | None = None
+) -> tuple[float, float, float]:
+    """The index of `nc1_vci`, an estimate of its error, and the error at which it is given up.
+
+    It is computed so that nothing cancels at collapse. With Σ_B = Uᵀ D U on the span U of the centred means, and V its
+    complement, the block of Σ_T⁺ on U is (D + R)⁻¹, where R = S_UU − S_UV S_VV⁺ S_VU is the part of the within-class
+    covariance S on the span that the complement does not explain. So 1 − Tr((D + R)⁻¹ D)/rank is
+    Tr((D + R)⁻¹ R)/rank. Once p ≥ N − 1, R = 0. The error is that of rounding S: in S_UU, and in S_UV S_VV⁺ S_VU by as
+    much more as S_VV has small eigenvalues. `S_UU` is given if it was summed by itself; then its own size decides.
+    """
     U = span.directions
     S_U = U @ S
+    summed, S_UU = S_UU is not None, S_U @ U.T if S_UU is None else S_UU
     S_UV = S_U - (S_U @ U.T) @ U
     S_VV = S - U.T @ S_U - S_UV.T @ U
-    explained = S_UV @ pseudo_inverse_root(S_VV, scale=torch.linalg.eigvalsh(S_UU)[-1].item())
+    largest = torch.linalg.eigvalsh(S_UU)[-1].item()
+    root = pseudo_inverse_root(S_VV, scale=largest)
+    explained = S_UV @ root
     R = S_UU - explained @ explained.T
-    D = span.singular_values.square() / statistics.num_classes
+    D = span.singular_values.square() / len(span.noise)
     # Scale the diagonal to ones: the variances of means in different directions may be many orders apart.
     scale = (D + R.diagonal().clamp(min=0)).sqrt()
-    scale = scale[:, None] * scale
-    share = torch.linalg.solve((D.diag() + R) / scale, R / scale).trace().item() / span.rank
-    return min(max(share, 0.0), 1.0)
+    inverse = torch.linalg.inv((D.diag() + R) / scale / scale[:, None]) / scale / scale[:, None]
+    share, within = ((inverse * part.T).sum().item() / span.rank for part in (R, S_UU))
+    inverses = root.square().sum(dim=0)  # of the eigenvalues of S_VV
+    rounding = EPSILON * max([largest, *(1 / inverses).tolist()])
+    error = (EPSILON * largest if summed else rounding) * inverse.trace()
+    error += rounding * ((inverse @ explained) * explained).sum(dim=0) @ inverses
+    return share, error.item() / span.rank, 1e-2 * share + 1e-6 * within

@@ -12,6 +12,7 @@ from .calls import tensors_of as tensors_of
 from .fingerprints import Fingerprint as Fingerprint
 from .fingerprints import fingerprint_of as fingerprint_of
 from .heads import CONVOLUTIONS as CONVOLUTIONS
+from .heads import TWO_ROWS as TWO_ROWS
 from .heads import Head as Head
 from .heads import candidates_for as candidates_for
 from .heads import captured_features as captured_features
@@ -21,6 +22,7 @@ from .heads import find_classifier as find_classifier
 from .heads import find_head as find_head
 from .heads import head_of_output as head_of_output
 from .heads import modules_by_name as modules_by_name
+from .heads import plain_name as plain_name
 from .heads import read_head as read_head
 from .heads import unwrap as unwrap
 from .homogeneity import Homogeneity as Homogeneity

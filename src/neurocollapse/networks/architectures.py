@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .._errors import NetworkError
+from .._errors import NetworkError, checks_arguments
 from .heads import possible_classifiers
 from .users_own import call_builder
 
@@ -99,6 +99,7 @@ def _normalization(kind: type[nn.Module], width: int, wanted: bool) -> list[nn.M
     return [kind(width)] if wanted else []
 
 
+@checks_arguments
 def build_network(
     name: str,
     input_shape: tuple[int, ...],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from .._errors import CaptureWarning, InputError, NetworkError
+from .._errors import CaptureWarning, InputError, InputTypeError, NetworkError, did_you_mean
 from .calls import Call, Calls, calls_that_gave, first_tensor, numbers_of
 from .modes import evaluation
 
@@ -22,6 +22,8 @@ CHECKED_ROWS = 64
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 #: Modules that skip calling their parts unless a hook is on them; none contains a head.
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+#: What to do about a classifier of two classes with one output.
+TWO_ROWS = "a head with the rows −w/2, w/2 and the biases −b/2, b/2 decides alike, from the same features"
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -39,8 +41,10 @@ class Head:
     bias: Float[Tensor, " classes"] | None
 
 
-def find_head(model: nn.Module, name: str | None = None) -> Head:
+def find_head(model: nn.Module, name: str | nn.Module | None = None) -> Head:
     """Returns the head called `name`, dotted as in `model.named_modules()`; without a name, the only possible head.
+
+    The module itself may be given in place of its name.
 
     A head may be an `nn.Linear`, also weight- or spectrally normalised, a 1×1 convolution, or a custom module with a
     `weight` (classes, features). If there are several, only a forward pass shows which one gives the model's output:
@@ -109,6 +113,8 @@ def possible_classifiers(model: nn.Module, num_classes: int | None = None) -> di
 def unwrap(model: nn.Module) -> nn.Module:
     """Returns the module inside `torch.compile`, DataParallel and DistributedDataParallel, which can run by itself."""
     while True:
+        if isinstance(model, torch.jit.ScriptModule):
+            return model
         if "_orig_mod" in model._modules:
             model = model.get_submodule("_orig_mod")
         elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -118,13 +124,27 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
-    """Returns all modules by the names that they have without wrappers."""
+    """Returns all modules that may have hooks, by the names that they have without wrappers.
 
-    def plain(name: str) -> str:
-        return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
+    Raises `ValueError` for a model of torch.jit, which may have none.
+    """
+    model = unwrap(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            f"hooks do not reach into a model of torch.jit ({type(model).__name__}), so what its head sees cannot be "
+            f"taken; pass the eager model from which it was made"
+        )
     # a wrapped module comes later under the same name, and replaces its wrapper
-    return {plain(name): module for name, module in unwrap(model).named_modules()}
+    return {
+        plain_name(name): module
+        for name, module in model.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    }
+
+
+def plain_name(name: str) -> str:
+    """Returns the name of a module or parameter without the parts that wrappers add."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def head_candidates(model: nn.Module) -> dict[str, nn.Module]:
@@ -147,9 +167,16 @@ def _may_be_head(module: nn.Module) -> bool:
     )
 
 
-def candidates_for(model: nn.Module, name: str | None) -> dict[str, nn.Module]:
-    """Returns the head of this name, or without a name every possible head. Raises `ValueError` if there is none."""
+def candidates_for(model: nn.Module, name: str | nn.Module | None) -> dict[str, nn.Module]:
+    """Returns the head of this name, or without one every possible head. Raises `ValueError` if there is none."""
+    if not isinstance(name, str | nn.Module | None):
+        raise InputTypeError(
+            f"head must be the name of a part of the model, got {type(name).__name__}; a matrix that is no part of it "
+            f"is the weight of measure(features, labels, weight, bias)"
+        )
     candidates = head_candidates(model)
+    if isinstance(name, nn.Module):
+        name = _name_in(model, name)
     if name is None:
         if not candidates:
             raise InputError(_which(model, "has no layer that may be its head", candidates))
@@ -158,8 +185,19 @@ def candidates_for(model: nn.Module, name: str | None) -> dict[str, nn.Module]:
         if known in candidates:
             return {known: candidates[known]}
     module = modules_by_name(model).get(name)
-    fault = "is not there" if module is None else f"is {type(module).__name__}, which is no linear map to the classes"
+    fault = (
+        f"is not there{did_you_mean(name, candidates)}"
+        if module is None
+        else f"is {type(module).__name__}, which is no linear map to the classes"
+    )
     raise InputError(_which(model, f"has no head {name!r}: it {fault}", candidates))
+
+
+def _name_in(model: nn.Module, part: nn.Module) -> str:
+    for name, module in modules_by_name(model).items():
+        if module is part:
+            return name
+    raise InputError(_which(model, f"has no such module as the given {part}", head_candidates(model)))
 
 
 def _which(model: nn.Module, fault: str, candidates: Sequence[str] | dict[str, nn.Module]) -> str:
@@ -167,8 +205,13 @@ def _which(model: nn.Module, fault: str, candidates: Sequence[str] | dict[str, n
     choice = (
         f"pass head= one of: {listed}"
         if candidates
-        else ("it needs an nn.Linear, a 1×1 convolution, or a module with a weight (classes, features)")
+        else (
+            "it needs an nn.Linear, a 1×1 convolution, or a module with a weight (classes, features); "
+            "what a backbone without a head returns is measured with measure(features, labels)"
+        )
     )
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        fault += " (hooks do not reach into its parts of torch.jit)"
     return f"{type(unwrap(model)).__name__} {fault}; {choice}"
 
 
@@ -182,7 +225,10 @@ def head_of_output(model: nn.Module, calls: Iterable[Call], output: object, cand
     if not names:
         shapes = ", ".join(str(tuple(result.shape)) for result in numbers_of(output))
         shapes = shapes or f"{type(output).__name__}, without numbers"
-        raise InputError(_which(model, f"returns {shapes}, which is the output of no possible head", candidates))
+        fault = (
+            f"returns {shapes}, which is the output of no possible head (without one, use measure(features, labels))"
+        )
+        raise InputError(_which(model, fault, candidates))
     if len(names) > 1:
         raise InputError(_which(model, f"returns the outputs of {len(names)} possible heads", list(names)))
     return found[-1]
@@ -202,6 +248,10 @@ def check_linear(head: Head, value: Tensor, output: Tensor | None) -> bool:
     # on the CPU, since not every device has float64
     h, f = ((x.movedim(1, -1) if first else x).flatten(0, -2)[:CHECKED_ROWS].cpu().double() for x in (value, output))
     W, b = head.weight.cpu().double(), None if head.bias is None else head.bias.cpu().double()
+    if len(W) == 1:
+        raise InputError(
+            f"the head {head.name!r} has one output, and there must be a row of W for each class; {TWO_ROWS}"
+        )
     if W.shape != (f.shape[-1], h.shape[-1]):
         raise InputError(
             f"the head {head.name!r} maps {h.shape[-1]} features to {f.shape[-1]} outputs, but its weight is "

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .._errors import checks_arguments
 from .parameters import layer_weights
 
 
@@ -24,6 +25,7 @@ class Homogeneity:
 
 
 @torch.no_grad()
+@checks_arguments
 def check_homogeneous(
     model: nn.Module, inputs: Float[Tensor, "samples *shape"], scales: tuple[float, ...] = (0.5, 2.0, 3.0)
 ) -> Homogeneity:

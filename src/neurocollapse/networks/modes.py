@@ -9,7 +9,7 @@ from torch import nn
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
     """Restores the mode of every module after the block."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in _with_a_mode(model)]
     try:
         yield
     finally:
@@ -24,6 +24,11 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     The flags are set directly, since a model may override `train()` in a way that cannot be undone.
     """
     with modes_kept(model):
-        for module in model.modules():
+        for module in _with_a_mode(model):
             module.training = False
         yield
+
+
+def _with_a_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Yields the modules that have a mode: those that `torch.jit.freeze` makes have none."""
+    return (module for module in model.modules() if hasattr(module, "training"))

@@ -3,12 +3,16 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
 
-from .._errors import NetworkError
+from .._errors import NetworkError, did_you_mean
+
+#: The names of the networks that `build_network` knows.
+BUILT_IN = ("convnet", "mlp")
 
 
 def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -17,11 +21,16 @@ def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> n
     It is called as function(input_shape, num_classes), or without arguments if it takes none.
     """
     if ":" not in name:
-        raise NetworkError(f"there is no network {name!r}; choose convnet, mlp, or your own as module:function")
-    function = _load_function(name)
+        raise NetworkError(
+            f"there is no network {name!r}; choose {', '.join(BUILT_IN)}, or your own as module:function"
+            f"{did_you_mean(name, BUILT_IN)}"
+        )
+    with _current_folder_first():
+        function = _load_function(name)
     arguments = (input_shape, num_classes) if _takes_two(function) else ()
     try:
-        network = function(*arguments)
+        with _current_folder_first():
+            network = function(*arguments)
     except (Exception, SystemExit) as error:
         called = ", ".join(map(str, arguments))
         raise NetworkError(
@@ -30,6 +39,23 @@ def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> n
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
     return network
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """Lets the user's own code import from the current folder first, as `python -m` does.
+
+    Afterwards that folder comes last, for what the user's code imports later: a random.py there must not stand in for
+    Python's own when a library imports it.
+    """
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)
 
 
 def _takes_two(function: Callable[..., object]) -> bool:
@@ -46,8 +72,6 @@ def _takes_two(function: Callable[..., object]) -> bool:
 
 def _load_function(name: str) -> Callable[..., object]:
     module_name, _, function_name = name.partition(":")
-    if str(Path.cwd()) not in sys.path:  # as `python -m` does: the user's module is in the current folder
-        sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # the user's module may raise anything

@@ -5,10 +5,12 @@ import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
-from .._errors import InputError, RunError
-from .._files import write_text
+from .._errors import RunError, checks_arguments
+from .._files import in_one_line, path_of, read_bytes, write_text
+from .._schema import typed
 from ..sweeps import RunFolder, TheoryFile, folders
 from ..training import RunConfig
 from .page.content import ReportRun, report_content
@@ -17,19 +19,22 @@ from .page.html import report_page
 #: The names of the data sets in titles.
 _TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 
-#: The keys that a verdict in claims.json has.
-_VERDICT = {"claim", "source", "setting", "verdict", "parts"}
+#: The keys that the page shows of a verdict in claims.json, of its parts, and of their findings.
+_FINDING = {"label": str, "estimate": float, "low": float, "high": float, "seeds": int}
+_PART = {"quantity": str, "verdict": str, "findings": GenericAlias(list, _FINDING)}
+_VERDICT = {"claim": str, "source": str, "setting": str, "verdict": str, "parts": GenericAlias(list, _PART)}
 
 
+@checks_arguments
 def report(folder: Path | str) -> Path:
     """Writes the report on a folder of runs, one HTML file that opens anywhere and offline, and returns its path.
 
     It shows the curves, the samples in motion, Gram matrices, the layers' norms, and the theory tables and claims that
     are in the folder. Damaged files are left out, with a warning. Raises `RunError` if the folder holds no run.
     """
-    path, damages = write_report(Path(folder))
+    path, damages = write_report(path_of(folder))
     for damage in damages:
-        warnings.warn(f"left out of the report: {damage}", stacklevel=2)
+        warnings.warn(f"left out of the report: {damage}", stacklevel=3)
     return path
 
 
@@ -103,12 +108,10 @@ def _snapshots(folder: RunFolder, left_out: list[str]) -> dict[int, dict[str, An
 def _claims(path: Path, left_out: list[str]) -> list[Any]:
     """Returns the verdicts that `claims` has written, if any."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, list) or not all(isinstance(each, dict) and each.keys() >= _VERDICT for each in found):
-            raise InputError("it holds no verdicts")
+        found: list[Any] = typed(GenericAlias(list, _VERDICT), json.loads(read_bytes(path).decode()))
+        return found
     except FileNotFoundError:
         return []
-    except (ValueError, OSError) as error:
-        left_out.append(f"{path} cannot be read ({error}); delete it, or run claims again")
+    except Exception as error:  # the page is whole without them
+        left_out.append(f"{path} cannot be read ({in_one_line(error)}); run claims again")
         return []
-    return found

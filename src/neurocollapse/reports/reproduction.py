@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 from .._files import atomic_path, path_of
+from .._html import Brief
 from ..sweeps import Machines, Sweep, SweepResult, keep_tables, plan_sweep, records_frame
 from ..training import RunConfig
 from .figures import collapse_figure, save_figure
@@ -15,8 +16,8 @@ from .folder_report import titled, write_report
 from .summaries import missing_decays, paper_ordering, summary
 
 
-@dataclass(frozen=True)
-class Reproduction:
+@dataclass(frozen=True, repr=False)
+class Reproduction(Brief):
     """The results of `reproduce`: the runs, their records and summary, the figure and the report."""
 
     runs: SweepResult
@@ -40,6 +41,7 @@ def reproduction_sweep(config: RunConfig, weight_decays: Sequence[float], seeds:
     return Sweep(config, {"weight_decay": weight_decays, "seed": range(seeds)})
 
 
+@checks_arguments
 def reproduce(
     config: RunConfig | None = None,
     *,
@@ -67,7 +69,7 @@ def reproduce(
     Raises:
         NeurocollapseError: see `sweep`.
     """
-    config, out = config or RunConfig(), Path(out)
+    config, out = config or RunConfig(), path_of(out)
     machines = Machines(path_of(data_dir), workers, device, engine, address, path_of(tensorboard), progress)
     plan = plan_sweep(reproduction_sweep(config, weight_decays, seeds), out, machines)
     done = plan.carry_out()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .._errors import InputError
+from .._errors import InputError, SampleError
 from .values import Classifier
 
 #: Numbers in a block, by whether it is on a GPU: as many as a CPU's cache holds, or as keep a GPU busy.
@@ -14,8 +14,17 @@ _BLOCK_ELEMENTS = {False: 2**20, True: 2**24}
 _LEAST_ROWS = 16
 _MANY_CLASSES, _MANY_ROWS = 64, 1024
 
+#: Between these scales of the data, squares of float32 residuals, many orders smaller, neither overflow nor vanish.
+FLOAT32_SCALES = (2.0**-20, 2.0**40)
+
 #: Above this many features Σ_W as a whole (p × p, float64) is not kept unless asked for.
 FULL_COVARIANCE_LIMIT = 4096
+
+#: How to measure without the classes that have no samples.
+LEAVE_OUT = (
+    "leave them out, measure(features, labels, weight[present], bias[present]) after present, labels = "
+    "labels.unique(return_inverse=True) (measure_model writes features with save_features=)"
+)
 
 
 def check_shapes(features: Tensor, labels: Tensor) -> None:
@@ -25,6 +34,13 @@ def check_shapes(features: Tensor, labels: Tensor) -> None:
             f"features must be (samples, features) and labels (samples,) of the same length, "
             f"got {tuple(features.shape)} and {tuple(labels.shape)}"
         )
+
+
+def unlabelled(label: int) -> str:
+    """Says, to add to a message, how to leave out what has no label, if that is what data sets mark with this one."""
+    if label not in (-1, -100, 255):
+        return ""
+    return f"; if {label} marks what has no label, leave it out (labels != {label}, or in models ignore_index={label})"
 
 
 def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features: int | None, seen: int) -> None:
@@ -43,9 +59,11 @@ def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(wrong):
         index = int(wrong[0])
-        raise InputError(
-            f"label {int(labels[index])} of sample {seen + index} is out of range: "
-            f"with {num_classes} classes labels go from 0 to {num_classes - 1}"
+        raise SampleError(
+            f"label {int(labels[index])}",
+            seen + index,
+            f"is out of range: with {num_classes} classes labels go from 0 to {num_classes - 1}"
+            + unlabelled(int(labels[index])),
         )
 
 
@@ -71,12 +89,12 @@ def check_same_classifier(first: Classifier | None, second: Classifier | None) -
 
 
 #: Between these, float64 holds the square of a number and the square of its rounding, 1e-16 of it.
-_SQUARABLE = (1e-130, 1e140)
+SQUARABLE = (1e-130, 1e140)
 
 
 def check_scale(what: str, largest: float) -> None:
     """Raises `ValueError` if squares of numbers up to `largest` leave the range of float64."""
-    low, high = _SQUARABLE
+    low, high = SQUARABLE
     if largest and not low <= largest <= high:
         raise InputError(
             f"{what} reach {largest:.3g}, and squares of that are beyond float64; multiply them by a constant that "
@@ -123,7 +141,9 @@ def check_finite(features: Tensor, seen: int) -> None:
     if not finite.all():
         sample = int((~finite).nonzero()[0])
         feature = int((~features[sample].isfinite()).nonzero()[0])
-        raise InputError(
-            f"feature {feature} of sample {seen + sample} is {features[sample, feature].item()}; "
-            f"every feature must be finite ({int((~finite).sum())} of {len(features)} samples are not)"
+        raise SampleError(
+            f"feature {feature}",
+            seen + sample,
+            f"is {features[sample, feature].item()}; "
+            f"every feature must be finite ({int((~finite).sum())} of {len(features)} samples are not)",
         )

@@ -1,6 +1,5 @@
 """The first sweep over the features: class means."""
 
-import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -8,15 +7,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 from ..geometry import EPSILON, Span, centered_span, storage_noise
-from .batches import blocks, check_batch, check_finite, check_scale
+from .batches import LEAVE_OUT, SQUARABLE, blocks, check_batch, check_finite, check_scale
 
 #: How the classes enter μ_G and Σ_B: all alike, or each by its share of the samples. Only the second makes
 #: Σ_W + Σ_B = Σ_T for unequal classes.
 WEIGHTINGS = ("classes", "samples")
 
 
+@checks_arguments
 class ClassMeans:
     """Counts the samples and accumulates the mean of every class: the first sweep.
 
@@ -34,8 +34,9 @@ class ClassMeans:
         self.counts = torch.zeros(num_classes, dtype=torch.int64)
         self.reference: Tensor | None = None  # (features,), the first sample seen
         self.sums = torch.empty(0)  # of h − reference, (classes, features)
-        self.scale = 0.0  # largest |h − reference|
-        self.precision = EPSILON  # of the coarsest type that features were stored in
+        self.squares = torch.empty(0)  # of ‖h − reference‖, summed by class
+        self.scale = 0.0  # largest ‖h − reference‖
+        self.precision = EPSILON  # of the coarsest type that features were stored or computed in
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Folds in a batch: features (samples, features) of any float type, integer labels (samples,).
@@ -57,10 +58,13 @@ class ClassMeans:
         for _, block, block_labels in blocks(features, labels, self.num_classes):
             scratch = torch.empty_like(block, dtype=torch.float64) if scratch is None else scratch
             offsets = scratch[: len(block)].copy_(block).sub_(self.reference)
-            low, high = (value.item() for value in offsets.aminmax())
-            if not math.isfinite(high - low):
+            lengths = torch.linalg.vector_norm(offsets, dim=1)
+            largest = lengths.max().item()
+            if not SQUARABLE[0] < largest < SQUARABLE[1]:
                 check_finite(features, seen)
-            self.scale = max(self.scale, high, -low)
+                largest = offsets.abs().max().item()
+            self.scale = max(self.scale, largest)
+            self.squares.index_add_(0, block_labels, lengths.square_())
             self.sums.index_add_(0, block_labels, offsets)
         self.counts += torch.bincount(labels.long(), minlength=self.num_classes)
 
@@ -76,9 +80,10 @@ class ClassMeans:
         if len(other.reference) != len(self.reference):
             raise InputError(f"cannot merge means of {len(self.reference)} and of {len(other.reference)} features")
         shift = other.reference - self.reference
+        self.squares = self.squares + other.squares + 2 * other.sums @ shift + other.counts * (shift @ shift)
         self.sums = self.sums + other.sums + other.counts[:, None] * shift
         self.counts = self.counts + other.counts
-        self.scale = max(self.scale, other.scale + shift.abs().max().item())
+        self.scale = max(self.scale, other.scale + torch.linalg.norm(shift).item())
         self.precision = max(self.precision, other.precision)
         return self
 
@@ -86,6 +91,7 @@ class ClassMeans:
         self.reference = reference
         self.counts = self.counts.to(reference.device)
         self.sums = reference.new_zeros(self.num_classes, len(reference))
+        self.squares = reference.new_zeros(self.num_classes)
 
     @property
     def offsets(self) -> Float[Tensor, "classes features"]:
@@ -96,7 +102,7 @@ class ClassMeans:
             counts = self.counts.tolist() if self.num_classes <= 20 else f"{len(empty)} of {self.num_classes} are zero"
             raise InputError(
                 f"class {shown} has no samples, so its mean is undefined (counts: {counts}); "
-                f"pass more data, or number the classes without gaps"
+                f"pass more data, or {LEAVE_OUT}"
             )
         return self.sums / self.counts[:, None]
 
@@ -134,10 +140,15 @@ class Centered:
     span: Span
 
 
-def center(means: ClassMeans, weighting: str) -> Centered:
-    """Subtracts the global mean from the class means, and sets to zero what rounding alone could have made."""
+def check_weighting(weighting: str) -> None:
+    """Raises `ValueError` unless it is one of `WEIGHTINGS`."""
     if weighting not in WEIGHTINGS:
         raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+
+
+def center(means: ClassMeans, weighting: str) -> Centered:
+    """Subtracts the global mean from the class means, and sets to zero what rounding alone could have made."""
+    check_weighting(weighting)
     check_scale("differences of features", means.scale)
     offsets = means.offsets
     weights = torch.full_like(offsets[:, 0], 1 / means.num_classes)
@@ -148,12 +159,14 @@ def center(means: ClassMeans, weighting: str) -> Centered:
     # Twice, because the first subtraction leaves a mean of the size of the offsets' rounding.
     centered = centered - weights @ centered
     root = (means.num_classes * weights).sqrt()[:, None]  # the weight of each row in Σ_B; 1 for equal weights
-    noise = 0.0
+    span = centered_span(centered * root, means.scale)
     if means.precision > EPSILON:
-        noise = storage_noise(means.class_means, means.scale, int(means.counts.min()), means.precision)
-    span = centered_span(centered * root, means.scale, noise)
-    is_zero = torch.linalg.norm(centered, dim=1, keepdim=True) <= span.tolerance
-    return Centered(weights, global_offset, centered.masked_fill(is_zero, 0.0), span)
+        squares = means.squares - means.counts * offsets.square().sum(dim=1)
+        averaged = means.precision / 2 * squares.clamp(min=0).add(EPSILON * means.squares).sqrt() / means.counts
+        span = span.above(storage_noise(means.class_means, averaged, means.precision), centered)
+    noise = span.noise.clamp(min=(weights @ span.noise).item())  # of a mean, and of the global mean
+    is_zero = torch.linalg.norm(centered, dim=1) <= noise
+    return Centered(weights, global_offset, centered.masked_fill(is_zero[:, None], 0.0), span)
 
 
 class Residuals:

@@ -51,13 +51,13 @@ class ClassMoments:
         check_classifier(self.classifier, self.means.num_classes, features.shape[1])
         check_finite(features, seen)
         for _, block, block_labels in blocks(features, labels, self.means.num_classes):
-            self.merge(self._of_block(block.double(), block_labels))
-        self.means.precision = max(self.means.precision, torch.finfo(features.dtype).eps)
+            self.merge(self._of_block(block, block_labels))
 
     def _of_block(self, features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]) -> "ClassMoments":
         block = ClassMoments(self.means.num_classes, self.classifier, weighting=self.weighting)
         block.means.update(features, labels)
         assert block.means.reference is not None
+        features = features.double()
         offsets = block.means.sums / block.means.counts.clamp(min=1)[:, None]
         residuals = Residuals(block.means.reference, offsets, torch.float64)(features, labels)
         block.scatter = residuals.T @ residuals
@@ -101,6 +101,7 @@ class ClassMoments:
             "sums": empty(means.num_classes, 0) if means.reference is None else means.sums,
             "scale": self.class_scatter.new_tensor(means.scale),
             "precision": self.class_scatter.new_tensor(means.precision),
+            "squares": empty(means.num_classes) if means.reference is None else means.squares,
             "class_scatter": self.class_scatter,
             "scatter": empty(0, 0) if means.reference is None else self.scatter,
             "outputs": self.outputs.state().to(self.class_scatter.device),
@@ -123,6 +124,7 @@ class ClassMoments:
             means = moments.means
             means.counts, means.reference, means.sums = state["counts"], state["reference"], state["sums"]
             means.scale, means.precision = state["scale"].item(), state["precision"].item()
+            means.squares = state["squares"]
             moments.class_scatter, moments.scatter = state["class_scatter"], state["scatter"]
             moments.outputs = OutputSums.of_state(state["outputs"])
         return moments
@@ -148,4 +150,5 @@ class ClassMoments:
             outputs=None if self.classifier is None else self.outputs.compute(),
             objective=objective,
             ood_mean=ood_mean,
+            precision=self.means.precision,
         )

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 from ..geometry import TIE_TOLERANCE, Gram, first_largest, half_distance_to_nearest
 from .batches import (
+    FLOAT32_SCALES,
     blocks,
     check_batch,
     check_classifier,
@@ -22,13 +23,14 @@ from .means import ClassMeans, Residuals, center
 from .outputs import OutputSums
 from .values import Classifier, Objective, Outputs, Statistics
 
-#: Between these scales of the data, squares of float32 residuals, many orders smaller, neither overflow nor vanish.
-_FLOAT32_SCALES = (2.0**-20, 2.0**40)
+#: Products in float32 are made again in float64 where their rounding exceeds this share of the block's.
+_BLURRED = 1e-3
 
 #: The largest number of differences h − μ_c that are held at once.
 _DIFFERENCES = 2**22
 
 
+@checks_arguments
 class Projections:
     """Accumulates the within-class scatter on the span of the centred means: the second sweep.
 
@@ -42,8 +44,9 @@ class Projections:
 
     Without `covariance`, features of at most 32 bits are multiplied in float32, after μ_c is subtracted. Sums of
     squares then have a relative error of 1e-7, projections an error of 1e-7 ‖h − μ_c‖ and outputs one of
-    1e-7 ‖W‖‖h − μ_c‖, so a sample a million times further out than the others costs digits. Decisions that rounding
-    could turn are made again in float64.
+    1e-7 ‖W‖‖h − μ_c‖. A block of samples is computed in float64 where the error of one of them exceeds a thousandth of
+    the block's root mean square, as with a sample far out. Decisions that rounding could turn are made again in
+    float64.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Projections:
         self.mean_outputs = None if classifier is None else classifier(means.class_means)
         self.mean_lengths = torch.linalg.norm(means.class_means, dim=1)
         self.mean_coordinates = self.centered.class_means @ self.centered.span.directions.T
-        self.reach = half_distance_to_nearest(Gram(self.mean_coordinates)) - self.centered.span.tolerance
+        self.reach = half_distance_to_nearest(Gram(self.mean_coordinates)) - self.centered.span.noise
         self.factors: dict[torch.dtype, tuple[Residuals, Tensor]] = {}
 
     def update(self, features: Tensor, labels: Tensor) -> None:
@@ -83,24 +86,39 @@ class Projections:
         check_batch(features, labels, self.means.num_classes, self.num_features, seen)
         with full_precision(features.device):
             for _, block, block_labels in blocks(features, labels, self.means.num_classes):
-                dtype = self._precision(features.dtype)
-                residuals, on_rows = self._project(block.to(dtype), block_labels)
-                squares = torch.linalg.vector_norm(residuals, dim=1).double().square()
+                residuals, on_rows, squares = self._project(block, block_labels, self._precision(features.dtype))
                 if not squares.isfinite().all():
                     check_finite(features, seen)
+                if self._is_blurred(on_rows, squares):
+                    residuals, on_rows, squares = self._project(block, block_labels, torch.float64)
                 self._add_scatter(residuals, on_rows[:, : len(self.span_squares)], squares, block_labels)
                 if self.classifier is not None:
                     self._add_decisions(block, block_labels, on_rows, squares.sqrt())
         self.counts += torch.bincount(labels.long(), minlength=self.means.num_classes)
 
     def _precision(self, dtype: torch.dtype) -> torch.dtype:
-        low, high = _FLOAT32_SCALES
+        low, high = FLOAT32_SCALES
         exact = dtype == torch.float64 or self.scatter is not None or not low <= self.means.scale <= high
         return torch.float64 if exact else torch.float32
 
-    def _project(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """h − μ_c, and its products with the directions of the span and the rows of the classifier."""
-        dtype = features.dtype
+    def _is_blurred(self, on_rows: Tensor, squares: Tensor) -> bool:
+        """Whether the rounding of a sample's products is not small beside those of its block, because it lies far out.
+
+        They are compared with the root mean square of the block on each direction, and on all rows of the classifier.
+        """
+        if on_rows.dtype == torch.float64:
+            return False
+        rank = len(self.span_squares)
+        sizes = torch.linalg.vector_norm(on_rows, dim=0).double() / len(squares) ** 0.5
+        rounding = torch.finfo(on_rows.dtype).eps * squares.max().sqrt()
+        blurred = (rounding > _BLURRED * sizes[:rank]).any()
+        if self.classifier is not None:
+            length = torch.linalg.norm(self.classifier.weight)
+            blurred |= rounding * length > _BLURRED * torch.linalg.norm(sizes[rank:])
+        return bool(blurred)
+
+    def _project(self, features: Tensor, labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """h − μ_c, its products with the directions of the span and the rows of the classifier, and its square."""
         if dtype not in self.factors:
             weight = [] if self.classifier is None else [self.classifier.weight]
             self.factors[dtype] = (
@@ -108,8 +126,9 @@ class Projections:
                 torch.cat([self.centered.span.directions, *weight]).to(dtype),
             )
         residuals_of, rows = self.factors[dtype]
-        residuals = residuals_of(features, labels)
-        return residuals, (rows @ residuals.T).T.contiguous()  # for few rows twice as fast as residuals @ rows.T
+        residuals = residuals_of(features.to(dtype), labels)
+        squares = torch.linalg.vector_norm(residuals, dim=1).double().square()
+        return residuals, (rows @ residuals.T).T.contiguous(), squares  # twice as fast as residuals @ rows.T if few
 
     def _add_scatter(self, residuals: Tensor, on_span: Tensor, squares: Tensor, labels: Tensor) -> None:
         self.class_scatter += class_sums(squares, labels, self.means.num_classes)
@@ -237,6 +256,7 @@ class Projections:
             nearest_mean_disagreement=self.disagreements / total if has_outputs else None,
             objective=objective,
             ood_mean=ood_mean,
+            precision=self.means.precision,
         )
 
 

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .._errors import InputError
-from ..geometry import Gram, Span, first_largest
+from .._errors import InputError, checks_arguments
+from ..geometry import EPSILON, Gram, Span, centered_span, first_largest, storage_noise
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Classifier:
     """The last linear layer, f = W h + b, in float64. Raises `ValueError` if an entry is not finite."""
@@ -100,6 +101,8 @@ class Statistics:
     objective: Objective | None = None
     #: the mean feature of samples of no class
     ood_mean: Float[Tensor, " features"] | None = None
+    #: the spacing of numbers at 1 in the coarsest type that features were stored in
+    precision: float = EPSILON
 
     @property
     def num_classes(self) -> int:
@@ -116,6 +119,31 @@ class Statistics:
     def class_means(self) -> Float[Tensor, "classes features"]:
         """μ_c, not centred."""
         return self.centered_class_means + self.global_mean
+
+    @property
+    def feature_sizes(self) -> Float[Tensor, " features"]:
+        """The standard deviation of each feature, as a power of two, which scales exactly; inf if it is constant.
+
+        It is constant also if what varies is no more than the rounding of its values.
+        """
+        assert self.within_class_covariance is not None
+        variances = self.within_class_covariance.diagonal() + self.class_weights @ self.centered_class_means.square()
+        deviations = variances.sqrt()
+        constant = deviations <= self.precision * self.class_means.abs().amax(dim=0)
+        return torch.exp2(deviations.log2().round()).masked_fill(constant, torch.inf)
+
+    def span_of_scaled(self, factors: Float[Tensor, " features"]) -> Span:
+        """The span of the centred class means of features times these factors, which give them deviations of one."""
+        root = (self.num_classes * self.class_weights).sqrt()[:, None]
+        centered = self.centered_class_means * factors
+        # no sample is further from the mean than √N deviations
+        span = centered_span(centered * root, self.class_counts.sum().item() ** 0.5)
+        if self.precision == EPSILON:
+            return span
+        means = self.class_means * factors
+        lengths = (means.square().sum(dim=1) + len(factors)).sqrt()
+        averaged = self.precision / 2 * lengths / self.class_counts.sqrt()
+        return span.above(storage_noise(means, averaged, self.precision), centered)
 
     @cached_property
     def means_gram(self) -> Gram:

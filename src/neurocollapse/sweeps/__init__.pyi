@@ -8,7 +8,6 @@ from .engines import Engine as Engine
 from .engines import engine_named as engine_named
 from .engines.events import Event as Event
 from .engines.work import default_workers as default_workers
-from .folder import SCHEMA_VERSION as SCHEMA_VERSION
 from .folder import RunFolder as RunFolder
 from .frame import folders as folders
 from .frame import records_frame as records_frame

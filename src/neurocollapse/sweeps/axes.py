@@ -2,11 +2,12 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._errors import InputError, InputTypeError, did_you_mean
+from .._errors import InputError, InputTypeError, check_names
 from .._html import html_table, listed
 from ..datasets import Dataset
 from ..training import RunConfig, epochs, last_epoch, recorded_epochs
@@ -40,12 +41,11 @@ class Sweep:
         if not isinstance(self.axes, Mapping):
             raise InputTypeError(f"a sweep's axes map fields of RunConfig to their values, got {self.axes!r}")
         object.__setattr__(self, "axes", {name: self._values(name, given) for name, given in self.axes.items()})
+        self._check_that_runs_differ()
 
     def _values(self, name: str, given: Any) -> tuple[Any, ...]:
         """Returns the values of a field as the configuration holds them."""
-        fields = list(vars(self.base))
-        if name not in fields:
-            raise InputError(f"a run has no field {name!r}{did_you_mean(name, fields)}; there are {', '.join(fields)}")
+        check_names("a run", [name], vars(self.base), "field")
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise InputTypeError(f"{name} takes a sequence of values, got {given!r}; write [{given!r}]")
         values = tuple(getattr(replace(self.base, **{name: value}), name) for value in given)
@@ -54,6 +54,22 @@ class Sweep:
         if len(set(values)) < len(values):
             raise InputError(f"{name} has a value twice: {', '.join(map(str, values))}")
         return values
+
+    def _check_that_runs_differ(self) -> None:
+        """Raises `InputError` for a field that makes no difference to any run, and warns of runs that repeat others."""
+        idle = [config.idle for config in self]
+        for name in self.axes:
+            if all(name in each for each in idle):
+                raise InputError(
+                    f"{name} makes no difference to these runs: it needs {idle[0][name]}; set that, or leave {name} out"
+                )
+        wanting = {f"{name} needs {each[name]}" for each in idle for name in self.axes if name in each}
+        differing = {frozenset(vars(run).items() - {(name, getattr(run, name)) for name in run.idle}) for run in self}
+        if wanting and len(differing) < len(self):
+            warnings.warn(
+                f"{len(self) - len(differing)} of the {len(self)} runs repeat others: {', '.join(sorted(wanting))}",
+                stacklevel=4,  # where the sweep is made
+            )
 
     def __iter__(self) -> Iterator[RunConfig]:
         for values in itertools.product(*self.axes.values()):

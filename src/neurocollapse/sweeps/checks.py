@@ -14,7 +14,7 @@ from ..networks import Fingerprint
 from ..training import RunConfig, data_part, last_epoch, network_of, training_data
 from .axes import estimate_seconds
 from .folder import RunFolder
-from .identity import check_same, run_id
+from .identity import check_resumable, run_id
 from .networks_tried import fingerprint, is_users_own, probe, probe_stacked, run_notes
 
 
@@ -94,12 +94,12 @@ class _Check:
             probe(config, self.dataset)
             if self.stacked:
                 _check_stackable(config, self.dataset)
-            self.networks[kind] = fingerprint(config, self.dataset), run_notes(config, self.dataset)
+            self.networks[kind] = fingerprint(config, self.dataset), run_notes(config, self.dataset) + _idle(config)
         network, notes = self.networks[kind]
         folder = RunFolder(self.out / run_id(config, self.dataset))
         if damage := folder.damage:
             return Planned(config, folder, False, self.dataset.notes + notes, damage=damage)
-        check_same(folder, self.dataset, network)
+        check_resumable(folder, self.dataset, network)
         ended = folder.result is not None
         seconds = self.estimate(config, folder) if self.timed and not ended else 0.0
         return Planned(config, folder, ended, self.dataset.notes + notes, seconds)
@@ -112,6 +112,12 @@ class _Check:
         if isinstance(whole, str):
             return whole
         return whole * (1 - (folder.checkpoint_epoch() or 0) / max(last_epoch(config), 1))
+
+
+def _idle(config: RunConfig) -> tuple[str, ...]:
+    """Returns a note for each field that was set and makes no difference."""
+    idle = [(name, need) for name, need in config.idle.items() if name in config.changed]
+    return tuple(f"{name} {getattr(config, name)} makes no difference: it needs {need}" for name, need in idle)
 
 
 def _check_stackable(config: RunConfig, dataset: Dataset) -> None:

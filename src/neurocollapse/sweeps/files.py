@@ -1,77 +1,91 @@
 """Reads and writes the files of a run: strict JSON, JSON lines, arrays with a checksum.
 
-A file that is not whole raises a `RunError` that says what to do.
+Whatever is wrong with a file is a `RunError` that names it and says what to do, so that it is the damage of that run
+alone.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 
-from .._errors import InputError, RunError
-from .._files import json_lines, write_json_lines
+from .._errors import RunError
+from .._files import in_one_line, irregular, json_lines, read_bytes, write_json_lines
+from .._schema import typed, typed_line
+from .naming import RUN_NAME
 
 #: The key of the arrays' checksum in a .safetensors file's metadata.
 CHECKSUM = "sha256"
 
 
 def damaged(path: Path, reason: object) -> RunError:
-    """Returns the error for a file of a run that cannot be read."""
-    return RunError(f"{path} is damaged ({reason}); delete {path.parent} to run it again")
+    """Returns the error for a file of a run that was read and found damaged."""
+    return RunError(f"{path} is damaged ({reason}); {_remedy(path.parent)}")
+
+
+def unreadable(path: Path, error: Exception) -> RunError:
+    """Returns the error for a file or folder that the system does not let this process read."""
+    why = getattr(error, "strerror", None) or in_one_line(error)
+    return RunError(f"{path} cannot be read ({why}); check its permissions, the memory and the disk")
 
 
 def missing(path: Path) -> RunError:
     """Returns the error for a file that a run lacks."""
-    return RunError(f"{path} is missing; delete {path.parent} to run it again")
+    return RunError(f"{path} is missing; {_remedy(path.parent)}")
 
 
-def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
-    """Returns the object in a .json file, which must have these keys, or None if there is no file."""
-    if not path.exists():
-        return None
+def _remedy(folder: Path) -> str:
+    """Returns what to do about a damaged run. Only a folder that bears a run's name may be deleted."""
+    is_runs_own = RUN_NAME.fullmatch(folder.absolute().name)
+    return f"delete {folder} to run it again" if is_runs_own else "bring back a copy, or name the folder of another run"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns whatever goes wrong while a file is read into one `RunError`. Each format has its own ways to fail."""
     try:
-        return _object(path.read_text(encoding="utf-8"), *keys)
-    except (ValueError, OSError) as error:
-        raise damaged(path, error) from error
+        yield
+    except (RunError, NameError, ImportError, AssertionError):  # the last three are faults of this package
+        raise
+    except (OSError, MemoryError) as error:  # the file may be whole
+        raise unreadable(path, error) from error
+    except Exception as error:
+        raise damaged(path, in_one_line(error)) from error
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the objects of a .jsonl file; strings such as "nan" that `to_json` wrote become numbers again."""
-    try:
-        content = list(json_lines(path))
-    except OSError as error:
-        raise damaged(path, error) from error
-    lines = []
-    for number, line in content:
-        try:
-            values = _object(line.decode(), "epoch")
-        except ValueError as error:
-            raise damaged(path, f"line {number}: {error}") from error
-        lines.append({key: _numbers(value) for key, value in values.items()})
-    return lines
+def read_json(path: Path, hint: Any) -> Any:
+    """Returns the value in a .json file, which must be of this type, or None if there is no file."""
+    with reading(path):
+        return typed(hint, json.loads(read_bytes(path).decode())) if path.exists() else None
+
+
+def read_lines(path: Path, hint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the objects of a .jsonl file, which must have these keys; all values are numbers or lists of them."""
+    with reading(path):
+        return [_numbers(typed_line(hint, line, number), f"line {number}") for number, line in json_lines(path)]
+
+
+def _numbers(values: dict[str, Any], place: str) -> dict[str, Any]:
+    return {key: _number(value, f"{place}: {key}") for key, value in values.items()}
+
+
+def _number(value: Any, key: str) -> Any:
+    """Returns a number, None or a list of numbers; what `to_json` wrote as a string becomes a number again."""
+    if isinstance(value, list):
+        return [_number(inner, key) for inner in value]
+    if value is None or isinstance(value, int | float):
+        return value
+    return typed(float, value, key)
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Writes the objects to a .jsonl file, one on each line."""
     write_json_lines(path, map(dict, lines))
-
-
-def _numbers(value: Any) -> Any:
-    """Turns the strings that `to_json` wrote for numbers back into numbers."""
-    if isinstance(value, list):
-        return [_numbers(inner) for inner in value]
-    return float(value) if value in ("nan", "inf", "-inf") else value
-
-
-def _object(text: str, *keys: str) -> dict[str, Any]:
-    values = json.loads(text)
-    if not isinstance(values, dict) or any(key not in values for key in keys):
-        raise InputError(f"it is not a JSON object{''.join(f' with {key!r}' for key in keys)}")
-    return values
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -87,16 +101,16 @@ def read_whole(
     Raises `RunError` if the file is damaged. When all arrays are read, they are compared with the checksum that was
     written with them, if there is one; `raw` returns the bytes of an array.
     """
-    if not path.exists():
-        return {}
-    try:
+    with reading(path):
+        if not path.exists():
+            return {}
+        if kind := irregular(path):
+            raise damaged(path, f"it is {kind}, not a file")
         with safetensors.safe_open(path, framework=framework) as file:
             arrays = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
             written = (file.metadata() or {}).get(CHECKSUM)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise damaged(path, error) from error
-    if names is None and written is not None and written != checksum(arrays, raw):
-        raise damaged(path, "its checksum does not match")
+        if names is None and written is not None and written != checksum(arrays, raw):
+            raise damaged(path, "its checksum does not match")
     return arrays
 
 

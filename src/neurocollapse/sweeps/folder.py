@@ -3,21 +3,23 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._errors import RunError
+from .._errors import InputError, InputTypeError, RunError, checks_arguments, did_you_mean
+from .._files import path_of
 from .._html import html_table
-from ..training import Record, RunConfig, last_epoch, recorded_epochs
-from .files import damaged, missing, read_arrays, read_json, read_lines
+from .._schema import typed
+from ..training import DEFAULTS_VERSION, Record, RunConfig, former_defaults, last_epoch, recorded_epochs
+from .files import damaged, missing, read_arrays, read_json, read_lines, reading
+from .naming import FORMAT, RUN_NAME, run_name
+from .schemas import RECORD, SNAPSHOT, TIMING, Description, Ending
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-#: It changes when the same configuration would give a different run: new defaults, another order of random numbers.
-SCHEMA_VERSION = 2
 
 #: The keys of a run's last record that are shown. The objective is `train.loss` with the square loss, and
 #: `train.objective` with another.
@@ -33,11 +35,13 @@ HEADLINES = (
 )
 
 SNAPSHOTS = "snapshots.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 
 #: Files that show that a folder holds a run: at least its first one.
-_TRACES = ("config.json", "records.jsonl", "checkpoint.safetensors", "result.json")
+_TRACES = ("config.json", "records.jsonl", CHECKPOINT, "result.json")
 
 
+@checks_arguments
 class RunFolder:
     """The files of one run: its `config`, `status`, `records()` and `weights()`. A notebook shows it as a table.
 
@@ -49,7 +53,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str):
-        self.path = Path(path)
+        self.path = path_of(path)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -77,37 +81,88 @@ class RunFolder:
     @property
     def result(self) -> dict[str, Any] | None:
         """How the run ended, or None if it has not."""
-        return read_json(self.path / "result.json", "status")
+        path = self.path / "result.json"
+        ended: Ending | None = read_json(path, Ending | None)
+        if ended is None:
+            return None
+        if ended.status == "finished" and ended.epoch is None:
+            raise damaged(path, "it has no 'epoch'")
+        return {key: value for key, value in vars(ended).items() if value not in (None, "")}
 
     @property
     def started(self) -> bool:
-        """Whether the folder holds any file of a run."""
-        return any((self.path / name).exists() for name in _TRACES)
+        """Whether the folder holds any file of a run, or bears a run's name and cannot be looked into."""
+        try:
+            return any((self.path / name).exists() for name in _TRACES)
+        except PermissionError:
+            return RUN_NAME.fullmatch(self._name) is not None
+
+    @property
+    def _name(self) -> str:
+        return self.path.absolute().name
 
     @property
     def status(self) -> str:
-        """The state of the run: finished, diverged or unfinished."""
+        """The state of the run: finished, diverged or unfinished. Raises `RunError` if there is no run."""
+        if not self.started:
+            raise no_run(self.path)
         return (self.result or {"status": "unfinished"})["status"]
 
     @property
     def description(self) -> dict[str, Any]:
-        """The content of config.json."""
-        described = read_json(self.path / "config.json")
-        if described is None:
-            raise missing(self.path / "config.json")
-        config = described.get("config")
-        if "num_classes" not in described or not isinstance(config, dict) or "epochs" not in config:
-            raise RunError(f"{self.path} is not a run: its config.json is not of one; name the folder of a run")
-        return described
+        """The content of config.json, with every field of the configuration."""
+        path = self.path / "config.json"
+        values = read_json(path, dict[str, Any] | None)
+        if values is None and self.started:
+            raise missing(path)
+        its_own = values is not None and isinstance(values.get("config"), dict) and "epochs" in values["config"]
+        if values is None or not ((its_own and "num_classes" in values) or RUN_NAME.fullmatch(self._name)):
+            fault = "has no config.json" if values is None else "has a config.json of something else"
+            raise RunError(f"{self.path} is not a run: it {fault}; name the folder of a run")
+        with reading(path):
+            described = typed(Description, values)
+        versions = {
+            "format": described.schema if described.format is None else described.format,
+            "defaults": described.schema if described.defaults is None else described.defaults,
+        }
+        self._check_version(described, versions["format"])
+        return {**values, **versions, "config": asdict(self._config(described, versions["defaults"]))}
+
+    def _check_version(self, described: Description, made_with: int) -> None:
+        unknown = sorted(described.config.keys() - {field.name for field in dataclasses.fields(RunConfig)})
+        if unknown:
+            reason = f"its config.json has the unknown field {unknown[0]!r}"
+        elif made_with != FORMAT:
+            reason = f"its format is {made_with}, and that of this version {FORMAT}"
+        else:
+            return
+        raise RunError(
+            f"{self.path} was made by another version of neurocollapse ({reason}); use that, or name another folder"
+        )
+
+    def _config(self, described: Description, defaults: int) -> RunConfig:
+        try:
+            config: RunConfig = typed(RunConfig, {**former_defaults(defaults), **described.config}, "config")
+        except InputTypeError as error:
+            raise damaged(self.path / "config.json", error) from error
+        except InputError as error:
+            raise RunError(
+                f"{self.path} was made by another version of neurocollapse, or edited since ({error}); use that, or "
+                f"name another folder"
+            ) from error
+        name = run_name(config, described.data_sha256, defaults)
+        # The hash of newer defaults cannot be computed here.
+        if defaults <= DEFAULTS_VERSION and RUN_NAME.fullmatch(self._name) and self._name != name:
+            raise RunError(
+                f"{self.path} holds another run than its name says, {name}: it was copied, or its config.json edited; "
+                f"give it that name, or move it elsewhere"
+            )
+        return config
 
     @property
     def config(self) -> RunConfig:
         """The configuration of the run. Raises `RunError` if another version of this package wrote it."""
-        described = self.description["config"]
-        try:
-            return RunConfig(**described)
-        except (TypeError, ValueError) as error:
-            raise RunError(f"{self.path} was made by another version of neurocollapse ({error}); use that") from error
+        return RunConfig(**self.description["config"])
 
     def weights(self) -> "dict[str, Tensor]":
         """Returns the last weights of a finished run by parameter name; an empty dict if the run has not finished."""
@@ -119,28 +174,38 @@ class RunFolder:
     def weights_digest(self) -> str:
         """The SHA-256 of the last weights as they are on disk; empty if there are none."""
         path = self.path / "model.safetensors"
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+        with reading(path):
+            return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
     def records(self) -> list[Record]:
         """Returns the record of every measured epoch."""
-        return read_lines(self.path / "records.jsonl")
+        return read_lines(self.path / "records.jsonl", RECORD)
 
     def timings(self) -> list[dict[str, Any]]:
         """Returns, for each record, the seconds spent to `train` and to `measure` since the one before."""
-        return read_lines(self.path / "timings.jsonl")
+        return read_lines(self.path / "timings.jsonl", TIMING)
 
     def snapshots(self) -> dict[int, dict[str, np.ndarray]]:
         """Returns the samples and Gram matrices kept for a report, by epoch: see `training.snapshot`."""
         found: dict[int, dict[str, np.ndarray]] = {}
-        arrays = read_arrays(self.path / SNAPSHOTS)
-        for name, array in sorted(arrays.items(), key=lambda item: epoch_of(item[0])):
-            found.setdefault(epoch_of(name), {})[name.partition(".")[2]] = array
+        path = self.path / SNAPSHOTS
+        arrays = read_arrays(path)
+        with reading(path):
+            for name, array in sorted(arrays.items(), key=lambda item: epoch_of(item[0])):
+                found.setdefault(epoch_of(name), {})[name.partition(".")[2]] = array
+        for epoch, named in found.items():
+            if {name: array.ndim for name, array in named.items()} != SNAPSHOT:
+                raise damaged(path, f"epoch {epoch} has the tensors {', '.join(named)}, not {', '.join(SNAPSHOT)}")
+            if len(named["labels"]) != len(named["samples"]):
+                raise damaged(path, f"epoch {epoch} has labels and samples of different lengths")
         return found
 
     def checkpoint_epoch(self) -> int | None:
         """Returns the epoch from which the run would resume, or None if it would start again."""
-        epoch = read_arrays(self.path / "checkpoint.safetensors", names=("epoch",)).get("epoch")
-        return None if epoch is None else int(epoch)
+        path = self.path / CHECKPOINT
+        with reading(path):
+            epoch = read_arrays(path, names=("epoch",)).get("epoch")
+            return None if epoch is None else int(epoch)
 
     def check_whole(self) -> None:
         """Raises `RunError` if a run that was started lacks a file or a record, or if one cannot be read.
@@ -150,8 +215,6 @@ class RunFolder:
         """
         if not self.started:
             return
-        described = self.description
-        self._check_version(described)
         config = self.config
         # Another process may be writing, so the files are read in the reverse of its order.
         result = self.result
@@ -165,25 +228,13 @@ class RunFolder:
             last = result.get("epoch")  # a run that diverged has none
         model = self.path / "model.safetensors"
         if result and result["status"] == "finished":
-            if not model.exists():
-                raise missing(model)
-            read_arrays(model, names=())
+            with reading(model):
+                if not model.exists():
+                    raise missing(model)
+                read_arrays(model, names=())
         due = {epoch for epoch in recorded_epochs(config) if last is not None and epoch <= last}
         if lacking := due - {record["epoch"] for record in self.records()}:
             raise damaged(self.path / "records.jsonl", f"it lacks epoch {min(lacking)}")
-
-    def _check_version(self, described: dict[str, Any]) -> None:
-        unknown = sorted(described["config"].keys() - {field.name for field in dataclasses.fields(RunConfig)})
-        schema = described.get("schema", SCHEMA_VERSION)
-        if unknown:
-            reason = f"its config.json has the unknown field {unknown[0]!r}"
-        elif schema != SCHEMA_VERSION:
-            reason = f"its schema is {schema}, and that of this version {SCHEMA_VERSION}"
-        else:
-            return
-        raise RunError(
-            f"{self.path} was made by another version of neurocollapse ({reason}); use that, or name another folder"
-        )
 
     @property
     def damage(self) -> str | None:
@@ -195,6 +246,19 @@ class RunFolder:
         return None
 
 
+def no_run(path: Path) -> RunError:
+    """Returns the error for a path that is no folder, or a folder without a run; it names the nearest beside it."""
+    if path.is_dir():
+        return RunError(f"there is no run in {path}; name the folder of one")
+    if path.exists():
+        return RunError(f"{path} is a file, not a folder")
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return RunError(f"there is no folder {path}{did_you_mean(path.name, beside)}")
+
+
 def epoch_of(name: str) -> int:
     """Returns the epoch in the name of a tensor in snapshots.safetensors, such as 12 for `12.samples`."""
-    return int(name.partition(".")[0])
+    epoch = name.partition(".")[0]
+    if not epoch.isdecimal():
+        raise InputError(f"its tensor {name!r} belongs to no epoch")
+    return int(epoch)

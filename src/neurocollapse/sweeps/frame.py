@@ -1,6 +1,7 @@
 """Reads a folder of runs back as one table."""
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from .._errors import RunError
+from .._errors import RunError, checks_arguments
+from .._files import path_of
 from ..training import Record, RunConfig
-from .folder import HEADLINES, RunFolder
+from .files import unreadable
+from .folder import HEADLINES, RunFolder, no_run
 
 #: Fields of a configuration that the name of a run's folder shows.
 _IN_THE_ID = ("dataset", "network", "weight_decay", "seed")
@@ -18,13 +21,17 @@ _IN_THE_ID = ("dataset", "network", "weight_decay", "seed")
 
 def folders(path: Path) -> list[RunFolder]:
     """Returns the runs in a folder, sorted by name, or the folder itself if it is a run. Raises `RunError`."""
-    if not path.is_dir():
-        raise RunError(f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
-    if RunFolder(path).started:
-        return [RunFolder(path)]
-    return [folder for folder in map(RunFolder, sorted(path.iterdir())) if folder.started]
+    try:
+        if not path.is_dir():
+            raise no_run(path)
+        if RunFolder(path).started:
+            return [RunFolder(path)]
+        return [folder for folder in map(RunFolder, sorted(path.iterdir())) if folder.started]
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
+@checks_arguments
 def runs(path: Path | str) -> pd.DataFrame:
     """Returns every record of every run in the folder `path`, one row each.
 
@@ -32,18 +39,27 @@ def runs(path: Path | str) -> pd.DataFrame:
     `current_learning_rate` (of the next step), `gradient_norm` (‖∇L‖ over all training data), `relative_gradient`
     (‖∇L‖ / (‖∇L_data‖ + λ‖W‖)), `norm_spread` (max/min − 1 of the ‖W_l‖²), `nc1_slope` (d log NC1 / d log epoch),
     `terminal_phase_start` (the first recorded epoch from which the training error has been zero at every record so
-    far), and `train.*` and `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Raises
-    `RunError`.
+    far), and `train.*` and `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. A damaged
+    run is left out with a warning. Raises `RunError` if all are damaged.
     """
-    return records_frame(folders(Path(path)))
+    return records_frame(folders(path_of(path)))
 
 
 def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
-    """Returns the records of these runs as `runs` does."""
-    rows = []
-    for folder in run_folders:
-        folder.check_whole()  # a run without its records would silently be absent
-        rows += record_rows(folder.path.name, folder.status, folder.description, folder.records())
+    """Returns the records of these runs as `runs` does; it warns of damaged ones, and raises if all are."""
+    rows: list[Record] = []
+    damages: list[RunError] = []
+    folders = list(run_folders)
+    for folder in folders:
+        try:
+            folder.check_whole()
+            rows += record_rows(folder.path.name, folder.status, folder.description, folder.records())
+        except RunError as error:
+            damages.append(error)
+    if damages and len(damages) == len(folders):
+        raise damages[0]
+    for damage in damages:
+        warnings.warn(f"left out: {damage}", stacklevel=3)
     return frame_of(rows)
 
 
@@ -72,7 +88,7 @@ def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
     A field in which the runs differ, and which their ids do not show, has a column after the id.
     """
     folders = list(run_folders)
-    table = pd.DataFrame([_row(folder) for folder in folders])
+    table = pd.DataFrame([_row(folder) for folder in folders], dtype=object)  # an integer beside a NaN stays one
     unused = [name for name in ("train.loss", "train.objective") if name in table and table[name].isna().all()]
     table = table.drop(columns=unused[-1:])  # before anything is recorded, the square loss's column stays
     configs = [folder.description["config"] if folder.damage is None else {} for folder in folders]

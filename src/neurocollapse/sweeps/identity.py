@@ -1,9 +1,6 @@
 """The id of a run, and the software and hardware that its exact numbers depend on."""
 
-import hashlib
-import json
 import platform
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,40 +11,42 @@ from .._version import __version__
 from ..datasets import Dataset
 from ..metrics import DEFINITIONS_VERSION
 from ..networks import Fingerprint
-from ..training import RunConfig
-from .files import read_json
-from .folder import SCHEMA_VERSION, RunFolder
+from ..training import DEFAULTS_VERSION, RunConfig
+from .folder import RunFolder
+from .naming import run_name
 
 
 def run_id(config: RunConfig, dataset: Dataset) -> str:
-    """Returns a readable name with a hash of the fields that differ from the defaults.
+    """Returns the name of the run's folder: see `run_name`."""
+    return run_name(config, dataset.sha256)
 
-    Paths, device and threads do not enter. A data file counts by its content: moving it changes nothing, and editing it
-    makes a different run.
-    """
-    different = config.changed
-    if Path(config.dataset).suffix:
-        different["dataset"] = dataset.sha256
-    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, different], sort_keys=True).encode()).hexdigest()[:8]
-    network = config.network.replace(":", ".")
-    return f"{Path(config.dataset).stem}-{network}-wd{config.weight_decay:g}-seed{config.seed}-{digest}"
+
+def check_resumable(folder: RunFolder, dataset: Dataset, network: Fingerprint | None) -> None:
+    """Raises `RunError` if a run that was started had other defaults, or is not the same: see `check_same`."""
+    if folder.started:
+        _compare(folder, {"defaults": DEFAULTS_VERSION})
+        check_same(folder, dataset, network)
 
 
 def check_same(folder: RunFolder, dataset: Dataset, network: Fingerprint | None) -> None:
     """Raises `RunError` if the run used other data, another network, or other definitions of the metrics."""
-    described = read_json(folder.path / "config.json")
-    if described is None:
-        return
-    remedy = "name another folder, or delete that one"
-    for name, now in (("data_sha256", dataset.sha256), ("definitions", DEFINITIONS_VERSION)):
-        if described.get(name) != now:
-            raise RunError(f"{folder.path} was made with {name} {described.get(name)}, and now it is {now}; {remedy}")
+    described = folder.description
+    _compare(folder, {"data_sha256": dataset.sha256, "definitions": DEFINITIONS_VERSION})
     then = described.get("network")
     if network is not None and then and not network.matches(Fingerprint(then["sha256"], tuple(then["outputs"]))):
         raise RunError(
             f"{folder.path} was made with another network: {described['config']['network']} has changed since; "
-            f"change it back, {remedy}"
+            f"change it back, or name another folder"
         )
+
+
+def _compare(folder: RunFolder, wanted: dict[str, Any]) -> None:
+    described = folder.description
+    for name, now in wanted.items():
+        if described.get(name) != now:
+            raise RunError(
+                f"{folder.path} was made with {name} {described.get(name)}, and now it is {now}; name another folder"
+            )
 
 
 def provenance(device: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .._errors import InputError, InputTypeError, RunError
+from .._errors import InputError, InputTypeError, RunError, checks_arguments
 from .._files import path_of
 from .._progress import Progress, duration
 from ..training import RunConfig
@@ -124,7 +124,8 @@ def plan_sweep(configs: Iterable[RunConfig], out: Path | str, machines: Machines
     """
     if isinstance(configs, RunConfig):
         raise InputTypeError("sweep takes several configurations, got one; train it with train, or put it into a list")
-    configs, out, shown = list(configs), Path(out), Progress(machines.progress)
+    configs = list(configs) if isinstance(configs, Iterable) else [configs]
+    out, shown = path_of(out), Progress(machines.progress)
     if strange := [config for config in configs if not isinstance(config, RunConfig)]:
         raise InputTypeError(f"sweep takes a Sweep or RunConfigs, got {strange[0]!r}")
     check_workers(machines.workers)
@@ -154,6 +155,7 @@ def plan_sweep(configs: Iterable[RunConfig], out: Path | str, machines: Machines
     return plan
 
 
+@checks_arguments
 def sweep(
     configs: Iterable[RunConfig],
     out: Path | str,

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .._errors import DivergedError, RunError
+from .._errors import CheckpointError, DivergedError, RunError
 from ..datasets import Dataset
 from ..training import RunConfig, State, epochs, train_together
-from .folder import RunFolder
-from .identity import check_same, run_id
+from .files import damaged
+from .folder import CHECKPOINT, RunFolder
+from .identity import check_resumable, run_id
 from .networks_tried import fingerprint, run_notes
 from .writing import RunWriter
 
@@ -43,6 +44,8 @@ def execute(
                     on_state(state)
             except DivergedError as error:
                 keeper.keep(error)
+            except CheckpointError as error:
+                raise damaged(folder.path / CHECKPOINT, error) from error
     return folder
 
 
@@ -83,6 +86,9 @@ def execute_together(
             [configs[index] for index in todo], dataset, resumes=list(resumes.values()), device=device
         )
         for place, arrived in arrivals:
+            if isinstance(arrived, CheckpointError):
+                yield todo[place], damaged(folders[todo[place]].path / CHECKPOINT, arrived)
+                continue
             keepers[place].keep(arrived)
             if isinstance(arrived, State):
                 yield todo[place], arrived
@@ -99,7 +105,7 @@ def _opened(
     network = fingerprint(config, dataset)
     with folder.lock(on_wait):
         folder.check_whole()
-        check_same(folder, dataset, network)
+        check_resumable(folder, dataset, network)
         if folder.result is None:
             folder.clear_leftovers()
             folder.describe(config, dataset, device, network, run_notes(config, dataset))

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._files import atomic_path
-from .files import CHECKSUM, checksum, read_whole
+from .files import CHECKSUM, checksum, damaged, read_whole
+from .folder import RunFolder
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -24,6 +25,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         copies = {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
         # Not save_file, which writes a temporary file of its own that would stay if the process were killed.
         temporary.write_bytes(safetensors.torch.save(copies, metadata={CHECKSUM: checksum(copies, _raw)}))
+
+
+def load_weights(model: nn.Module, folder: RunFolder) -> None:
+    """Loads the last weights of a finished run into its network. Raises `RunError` if they are not of this network."""
+    try:
+        model.load_state_dict(folder.weights())
+    except RuntimeError as error:
+        fault = str(error).splitlines()[-1].strip()
+        raise damaged(
+            folder.path / "model.safetensors", f"it is of another network than config.json says: {fault}"
+        ) from error
 
 
 def _raw(tensor: Tensor) -> np.ndarray:

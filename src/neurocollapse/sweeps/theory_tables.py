@@ -6,9 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .._errors import InputError, RunError, VerificationError
-from .._files import to_json, write_text
+import torch
+from torch import nn
+
+from .._errors import InputError, VerificationError, WriteError
+from .._files import in_one_line, read_bytes, to_json, write_text
 from .._progress import Progress
+from .._schema import typed
 from ..datasets import Dataset
 from ..networks import decays, find_classifier
 from ..theory import Comparison, TheoryTable, balance_along_flow, doubt_of_decoupled, table_of
@@ -16,9 +20,12 @@ from ..training import FullBatch, RunConfig, flow_time, network_of, training_dat
 from .folder import RunFolder
 from .identity import check_same, run_id
 from .networks_tried import fingerprint
+from .tensors import load_weights
 
 #: The version of the statements in theory.json; a table kept from another version is computed again.
 THEORY_VERSION = 1
+
+_NO_WEIGHTS = "there are no weights to verify: the run is {}; {}"
 
 ALONG = "along training, read as gradient flow"
 
@@ -38,6 +45,15 @@ def verify_run(
     return table
 
 
+def verify_trained(config: RunConfig, model: nn.Module | None, dataset: Dataset, *, force: bool = False) -> TheoryTable:
+    """Returns the theory table of a run in memory; `model` is None if the run diverged. Raises `VerificationError`."""
+    _check_loss(config)
+    if model is None:
+        raise VerificationError(_NO_WEIGHTS.format("diverged", "name another"))
+    objective = _full_batch(config, model, dataset, next(model.parameters()).device)
+    return table_of(objective, force=force, doubt=_doubt(config, force=force))
+
+
 def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None, device: str = "cpu") -> FullBatch:
     """Returns the objective of Eq. 1 for a run's network at its last weights, on its training data.
 
@@ -50,23 +66,25 @@ def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None, device:
 def _objective(folder: RunFolder, dataset: Dataset, device: str) -> FullBatch:
     folder.check_whole()
     config = folder.config
-    if config.loss != "square":
-        raise VerificationError(f"the run's loss is {config.loss}, and the theory is about the square loss")
+    _check_loss(config)
     if folder.status != "finished":
         remedy = "name another" if folder.status == "diverged" else "finish it, or name another"
-        raise VerificationError(f"there are no weights to verify: the run is {folder.status}; {remedy}")
+        raise VerificationError(_NO_WEIGHTS.format(folder.status, remedy))
     check_same(folder, dataset, fingerprint(config, dataset))
     model = network_of(config, dataset)
-    try:
-        model.load_state_dict(folder.weights())
-    except RuntimeError as error:
-        raise RunError(
-            f"{folder.path} is damaged: its model.safetensors is of another network than its config.json says "
-            f"({str(error).splitlines()[-1].strip()}); delete it to run it again"
-        ) from error
-    classifier = find_classifier(model, dataset.train.images[:2], dataset.num_classes)
-    each = decays(model, classifier, config.weight_decay, config.bias)
-    return FullBatch(model.to(device), dataset.train.images.to(device), dataset.train.labels.to(device), each)
+    load_weights(model, folder)
+    return _full_batch(config, model.to(device), dataset, device)
+
+
+def _check_loss(config: RunConfig) -> None:
+    if config.loss != "square":
+        raise VerificationError(f"the run's loss is {config.loss}, and the theory is about the square loss")
+
+
+def _full_batch(config: RunConfig, model: nn.Module, dataset: Dataset, device: torch.device | str) -> FullBatch:
+    images, labels = dataset.train.images.to(device), dataset.train.labels.to(device)
+    each = decays(model, find_classifier(model, images[:2], dataset.num_classes), config.weight_decay, config.bias)
+    return FullBatch(model, images, labels, each)
 
 
 def _doubt(config: RunConfig, *, force: bool) -> str | None:
@@ -97,30 +115,35 @@ class TheoryFile:
         self.entries: dict[str, Any] = {}
         self.damage = ""
         """Why an existing file cannot be read."""
+        self.unwritten = ""
+        """Why the file cannot be written, such as a folder that one may only read."""
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(known, dict):
-                raise InputError("it holds no tables")
-            self.entries = known
+            self.entries = typed(dict[str, Any], json.loads(read_bytes(path).decode()))
         except FileNotFoundError:
             pass
-        except (OSError, ValueError) as error:
-            self.damage = f"{path} cannot be read ({error}); verify writes it again"
+        except Exception as error:  # it is only kept to save time
+            self.damage = f"{path} cannot be read ({in_one_line(error)}); verify writes it again"
 
     def _key(self, folder: RunFolder) -> dict[str, Any]:
         return {"version": THEORY_VERSION, "weights": folder.weights_digest, "forced": self.force}
 
     def get(self, folder: RunFolder) -> TheoryTable | None:
-        """Returns the run's table, or None if there is none for its weights."""
+        """Returns the run's table, or None if there is none for its weights, or none that can be read."""
         entry = self.entries.get(folder.path.name)
         if not isinstance(entry, dict) or not self._key(folder).items() <= entry.items():
             return None
-        return TheoryTable.from_dict(entry)
+        try:
+            return TheoryTable.from_dict(entry)
+        except InputError:
+            return None
 
     def keep(self, folder: RunFolder, table: TheoryTable) -> None:
-        """Adds the run's table and writes the file."""
+        """Adds the run's table and writes the file, if that can be written."""
         self.entries[folder.path.name] = {**self._key(folder), **table.to_dict()}
-        write_text(self.path, to_json(self.entries, indent=1) + "\n")
+        try:
+            write_text(self.path, to_json(self.entries, indent=1) + "\n")
+        except WriteError as error:
+            self.unwritten = str(error)
 
 
 def verify_runs(
@@ -164,4 +187,6 @@ def keep_tables(
     for reason, runs in reasons.items():
         which = f"all {len(runs)} runs" if len(runs) == len(found) > 1 else ", ".join(runs)
         shown.say(f"not verified, {which}: {reason}")
+    if kept.unwritten:
+        shown.say(f"the tables are not kept: {kept.unwritten}")
     return tables

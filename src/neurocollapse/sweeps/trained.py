@@ -1,15 +1,16 @@
 """Trains one run from its configuration to its end, in memory or on disk."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
-from .._errors import DivergedError, InputTypeError
+from .._errors import DivergedError, checks_arguments
 from .._files import path_of
+from .._html import Brief
 from .._progress import Progress
 from ..datasets import Dataset
 from ..training import Record, RunConfig, epochs, network_of, training_data
@@ -19,12 +20,12 @@ from .folder import RunFolder
 from .frame import frame_of, record_rows, records_frame
 from .identity import run_id
 from .resuming import execute
-from .tensors import model_weights
+from .tensors import load_weights, model_weights
 from .watching import run_labels, watched
 
 
-@dataclass(frozen=True)
-class TrainedRun:
+@dataclass(frozen=True, repr=False)
+class TrainedRun(Brief):
     """A run that has ended, with its records and its trained model."""
 
     config: RunConfig
@@ -34,12 +35,15 @@ class TrainedRun:
     """One row for each measured epoch, with the columns of `runs`."""
     model: nn.Module | None
     """The trained module in evaluation mode; None if the run diverged."""
+    dataset: Dataset
+    """The data that it was trained and tested on."""
     folder: RunFolder | None
     """The run's folder; None if the run was kept in memory alone."""
     message: str = ""
     """Why the run diverged."""
 
 
+@checks_arguments
 def train(
     config: RunConfig,
     *,
@@ -71,47 +75,46 @@ def train(
     >>> run.status, float(run.records["train.accuracy"].iloc[-1])
     ('finished', 1.0)
     """
-    if not isinstance(config, RunConfig):
-        raise InputTypeError(f"train takes a RunConfig, got {config!r} of type {type(config).__name__}")
     if dataset is None:
         dataset = training_data(config, path_of(data_dir))
     with watched([config], run_labels([config]), Progress(progress)) as show:
         if out is None:
             run = _in_memory(config, dataset, device, show)
         else:
-            folder = execute(
-                config, dataset, Path(out), device=device, on_state=lambda state: show(epoch_event(0, state))
-            )
+            try:
+                folder = execute(
+                    config, dataset, path_of(out), device=device, on_state=lambda state: show(epoch_event(0, state))
+                )
+            except KeyboardInterrupt as stop:  # or a kind of it
+                raise type(stop)(f"what was saved stays in {out}, and the same call resumes it") from None
             run = _from_disk(folder, dataset, device)
     if run.status == "diverged":
-        warnings.warn(run.message, stacklevel=2)
+        warnings.warn(run.message, stacklevel=3)
     return run
 
 
 def _in_memory(config: RunConfig, dataset: Dataset, device: str, show: Callable[[Event], None]) -> TrainedRun:
     records: list[Record] = []
-    model, status, message = None, "diverged", ""
+    model: nn.Module | None = None
+    status, message = "diverged", ""
     try:
         for state in epochs(config, dataset, device=device):
             show(epoch_event(0, state))
             if state.record is not None:
                 records.append(state.record)
-        model, status = _trained_model(config, dataset, model_weights(state.tensors), device), "finished"
+        model, status = network_of(config, dataset), "finished"
+        model.load_state_dict(model_weights(state.tensors))
     except DivergedError as error:
         message = str(error)
     described = {"config": asdict(config), "num_classes": dataset.num_classes}
     frame = frame_of(record_rows(run_id(config, dataset), status, described, records))
-    return TrainedRun(config, status, frame, model, None, message)
+    return TrainedRun(config, status, frame, model and model.to(device).eval(), dataset, None, message)
 
 
 def _from_disk(folder: RunFolder, dataset: Dataset, device: str) -> TrainedRun:
     config, result = folder.config, folder.result or {}
-    finished = folder.status == "finished"
-    model = _trained_model(config, dataset, folder.weights(), device) if finished else None
-    return TrainedRun(config, folder.status, records_frame([folder]), model, folder, result.get("message", ""))
-
-
-def _trained_model(config: RunConfig, dataset: Dataset, weights: Mapping[str, Tensor], device: str) -> nn.Module:
-    model = network_of(config, dataset)
-    model.load_state_dict(weights)
-    return model.to(device).eval()
+    model = network_of(config, dataset) if folder.status == "finished" else None
+    if model is not None:
+        load_weights(model, folder)
+        model.to(device).eval()
+    return TrainedRun(config, folder.status, records_frame([folder]), model, dataset, folder, result.get("message", ""))

@@ -7,16 +7,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._errors import InputTypeError, RunError, VerificationError
+from .._errors import RunError, VerificationError, checks_arguments
 from .._files import path_of
+from ..datasets import Split
 from ..theory import TheoryTable, verify_model
-from .folder import RunFolder
-from .theory_tables import verify_run
+from .folder import RunFolder, no_run
+from .frame import folders
+from .theory_tables import verify_run, verify_trained
+from .trained import TrainedRun
 
 
+@checks_arguments
 def verify(
-    subject: Path | str | RunFolder | nn.Module,
-    loader: Iterable[Any] | None = None,
+    subject: Path | str | RunFolder | TrainedRun | nn.Module,
+    loader: Iterable[Any] | Split | None = None,
     *,
     weight_decay: float | torch.optim.Optimizer | None = None,
     data_dir: Path | str | None = None,
@@ -25,9 +29,9 @@ def verify(
     """Compares each identity and prediction of the theory with what a network shows; each row explains its residual.
 
     Args:
-        subject: the folder of a finished run; or a model trained on the square loss that is bias-free and positively
-            homogeneous in every layer. Its last linear layer may have a bias.
-        loader: for a model, all its training data: batches of (inputs, labels).
+        subject: a finished run, as `train` returns it, or its folder; or a model trained on the square loss that is
+            bias-free and positively homogeneous in every layer. Its last linear layer may have a bias.
+        loader: for a model, all its training data: batches of (inputs, labels), or a split of a `Dataset`.
         weight_decay: for a model, λ of Eq. 1, L = (1/2N) Σ‖f − y‖² + (λ/2) Σ‖W_l‖²; or the optimizer that trained it on
             that loss, whose parameter groups say what decays. With `nn.MSELoss`, a decay of w is λ = w·C/2.
         data_dir: for a run, the folder that holds mnist or cifar10.
@@ -55,13 +59,13 @@ def verify(
                 f"verify takes a model with its loader and weight_decay=, λ or the optimizer; got no {lacking}"
             )
         return verify_model(subject, loader, weight_decay, force=force)
-    if isinstance(subject, RunFolder):
-        subject = subject.path
-    if not isinstance(subject, str | Path):
-        raise InputTypeError(f"verify takes a torch.nn.Module or the folder of a run, got {type(subject).__name__}")
     if loader is not None or weight_decay is not None:
         raise VerificationError("a run knows its data and its weight decay; leave out loader and weight_decay")
-    folder = RunFolder(Path(subject))
+    if isinstance(subject, TrainedRun):
+        return verify_trained(subject.config, subject.model, subject.dataset, force=force)
+    folder = subject if isinstance(subject, RunFolder) else RunFolder(subject)
     if not folder.started:
-        raise RunError(f"{folder.path} is not a run; name the folder of one, as `neurocollapse runs` lists them")
+        if folder.path.is_dir() and (within := folders(folder.path)):
+            raise RunError(f"{folder.path} holds {len(within)} runs; pass one of them, such as {within[0].path}")
+        raise RunError(f"{folder.path} is not a run: {no_run(folder.path)}")
     return verify_run(folder, data_dir=path_of(data_dir), force=force)

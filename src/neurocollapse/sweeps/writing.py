@@ -13,10 +13,12 @@ from .._files import to_json, write_text
 from ..datasets import Dataset
 from ..metrics import DEFINITIONS_VERSION
 from ..networks import Fingerprint
-from ..training import Record, RunConfig
-from .files import read_json, read_lines, write_lines
-from .folder import SCHEMA_VERSION, SNAPSHOTS, RunFolder, epoch_of
+from ..training import DEFAULTS_VERSION, Record, RunConfig
+from .files import damaged, read_lines, write_lines
+from .folder import CHECKPOINT, SNAPSHOTS, RunFolder, epoch_of
 from .identity import provenance
+from .naming import FORMAT
+from .schemas import RECORD, TIMING
 from .tensors import model_weights, read_tensors, write_tensors
 
 
@@ -55,12 +57,14 @@ class RunWriter(RunFolder):
         self, config: RunConfig, dataset: Dataset, device: str, network: Fingerprint | None, notes: Iterable[str]
     ) -> None:
         """Writes config.json. A different machine or version that resumes the run is added to its provenance."""
-        described: dict[str, Any] = {"provenance": [], **(read_json(self.path / "config.json") or {})}
+        described: dict[str, Any] = {"provenance": [], **(self.description if self.started else {})}
+        described.pop("schema", None)  # now `format` and `defaults`
         here = provenance(device)
         if here not in described["provenance"]:
             described["provenance"].append(here)
         described |= {
-            "schema": SCHEMA_VERSION,
+            "format": FORMAT,
+            "defaults": DEFAULTS_VERSION,
             "definitions": DEFINITIONS_VERSION,
             "config": dataclasses.asdict(config),
             "num_classes": dataset.num_classes,
@@ -76,12 +80,14 @@ class RunWriter(RunFolder):
 
         The run must have passed `check_whole`.
         """
-        tensors = read_tensors(self.path / "checkpoint.safetensors")
-        epoch = int(tensors.get("epoch", -1))
+        tensors = read_tensors(self.path / CHECKPOINT)
+        epoch = -1 if (reached := self.checkpoint_epoch()) is None else reached
         kept: list[Record] = []
-        for name in ("timings.jsonl", "records.jsonl"):
-            kept = [line for line in read_lines(self.path / name) if line["epoch"] <= epoch]
+        for name, keys in (("timings.jsonl", TIMING), ("records.jsonl", RECORD)):
+            kept = [line for line in read_lines(self.path / name, keys) if line["epoch"] <= epoch]
             write_lines(self.path / name, kept)
+        if tensors and not kept:
+            raise damaged(self.path / "records.jsonl", "it lacks epoch 0")
         if shown := self._readable_snapshots():
             write_tensors(self.path / SNAPSHOTS, {name: t for name, t in shown.items() if epoch_of(name) <= epoch})
         return (tensors, kept[-1]) if tensors else None
@@ -95,7 +101,7 @@ class RunWriter(RunFolder):
 
     def save_checkpoint(self, tensors: dict[str, Tensor]) -> None:
         """Writes the weights and the optimiser state, in place of the last checkpoint."""
-        write_tensors(self.path / "checkpoint.safetensors", tensors)
+        write_tensors(self.path / CHECKPOINT, tensors)
 
     def finish(self, tensors: dict[str, Tensor], result: dict[str, Any]) -> None:
         """Writes how the run ended, after the weights of a finished one."""

@@ -1,9 +1,7 @@
 """Compares a number that theory predicts with the one that was measured."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,12 +20,6 @@ class Comparison:
     tells: str
     #: where the prediction comes from
     reference: str
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Comparison":
-        """Reads a comparison from its fields, where numbers may be the strings "nan" and "inf", as in our JSON."""
-        numbers = {name: float(values[name]) for name in ("predicted", "measured", "residual")}
-        return cls(**{**values, **numbers})
 
     @property
     def digits(self) -> float:

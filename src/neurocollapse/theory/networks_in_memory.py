@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import VerificationError
-from ..measuring import batches, warn_of
+from ..datasets import Split
+from ..measuring import as_loader, batches, warn_of
 from ..networks import unwrap
 from ..training import FullBatch
 from .gathering import check_evaluates, check_theory_applies, gather_evidence
@@ -15,10 +16,11 @@ from .table import TheoryTable, theory_table
 
 
 def verify_model(
-    model: nn.Module, loader: Iterable[Any], weight_decay: float | torch.optim.Optimizer, *, force: bool = False
+    model: nn.Module, loader: Iterable[Any] | Split, weight_decay: float | torch.optim.Optimizer, *, force: bool = False
 ) -> TheoryTable:
     """Makes the theory table of a model on the samples of a loader; see `verify`."""
-    warn_of(loader, stacklevel=3)
+    loader = as_loader(loader)
+    warn_of(loader, stacklevel=4)
     model = unwrap(model)
     decays, doubt = decays_of(model, weight_decay, force=force)
     inputs, labels = _all_of(loader, model)

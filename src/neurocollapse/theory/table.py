@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._schema import typed
 from . import identities, linear_tails, predictions
 from .comparison import Comparison
 from .evidence import Evidence
@@ -126,13 +127,9 @@ class TheoryTable:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TheoryTable":
-        """Reads back what `to_dict` gave."""
-        sections = {
-            reading: tuple(Comparison.from_dict(comparison) for comparison in comparisons)
-            for reading, comparisons in values["sections"].items()
-        }
-        facts = {key: float(value) for key, value in values["facts"].items()}
-        return cls(sections, facts, tuple(values["notes"]))
+        """Reads back what `to_dict` gave. Raises `InputError`."""
+        table: TheoryTable = typed(cls, values)
+        return table
 
     def __str__(self) -> str:
         width = max(len(comparison.name) for comparison in self)

@@ -1,5 +1,7 @@
+from .config import DEFAULTS_VERSION as DEFAULTS_VERSION
 from .config import GROUPS as GROUPS
 from .config import RunConfig as RunConfig
+from .config import former_defaults as former_defaults
 from .flow import gradient_flow as gradient_flow
 from .full_batch import FullBatch as FullBatch
 from .loop import State as State
@@ -10,6 +12,7 @@ from .loop import train_together as train_together
 from .loop import training_data as training_data
 from .refinement import RefinementState as RefinementState
 from .refinement import refine as refine
+from .run import builder_of as builder_of
 from .run import network_of as network_of
 from .run import seeded as seeded
 from .schedule import Record as Record

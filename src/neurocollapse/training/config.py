@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .._errors import InputError, InputTypeError
+from .._errors import InputError, InputTypeError, check_names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunConfig:
     """The configuration of one training run. On the same machine it always gives the same numbers, bit for bit."""
 
@@ -91,6 +91,11 @@ class RunConfig:
     seed: int = 0
     """The seed of the initial weights, the order of the samples and everything else that is random."""
 
+    def __new__(cls, *_: Any, **fields: Any) -> "RunConfig":
+        """Raises `InputTypeError` for a field that there is not, which names the nearest."""
+        check_names("a run", fields, cls.__dataclass_fields__, "field")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(RunConfig).items():
             object.__setattr__(self, name, _as_hinted(name, getattr(self, name), hint))
@@ -117,6 +122,9 @@ class RunConfig:
             if getattr(self, name) > highest:
                 raise InputError(f"{name} must be at most {highest}, got {getattr(self, name)}")
 
+    def __repr__(self) -> str:
+        return f"RunConfig({', '.join(f'{name}={value!r}' for name, value in self.changed.items())})"
+
     @property
     def changed(self) -> dict[str, Any]:
         """The fields that are not at their defaults.
@@ -124,8 +132,44 @@ class RunConfig:
         >>> RunConfig(seed=1, network="mlp").changed
         {'network': 'mlp', 'seed': 1}
         """
-        defaults = RunConfig()
+        return self.changed_from(DEFAULTS_VERSION)
+
+    def changed_from(self, version: int) -> dict[str, Any]:
+        """Returns the fields that are not at the defaults of that version."""
+        defaults = RunConfig(**former_defaults(version))
         return {name: value for name, value in vars(self).items() if value != getattr(defaults, name)}
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """The fields that make no difference to this run, each with what they would need.
+
+        >>> RunConfig(imbalance="step", network="mlp", weight_decay=0.0).idle
+        {'decay_start': 'a positive weight_decay'}
+        """
+        return {name: need for name, (need, is_met) in _NEEDS.items() if not is_met(self)}
+
+
+_NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
+    "imbalance_ratio": ("imbalance step or exponential", lambda config: config.imbalance != "none"),
+    "depth": ("network mlp", lambda config: config.network == "mlp"),
+    "width": ("network mlp", lambda config: config.network == "mlp"),
+    "initial_norm": ("initialization norm", lambda config: config.initialization == "norm"),
+    "decay_start": ("a positive weight_decay", lambda config: config.weight_decay > 0),
+}
+
+#: It changes when the same fields would give a different run: new defaults, another order of random numbers.
+DEFAULTS_VERSION = 2
+
+#: For each earlier version, the defaults that the next one changed, as they were before.
+FORMER_DEFAULTS: dict[int, dict[str, Any]] = {}
+
+
+def former_defaults(version: int) -> dict[str, Any]:
+    """Returns the fields whose defaults were others in that version, at the defaults that they had."""
+    former: dict[str, Any] = {}
+    for each in sorted(FORMER_DEFAULTS, reverse=True):
+        former |= FORMER_DEFAULTS[each] if each >= version else {}
+    return former
 
 
 #: The fields grouped by subject, as forms show them. Fields that few people change come last.

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .._errors import DivergedError, InputError, InputTypeError
+from .._errors import CheckpointError, DivergedError, InputError, InputTypeError, checks_arguments
+from .._html import Brief
 from ..datasets import Dataset, Selection, load_dataset
 from .config import RunConfig
 from .epoch import Alone, Together
@@ -21,8 +22,8 @@ from .schedule import Record, last_epoch, recorded_epochs
 Resume = tuple[Mapping[str, Tensor], Record]
 
 
-@dataclass(frozen=True)
-class State:
+@dataclass(frozen=True, repr=False)
+class State(Brief):
     """The run after `epoch` epochs; `record` is None at epochs that are not measured."""
 
     epoch: int
@@ -57,6 +58,7 @@ def training_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
     return load_dataset(config.dataset, data_dir=data_dir, **_selection(config))
 
 
+@checks_arguments
 def epochs(
     config: RunConfig, dataset: Dataset | None = None, *, resume: Resume | None = None, device: str = "cpu"
 ) -> Iterator[State]:
@@ -107,7 +109,7 @@ def train_together(
     *,
     resumes: Sequence[Resume | None] | None = None,
     device: str = "cpu",
-) -> Iterator[tuple[int, State | DivergedError]]:
+) -> Iterator[tuple[int, State | DivergedError | CheckpointError]]:
     """Trains several configurations as one program.
 
     Yields, for each epoch of each run, its index in `configs` and what `epochs` would yield or raise. Ten steps in
@@ -119,11 +121,14 @@ def train_together(
     if len({stack_key(config) for config in configs}) > 1:
         raise InputError("runs of one program differ in seed, λ, learning rate, initial norm and length alone")
     shared = on_device(dataset, device)  # once, and not by every run
-    courses = {
-        index: _Course(config, shared, resume, device)
-        for index, (config, resume) in enumerate(zip(configs, resumes or [None] * len(configs), strict=True))
-    }
-    courses = {index: course for index, course in courses.items() if not course.finished}
+    courses: dict[int, _Course] = {}
+    for index, (config, resume) in enumerate(zip(configs, resumes or [None] * len(configs), strict=True)):
+        try:
+            course = _Course(config, shared, resume, device)
+        except CheckpointError as error:
+            yield index, error
+        else:
+            courses |= {} if course.finished else {index: course}
     program: Together | None = None
     while courses:
         start = time.perf_counter()

@@ -1,16 +1,17 @@
 """A run in memory: its network, its optimiser's state and its data on one device."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from .._errors import DivergedError, NetworkError
+from .._errors import CheckpointError, DivergedError, NetworkError
 from ..datasets import Dataset, Split
 from ..measuring import gather, objective_of
 from ..metrics import Measurement
@@ -44,10 +45,13 @@ _TRIED = 16
 
 def network_of(config: RunConfig, dataset: Dataset) -> nn.Module:
     """Builds the network that a configuration trains, with PyTorch's initialisation. Raises `NetworkError`."""
-    return build_network(
-        config.network,
-        dataset.input_shape,
-        dataset.num_classes,
+    return builder_of(config)(config.network, dataset.input_shape, dataset.num_classes)
+
+
+def builder_of(config: RunConfig) -> Callable[[str, tuple[int, ...], int], nn.Module]:
+    """Returns `build_network` with the parts of a network that the configuration names."""
+    return partial(
+        build_network,
         depth=config.depth,
         width=config.width,
         bias=config.bias != "none",
@@ -84,6 +88,10 @@ class Draw:
 def on_device(dataset: Dataset, device: str) -> Dataset:
     """Copies the samples of a data set to a device."""
     return replace(dataset, train=_to(dataset.train, device), test=dataset.test and _to(dataset.test, device))
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
 
 
 def _to(split: Split, device: str) -> Split:
@@ -240,7 +248,15 @@ class Run:
         return tensors | {"epoch": torch.tensor(epoch)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> int:
-        """Restores the state from `tensors` and returns its epoch."""
+        """Restores the state from `tensors` and returns its epoch. Raises `CheckpointError` if they are of another."""
+        own = self.tensors(0)
+        for name in sorted(own.keys() | tensors.keys()):
+            if name not in own or name not in tensors:
+                raise CheckpointError(f"it {'lacks' if name in own else 'has'} the tensor {name!r}, unlike this run")
+            if own[name].shape != tensors[name].shape or own[name].dtype != tensors[name].dtype:
+                raise CheckpointError(
+                    f"its tensor {name!r} is {_kind(tensors[name])}, and this run's {_kind(own[name])}"
+                )
         model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         self.model.load_state_dict(model)
         for kind, of_kind in self.moments.items():

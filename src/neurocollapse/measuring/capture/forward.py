@@ -12,11 +12,15 @@ from typing import Any, Literal, Self, TypedDict
 import torch
 from torch import Tensor, nn
 
-from ..._errors import CaptureWarning, InputError
+from ..._errors import CaptureWarning, InputError, SampleError
 from ...networks import Head, evaluation, unwrap
+from ...statistics import unlabelled
 from .cautions import warn_of
 from .decisions import Tally, without_autocast
-from .loaders import Batch, batches, to_device
+from .drawn import Drawn
+from .loaders import Batch, as_loader, batches, precision_of, to_device
+from .names import Names, Origin
+from .next_tokens import NextTokens
 from .samples import Positions, Rows
 from .store import Budget, FeatureStore
 from .taps import HeadTap, LayerTap
@@ -53,6 +57,8 @@ class Captured:
     head: Head | None
     features: FeatureStore | None = None
     layers: dict[str, FeatureStore] = field(default_factory=dict)
+    #: the names of the samples in `features`, under None, and in each of the layers
+    names: dict[str | None, Names] = field(default_factory=dict)
 
     def close(self) -> None:
         """Releases memory and temporary files."""
@@ -70,7 +76,7 @@ def capture(
     model: nn.Module,
     loader: Iterable[Any],
     *,
-    head: str | Literal[False] | None = None,
+    head: str | nn.Module | Literal[False] | None = None,
     layers: Sequence[str] | Literal["all"] = (),
     spatial: str = "flatten",
     tokens: str | int | None = None,
@@ -98,9 +104,9 @@ def capture(
     Args:
         model: any classifier; it may return a tensor, an object with `logits`, a mapping, or a tuple.
         loader: yields (inputs, labels, ...) or mappings: see `batches`.
-        head: name of the head; None finds the `nn.Linear`, 1×1 convolution or module with a weight (classes, features)
-            whose output is the model's, or has the same order in every row, as with softmax. False captures layers
-            alone.
+        head: the head, a module or its name; None finds the `nn.Linear`, 1×1 convolution or module with a weight
+            (classes, features) whose output is the model's, or has the same order in every row, as with softmax. False
+            captures layers alone.
         layers: names as in `model.named_modules()`, or "all": every module without parts that has parameters or is
             an activation, and attention, in the order of execution, without the head. A layer that runs repeatedly in a
             pass gives name#1, name#2, ...
@@ -111,9 +117,10 @@ def capture(
             by `attention_mask` do not count, except in counting a position. None averages a layer's tokens, and is an
             error for the head's.
         ignore_index: samples, or positions, with this label are left out. Labels for each position, (samples, tokens)
-            for tokens or (samples, height, width) for pixels, make every position a sample; they are used as they are,
-            so those of a language model must already be shifted.
-        device: the device for the inputs; by default that of the model's first parameter.
+            for tokens or (samples, height, width) for pixels, make every position a sample. They are used as they
+            are, but a language model's that are its own input, which it shifts in training, are shifted by one.
+        device: the device for the inputs; by default that of the model's first parameter. Their precision is the
+            model's.
         label_key: where the labels are: a key of mappings, or a position in tuples.
         autocast_dtype: run the model under autocast in this type.
         eval_mode: False leaves every module in its present mode.
@@ -139,10 +146,11 @@ def capture(
     ...     captured.head.name, captured.features.features.shape, captured.layers["1"].labels
     ('3', torch.Size([5, 8]), tensor([0, 1, 0, 1, 1]))
     """
+    loader = as_loader(loader)
     warn_of(loader, stacklevel=2)
     if not eval_mode:
         _warn_of_training(model)
-    place = torch.device(device) if device else _device_of(model)
+    place, precision = torch.device(device) if device else _device_of(model), precision_of(model)
     batches_in_all, samples = _length(loader), _length(getattr(loader, "sampler", None))
     with ExitStack() as stack:
         # a loader draws from the generator even where it does not shuffle
@@ -157,19 +165,23 @@ def capture(
         stores = _Stores(Budget(memory_budget), folder, samples)
         stack.push(stores.close_on_error)
         autocast = torch.autocast(place.type, autocast_dtype) if autocast_dtype else nullcontext()
-        for done, batch in enumerate(batches(loader, model, label_key=label_key), start=1):
+        drawn = Drawn(loader)
+        for done, batch in enumerate(batches(drawn, model, label_key=label_key), start=1):
+            origin = drawn.origin(batch.labels)
             with autocast:
-                taken = taps.of(to_device(batch, place))
+                taken = taps.of(to_device(batch, place, precision), origin)
             with without_autocast(place):  # a sink computes in the types that it receives
-                stores.keep(taken, sink, taps.head)
+                stores.keep(taken, origin, sink, taps.head)
             if progress is not None:
                 progress(done, batches_in_all)
         if not stores.num_rows:
             raise InputError(f"every label is {ignore_index}, which is to be ignored; pass data with labels")
+    drawn.warn(stacklevel=2)
     if tally is None:
         decisions.warn(stacklevel=2)
     kept = stores.by_place
-    return Captured(taps.head, kept.pop(None, None), {name: store for name, store in kept.items() if name is not None})
+    layers_kept = {name: store for name, store in kept.items() if name is not None}
+    return Captured(taps.head, kept.get(None), layers_kept, stores.names)
 
 
 class _Taps:
@@ -178,15 +190,15 @@ class _Taps:
     def __init__(
         self,
         model: nn.Module,
-        head: str | Literal[False] | None,
+        head: str | nn.Module | Literal[False] | None,
         layers: Sequence[str],
         positions: Positions,
         tally: Tally,
     ):
         self.model, self.positions = unwrap(model), positions
+        self.next_tokens = NextTokens(self.model, positions.ignore_index)
         self.head_tap = None if head is False else HeadTap(model, head, positions, tally)
         self.layer_tap = LayerTap(model, layers, positions)
-        self.seen = 0  # samples
         if self.head_tap is None and not self.layer_tap.layers:
             raise InputError("there is nothing to capture: head is False, and layers names none")
 
@@ -209,28 +221,29 @@ class _Taps:
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
-    def of(self, batch: Batch) -> dict[str | None, Rows]:
+    def of(self, batch: Batch, origin: Origin) -> dict[str | None, Rows]:
         """Returns the rows of a forward pass: the head's under None, the layers' by name."""
+        shown = self.next_tokens(batch)
         for tap in (self.head_tap, self.layer_tap):
             if tap is not None:
-                tap.start(batch)
+                tap.start(shown)
         output = self.model(*batch.args, **batch.kwargs)
         taken: dict[str | None, Rows] = {} if self.head_tap is None else {None: self.head_tap.finish(output)}
-        self._check_labels(batch.labels)
-        self.seen += len(batch.labels)
+        self._check_labels(batch.labels, origin)
         return taken | self.layer_tap.finish(self.head)
 
-    def _check_labels(self, labels: Tensor) -> None:
+    def _check_labels(self, labels: Tensor, origin: Origin) -> None:
         classes = None if self.head is None else len(self.head.weight)
         wrong = (labels < 0) if classes is None else (labels < 0) | (labels >= classes)
         wrong &= labels != self.positions.ignore_index
         if wrong.any():
-            index = wrong.nonzero()[0].tolist()
-            where = f"sample {self.seen + index[0]}" + (f", position {index[1:]}" if index[1:] else "")
+            first = int(wrong.flatten().nonzero()[0])
+            label = int(labels.flatten()[first])
             end = (
                 "" if self.head is None else f" and end at {len(self.head.weight) - 1}, by the head {self.head.name!r}"
             )
-            raise InputError(f"label {int(labels[tuple(index)])} of {where} is out of range: labels start at 0{end}")
+            fault = f"is out of range: labels start at 0{end}{unlabelled(label)}"
+            raise SampleError(f"label {label}", origin.name(first), fault)
 
 
 class _Stores:
@@ -239,17 +252,21 @@ class _Stores:
     def __init__(self, budget: Budget, folder: Path | None, expected: int | None):
         self.budget, self.folder, self.expected = budget, folder, expected
         self.by_place: dict[str | None, FeatureStore] = {}
+        self.names: dict[str | None, Names] = {}
         self.num_rows = 0
 
-    def keep(self, taken: dict[str | None, Rows], sink: Sink | None, head: Head | None) -> None:
+    def keep(self, taken: dict[str | None, Rows], origin: Origin, sink: Sink | None, head: Head | None) -> None:
         if sink is not None and len(taken) > 1:
             raise InputError(f"a sink takes features of one place, but the layer gives {', '.join(map(str, taken))}")
-        for key, (features, labels, _) in taken.items():
+        for key, (features, labels, source) in taken.items():
             if not len(features):  # all ignored
                 continue
             self.num_rows += len(features)
+            names = self.names.setdefault(key, Names(kept=sink is None))
+            names.add(source, origin)
             if sink is not None:
-                sink(features, labels, head)
+                with names.naming():
+                    sink(features, labels, head)
                 continue
             if key not in self.by_place:
                 self.by_place[key] = FeatureStore(self.budget, self.folder, expected=self.expected)
@@ -287,7 +304,7 @@ def _length(sized: Any) -> int | None:
 
 
 def _warn_of_training(model: nn.Module) -> None:
-    modes = [type(module).__name__ for module in model.modules() if module.training]
+    modes = [type(module).__name__ for module in model.modules() if getattr(module, "training", False)]
     if modes:
         warnings.warn(
             f"{len(modes)} modules are in training mode and stay in it ({', '.join(dict.fromkeys(modes))}): dropout "

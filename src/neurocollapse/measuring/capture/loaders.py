@@ -6,16 +6,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from ..._errors import InputError
+from ..._errors import InputError, InputTypeError
+from ...datasets import Dataset, Split
 from ...networks import unwrap
 
 #: The keys under which a mapping may have its labels; the first one present counts.
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 #: The keys for a model's only argument, used if its name is not a key and there are other tensors too.
 INPUT_KEYS = ("pixel_values", "images", "image", "inputs", "input", "x")
+
+#: The types that a model computes in; others, such as the eight bits of quantised weights, are for storing.
+_PRECISIONS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+
+
+#: The number of samples of a `Split` in a batch.
+_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,18 @@ class Batch:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     labels: Tensor
+
+
+def as_loader(loader: Any) -> Iterable[Any]:
+    """Returns what yields batches: the argument itself, or a loader of a `Split`. Raises `InputTypeError`."""
+    if isinstance(loader, Split):
+        return DataLoader(loader, batch_size=_BATCH)  # type: ignore[arg-type]  # no need to be of torch's class
+    if not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")):
+        remedy = "a split of it, such as dataset.train" if isinstance(loader, Dataset) else "a DataLoader, or a list"
+        raise InputTypeError(
+            f"a loader yields batches of (inputs, labels), and {type(loader).__name__} yields none; pass {remedy}"
+        )
+    return loader
 
 
 def batches(loader: Iterable[Any], model: nn.Module, *, label_key: str | int | None = None) -> Iterator[Batch]:
@@ -41,8 +63,9 @@ def batches(loader: Iterable[Any], model: nn.Module, *, label_key: str | int | N
     """
     empty = True
     accepted = _Accepted(unwrap(model))
-    for item in loader:
+    for item in as_loader(loader):
         inputs, labels = _split(item, label_key)
+        _check_tensors(inputs)
         args, kwargs = accepted.arguments(inputs)
         batch = Batch(args, kwargs, _integers(labels))
         if batch.labels.numel():
@@ -50,6 +73,37 @@ def batches(loader: Iterable[Any], model: nn.Module, *, label_key: str | int | N
             yield batch
     if empty:
         raise InputError("the loader yields nothing; give it data (an iterator that was read before is empty)")
+
+
+class Unlabelled:
+    """The inputs of a loader, each with label 0 in place of its own label, if it has any."""
+
+    def __init__(self, loader: Iterable[Any], label_key: str | int | None):
+        self.loader, self.label_keys = loader, {*LABEL_KEYS, label_key}
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.loader:
+            if isinstance(item, Mapping):
+                size = len(next(iter(item.values())))
+                yield {**{k: v for k, v in item.items() if k not in self.label_keys}, LABEL_KEYS[0]: _zeros(size)}
+            else:
+                inputs = item if isinstance(item, Tensor) else item[0]
+                yield inputs, _zeros(len(inputs))
+
+
+def _zeros(size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.int64)
+
+
+def _check_tensors(inputs: Any) -> None:
+    """Raises `ValueError` for an array of NumPy, which no module takes."""
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, list | tuple) else [inputs]
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            raise InputError(
+                f"the loader yields inputs as an array of NumPy, {part.dtype} of shape {part.shape}, and models take "
+                f"tensors; let it yield torch.from_numpy(inputs).float()"
+            )
 
 
 def _split(item: Any, label_key: str | int | None) -> tuple[Any, Any]:
@@ -110,30 +164,47 @@ class _Accepted:
         return (), named
 
 
+#: What labels of so many axes may be.
+_HINTS = {
+    0: "; if the loader yields single samples, let torch.utils.data.DataLoader make batches of them",
+    2: "; one-hot or mixed labels must become integers, such as labels.argmax(1)",
+}
+
+
 def _integers(values: Any) -> Tensor:
     try:
         labels = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"labels are {type(values).__name__} that are no numbers ({error}); pass integers") from error
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or not labels.ndim:
-        hint = "; one-hot or mixed labels must become integers, such as labels.argmax(1)" if labels.ndim == 2 else ""
+        hint = _HINTS.get(labels.ndim, "")
         raise InputError(
             f"labels must be integers, one per sample, got {labels.dtype} of shape {tuple(labels.shape)}{hint}"
         )
     return labels.long()
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Moves the batch's tensors, also those within tuples, lists and mappings, to `device`."""
-    return Batch(_moved(batch.args, device), _moved(batch.kwargs, device), batch.labels.to(device))
+def precision_of(model: nn.Module) -> torch.dtype | None:
+    """Returns the floating-point type of the model's parameters; None if they have several, or none."""
+    found = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return found.pop() if len(found) == 1 and found <= _PRECISIONS else None
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def to_device(batch: Batch, device: torch.device, precision: torch.dtype | None = None) -> Batch:
+    """Moves the batch's tensors, also those within tuples, lists and mappings, to `device`.
+
+    Inputs of floating-point numbers take the given precision.
+    """
+    args, kwargs = _moved(batch.args, device, precision), _moved(batch.kwargs, device, precision)
+    return Batch(args, kwargs, batch.labels.to(device))
+
+
+def _moved(value: Any, device: torch.device, precision: torch.dtype | None) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return value.to(device, precision if value.is_floating_point() else None, non_blocking=True)
     if isinstance(value, Mapping):
-        return {name: _moved(part, device) for name, part in value.items()}
+        return {name: _moved(part, device, precision) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        parts = [_moved(part, device) for part in value]
+        parts = [_moved(part, device, precision) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value

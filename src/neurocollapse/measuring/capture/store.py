@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..._errors import FeatureStoreError, InputError
+from ..._files import path_of
 
 #: Rows are gathered in blocks of about this many bytes if their number is not known in advance. A block is large
 #: enough that the allocator maps it by itself and returns it to the system when it is freed.
@@ -50,7 +51,7 @@ class FeatureStore:
 
     def __init__(self, budget: Budget | int, folder: Path | None = None, *, expected: int | None = None):
         self.budget = budget if isinstance(budget, Budget) else Budget(budget)
-        self.folder = Path(tempfile.gettempdir()) if folder is None else folder
+        self.folder = path_of(tempfile.gettempdir() if folder is None else folder)
         self.expected = expected
         self.num_samples = 0
         self._row: Tensor | None = None  # an empty tensor with the width and the type of every row

@@ -1,6 +1,7 @@
 """Chooses a stratified part of a data set without loading a sample."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,14 +20,18 @@ from torch.utils.data import (
 )
 
 from ..._errors import InputError
+from .loaders import LABEL_KEYS
 
 
-def stratified_subset(loader: Iterable[Any], per_class: int, seed: int = 0) -> DataLoader[Any]:
+def stratified_subset(
+    loader: Iterable[Any], per_class: int, seed: int = 0, *, label_key: str | int | None = None
+) -> DataLoader[Any]:
     """Returns a loader of `per_class` samples of every class, drawn by `seed`, or of all in a class with fewer.
 
-    Labels are read from the data set's `targets` or `labels`, or the last tensor of a TensorDataset, also through
-    Subset and ConcatDataset. Samples that a SubsetRandomSampler leaves out stay out. Batches come in the data set's
-    order, with the same size, `collate_fn` and number of workers.
+    Labels are read from the data set's `targets` or `labels`, the last tensor of a TensorDataset, or a column, as in
+    `dataset["labels"]`, also through Subset and ConcatDataset. `label_key` names another column. Samples that a
+    SubsetRandomSampler leaves out stay out. Batches come in the data set's order, with the same size, `collate_fn` and
+    number of workers.
 
     Raises:
         ValueError: `per_class` is less than one, `loader` is no DataLoader, the data set does not have its labels at
@@ -40,7 +45,7 @@ def stratified_subset(loader: Iterable[Any], per_class: int, seed: int = 0) -> D
         raise InputError(f"per_class must be at least 1, got {per_class}")
     if not isinstance(loader, DataLoader):
         raise InputError(f"a subset is drawn from the data set of a DataLoader, got {type(loader).__name__}; pass one")
-    labels = labels_of(loader.dataset)
+    labels = labels_of(loader.dataset, label_key)
     chosen = torch.tensor(indices_of(loader), dtype=torch.int64)
     shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
     parts = [shuffled[labels[shuffled] == label][:per_class] for label in labels[chosen].unique()]
@@ -72,11 +77,19 @@ def indices_of(loader: DataLoader[Any]) -> Sequence[int]:
     return range(total)
 
 
-def reloaded(loader: DataLoader[Any], indices: Sequence[int]) -> DataLoader[Any]:
-    """Returns a loader of these samples of the data set, in this order, with the other settings of `loader`."""
+class Part(Subset[Any]):
+    """Samples that this package chose: what it says of a sample has the index in the data set that it chose from."""
+
+
+def reloaded(loader: DataLoader[Any], indices: Sequence[int] | None) -> DataLoader[Any]:
+    """Returns a loader of these samples of the data set, in this order, with the other settings of `loader`.
+
+    None stands for all samples of a data set without an index.
+    """
+    unbatched = loader.batch_sampler is None and loader.batch_size is None  # the data set yields whole batches
     return DataLoader(
-        Subset(loader.dataset, indices),
-        batch_size=loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1,
+        loader.dataset if indices is None else Part(loader.dataset, indices),
+        batch_size=None if unbatched else loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
@@ -85,21 +98,32 @@ def reloaded(loader: DataLoader[Any], indices: Sequence[int]) -> DataLoader[Any]
     )
 
 
-def labels_of(dataset: Dataset[Any]) -> Int64[Tensor, " samples"]:
+def labels_of(dataset: Dataset[Any], label_key: str | int | None = None) -> Int64[Tensor, " samples"]:
     """Returns the labels of all samples, if the data set has them as an array. Raises `ValueError` if not."""
     if isinstance(dataset, Subset):
-        return labels_of(dataset.dataset)[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
+        return labels_of(dataset.dataset, label_key)[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
     if isinstance(dataset, ConcatDataset):
-        return torch.cat([labels_of(part) for part in dataset.datasets])
-    names = [name for name in ("targets", "labels") if hasattr(dataset, name)]
-    found = dataset.tensors[-1] if isinstance(dataset, TensorDataset) else getattr(dataset, names[0]) if names else None
-    try:
-        labels = torch.as_tensor(found)
-    except (TypeError, ValueError, RuntimeError):
-        labels = torch.empty(0, 0)
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-        raise InputError(
-            f"{type(dataset).__name__} does not have its labels at hand: a subset needs integers, one per sample, in "
-            f"its `targets` or `labels`; set one of them, or pass a loader of the subset itself"
-        )
-    return labels.long()
+        return torch.cat([labels_of(part, label_key) for part in dataset.datasets])
+    for found in _kept_labels(dataset, LABEL_KEYS if label_key is None else (label_key,)):
+        try:
+            labels = torch.as_tensor(found)
+        except Exception:  # whatever the data set keeps there, it is no array
+            continue
+        if labels.ndim == 1 and not labels.is_floating_point() and not labels.is_complex():
+            return labels.long()
+    raise InputError(
+        f"{type(dataset).__name__} does not have its labels at hand: a subset needs integers, one per sample, in its "
+        f"`targets` or `labels` or in a column; set one of them, or pass a loader of the subset itself"
+    )
+
+
+def _kept_labels(dataset: Dataset[Any], keys: Sequence[str | int]) -> Iterator[Any]:
+    """Yields what may be the labels of all samples."""
+    if isinstance(dataset, TensorDataset):
+        yield dataset.tensors[-1]
+    yield from (getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name))
+    for key in keys:
+        if isinstance(key, str):
+            with suppress(Exception):  # whatever a data set without columns raises for a name
+                column: Any = dataset[key]
+                yield column if isinstance(column, Tensor) else list(column)

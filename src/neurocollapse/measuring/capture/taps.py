@@ -57,7 +57,7 @@ class HeadTap(Tap):
     Where the model returns the output of one token, that token's input is taken, whichever was asked for.
     """
 
-    def __init__(self, model: nn.Module, name: str | None, positions: Positions, tally: Tally):
+    def __init__(self, model: nn.Module, name: str | nn.Module | None, positions: Positions, tally: Tally):
         super().__init__(positions)
         self.model, self.is_named, self.tally = model, name is not None, tally
         self.candidates = candidates_for(model, name)

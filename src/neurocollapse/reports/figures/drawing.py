@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter
 
-from ..._files import atomic_path
+from ..._files import atomic_path, path_of
 
 GREEN = "#009E73"
 #: Okabe and Ito's palette, with a wine red in place of its yellow, which is hard to see on white.
@@ -68,7 +68,7 @@ def save_figure(figure: Figure, folder: Path, stem: str = "figure") -> list[Path
     undated: dict[str, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     paths = []
     for suffix, metadata in undated.items():
-        path = Path(folder) / f"{stem}.{suffix}"
+        path = path_of(folder) / f"{stem}.{suffix}"
         with atomic_path(path) as temporary, house_style():
             figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata)
         paths.append(path)

@@ -1,6 +1,9 @@
 """Writes the page: one HTML file that contains everything and loads nothing from a network."""
 
+import base64
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
@@ -43,4 +46,12 @@ def report_page(content: Mapping[str, Any]) -> str:
     for piece in pieces[1:]:  # not `replace` for each, which would also replace within the text just inserted
         name, _, rest = piece.partition("}}")
         filled += [parts[name.strip()], rest]
-    return "".join(filled)
+    page = "".join(filled)
+    return page.replace("{hashes}", _hashes_of_scripts(page), 1)
+
+
+def _hashes_of_scripts(page: str) -> str:
+    """Returns the hashes of the page's scripts, by which its policy names them: the browser runs no other."""
+    scripts = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +18,11 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnC
 from pathlib import Path
 from types import ModuleType
 
-from ..._errors import RunError
+from ..._errors import InputError, RunError
 from ...training import RunConfig
 from .events import Event
 from .interrupts import without_interrupts
-from .work import check_workers, default_workers, thread_variables, train_and_report
+from .work import check_workers, default_workers, environment_of_children, train_and_report
 
 
 def train_side_by_side(
@@ -50,8 +51,8 @@ def train_side_by_side(
                 receiver, sender = context.Pipe(duplex=False)
                 job = (sender, index, config, out, data_dir, threads, device)
                 process = context.Process(target=_work, args=job, daemon=True)
-                with _thread_environment(threads), _without_main_module(), without_interrupts():
-                    process.start()
+                with environment_of_children(threads), _without_main_module(), without_interrupts():
+                    _start(process)
                     running[receiver] = (index, process)
                 sender.close()
             ready = wait(list(running))
@@ -108,20 +109,17 @@ def _without_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-@contextmanager
-def _thread_environment(threads: int) -> Iterator[None]:
-    """Sets the environment of a child with this number of threads, and of the fork server if it starts now."""
-    wanted = thread_variables(threads)
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ |= wanted
+def _start(process: ForkServerProcess | SpawnProcess) -> None:
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        process.start()
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        folder = tempfile.gettempdir()
+        raise InputError(
+            f"the folder for temporary files, {folder}, has too long a name for a socket, which the processes need; "
+            f"set TMPDIR to one of at most 60 letters"
+        ) from error
 
 
 def _work(

@@ -4,6 +4,7 @@ A task is one run in a process of its own, as with `processes`. The machines mus
 worker or machine dies is started again, perhaps elsewhere, and resumes from the checkpoint in the run's folder.
 """
 
+import contextlib
 import os
 import socket
 import time
@@ -19,7 +20,7 @@ from ..._errors import InputError, RunError
 from ...training import RunConfig
 from .events import Event
 from .interrupts import without_interrupts
-from .work import check_workers, default_workers, thread_variables, train_and_report
+from .work import check_workers, default_workers, environment_of_children, thread_variables, train_and_report
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
@@ -96,7 +97,7 @@ def train_on_ray(
                 while waiting and (workers is None or len(running) < workers):
                     index, config = waiting.pop(0)
                     running[task.remote(news, index, config, *common)] = index
-                time.sleep(_LOOK)  # not in `wait`, which turns SIGTERM's kind of KeyboardInterrupt into a bare one
+                time.sleep(_LOOK)
                 ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
                 yield from _received(news)  # after the wait, when all events of an ended run have arrived
                 for reference in ended:
@@ -207,7 +208,8 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
     # "local" and not None, which would obey RAY_ADDRESS.
     place = {"num_cpus": cores, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     try:
-        with without_interrupts():  # this also restores the handler of SIGTERM, which Ray replaces
+        # without_interrupts also restores the handler of SIGTERM, which Ray replaces
+        with environment_of_children(1), without_interrupts(), contextlib.chdir(os.sep):
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -219,12 +221,24 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
             f"address {address}: the Ray cluster there does not let this process in ({error}); where it asks for a "
             f"token, set RAY_AUTH_MODE=token"
         ) from error
+    except Exception as error:  # of any class, and of the class Exception itself if Ray's processes take too long
+        ray.shutdown()
+        raise InputError(f"Ray did not start: {_cause(error)}") from error
     try:
         yield
     except ray.exceptions.RayError as error:
         raise InputError(f"Ray has failed ({_last_line(error)}); the same command resumes the runs") from error
     finally:
         ray.shutdown()
+
+
+def _cause(error: Exception) -> str:
+    """Says in one line why Ray did not start, and what to do."""
+    text = " ".join(str(error).split())
+    if "AF_UNIX" in text:
+        return "the name of the folder for temporary files is too long for its sockets; set RAY_TMPDIR to a short one"
+    cause = "its processes did not answer in time" if "timed out" in text else text or type(error).__name__
+    return f"{cause}; try again when the machine is less busy, or choose the engine processes"
 
 
 def _no_cluster(address: str | None, error: Exception) -> str:

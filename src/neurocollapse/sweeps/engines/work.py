@@ -1,9 +1,11 @@
 """Trains one run for any engine: sets its threads, reports its events and turns its end into an event."""
 
 import os
+import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..._errors import InputError, RunError, WriteError
@@ -29,6 +31,29 @@ def check_workers(workers: int | None) -> None:
 def thread_variables(threads: int) -> dict[str, str]:
     """Returns the variables that a process needs before it imports torch; waiting threads sleep and do not spin."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@contextmanager
+def environment_of_children(threads: int) -> Iterator[None]:
+    """Sets what children inherit that start in the block: the number of threads, and where they import from.
+
+    Python puts the current folder first for a child that runs `python -c`, and a random.py there would be run in place
+    of Python's own. The user's own network is still found there: see `call_builder`.
+    """
+    wanted = {**thread_variables(threads), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    path = list(sys.path)
+    os.environ |= wanted
+    sys.path[:] = [place for place in path if place not in ("", os.getcwd())]
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def train_and_report(

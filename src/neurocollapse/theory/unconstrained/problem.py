@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..._errors import InputError
+from ..._errors import InputError, checks_arguments
 
 LOSSES = ("square", "cross_entropy")
 BIASES = ("none", "free", "decayed")
 FEATURES = ("free", "relu")
 
 
+@checks_arguments
 @dataclass(frozen=True, kw_only=True)
 class UnconstrainedModel:
     """The problem of minimising, over the layers W_1, …, W_M, the features H, one column per sample, and the bias b,

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..._errors import InputError
+from ..._errors import InputError, checks_arguments
 from .closed_forms import closed_form
 from .newton import Minimum, minimize
 from .problem import UnconstrainedModel
@@ -20,6 +20,7 @@ _STARTS = 8
 _DEEP_STARTS = 16
 
 
+@checks_arguments
 def solve_unconstrained(
     model: UnconstrainedModel, *, seed: int = 0, starts: int | None = None, tolerance: float = 1e-11
 ) -> Solution:

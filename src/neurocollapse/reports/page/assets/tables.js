@@ -68,7 +68,7 @@ function showTheory() {
   target.replaceChildren(...parts);
 }
 
-const MARKS = { holds: "●", "holds in part": "◐", "does not hold here": "○", undecided: "?", "no runs": "–" };
+const MARKS = { holds: "●", "holds in part": "◐", "does not hold here": "○", undecided: "?" };
 
 function showClaims() {
   if (!content.claims.length) {
@@ -84,7 +84,7 @@ function showClaims() {
       content.claims.map((claim) => [
         claim.claim,
         claim.setting,
-        element("td", { className: "verdict", textContent: `${MARKS[claim.verdict] || ""} ${claim.verdict}` }),
+        element("td", { className: "verdict", textContent: `${MARKS[claim.verdict] || "–"} ${claim.verdict}` }),
       ]),
     ),
   );

@@ -1,0 +1,140 @@
+"""Sees which samples of its data set a loader shows, while it shows them."""
+
+import copy
+import operator
+import warnings
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, RandomSampler, Subset, WeightedRandomSampler
+
+from ..._errors import CaptureWarning
+from .names import Origin
+from .subset import Part
+
+
+class Drawn:
+    """Yields what a loader yields, and knows of each batch which samples of the data set it shows.
+
+    That is known for a DataLoader of a data set with an index, also with workers, which draw ahead.
+    """
+
+    def __init__(self, loader: Iterable[Any]):
+        self.loader = loader
+        self.indices: list[int] | None = None  # in the batch yielded last
+        self.seen = 0  # samples in the batches before
+        self.counted: dict[int, bytearray] = {}  # by data set, whether each sample was seen
+        self.total = self.different = 0
+        self.unequal: tuple[int, int] | None = None  # the samples drawn and the labels yielded, where they differ
+        self._waiting: deque[Any] = deque()
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._watched():
+            drawn = self._waiting.popleft() if self._waiting else None
+            self.indices = None if drawn is None else self._looked_up(drawn)
+            yield item
+
+    def origin(self, labels: Tensor) -> Origin:
+        """Returns which samples those of the batch yielded last are, given its labels; call it once for each."""
+        if self.indices is not None and len(self.indices) != len(labels):
+            self.unequal = self.unequal or ((len(self.indices), len(labels)) if labels.ndim == 1 else None)
+            self.indices = None
+        self.seen += len(labels)
+        return Origin(labels.shape, self.seen - len(labels), self.indices)
+
+    def warn(self, *, stacklevel: int) -> None:
+        """Warns, with `CaptureWarning`, if samples were repeated, unless the sampler's kind was warned of before."""
+        if not isinstance(self.loader, DataLoader):
+            return
+        batch_sampler, dataset = self.loader.batch_sampler, self.loader.dataset
+        sampler = getattr(batch_sampler, "sampler", self.loader.sampler)
+        told = isinstance(sampler, RandomSampler | WeightedRandomSampler) and sampler.replacement
+        if self.different < self.total and not told:
+            kinds = dict.fromkeys(type(each).__name__ for each in (batch_sampler, sampler, dataset) if each is not None)
+            warnings.warn(
+                f"the loader repeats samples: the {self.total} that it showed are {self.different} different ones "
+                f"({', '.join(kinds)}); measure with a loader that shows each sample once",
+                CaptureWarning,
+                stacklevel=stacklevel + 1,
+            )
+        if self.unequal:
+            drawn, shown = self.unequal
+            warnings.warn(
+                f"collate_fn makes {shown} labels of {drawn} samples, so samples are left out, split or repeated; "
+                f"measure with one that keeps each sample once",
+                CaptureWarning,
+                stacklevel=stacklevel + 1,
+            )
+
+    def _watched(self) -> Iterable[Any]:
+        loader = self.loader
+        if (
+            not isinstance(loader, DataLoader)
+            or isinstance(loader.dataset, IterableDataset)
+            or type(loader).__iter__ is not DataLoader.__iter__
+            or not getattr(loader, "in_order", True)
+        ):
+            return loader
+        name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+        twin = copy.copy(loader)  # past DataLoader's own lock on its attributes; workers that persist stay the loader's
+        vars(twin).update({name: _Watched(getattr(loader, name), self._saw), "_iterator": None})
+        return twin
+
+    def _saw(self, drawn: Any) -> None:
+        drawn = drawn.tolist() if hasattr(drawn, "tolist") else drawn  # an array of indices
+        in_batch = isinstance(drawn, list | tuple | range)
+        # without a batch sampler one index may stand for a whole batch
+        self._waiting.append(list(drawn) if in_batch else None)
+        for index in drawn if in_batch else [drawn]:
+            self._count(index)
+
+    def _count(self, index: Any) -> None:
+        try:
+            dataset, place = origin(self.loader.dataset, operator.index(index))  # type: ignore[attr-defined]
+            if id(dataset) not in self.counted:
+                self.counted[id(dataset)] = bytearray(len(dataset))
+            seen = self.counted[id(dataset)]
+            self.total, self.different = self.total + 1, self.different + (not seen[place])
+            seen[place] = 1
+        except (TypeError, IndexError):  # keys of a data set of its own kind
+            return
+
+    def _looked_up(self, drawn: list[Any]) -> list[int] | None:
+        dataset = self.loader.dataset  # type: ignore[attr-defined]
+        try:
+            indices = [operator.index(index) for index in drawn]
+        except TypeError:
+            return None
+        return [dataset.indices[index] for index in indices] if isinstance(dataset, Part) else indices
+
+
+class _Watched:
+    """A sampler that reports what it draws."""
+
+    def __init__(self, sampler: Any, saw: Any):
+        self.sampler, self.saw = sampler, saw
+
+    def __iter__(self) -> Iterator[Any]:
+        for drawn in self.sampler:
+            self.saw(drawn)
+            yield drawn
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def origin(dataset: Any, index: int) -> tuple[Any, int]:
+    """Returns the data set, within Subset and ConcatDataset, and the index there of a sample."""
+    while True:
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, operator.index(dataset.indices[index])
+        elif isinstance(dataset, ConcatDataset):
+            index = index % len(dataset)
+            part = bisect_right(dataset.cumulative_sizes, index)
+            index -= dataset.cumulative_sizes[part - 1] if part else 0
+            dataset = dataset.datasets[part]
+        else:
+            return dataset, index

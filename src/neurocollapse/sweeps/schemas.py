@@ -1,0 +1,55 @@
+"""The keys of each file in a run's folder, and their types."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .naming import FORMAT
+
+
+@dataclass(frozen=True)
+class NetworkKept:
+    """A `Fingerprint`, which needs torch, as config.json keeps it."""
+
+    sha256: str
+    outputs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Description:
+    """The keys of config.json, with their types. A run made before a key was added lacks it."""
+
+    config: dict[str, Any]
+    num_classes: int
+    data_sha256: str = ""
+    definitions: int = 1
+    notes: tuple[str, ...] = ()
+    provenance: tuple[dict[str, Any], ...] = ()
+    network: NetworkKept | None = None
+    schema: int = FORMAT
+    """The version of both the format and the defaults, before they had one each."""
+    format: int | None = None
+    defaults: int | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The keys of result.json."""
+
+    status: Literal["finished", "diverged"]
+    epoch: int | None = None
+    message: str = ""
+
+
+#: The keys that every record has, and every line of timings.
+RECORD = {
+    "epoch": int,
+    "learning_rate": float,
+    "gradient_norm": float,
+    "terminal_phase_start": int | None,
+    "train.accuracy": float,
+    "train.weight_norms": list[float],
+}
+TIMING = {"epoch": int, "train": float, "measure": float}
+
+#: The tensors of each epoch in snapshots.safetensors, and their axes: see `training.snapshot`.
+SNAPSHOT = {"labels": 1, "samples": 2, "means": 2, "weight_gram": 2, "means_gram": 2}

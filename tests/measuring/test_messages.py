@@ -1,0 +1,115 @@
+"""Every error of measuring leads somewhere: what to pass in place of what cannot be measured."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from neurocollapse import measure
+from neurocollapse.measuring.capture import capture
+from neurocollapse.networks import candidates_for
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")  # it is deprecated, and models of it are about
+
+N, C = 22, 3
+VECTORS = torch.randn(N, 6, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(N) % C
+DATA = [(VECTORS, LABELS)]
+
+
+def mlp(head=None):
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, C) if head is None else head)
+
+
+@pytest.mark.parametrize("value", [-1, -100, 255])
+def test_labels_that_mark_what_has_no_label_name_the_way_to_leave_it_out(value):
+    labels = LABELS.index_fill(0, torch.tensor(3), value)
+    for measuring in (
+        lambda: capture(mlp(), [(VECTORS, labels)], ignore_index=-7),
+        lambda: measure(VECTORS, labels),
+        lambda: measure(VECTORS, labels, torch.ones(C, 6)),
+    ):
+        with pytest.raises(ValueError, match=rf"label {value} of sample 3 .*if {value} marks .*ignore_index={value}"):
+            measuring()
+
+
+def test_classes_without_samples_are_left_out_as_the_error_says():
+    features, labels, weight, bias = VECTORS[LABELS != 1], LABELS[LABELS != 1], torch.randn(C, 6), torch.randn(C)
+    with pytest.raises(
+        ValueError, match=r"class 1 has no samples, .*leave them out, measure\(.*unique\(return_inv"
+    ) as e:
+        measure(features, labels, weight, bias)
+    steps = str(e.value).partition("measure(features, labels, weight[present], bias[present]) after ")[2]
+    names = {"labels": labels}
+    exec(steps.partition(" (measure_model")[0], names)
+    present, labels = names["present"], names["labels"]
+    assert measure(features, labels, weight[present], bias[present]).class_counts == (8, 7)
+
+
+JIT = "hooks do not reach into "
+#: a model and its data, a head, and where the error leads
+LED = {
+    "one output": (
+        lambda: mlp(nn.Linear(5, 1)),
+        None,
+        "head '2' has one output, .* a head with the rows −w/2, w/2 and",
+    ),
+    "one output, flat": (lambda: nn.Sequential(*mlp(nn.Linear(5, 1)), nn.Flatten(0)), None, "has one output"),
+    "no head": (
+        lambda: mlp(nn.Softmin(dim=1)),
+        None,
+        r"Sequential returns \(22, 5\), .*no possible head \(without one, use measure\(",
+    ),
+    "no layer": (
+        lambda: nn.Sequential(nn.ReLU()),
+        None,
+        r"what a backbone without a head returns is measured with measure",
+    ),
+    "scripted": (lambda: torch.jit.script(mlp()), None, JIT + r"a model of torch.jit \(Recurs.*pass the eager model"),
+    "traced": (lambda: torch.jit.trace(mlp(), VECTORS), None, JIT + r"a model of torch.jit \(TopLevel"),
+    "frozen": (lambda: torch.jit.freeze(torch.jit.script(mlp().eval())), None, JIT + "a model of torch.jit"),
+    "scripted head": (
+        lambda: nn.Sequential(nn.Linear(6, 5), torch.jit.script(nn.Linear(5, C))),
+        None,
+        JIT + "its parts of",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LED)
+def test_errors_lead_somewhere(case):
+    make, head, message = LED[case]
+    model = make()
+    with pytest.raises(ValueError, match=message):
+        capture(model, DATA, head=head)
+
+
+def test_a_matrix_is_no_head():
+    with pytest.raises(ValueError, match=r"must be the name .* got Tensor; a matrix .* is the weight of measure\("):
+        inspect.unwrap(candidates_for)(mlp(), torch.ones(C, 5))
+
+
+def test_a_model_with_scripted_parts_is_measured():
+    body = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    head = nn.Linear(5, C)
+    expected = capture(nn.Sequential(body, head), DATA).features.features
+    for part in (
+        torch.jit.script(body),
+        torch.jit.trace(body, VECTORS),
+        torch.jit.freeze(torch.jit.script(body.eval())),
+    ):
+        captured = capture(nn.Sequential(part, head), DATA, layers="all")
+        assert captured.features.features.equal(expected)
+        assert not captured.layers
+
+
+def test_inputs_of_numpy_lead_to_tensors():
+    for inputs in (VECTORS.numpy(), {"input": VECTORS.numpy()}, [VECTORS.numpy()]):
+        with pytest.raises(ValueError, match=r"an array of NumPy, float32 .* let it yield torch.from_numpy\(inputs\)"):
+            capture(mlp(), [(inputs, LABELS)])
+
+
+def test_a_weight_of_one_row():
+    with pytest.raises(ValueError, match=r"weight has one row, .* a head with the rows −w/2, w/2"):
+        measure(VECTORS, LABELS % 2, torch.ones(1, 6))

@@ -1,0 +1,83 @@
+"""A language model is measured at the next token, as it is trained, whether its labels are shifted or its input."""
+
+import pytest
+import torch
+from torch import nn
+
+from neurocollapse import CaptureWarning, measure, measure_model
+from neurocollapse.measuring.capture import capture
+from tests.modules import Model
+
+transformers = pytest.importorskip("transformers")
+
+N, T, C = 40, 6, 4
+IDS = torch.randint(C, (N, T), generator=torch.Generator().manual_seed(0))
+#: the prompt is left out, as trainers do
+LABELS = IDS.index_fill(1, torch.tensor([0, 1]), -100)
+#: of the next token; the last has none
+SHIFTED = torch.cat([LABELS[:, 1:], torch.full((N, 1), -100)], dim=1)
+SIZES = {"vocab_size": C, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8}
+TOKENS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+
+
+def own():
+    """A language model that says nothing of itself: at each token it sees the sum of those before."""
+    model = Model(
+        lambda self, idx: self.head(self.embed(idx).cumsum(1)), embed=nn.Embedding(C, 8), head=nn.Linear(8, C)
+    )
+    return model, model.head
+
+
+def of_transformers(name, **options):
+    config = getattr(transformers, name + "Config")(**SIZES, **TOKENS, **options)
+    model = getattr(transformers, name + ("LMHeadModel" if name == "GPT2" else "ForCausalLM"))(config)
+    return model, model.get_output_embeddings()
+
+
+MODELS = {
+    "GPT-2": lambda: of_transformers("GPT2", n_positions=T),
+    "Llama": lambda: of_transformers("Llama"),
+    "one's own": own,
+}
+
+
+def by_hand(model, head, labels):
+    """Token by token: what the head sees, under the label of that place."""
+    seen = []
+    handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    model.eval()(IDS)
+    handle.remove()
+    places = [(n, t) for n in range(N) for t in range(T) if labels[n, t] != -100]
+    features, targets = (torch.stack([values[place] for place in places]) for values in (seen[0], labels))
+    return measure(features, targets, head.weight, head.bias, vci=False)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("strategy", ["keep", "stream", "twice"])
+def test_labels_that_are_the_input_are_measured_shifted(name, strategy):
+    torch.manual_seed(0)
+    model, head = MODELS[name]()
+    expected = by_hand(model, head, SHIFTED)
+    assert by_hand(model, head, LABELS)["nc1"] != pytest.approx(expected["nc1"], rel=0.1)
+    key = "idx" if name == "one's own" else "input_ids"
+    for labels, is_moved in ((LABELS, True), (SHIFTED, False)):
+        data = [{key: ids, "labels": y} for ids, y in zip(IDS.split(17), labels.split(17), strict=True)]
+        if is_moved:
+            with pytest.warns(CaptureWarning, match="and it predicts the next, so each position was measured under"):
+                measured = measure_model(model, data, strategy=strategy, vci=False)
+        else:
+            measured = measure_model(model, data, strategy=strategy, vci=False)
+        for key in expected:
+            if strategy != "stream" or key != "nc4":
+                assert measured[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-6), key
+
+
+def test_a_model_that_reads_both_ways_is_measured_as_it_is():
+    model = transformers.BertForMaskedLM(transformers.BertConfig(**SIZES))
+    captured = capture(model, [{"input_ids": IDS, "labels": LABELS}])
+    assert captured.features.labels.equal(LABELS[LABELS != -100])
+
+
+def test_classes_of_tokens_stay_where_they_are():
+    model, _ = own()
+    assert capture(model, [(IDS, (IDS + 1) % C)]).features.labels.equal((IDS + 1).flatten() % C)

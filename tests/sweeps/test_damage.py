@@ -1,0 +1,253 @@
+"""What is wrong with one file of a run is said with the file and the key, is that run's alone, and harms nothing."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import neurocollapse as nc
+from neurocollapse import RunError
+from neurocollapse._files import to_json
+from neurocollapse.datasets import load_dataset
+from neurocollapse.sweeps import RunFolder, folders, run_id, runs_table
+from neurocollapse.sweeps.identity import check_resumable
+from neurocollapse.sweeps.naming import RUN_NAME, run_name
+from neurocollapse.sweeps.resuming import execute, execute_together
+from neurocollapse.training import config as configuration
+
+DATA = load_dataset("gaussian")
+CONFIG = nc.RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=1, learning_rate=0.01)
+OTHER = dataclasses.replace(CONFIG, seed=1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder of two finished runs."""
+    out = tmp_path_factory.mktemp("trained")
+    for config in (CONFIG, OTHER):
+        execute(config, DATA, out)
+    return out
+
+
+@pytest.fixture
+def shelf(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "shelf"))
+
+
+def described(**changes):
+    return lambda text: to_json({**json.loads(text), **changes})
+
+
+def configured(**changes):
+    return lambda text: to_json({**json.loads(text), "config": {**json.loads(text)["config"], **changes}})
+
+
+def record(**changes):
+    """Every line with these values; a value of ... takes the key out."""
+
+    def edited(text):
+        lines = [{**json.loads(line), **changes} for line in text.splitlines()]
+        return "".join(to_json({k: v for k, v in line.items() if v is not ...}) + "\n" for line in lines)
+
+    return edited
+
+
+DEEP = lambda text: "[" * 200_000  # noqa: E731, the parser's own error is no ValueError
+
+EDITS = [
+    ("config.json", configured(epochs="1"), "config.epochs must be a whole number, got '1'"),
+    ("config.json", configured(epochs=1.0), "config.epochs must be a whole number, got 1.0"),
+    ("config.json", configured(epochs=None), "config.epochs must be a whole number, got None"),
+    ("config.json", configured(weight_decay=[]), "weight_decay must be a number"),
+    ("config.json", configured(optimizer=3), "optimizer must be 'sgd' or"),
+    ("config.json", configured(width=-1), "width must be at least 1"),
+    ("config.json", described(config=[]), "config must be an object"),
+    ("config.json", described(num_classes="4"), "num_classes must be a whole number"),
+    ("config.json", described(notes="none"), "notes must be a list"),
+    ("config.json", described(provenance=[1]), r"provenance\[0\] must be an object"),
+    ("config.json", described(network={"sha256": "0"}), "network has no 'outputs'"),
+    ("config.json", described(network={"sha256": "0", "outputs": ["1"]}), r"network.outputs\[0\] must be a number"),
+    ("config.json", DEEP, "recursion"),
+    ("result.json", described(status="lost"), "status must be 'finished' or 'diverged', got 'lost'"),
+    ("result.json", described(epoch="1"), "epoch must be a whole number"),
+    ("result.json", lambda text: '{"status": "finished"}', "it has no 'epoch'"),
+    ("records.jsonl", record(epoch=[1]), r"line 1: epoch must be a whole number, got \[1\]"),
+    ("records.jsonl", record(learning_rate=...), "line 1 has no 'learning_rate'"),
+    ("records.jsonl", record(**{"train.nc1": {"a": 1}}), "line 1: train.nc1 must be a number"),
+    ("records.jsonl", record(**{"train.weight_norms": 3}), "line 1: train.weight_norms must be a list"),
+    ("records.jsonl", lambda text: text + "[]\n", "line 3 must be an object"),
+    ("records.jsonl", DEEP, "recursion"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "edit", "reason"), EDITS)
+def test_a_value_of_a_wrong_type_is_the_damage_of_its_run_alone(shelf, name, edit, reason):
+    bad, good = (RunFolder(shelf / run_id(config, DATA)) for config in (CONFIG, OTHER))
+    path = bad.path / name
+    path.write_text(edit(path.read_text()))
+    before = path.read_bytes()
+    with pytest.raises(RunError, match=reason) as caught:
+        execute(CONFIG, DATA, shelf)
+    assert str(bad.path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert runs_table(folders(shelf)).set_index("run_id")["status"].to_dict() == {
+        bad.path.name: "damaged", good.path.name: "finished",
+    }  # fmt: skip
+    with pytest.warns(UserWarning, match=reason):
+        assert set(nc.runs(shelf)["run_id"]) == {good.path.name}
+    assert path.read_bytes() == before
+
+
+def rename(path, old, new):
+    tensors = {name.replace(old, new): tensor for name, tensor in safetensors.torch.load_file(path).items()}
+    safetensors.torch.save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [("1.means", "1.meens", "epoch 1 has the tensors .*meens"), ("1.means", "one.means", "'one.means' belongs to no")],
+)
+def test_a_renamed_tensor_in_a_snapshot_is_left_out_of_the_report(shelf, old, new, reason):
+    bad = shelf / run_id(CONFIG, DATA) / "snapshots.safetensors"
+    rename(bad, old, new)
+    with pytest.raises(RunError, match=reason):
+        RunFolder(bad.parent).snapshots()
+    with pytest.warns(UserWarning, match=reason):
+        nc.report(shelf)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tensors: tensors.pop("epoch"), "does not contain tensor epoch"),
+        (lambda tensors: tensors.update(epoch=torch.zeros(2)), "only length-1 arrays|only 0-dim"),
+        (lambda tensors: tensors.pop("model.classifier.weight"), "it lacks the tensor 'model.classifier.weight'"),
+        (lambda tensors: tensors.update(other=torch.zeros(2)), "it has the tensor 'other'"),
+        (
+            lambda tensors: tensors.update({"model.classifier.weight": torch.zeros(4, 9)}),
+            r"is float32 of shape \(4, 9\)",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_damage(shelf, change, reason):
+    folder = RunFolder(shelf / run_id(CONFIG, DATA))
+    (folder.path / "result.json").unlink()
+    path = folder.path / "checkpoint.safetensors"
+    other = shelf / run_id(OTHER, DATA)
+    (other / "result.json").unlink()
+    (other / "checkpoint.safetensors").unlink()
+    tensors = safetensors.torch.load_file(path) | {"epoch": torch.tensor(0)}
+    change(tensors)
+    safetensors.torch.save_file(tensors, path)
+    with pytest.raises(RunError, match=rf"checkpoint\.safetensors is damaged .*({reason}).*; delete {folder.path} "):
+        execute(CONFIG, DATA, shelf)
+    arrived = dict(execute_together([CONFIG, OTHER], DATA, shelf))
+    assert isinstance(arrived[0], RunError)
+    assert arrived[1].status == "finished"
+
+
+def test_the_weights_of_another_network_are_damage(shelf):
+    path = shelf / run_id(CONFIG, DATA) / "model.safetensors"
+    rename(path, "classifier", "head")
+    for look in (lambda: nc.train(CONFIG, out=shelf), lambda: nc.verify(path.parent)):
+        with pytest.raises(RunError, match=r"model\.safetensors is damaged .*of another network"):
+            look()
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"width": 16}, {"weight_decay": 0.25}])
+def test_an_edited_configuration_is_not_taken_for_the_run_that_was_asked_for(shelf, change):
+    folder = RunFolder(shelf / run_id(CONFIG, DATA))
+    path = folder.path / "config.json"
+    path.write_text(configured(**change)(path.read_text()))
+    for look in (lambda: nc.train(CONFIG, out=shelf), lambda: nc.verify(folder), folder.check_whole):
+        with pytest.raises(RunError, match="holds another run than its name says, gaussian-mlp-") as caught:
+            look()
+        assert "delete" not in str(caught.value)
+
+
+def test_a_copy_under_another_runs_name_is_not_that_run(shelf):
+    asked = dataclasses.replace(CONFIG, seed=7)
+    shutil.copytree(shelf / run_id(CONFIG, DATA), shelf / run_id(asked, DATA))
+    with pytest.raises(RunError, match=f"{run_id(asked, DATA)} holds another run .*{run_id(CONFIG, DATA)}"):
+        execute(asked, DATA, shelf)
+    free = Path(shutil.copytree(shelf / run_id(CONFIG, DATA), shelf / "my best run"))
+    assert RunFolder(free).damage is None  # a name that says nothing about the run may be any
+
+
+def test_a_run_of_older_defaults_is_read_and_verified_but_not_resumed(shelf, monkeypatch):
+    monkeypatch.setattr(configuration, "FORMER_DEFAULTS", {1: {"width": 8, "optimizer": "adam"}})
+    older = dataclasses.replace(CONFIG, optimizer="sgd")
+    assert older.changed_from(1).keys() == {"dataset", "network", "depth", "epochs", "learning_rate", "optimizer"}
+    name = run_name(older, DATA.sha256, 1)
+    assert name != run_id(older, DATA)
+    folder = RunFolder((shelf / run_id(CONFIG, DATA)).rename(shelf / name))
+    path = folder.path / "config.json"
+    config = {key: value for key, value in json.loads(path.read_text())["config"].items() if key != "width"}
+    path.write_text(described(config=config, defaults=1)(path.read_text()))
+    assert folder.config == older
+    assert set(nc.runs(shelf)["width"]) == {8}
+    assert set(nc.runs(shelf)["run_id"]) == {name, run_id(OTHER, DATA)}
+    assert len(list(nc.verify(folder))) > 5
+    assert nc.report(shelf).exists()
+    with pytest.raises(RunError, match="was made with defaults 1, and now it is 2; name another folder"):
+        check_resumable(folder, DATA, None)
+
+
+def test_a_run_from_before_the_two_versions_keeps_its_name(shelf):
+    path = shelf / run_id(CONFIG, DATA) / "config.json"
+    values = json.loads(path.read_text())
+    assert (values.pop("format"), values.pop("defaults")) == (2, 2)
+    path.write_text(to_json({**values, "schema": 2}))
+    assert execute(CONFIG, DATA, shelf).status == "finished"
+    assert RunFolder(path.parent).damage is None
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Makes the system refuse a path; the superuser may read everything."""
+
+    def refuse(refused):
+        kept = Path.stat
+
+        def stat(self, **options):
+            if refused in (self, self.parent) and self.suffix:
+                raise PermissionError(13, os.strerror(13), str(self))
+            return kept(self, **options)
+
+        monkeypatch.setattr(Path, "stat", stat)
+
+    return refuse
+
+
+@pytest.mark.parametrize("name", ["", "records.jsonl", "config.json", "model.safetensors"])
+def test_what_may_not_be_read_is_not_called_damaged(shelf, unreadable, name):
+    folder = RunFolder(shelf / run_id(CONFIG, DATA))
+    unreadable(folder.path / name if name else folder.path)
+    with pytest.raises(RunError, match=r"cannot be read \(Permission denied\); check its permissions") as caught:
+        folder.check_whole()
+    assert "delete" not in str(caught.value)
+    with pytest.warns(UserWarning, match="Permission denied"):
+        assert set(nc.runs(shelf)["run_id"]) == {run_id(OTHER, DATA)}
+
+
+@pytest.mark.parametrize("name", [None, "notes.txt", "result.json", "records.jsonl", "config.json"])
+def test_no_one_is_advised_to_delete_a_folder_that_is_no_run(shelf, name):
+    if name:
+        (shelf / name).write_text("{")
+    with pytest.raises(RunError) as caught:
+        _ = RunFolder(shelf).config
+    assert "delete" not in str(caught.value)
+    assert RUN_NAME.fullmatch(run_id(CONFIG, DATA))
+
+
+def test_a_pipe_in_a_runs_folder_does_not_block(shelf):
+    path = shelf / run_id(CONFIG, DATA) / "records.jsonl"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RunError, match=r"records\.jsonl is damaged \(it is a pipe, not a file\)"):
+        RunFolder(path.parent).check_whole()

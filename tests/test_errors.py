@@ -1,0 +1,90 @@
+"""Mistaken calls of the public functions: one sentence, decided in one place."""
+
+import inspect
+
+import pytest
+import torch
+
+import neurocollapse as nc
+from neurocollapse.measuring import as_loader
+from neurocollapse.sweeps import Machines, plan_sweep
+
+CONFIG = nc.RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=1)
+MODEL = torch.nn.Linear(16, 4)
+DATA = nc.load_dataset("gaussian")
+
+CALLS = {
+    "None for a folder": (lambda: nc.runs(None), "runs: path must be a path, got None of type NoneType"),
+    "a number for a folder": (lambda: nc.report(3), "report: folder must be a path, got 3 of type int"),
+    "a run of no folder": (lambda: nc.RunFolder(None), "RunFolder: path must be a path, got None"),
+    "fields in a dict": (
+        lambda: nc.train({"epochs": 3}),
+        "train: config must be a RunConfig, got {'epochs': 3} of type",
+    ),
+    "a generator's argument": (lambda: nc.epochs(3), "epochs: config must be a RunConfig, got 3 of type int"),
+    "no folder": (
+        lambda: nc.sweep([CONFIG]),
+        "sweep: missing a required argument: 'out'; it takes configs, out, engine",
+    ),
+    "True for a number": (
+        lambda: nc.reproduce(seeds=True),
+        "reproduce: seeds must be an integer, got True of type bool",
+    ),
+    "a number for a sequence": (lambda: nc.reproduce(weight_decays=3), "reproduce: weight_decays must be a sequence"),
+    "something to verify": (
+        lambda: nc.verify(3),
+        "subject must be a path, a RunFolder, a TrainedRun or a torch.nn.Module",
+    ),
+    "no array": (
+        lambda: nc.check_homogeneous(MODEL, 3),
+        "check_homogeneous: inputs must be a tensor, got 3 of type int",
+    ),
+    "a size of a problem": (
+        lambda: nc.UnconstrainedModel(num_classes="x", per_class=1, num_features=1, weight_decay=1, feature_decay=1),
+        "UnconstrainedModel: num_classes must be an integer, got 'x' of type str",
+    ),
+    "a mistyped argument": (
+        lambda: nc.measure_model(MODEL, DATA.train, wieght_decay=3),
+        "measure_model has no argument 'wieght_decay' (did you mean 'weight_decay'?); there are model, loader, head",
+    ),
+    "a mistyped option": (lambda: nc.measure_layers(MODEL, DATA.train, token=0), "(did you mean 'tokens'?)"),
+    "a mistyped field": (
+        lambda: nc.RunConfig(epoch=3),
+        "a run has no field 'epoch' (did you mean 'epochs'?); there are",
+    ),
+}
+
+
+#: Beartype would refuse these before the package does.
+UNCHECKED = {
+    "a name for a sweep": (lambda: plan("x"), "sweep takes a Sweep or RunConfigs, got 'x'"),
+    "a number for a sweep": (lambda: plan(3), "sweep takes a Sweep or RunConfigs, got 3"),
+    "one run for a sweep": (lambda: plan(CONFIG), "sweep takes several configurations, got one; train it with train"),
+    "a data set for a loader": (
+        lambda: as_loader(DATA),
+        "and Dataset yields none; pass a split of it, such as dataset",
+    ),
+    "a number for a loader": (lambda: as_loader(3), "yields batches of (inputs, labels), and int yields none; pass a"),
+}
+
+
+def plan(configs):
+    return inspect.unwrap(plan_sweep)(configs, "out", Machines())
+
+
+@pytest.mark.parametrize(("call", "message"), (CALLS | UNCHECKED).values(), ids=CALLS | UNCHECKED)
+def test_a_mistaken_call_is_answered_in_a_sentence(call, message):
+    with pytest.raises(nc.InputTypeError) as caught:
+        call()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+PUBLIC = [name for name in nc.__all__ if inspect.isfunction(getattr(nc, name))]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_function_checks_its_arguments(name):
+    assert len(PUBLIC) > 15
+    with pytest.raises(nc.InputTypeError, match=f"{name} has no argument 'no_such_thing'; there are "):
+        getattr(nc, name)(no_such_thing=1)
