@@ -18,7 +18,8 @@ from tests.training.runs import decayed
 
 IDENTITIES, CRITICAL, SQI, THEOREM, *_ = nc.theory.STATEMENTS
 GAUSSIAN = nc.load_dataset("gaussian", per_class=10).train
-DIGITS = nc.load_dataset("mnist5k", per_class=2).train
+_DIGITS = nc.load_dataset("mnist5k", per_class=2).train
+DIGITS = nc.datasets.Split(_DIGITS.images[..., ::2, ::2], _DIGITS.labels)  # so that the convnet has 256 features
 
 
 def objective(network="mlp", *, seed=0, weight_decay=3e-3, **options):
@@ -128,7 +129,7 @@ def test_the_difference_of_grams_shrinks_entry_by_entry_along_the_flow():
     assert balance_of_neighbours_along_flow(times, differences, 0.1).residual > 1e-2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**31), width=st.integers(3, 12), tail=st.integers(1, 3), bias=st.booleans())
 def test_the_certificate_is_never_below_the_value(seed, width, tail, bias):
     evidence = gather_evidence(objective(depth=4, width=width, linear_tail=tail, bias=bias, seed=seed))
@@ -136,21 +137,16 @@ def test_the_certificate_is_never_below_the_value(seed, width, tail, bias):
         assert row.predicted >= row.measured * (1 - 1e-12)
 
 
-def trained(weight_decay=0.02, **options):
-    """Linear below too, since ReLUs cut a step of the solver short wherever one switches."""
-    start = objective(depth=3, width=8, linear_tail=2, weight_decay=weight_decay, **options)
-    for _ in gradient_flow(start, [200.0], rtol=1e-4):
-        pass
-    return gather_evidence(start)
-
-
 def test_near_a_critical_point_the_certificate_is_tight_and_features_follow_from_outputs():
-    evidence = trained()
-    (balanced,) = rows(CRITICAL, evidence, "WᵀW of")
-    assert balanced.residual < 1e-3
-    assert all(row.residual < 0.02 for row in rows(CRITICAL, evidence, "Σ_W from"))
-    rows_of_bound = list(certificate(evidence))
-    assert all(row.measured > 0 and row.predicted / row.measured < 1.1 for row in rows_of_bound[-1:])
+    """All layers are linear, since ReLUs cut a step of the solver short wherever one switches."""
+    start = objective(depth=3, width=8, linear_tail=2, weight_decay=0.05)
+    for _ in gradient_flow(start, [80.0], rtol=1e-3):
+        pass
+    evidence = gather_evidence(start)
+    assert all(row.residual < 0.01 for row in rows(CRITICAL, evidence, "WᵀW of"))
+    assert all(row.residual < 0.05 for row in rows(CRITICAL, evidence, "Σ_W from"))
+    bound = next(certificate(evidence))
+    assert 0 < bound.measured <= bound.predicted < 1.1 * bound.measured
 
 
 # Collapse

@@ -1,6 +1,5 @@
 """Finds the linear layers with nothing between that stand just before a network's classifier."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,10 +39,10 @@ def find_linear_tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) 
         *before, call = before
     layers: list[str] = []
     while True:
-        giver = _giver(before, call)
-        if giver is None:
+        places = [place for place, earlier in enumerate(before) if _gives(earlier, call)]
+        if not places:
             return LinearTail(tuple(layers), "an operation that is no module" if before else "the input")
-        before = before[: before.index(giver)]
+        giver, before = before[places[-1]], before[: places[-1]]
         module = leaves[giver.name]
         if isinstance(module, nn.Linear) and calls.counts[giver.name] == 1 and module.weight.requires_grad:
             if module.bias is not None:
@@ -52,11 +51,6 @@ def find_linear_tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) 
         elif not isinstance(module, nn.Identity | nn.Flatten) or not _gives(giver, giver):
             return LinearTail(tuple(layers), f"{type(module).__name__} {giver.name}")
         call = giver
-
-
-def _giver(before: Sequence[Call], call: Call) -> Call | None:
-    """Returns the last call whose output is the input of this one."""
-    return next((earlier for earlier in reversed(before) if _gives(earlier, call)), None)
 
 
 def _gives(earlier: Call, call: Call) -> bool:

@@ -93,14 +93,15 @@ def within_class_covariance(evidence: Evidence) -> Iterator[Comparison]:
 def certificate(evidence: Evidence) -> Iterator[Comparison]:
     """Tr Σ_W ≤ Tr(W_r⁺ Cov_w(f) W_r⁺ᵀ) + ‖(I − P)V‖²_op Tr Σ_W(z), with P the projection on W's r leading directions.
 
-    It holds at any weights, since Ph = W_r⁺(f − b) exactly. The residual says how far the bound lies above the value.
+    It holds at any weights, since Ph = W_r⁺(f − b) exactly; the first term is computed as that of Ph, without dividing
+    by small singular values. The residual says how far the bound lies above the value.
     """
     for pair in evidence.linear_pairs:
-        value = _within(pair.features, evidence).trace().item()
+        Sigma_W = _within(pair.features, evidence)
+        value, spread_below = Sigma_W.trace().item(), _within(pair.inputs, evidence).trace().item()
         for reading in _readings(pair, evidence):
-            seen = reading.inverse @ _within(pair.outputs, evidence) @ reading.inverse.T
-            missed = torch.linalg.matrix_norm(reading.rest @ pair.below.value, ord=2) ** 2
-            bound = (seen.trace() + missed * _within(pair.inputs, evidence).trace()).item()
+            missed = torch.linalg.matrix_norm(pair.below.value - reading.projected(pair.below.value), ord=2).item() ** 2
+            bound = reading.projected(Sigma_W).trace().item() + missed * spread_below
             yield compare(
                 f"Tr Σ_W ≤, from {pair.above.name}, rank {reading.rank}",
                 bound,
@@ -133,11 +134,16 @@ def _rounding(pair: LinearPair) -> float:
 
 @dataclass(frozen=True)
 class _Reading:
-    """W truncated to its r leading directions: W_r⁺, and I − P with P the projection on them."""
+    """W truncated to its r leading directions."""
 
     rank: int
     inverse: Float[Tensor, "features outputs"]
-    rest: Float[Tensor, "features features"]
+    """W_r⁺."""
+    leading: Float[Tensor, "rank features"]
+
+    def projected(self, matrix: Float[Tensor, "features columns"]) -> Float[Tensor, "features columns"]:
+        """P times the matrix."""
+        return self.leading.T @ (self.leading @ matrix)
 
 
 def _readings(pair: LinearPair, evidence: Evidence) -> Iterator[_Reading]:
@@ -153,7 +159,5 @@ def _readings(pair: LinearPair, evidence: Evidence) -> Iterator[_Reading]:
         ranks.add(rank - 1)
     if evidence.bias_kind == "free" and evidence.num_classes - 1 <= rank:
         ranks.add(evidence.num_classes - 1)
-    identity = torch.eye(right.shape[1], dtype=torch.float64)
     for r in sorted(ranks):
-        leading = right[:r]
-        yield _Reading(r, leading.T @ (left[:, :r] / sizes[:r]).T, identity - leading.T @ leading)
+        yield _Reading(r, right[:r].T @ (left[:, :r] / sizes[:r]).T, right[:r])
