@@ -28,7 +28,7 @@ from neurocollapse.training import FullBatch
 from tests.problems import Decay, free_bias, orthogonal_frame, quasi_interpolating, relu_features, rotation
 from tests.training.runs import decayed
 
-IDENTITIES, CRITICAL, SQI, THEOREM, FRAME, DECAYED_BIAS, LEMMA_2_1 = STATEMENTS
+IDENTITIES, CRITICAL, SQI, THEOREM, FRAME, DECAYED_BIAS, LEMMA_2_1, CERTIFICATE = STATEMENTS
 GAUSSIAN = nc.load_dataset("gaussian", per_class=10).train
 IMAGES = nc.load_dataset("mnist5k", per_class=3).train
 

@@ -27,6 +27,8 @@ from .heads import read_head as read_head
 from .heads import unwrap as unwrap
 from .homogeneity import Homogeneity as Homogeneity
 from .homogeneity import check_homogeneous as check_homogeneous
+from .linear_tails import LinearTail as LinearTail
+from .linear_tails import find_linear_tail as find_linear_tail
 from .modes import evaluation as evaluation
 from .modes import modes_kept as modes_kept
 from .parameters import decays as decays

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from .users_own import call_builder
 class ConvNet(nn.Module):
     """The paper's network of five layers: four 3×3 convolutions of stride 2 with ReLU, then the linear classifier.
 
-    Input (samples, channels, height, width); 28×28 and 32×32 images both give p = 1024 features.
+    Input (samples, channels, height, width); 28×28 and 32×32 images both give p = 1024 features. `linear_tail` puts so
+    many square linear layers without ReLU and bias before the classifier.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class ConvNet(nn.Module):
         bias: bool = False,
         hidden_bias: bool = False,
         batch_norm: bool = False,
+        linear_tail: int = 0,
     ):
         super().__init__()
         if len(input_shape) != 3:
@@ -35,8 +38,9 @@ class ConvNet(nn.Module):
         for before, after in itertools.pairwise(widths):
             layers.append(nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=hidden_bias))
             layers += [*_normalization(nn.BatchNorm2d, after, batch_norm), nn.ReLU()]
-        self.features = nn.Sequential(*layers, nn.Flatten())
         num_features = widths[-1] * math.ceil(height / 16) * math.ceil(width / 16)
+        tail = [nn.Linear(num_features, num_features, bias=False) for _ in range(linear_tail)]
+        self.features = nn.Sequential(*layers, nn.Flatten(), *tail)
         self.classifier = nn.Linear(num_features, num_classes, bias=bias)
 
     def forward(self, images: Float[Tensor, "samples channels height width"]) -> Float[Tensor, "samples classes"]:
@@ -45,7 +49,10 @@ class ConvNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """A network of `depth` linear layers, the classifier included, with ReLU between and hidden layers of `width`."""
+    """A network of `depth` linear layers, the classifier included, with ReLU between and hidden layers of `width`.
+
+    The last `linear_tail` of the hidden layers have no ReLU and no bias.
+    """
 
     def __init__(
         self,
@@ -57,21 +64,29 @@ class MLP(nn.Module):
         bias: bool = False,
         hidden_bias: bool = False,
         batch_norm: bool = False,
+        linear_tail: int = 0,
     ):
         super().__init__()
         if depth < 2:
             raise NetworkError(f"depth counts the classifier too, so it is at least 2; got {depth}")
+        if linear_tail >= depth:
+            raise NetworkError(
+                f"an mlp of depth {depth} has {depth - 1} hidden layers, so linear_tail is at most that; got "
+                f"{linear_tail}"
+            )
         widths = [math.prod(input_shape)] + [width] * (depth - 1)
         layers: list[nn.Module] = [nn.Flatten()]
-        for before, after in itertools.pairwise(widths):
+        for index, (before, after) in enumerate(itertools.pairwise(widths), start=1):
+            is_linear = index >= depth - linear_tail
             try:
-                layers.append(nn.Linear(before, after, bias=hidden_bias))
+                layers.append(nn.Linear(before, after, bias=hidden_bias and not is_linear))
             except RuntimeError as error:  # PyTorch raises it if memory does not suffice
                 raise NetworkError(
                     f"a layer of {after}×{before} weights ({4e-9 * after * before:.3g} GB) does not fit in memory "
                     f"beside those before it; choose a smaller width"
                 ) from error
-            layers += [*_normalization(nn.BatchNorm1d, after, batch_norm), nn.ReLU()]
+            if not is_linear:
+                layers += [*_normalization(nn.BatchNorm1d, after, batch_norm), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(width, num_classes, bias=bias)
 
@@ -95,21 +110,29 @@ def build_network(
     bias: bool = False,
     hidden_bias: bool = False,
     batch_norm: bool = False,
+    linear_tail: int = 0,
 ) -> nn.Module:
     """Builds `convnet`, `mlp` (with `depth` and `width`), or the user's own network, given as `module:function`.
 
     For the first two, `bias` gives the classifier a bias, `hidden_bias` the other layers, and `batch_norm` puts batch
-    normalisation before every ReLU; the last two break homogeneity. The user's function returns a module whose last
-    linear layer has `num_classes` outputs: see `call_builder`. Raises `NetworkError`.
+    normalisation before every ReLU; the last two break homogeneity. `linear_tail` hidden layers before the classifier
+    have no ReLU and no bias. The user's function returns a module whose last linear layer has `num_classes` outputs:
+    see `call_builder`. Raises `NetworkError`.
     """
+    asked: dict[str, Any] = {"hidden_bias": hidden_bias, "batch_norm": batch_norm, "linear_tail": linear_tail}
     if name == "convnet":
-        return ConvNet(input_shape, num_classes, bias=bias, hidden_bias=hidden_bias, batch_norm=batch_norm)
+        return ConvNet(input_shape, num_classes, bias=bias, **asked)
     if name == "mlp":
-        layers = {"depth": depth, "width": width}
-        return MLP(input_shape, num_classes, **layers, bias=bias, hidden_bias=hidden_bias, batch_norm=batch_norm)
-    if hidden_bias or batch_norm:
-        asked = "biases in every layer" if hidden_bias else "batch normalisation"
-        raise NetworkError(f"{asked} can be asked of convnet and mlp; build {name} with what it is to have")
+        return MLP(input_shape, num_classes, depth=depth, width=width, bias=bias, **asked)
+    if wanted := [_IN_WORDS[field] for field, value in asked.items() if value]:
+        raise NetworkError(f"{wanted[0]} can be asked of convnet and mlp; build {name} with what it is to have")
     network = call_builder(name, input_shape, num_classes)
     possible_classifiers(network, num_classes)
     return network
+
+
+_IN_WORDS = {
+    "hidden_bias": "biases in every layer",
+    "batch_norm": "batch normalisation",
+    "linear_tail": "a linear tail",
+}

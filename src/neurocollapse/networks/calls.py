@@ -40,9 +40,9 @@ class Call:
 class Calls:
     """The last calls of possible heads in a forward pass: a context that has hooks on them while it is open."""
 
-    def __init__(self, candidates: Mapping[str, nn.Module], *, copied: bool = False):
+    def __init__(self, candidates: Mapping[str, nn.Module], *, copied: bool = False, kept: int | None = CALLS_KEPT):
         self.candidates, self.copied = candidates, copied
-        self.last: deque[Call] = deque(maxlen=CALLS_KEPT)
+        self.last: deque[Call] = deque(maxlen=kept)
         self.counts: Counter[str] = Counter()
         self.handles: list[RemovableHandle] = []
 

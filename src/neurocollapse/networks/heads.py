@@ -302,7 +302,7 @@ def _whole_parameters(model: nn.Module) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def captured_features(classifier: nn.Linear) -> Iterator[list[Tensor]]:
+def captured_features(classifier: nn.Module) -> Iterator[list[Tensor]]:
     """Yields a list to which every forward pass in the context appends the classifier's input, (samples, features)."""
     captured: list[Tensor] = []
     handle = classifier.register_forward_pre_hook(

@@ -1,7 +1,7 @@
 """The evidence that theory is compared with: a network's weights, gradients, features and outputs in float64."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..metrics import Measurement
+from ..networks import LinearTail
 from ..statistics import Classifier, ClassMeans, Projections
 
 
@@ -34,6 +35,24 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class LinearPair:
+    """Two consecutive linear layers with nothing between, V below W: features h = V z, outputs W h without a bias."""
+
+    above: Parameter
+    """W, with C rows if it is the classifier."""
+    below: Parameter
+    """V."""
+    inputs: Float[Tensor, "samples inputs"]
+    """z_i."""
+    features: Float[Tensor, "samples features"]
+    """h_i."""
+    outputs: Float[Tensor, "samples outputs"]
+    """W h_i."""
+    errors: Float[Tensor, "samples outputs"]
+    """N times the gradient of the data term with respect to the outputs."""
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Everything that an identity or a prediction reads: one network on one set of samples.
 
@@ -53,6 +72,12 @@ class Evidence:
     bias_trains: bool = True
     #: names of the network's parameters that do not train
     frozen: tuple[str, ...] = ()
+    #: the name of the classifier's weight among the layers
+    classifier_name: str = "classifier"
+    #: the linear layers just before the classifier, by name, the nearest first, and what ends them
+    tail: LinearTail = field(default_factory=LinearTail)
+    #: the inputs of these layers, in the same order
+    tail_inputs: tuple[Float[Tensor, "samples inputs"], ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -97,6 +122,19 @@ class Evidence:
         means = ClassMeans(self.num_classes)
         means.update(self.features, self.labels)
         return means
+
+    @cached_property
+    def linear_pairs(self) -> tuple[LinearPair, ...]:
+        """Each two consecutive linear layers at the end of the network, from the classifier down."""
+        layers = {layer.name: layer for layer in self.layers}
+        pairs: list[LinearPair] = []
+        names = (self.classifier_name, *self.tail.layers)
+        outputs, features, errors = self.outputs - self.bias, self.features, -self.errors
+        for above, below, inputs in zip(names, self.tail.layers, self.tail_inputs, strict=False):
+            W = layers[above]
+            pairs.append(LinearPair(W, layers[below], inputs, features, outputs, errors))
+            outputs, features, errors = features, inputs, errors @ W.value
+        return tuple(pairs)
 
     @property
     def class_means(self) -> Float[Tensor, "classes features"]:

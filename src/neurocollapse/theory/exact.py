@@ -15,13 +15,13 @@ from .evidence import Evidence, Parameter
 from .gathering import gather_evidence
 from .identities import balance_along_flow
 from .table import STATEMENTS, TheoryTable, theory_table
-from .two_clusters import two_clusters
+from .two_clusters import joined_clusters, two_clusters
 from .unconstrained.convex import solve_convex
 from .unconstrained.problem import UnconstrainedModel
 from .unconstrained.solution import Solution
 from .unconstrained.solver import solve_unconstrained
 
-IDENTITIES, CRITICAL, SQI, THEOREM, FRAME, _, LEMMA_2_1 = STATEMENTS
+IDENTITIES, CRITICAL, SQI, THEOREM, FRAME, _, LEMMA_2_1, _ = STATEMENTS
 
 #: A relative residual above this counts as a miss. It is not smaller because the closed forms are reached by iteration.
 EXACT_TOLERANCE = 1e-6
@@ -134,6 +134,12 @@ def without_nc1() -> Iterator[Comparison]:
     )
 
 
+def with_linear_layer() -> Iterator[Comparison]:
+    """The same clusters with a linear layer before the classifier: SQI holds there with Tr Σ_W = 0."""
+    sections = theory_table(gather_evidence(joined_clusters(4))).sections
+    yield from (*sections[CRITICAL], *sections[SQI], *sections[THEOREM])
+
+
 #: All of them, by subject.
 EXACT: dict[str, Callable[[], Iterable[Comparison]]] = {
     "identities at random weights": identities,
@@ -142,6 +148,7 @@ EXACT: dict[str, Callable[[], Iterable[Comparison]]] = {
     "the convex form and its dual certificate": convex,
     "Theorem 2.3 and the orthogonal frame at exact minima": theorem,
     "two clusters in a class: where NC1 does not follow": without_nc1,
+    "two clusters in a class with a linear layer before the classifier: where it follows": with_linear_layer,
 }
 
 

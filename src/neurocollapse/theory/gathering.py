@@ -2,13 +2,21 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .._errors import VerificationError
-from ..networks import Homogeneity, captured_features, check_head, check_homogeneous, find_classifier
+from ..networks import (
+    Homogeneity,
+    captured_features,
+    check_head,
+    check_homogeneous,
+    find_classifier,
+    find_linear_tail,
+)
 from ..statistics import Classifier
 from ..training import FullBatch
 from .evidence import Evidence, Parameter
@@ -24,7 +32,10 @@ def gather_evidence(objective: FullBatch) -> Evidence:
     decay λ.
     """
     classifier = _classifier(objective)
-    with captured_features(classifier) as captured:
+    tail = find_linear_tail(objective.model, objective.inputs[:_TRIED])
+    with ExitStack() as stack:
+        modules = [objective.model.get_submodule(name) for name in tail.layers]
+        captured, *below = [stack.enter_context(captured_features(module)) for module in (classifier, *modules)]
         _, gradient = objective.data_gradient()
     gradients = objective.split(gradient)
     parameters = [
@@ -43,6 +54,11 @@ def gather_evidence(objective: FullBatch) -> Evidence:
         bias_decay=bias_decay,
         bias_trains=classifier.bias is not None and classifier.bias.requires_grad,
         frozen=tuple(name for name, p in objective.model.named_parameters() if not p.requires_grad),
+        classifier_name=next(
+            name.removesuffix(".weight") for name, p in objective.parameters.items() if p is classifier.weight
+        ),
+        tail=tail,
+        tail_inputs=tuple(torch.cat(inputs).cpu() for inputs in below),
     )
 
 

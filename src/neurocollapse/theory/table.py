@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from .._schema import typed
-from . import identities, predictions
+from . import identities, linear_tails, predictions
 from .comparison import Comparison
 from .evidence import Evidence
 from .fixed_features import central_path
@@ -39,6 +39,7 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
         Statement(identities.lemma_2_2),
         Statement(identities.balance),
         Statement(identities.path_decomposition, needs_decay=True),
+        Statement(linear_tails.gradients_of_neighbours),
     ),
     "at a critical point": (
         Statement(identities.gradient),
@@ -48,6 +49,8 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
         Statement(identities.sum_of_outputs, bias=_NONE, needs_decay=True),
         Statement(identities.free_bias, bias=_FREE, needs_decay=True),
         Statement(identities.decayed_bias, bias=_DECAYED),
+        Statement(linear_tails.balance_of_neighbours, needs_decay=True),
+        Statement(linear_tails.within_class_covariance, needs_decay=True),
     ),
     "symmetric quasi-interpolation itself": (Statement(predictions.quasi_interpolation),),
     "if SQI holds: Theorem 2.3": (
@@ -55,6 +58,7 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
         Statement(predictions.equation_3, needs_decay=True),
         Statement(predictions.overlap_with_global_mean),
         Statement(predictions.equation_4),
+        Statement(linear_tails.collapse, bias=_FREE, needs_decay=True),
     ),
     "if it ends in an orthogonal frame": (
         Statement(predictions.orthogonal_frame, bias=_NONE),
@@ -62,6 +66,7 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     ),
     "if it ends as the UFM with a decayed bias": (Statement(predictions.decayed_bias, bias=_DECAYED),),
     "if collapse is exact: Lemma 2.1": (Statement(predictions.lemma_2_1),),
+    "a bound at any weights, where linear layers end the network": (Statement(linear_tails.certificate),),
 }
 
 #: What a residual means if the theory does not apply to the network.
@@ -200,6 +205,11 @@ def _notes(evidence: Evidence) -> Iterator[str]:
             f"{len(evidence.frozen)} parameters are frozen ({', '.join(evidence.frozen[:3])}), so L, ‖W‖, ‖∇L‖ and the "
             f"laws of layers include only the others"
         )
+    if evidence.tail.layers:
+        names = (*evidence.tail.layers[::-1], evidence.classifier_name)
+        yield f"the network ends in {len(names)} linear layers ({', '.join(names)}), after {evidence.tail.ended_by}"
+    elif evidence.tail.ended_by and not evidence.tail.ended_by.startswith("ReLU"):
+        yield f"no linear layer stands just before the classifier: {evidence.tail.ended_by} does"
     if evidence.bias_kind == "frozen":
         yield "the classifier's bias is frozen, so the laws that need ∂L/∂b = 0 are left out"
     zero = bool(evidence.outputs.abs().max() < 1e-6)

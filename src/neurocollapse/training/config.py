@@ -40,6 +40,9 @@ class RunConfig:
     """Which layers have a bias: none, as in the paper; the classifier alone, with a bias that does not decay (free:
     the theorem's equations can then hold exactly) or one that does (decayed); or all, with biases that decay. Your own
     network must have the bias that you ask for."""
+    linear_tail: int = 0
+    """Number of linear layers without ReLU and bias just before the classifier: of the mlp its last hidden ones, in the
+    convnet square ones that are put in. With one, a critical point with SQI has collapsed."""
     normalization: Literal["none", "batch"] = "none"
     """batch puts batch normalisation before every ReLU of the convnet and the mlp, which breaks homogeneity."""
     loss: Literal["square", "cross_entropy"] = "square"
@@ -181,6 +184,7 @@ GROUPS = {
         "imbalance_ratio",
         "label_noise",
         "augmentation",
+        "linear_tail",
         "normalization",
         "initialization",
         "initial_norm",
@@ -226,6 +230,7 @@ _LOWEST = {
     "label_noise": 0,
     "depth": 2,
     "width": 1,
+    "linear_tail": 0,
     "weight_decay": 0,
     "batch_size": 1,
     "epochs": 0,
@@ -244,6 +249,7 @@ _HIGHEST = {
     "decay_start": 1_000_000,
     "depth": 1000,
     "width": 1_000_000,
+    "linear_tail": 1000,
     "batch_size": 1_000_000_000,
     **dict.fromkeys(("weight_decay", "learning_rate", "initial_norm"), 1e30),  # the weights are float32
 }

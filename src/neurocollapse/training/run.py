@@ -57,6 +57,7 @@ def builder_of(config: RunConfig) -> Callable[[str, tuple[int, ...], int], nn.Mo
         bias=config.bias != "none",
         hidden_bias=config.bias == "all",
         batch_norm=config.normalization == "batch",
+        linear_tail=config.linear_tail,
     )
 
 
