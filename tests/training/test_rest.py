@@ -8,7 +8,8 @@ import torch
 
 from neurocollapse.training import RunConfig, epochs, flow_time, network_of
 from neurocollapse.training.rest import at_rest, distance
-from neurocollapse.training.schedule import paces, recorded_epochs, rounds
+from neurocollapse.training.run import Run
+from neurocollapse.training.schedule import recorded_epochs, rounds
 from tests.training.runs import FEW, decayed, history
 
 SMALL = RunConfig(
@@ -26,20 +27,23 @@ SMALL = RunConfig(
 )
 
 
-def test_every_round_has_the_whole_schedule_and_only_the_first_a_higher_decay():
+def test_every_round_has_the_whole_schedule_larger_batches_and_only_the_first_a_higher_decay():
     assert rounds(SMALL) == (3, 9, 21)
     assert {3, 9, 21} <= set(recorded_epochs(SMALL))
-    rates, factors, counts = (
-        [value for epoch in range(1, 22) for value in paces(SMALL, 2, epoch)[kind]] for kind in range(3)
+    run = Run(SMALL, FEW, "cpu")
+    sizes = [[places.stop - places.start for places in run.batches(epoch)] for epoch in (1, 3, 4, 9, 10, 21)]
+    assert sizes == [[20] * 5] * 2 + [[100]] * 4  # 20 and 160 and 1,280 of 100 samples
+    paces = [run.pace(epoch) for epoch in range(1, 22)]
+    falling = [0.05 * (1 - step / steps) for steps in (15, 6, 12) for step in range(steps)]
+    assert torch.cat([pace.rate for pace in paces]).tolist() == pytest.approx(falling)
+    assert torch.cat([pace.count for pace in paces]).tolist() == list(range(1, 34))
+    factors = torch.cat([pace.decay for pace in paces]).tolist()
+    assert (
+        factors[:15]
+        == torch.cat([Run(replace(SMALL, until="epochs"), FEW, "cpu").pace(e).decay for e in (1, 2, 3)]).tolist()
     )
-    falling = [0.05 * (1 - step / steps) for steps in (6, 12, 24) for step in range(steps)]
-    assert rates == pytest.approx(falling)
-    first, *_ = (paces(replace(SMALL, until="epochs"), 2, epoch)[1] for epoch in (1,))
-    assert factors[:2] == first
-    assert factors[0] == 4
-    assert set(factors[4:]) == {1.0}
-    assert counts == list(range(1, 43))
-    assert flow_time(SMALL, 21, 40) == pytest.approx(sum(falling) / (1 - SMALL.momentum))
+    assert (factors[0], set(factors[9:])) == (4, {1.0})
+    assert flow_time(SMALL, 21, 100) == pytest.approx(sum(falling) / (1 - SMALL.momentum))
 
 
 @pytest.mark.parametrize("bias", ["none", "free"])

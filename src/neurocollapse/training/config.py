@@ -83,9 +83,9 @@ class RunConfig:
     """Number of passes over the training data; the run is measured twice per doubling of the epoch."""
     until: Literal["epochs", "rest"] = "epochs"
     """When the run ends: after the epochs, or at rest. Until rest it trains in up to three rounds, each with the whole
-    schedule and twice as many epochs as the one before, and ends at the first measurement at rest: with λ > 0 where
-    ‖∇L‖ is at most a tenth of ‖∇L_data‖ + λ‖W‖ and the ‖W_l‖² differ by at most a tenth; with λ = 0 where the square
-    loss is at most 1e-4 (the cross-entropy 1e-3) with no training error."""
+    schedule, twice as many epochs as the one before and eight times the batch_size, and ends at the first measurement
+    at rest: with λ > 0 where ‖∇L‖ is at most a tenth of ‖∇L_data‖ + λ‖W‖ and the ‖W_l‖² differ by at most a tenth; with
+    λ = 0 where the square loss is at most 1e-4 (the cross-entropy 1e-3) with no training error."""
     gradient_tolerance: float = 0.0
     """Stops the run at a recorded epoch where ‖∇L‖ is below this."""
     seed: int = 0

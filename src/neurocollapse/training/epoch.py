@@ -31,7 +31,7 @@ class Alone:
         run = self._run
         run.model.train()
         with seeded(run.config.seed, epoch, run.device):
-            data_term = self._steps.take(run.draw(), run.pace(epoch))
+            data_term = self._steps.take(run.draw(), run.pace(epoch), run.batches(epoch))
         return run.end(epoch, data_term.item())
 
 
@@ -76,7 +76,7 @@ class Together:
         first.model.train()
         try:
             with ConvolutionsAsProducts():
-                data_terms = self._steps.take(draw, pace).tolist()
+                data_terms = self._steps.take(draw, pace, first.batches(epochs[0])).tolist()
         except RuntimeError as error:
             raise NetworkError(
                 f"{first.config.network} cannot be trained stacked ({' '.join(str(error).split())}); train its runs "
@@ -114,17 +114,20 @@ class _Steps:
     def __init__(self, run: Run, loss: Loss, weights: Weights, moments: Moments, decays: Mapping[str, Tensor]):
         self._run, self._loss = run, loss
         self._weights, self._moments, self._decays = weights, moments, decays
-        self._batches = run.batches()
-        # A recorded step reads and writes these tensors, so they stay at one address from epoch to epoch.
+        # A recorded step reads and writes these tensors, so they stay at one address while the batches stay the same.
+        self._batches: list[slice] = []
         self._draw: Draw | None = None
         self._pace: Pace | None = None
         self._total = torch.zeros_like(next(iter(decays.values())))
         self._next = torch.zeros(1, dtype=torch.long, device=run.device)
-        self._within = torch.arange(self._batches[0].stop, device=run.device)
-        self._recording = Recording(self._take_next, run.device) if is_recordable(run.config, run.device) else None
 
-    def take(self, draw: Draw, pace: Pace) -> Tensor:
+    def take(self, draw: Draw, pace: Pace, batches: list[slice]) -> Tensor:
         """Takes a step for each batch. Returns the mean data term over samples, each at the weights of its step."""
+        if batches != self._batches:
+            self._batches, self._draw, self._pace = batches, None, None
+            self._within = torch.arange(batches[0].stop, device=self._run.device)
+            recordable = is_recordable(self._run.config, self._run.device)
+            self._recording = Recording(self._take_next, self._run.device) if recordable else None
         if self._draw is None or self._pace is None:
             self._draw, self._pace = draw, pace
         else:

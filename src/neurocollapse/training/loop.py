@@ -89,7 +89,12 @@ def _states(config: RunConfig, dataset: Dataset | None, resume: Resume | None, d
 
 
 def stack_key(config: RunConfig) -> RunConfig:
-    """Returns a configuration that is equal for runs that can be trained as one program: what may differ is fixed."""
+    """Returns a configuration that is equal for runs that can be trained as one program: what may differ is fixed.
+
+    A run until rest is a program of its own, since its batches grow.
+    """
+    if config.until == "rest":
+        return config
     seed = data_part(config).seed  # the data are shared
     return replace(
         config,
@@ -98,7 +103,6 @@ def stack_key(config: RunConfig) -> RunConfig:
         learning_rate=1.0,
         initial_norm=1.0,
         epochs=0,
-        until="epochs",
         gradient_tolerance=0.0,
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from .augmentation import Augmentation, draw_augmentation
 from .config import EPOCHS, RunConfig
 from .losses import LOSSES
 from .precision import products_in
-from .schedule import Record, learning_rate_at, paces
+from .schedule import Record, batch_size_at, learning_rate_at, paces, rounds
 from .snapshot import shown_samples, snapshot
 from .step import Pace, Weights, fresh_moments
 
@@ -141,9 +142,9 @@ class Run:
         order = torch.randperm(len(images)).to(images.device)
         return Draw(order, draw_augmentation(self.config.augmentation, images))
 
-    def batches(self) -> list[slice]:
+    def batches(self, epoch: int) -> list[slice]:
         """The places of each step's samples in the order of an epoch."""
-        samples, size = len(self.train_split.labels), self.config.batch_size
+        samples, size = len(self.train_split.labels), batch_size_at(self.config, epoch)
         starts = list(range(0, samples, size))
         if self.config.normalization == "batch" and samples % size == 1 < samples:
             starts.pop()  # a single sample has no variance to divide by, so it joins the step before
@@ -159,7 +160,14 @@ class Run:
 
     def pace(self, epoch: int) -> Pace:
         """The pace of all steps of an epoch, computed at once, so that a device does not wait at each step."""
-        rates, factors, counts = paces(replace(self.config, seed=0, weight_decay=0.0), len(self.batches()), epoch)
+        ends = rounds(self.config)
+        before = sum(
+            len(self.batches(end)) * (min(end, epoch - 1) - start)
+            for start, end in pairwise((0, *ends))
+            if start < epoch - 1
+        )
+        shared = replace(self.config, seed=0, weight_decay=0.0)
+        rates, factors, counts = paces(shared, len(self.batches(epoch)), epoch, before)
         count = torch.tensor(counts, dtype=torch.float64, device=self.device)
         return Pace(self.tensor(rates), self.tensor(factors), count)
 

@@ -11,8 +11,9 @@ from .config import RunConfig
 Record = dict[str, Any]
 
 
-#: A run until rest has at most so many rounds.
-_ROUNDS = 3
+#: A run until rest has at most so many rounds. In each the batches are so many times as large as in the one before: it
+#: is the noise of small batches that keeps the gradient of all samples from vanishing.
+_ROUNDS, _GROWTH = 3, 8
 
 
 def rounds(config: RunConfig) -> tuple[int, ...]:
@@ -22,6 +23,11 @@ def rounds(config: RunConfig) -> tuple[int, ...]:
     ((40,), (40, 120, 280))
     """
     return tuple((2**k - 1) * config.epochs for k in range(1, 1 + (_ROUNDS if config.until == "rest" else 1)))
+
+
+def batch_size_at(config: RunConfig, epoch: int) -> int:
+    """The number of samples in each step of an epoch."""
+    return config.batch_size * int(_GROWTH ** bisect.bisect_left(rounds(config), epoch))
 
 
 def last_epoch(config: RunConfig) -> int:
@@ -72,15 +78,23 @@ def decay_factor(config: RunConfig, progress: float) -> float:
 
 
 @lru_cache(maxsize=4)  # runs that are trained together mostly share their pace
-def paces(config: RunConfig, steps: int, epoch: int) -> tuple[list[float], list[float], list[int]]:
-    """The learning rate and the factor of λ of each step of an epoch, and the number of steps taken, it included."""
+def paces(config: RunConfig, steps: int, epoch: int, before: int) -> tuple[list[float], list[float], list[int]]:
+    """The learning rate and the factor of λ of each step of an epoch, and the number of steps taken, it included.
+
+    The epoch has `steps`, and all epochs before it had `before`.
+    """
     done = range((epoch - 1) * steps, epoch * steps)
-    rates = [learning_rate_at(config, before, steps) for before in done]
-    factors = [decay_factor(config, before / (steps * config.epochs)) for before in done]
-    return rates, factors, [before + 1 for before in done]
+    rates = [learning_rate_at(config, step, steps) for step in done]
+    factors = [decay_factor(config, step / (steps * config.epochs)) for step in done]
+    return rates, factors, [before + taken for taken in range(1, steps + 1)]
 
 
 def flow_time(config: RunConfig, epoch: int, samples: int) -> float:
     """The time of gradient flow that corresponds to SGD until `epoch`: Σ η/(1 − momentum) over the steps."""
-    steps = -(-samples // config.batch_size)
-    return math.fsum(learning_rate_at(config, step, steps) for step in range(steps * epoch)) / (1 - config.momentum)
+    steps = [-(-samples // batch_size_at(config, each)) for each in range(1, epoch + 1)]
+    rates = (
+        learning_rate_at(config, done * number + step, number)
+        for done, number in enumerate(steps)
+        for step in range(number)
+    )
+    return math.fsum(rates) / (1 - config.momentum)
