@@ -478,7 +478,7 @@ def test_every_sample_is_in_one_step_and_none_is_normalised_alone(size, batches,
     split = Split(torch.randn(samples, 3), torch.zeros(samples, dtype=torch.long))
     data = Dataset("few", split, None, 2, "", ())
     config = replace(SMALL, depth=2, width=2, batch_size=size, normalization=normalization)
-    steps = Run(config, data, "cpu").batches()
+    steps = Run(config, data, "cpu").batches(1)
     assert [place for step in steps for place in range(samples)[step]] == list(range(samples))
     sizes = [step.stop - step.start for step in steps]
     assert set(sizes[:-1]) <= {size}
