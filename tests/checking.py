@@ -24,7 +24,12 @@ def install(package: str) -> None:
 def checked(target: Any) -> Any:
     if inspect.isclass(target):
         if dataclasses.is_dataclass(target) and "__init__" in vars(target):
-            target.__init__ = checked(target.__init__)
+            init, plain = target.__init__, inspect.unwrap(target.__init__)
+            target.__init__ = checked(plain)
+            if plain is not init:  # what the package says of mistaken calls comes first
+                from neurocollapse._errors import checks_arguments
+
+                checks_arguments(target)
         return target
     if isinstance(target, classmethod | staticmethod):
         return type(target)(checked(target.__func__))

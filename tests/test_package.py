@@ -56,7 +56,7 @@ def twice(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 
 
 WRONG = {
-    "a type": lambda: geometry.simplex_etf("3"),
+    "a type": lambda: geometry.centering("3"),
     "a number of axes": lambda: geometry.centered_span(torch.zeros(3), 1.0),
     "shapes of a dataclass that do not fit": lambda: Classifier(torch.zeros(2, 3), torch.zeros(3)),
     "what is returned": lambda: checked(twice)(torch.zeros(2)),

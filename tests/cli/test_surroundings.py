@@ -138,8 +138,9 @@ def test_a_tilde_is_the_home_folder(run, monkeypatch, tmp_path):
 
     words = ["--out", "~/out", "--tensorboard", "~/board", "--data-dir=~/data", *RUN]
     values = call_of("train", train, words).keywords
-    assert (values["out"], values["tensorboard"]) == (tmp_path / "out", tmp_path / "board")
-    assert values["machines"].data_dir == tmp_path / "data"
+    assert values["out"] == tmp_path / "out"
+    machines = values["machines"]
+    assert (machines.data_dir, machines.tensorboard) == (tmp_path / "data", tmp_path / "board")
     finished = nc.train(TINY, out="~/runs")
     assert finished.folder.path.parent == tmp_path / "runs"
     assert len(nc.runs("~/runs")) == len(nc.RunFolder(f"~/runs/{finished.folder.path.name}").records())

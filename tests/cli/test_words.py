@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import neurocollapse as nc
-from neurocollapse import cli
+from neurocollapse import InputError, cli
 from neurocollapse.cli.parsing import call_of, read
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweeps.resuming import execute
-from neurocollapse.training import GROUPS, RunConfig
+from neurocollapse.training import GROUPS, RECIPES, RunConfig
+from neurocollapse.training.losses import square_loss
 from tests.commands import start
 
 # Help
@@ -99,6 +101,30 @@ def test_the_words_become_a_run():
     call = call_of("train", command, ["--depth", "3", "--per_class", "9", "--device", "cuda", "--weight-decay=0"])
     assert call.keywords["config"] == RunConfig(depth=3, per_class=9, weight_decay=0.0)
     assert call.keywords["machines"].device == "cuda"
+
+
+def test_a_recipe_gives_the_defaults_and_words_come_before_it():
+    command = import_module("neurocollapse.cli.running").reproduce
+    paper = call_of("reproduce", command, ["--recipe", "paper"]).keywords
+    assert paper["config"] == RECIPES["paper"].config
+    assert paper["weight_decay"] == (0.0, 5e-4, 2.5e-3)
+    own = call_of("reproduce", command, ["--batch-size", "32", "--recipe=paper", "--weight-decay", "0"]).keywords
+    assert own["config"] == dataclasses.replace(RECIPES["paper"].config, batch_size=32)  # RunConfig's own default
+    assert own["weight_decay"] == (0.0,)
+    assert call_of("reproduce", command, []).keywords["config"] == RunConfig()
+    with pytest.raises(InputError, match="--recipe cannot be 'papr': there are default, paper"):
+        call_of("reproduce", command, ["--recipe", "papr"])
+
+
+def test_the_paper_recipe_is_the_published_one_in_the_units_of_equation_one():
+    """nn.MSELoss averages over the C = 10 outputs too: its gradient is 2/C of ours, and its decay w enters as w C/2."""
+    config, weight_decays = RECIPES["paper"].config, RECIPES["paper"].weight_decays
+    outputs = torch.randn(7, 10, dtype=torch.float64)
+    labels = torch.arange(7)
+    theirs = torch.nn.functional.mse_loss(outputs, torch.nn.functional.one_hot(labels, 10).double())
+    ratio = (theirs / square_loss(outputs, labels).mul(1 / 7)).item()
+    assert config.learning_rate == pytest.approx(0.067 * ratio)
+    assert weight_decays == pytest.approx((0.0, 1e-4 / ratio, 5e-4 / ratio))
 
 
 # Mistakes

@@ -361,7 +361,7 @@ def test_what_is_no_model_and_no_means():
 
 def test_features_that_cannot_be_saved(tmp_path, monkeypatch):
     def full(*_):
-        raise SafetensorError("I/O error: No space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match=r"features.safetensors cannot be written .*No space left.*make room"):

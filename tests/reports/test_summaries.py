@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neurocollapse.reports import describe_ordering, missing_decays, paper_ordering, summary, wide
+from neurocollapse.reports import describe_ordering, describe_rest, missing_decays, paper_ordering, summary, wide
 from neurocollapse.reports.summaries import (
     DOES_NOT_HOLD,
     HOLDS,
@@ -207,3 +207,16 @@ def test_a_summary_for_reading_has_a_column_for_each_lambda():
     table = wide(summary(THREE_SEEDS))
     assert list(table) == ["λ = 0", "λ = 0.001"]
     assert table.loc["train.nc1"].tolist() == ["0.7 ± 0.2", "0.2 ± 0.14"]
+
+
+def test_the_distance_from_rest_is_a_median_over_seeds_of_the_last_records():
+    frame = frame_of(*[(decay, seed, "finished", [9.0, 1.0]) for decay in (0.0, 1e-3) for seed in range(3)])
+    assert describe_rest(frame) == ""  # as records of earlier versions, it lacks the columns
+    last = frame["epoch"] == 1
+    frame["relative_gradient"] = np.where(frame["weight_decay"] == 0, math.nan, np.where(last, 0.05, 0.9))
+    frame["norm_spread"] = np.where(last, 0.01 + 0.02 * frame["seed"], 5.0)
+    frame["train.loss_data"] = np.where(last, 2e-5, 0.5)
+    assert describe_rest(frame) == (
+        "distance from rest at the end: ‖∇L‖ / (‖∇L_data‖ + λ‖W‖) and the spread of the ‖W_l‖² are 0.05 and 0.03 at "
+        "λ = 0.001; the data term is 2e-05 at λ = 0"
+    )

@@ -38,7 +38,7 @@ class Result:
 
 def results_of(folders: Iterable[RunFolder], tables: Mapping[RunFolder, TheoryTable]) -> list[Result]:
     """The results of those runs that have finished. Raises `RunError` if one is damaged."""
-    return [_result(folder, tables.get(folder)) for folder in folders if folder.status == "finished"]
+    return [_result(folder, tables.get(folder)) for folder in folders if folder.started and folder.status == "finished"]
 
 
 def notes_on(setting: Setting, results: Mapping[RunConfig, Result]) -> list[str]:

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
 from .._errors import InputError, did_you_mean
 from .._files import path_of
 from ..sweeps import ENGINES, Machines
-from ..training import GROUPS, RunConfig
-from .parsing import Form, form, read
+from ..training import GROUPS, RECIPES, RunConfig
+from .parsing import Form, Presets, form, read
 
 
 def _folder(text: str) -> Path:
@@ -47,6 +47,12 @@ RunOptions = Annotated[RunConfig, form(RunConfig, GROUPS)]
 ComparedOptions = Annotated[RunConfig, form(RunConfig, GROUPS, left_out=("weight_decay", "seed"))]
 MachineOptions = Annotated[Machines, _machines(*_PLACES)]
 FollowedOptions = Annotated[Machines, _machines(*_PLACES, "tensorboard")]
+
+
+RecipeName = Annotated[
+    Literal["default", "paper"],
+    Presets({name: {**each.config.changed, "weight_decay": each.weight_decays} for name, each in RECIPES.items()}),
+]
 
 
 def axis(text: str) -> tuple[str, Sequence[Any]]:

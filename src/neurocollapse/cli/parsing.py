@@ -27,6 +27,14 @@ _KINDS = {int: "whole numbers", float: "numbers"}
 _METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", bool: "{True,False}"}
 
 
+@dataclasses.dataclass(frozen=True, eq=False)  # tyro hashes what annotates a type
+class Presets:
+    """Marks an option whose value gives other options their defaults."""
+
+    defaults: Mapping[str, Mapping[str, Any]]
+    """For each value, the defaults by the names of the options."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Form:
     """A parameter that a command reads from the fields of dataclasses, whose names are the groups in the help."""
@@ -69,13 +77,17 @@ def _docstrings(kind: type) -> dict[str, str]:
 def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Callable[[], int]:
     """Returns the call that the words describe, or with `--help` one that prints the help. Raises `InputError`."""
     hints, forms = _hints(command)
+    preset = _preset(hints, words)
     fields: list[tuple[str, Any, Any]] = []
     for key, parameter in inspect.signature(command).parameters.items():
         if key in forms:
-            groups = forms[key].groups
-            fields += [(group.__name__, tyro.conf.OmitArgPrefixes[group], _field(group())) for group in groups]  # type: ignore[misc, valid-type]
+            for group in forms[key].groups:
+                own = {field.name for field in dataclasses.fields(group)}
+                default = group(**{option: value for option, value in preset.items() if option in own})
+                fields.append((group.__name__, tyro.conf.OmitArgPrefixes[group], _field(default)))  # type: ignore[misc, valid-type]
         else:
-            fields.append((key, plainly(key, hints[key], parameter.default), _field(parameter.default)))
+            default = preset.get(key, parameter.default)
+            fields.append((key, plainly(key, hints[key], default), _field(default)))
     asked = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
     # tyro keeps a line break if the next line does not begin with a letter.
     asked.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(command.__doc__ or ""))
@@ -97,6 +109,16 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
         given = [_at_home(vars(typed.pop(group.__name__))).items() for group in form.groups]
         typed[key] = form.kind(**dict(chain(*given)))
     return partial(command, **typed)
+
+
+def _preset(hints: Mapping[str, Any], words: Sequence[str]) -> Mapping[str, Any]:
+    """Returns the defaults that a word chooses; none if there is no such option, or no such value."""
+    said = dict(_chunks(words))
+    for key, hint in hints.items():
+        for extra in _unwrapped(hint)[1]:
+            if isinstance(extra, Presets):
+                return extra.defaults.get("".join(said.get(f"--{key}", [])), {})
+    return {}
 
 
 def plainly(name: str, hint: Any, default: Any) -> Any:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from .._errors import InputError
 from .._files import to_json
-from ..training import RunConfig
+from ..training import RECIPES, RunConfig
 from .listing import print_runs
-from .options import ComparedOptions, Folder, FollowedOptions, RunOptions, axis
+from .options import ComparedOptions, Folder, FollowedOptions, RecipeName, RunOptions, axis
 from .printing import messages, out_console, print_frame, rows
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def reproduce(
     config: ComparedOptions,
     machines: FollowedOptions,
-    weight_decay: tuple[float, ...] = (0.0, 5e-4, 1e-3),
+    recipe: RecipeName = "default",
+    weight_decay: tuple[float, ...] = RECIPES["default"].weight_decays,
     seeds: int = 1,
     out: Folder = Path("results/reproduce"),
     dry_run: bool = False,
@@ -33,6 +34,8 @@ def reproduce(
     Args:
         config: The configuration that all runs share.
         machines: Where the runs are trained, and how.
+        recipe: The defaults of the other options: default, or paper, the authors' public code in the units of Eq. 1,
+            which takes 350 epochs; --recipe paper --help shows them.
         weight_decay: The values of λ of Eq. 1; 0 is the comparison without decay.
         seeds: Number of seeds, 0, 1, ..., for each λ; several give bands in the figure.
         out: The folder for the runs, the figure and the summary.
@@ -40,7 +43,7 @@ def reproduce(
         json: Print the summary as JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where
             there is no value.
     """
-    from ..reports import describe_ordering, reproduction_sweep, wide
+    from ..reports import describe_ordering, describe_rest, reproduction_sweep, wide
     from ..reports import reproduce as run_reproduction
     from ..sweeps import plan_sweep
 
@@ -57,6 +60,7 @@ def reproduce(
     else:
         print_frame(wide(done.summary).reset_index(), "last epoch of the finished runs, mean ± deviation over seeds")
         out_console.print(describe_ordering(done.ordering, weight_decay, done.missing))
+        out_console.print(describe_rest(done.records))
         theory = f"   theory beside them: neurocollapse verify {out}" if config.loss == "square" else ""
         paths = f"report: {done.report}   figure: {done.figures[0]}   numbers: {out / 'summary.csv'}"
         out_console.print(f"{paths}{theory}")

@@ -1,6 +1,7 @@
 """Reads and writes .npz and .safetensors files of `features`, `labels` and, optionally, `weight`, `bias`, `ood`."""
 
 import difflib
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -81,5 +82,6 @@ def write_features(path: Path, features: Tensor, labels: Tensor, weight: Tensor,
             safetensors.torch.save_file(
                 {name: a.cpu().contiguous() for name, a in arrays.items() if a is not None}, temporary
             )
-        except safetensors.SafetensorError as error:  # for example, a full disk
-            raise OSError(str(error)) from error
+        except safetensors.SafetensorError as error:  # for example, of a full disk, which it names in words alone
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else None, str(error)) from error

@@ -10,6 +10,7 @@ from .reproduction import Reproduction as Reproduction
 from .reproduction import reproduce as reproduce
 from .reproduction import reproduction_sweep as reproduction_sweep
 from .summaries import describe_ordering as describe_ordering
+from .summaries import describe_rest as describe_rest
 from .summaries import missing_decays as missing_decays
 from .summaries import paper_ordering as paper_ordering
 from .summaries import summary as summary

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from .._errors import InputError, checks_arguments
+from .._errors import InputError, checks_arguments, did_you_mean
 from .._files import atomic_path, path_of
 from .._html import Brief
 from ..sweeps import Machines, Sweep, SweepResult, keep_tables, plan_sweep, records_frame
-from ..training import RunConfig
+from ..training import RECIPES, RunConfig
 from .figures import collapse_figure, save_figure
 from .folder_report import titled, write_report
-from .summaries import missing_decays, paper_ordering, summary
+from .summaries import describe_rest, missing_decays, paper_ordering, summary
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,7 +45,8 @@ def reproduction_sweep(config: RunConfig, weight_decays: Sequence[float], seeds:
 def reproduce(
     config: RunConfig | None = None,
     *,
-    weight_decays: Sequence[float] = (0.0, 5e-4, 1e-3),
+    recipe: str = "default",
+    weight_decays: Sequence[float] | None = None,
     seeds: int = 1,
     out: Path | str = "results/reproduce",
     engine: str = "processes",
@@ -61,22 +62,26 @@ def reproduce(
     The arguments that are not listed are those of `sweep`.
 
     Args:
-        config: the configuration that all runs share; by default `RunConfig()`.
-        weight_decays: the values of λ of Eq. 1; 0 is the comparison without decay.
+        config: the configuration that all runs share; by default that of the recipe.
+        recipe: default, or paper, the authors' public code in the units of Eq. 1.
+        weight_decays: the values of λ of Eq. 1, by default the recipe's; 0 is the comparison without decay.
         seeds: the number of seeds, 0, 1, …, for each λ; several give bands in the figure.
         out: the folder for the runs, figure.{png,pdf,svg}, summary.csv, theory.json and report.html.
 
     Raises:
         NeurocollapseError: see `sweep`.
     """
-    config, out = config or RunConfig(), path_of(out)
+    if recipe not in RECIPES:
+        raise InputError(f"recipe must be {' or '.join(RECIPES)}, got {recipe!r}{did_you_mean(recipe, RECIPES)}")
+    config, out = config or RECIPES[recipe].config, path_of(out)
+    weight_decays = RECIPES[recipe].weight_decays if weight_decays is None else weight_decays
     machines = Machines(path_of(data_dir), workers, device, engine, address, path_of(tensorboard), progress)
     plan = plan_sweep(reproduction_sweep(config, weight_decays, seeds), out, machines)
     done = plan.carry_out()
     frame = records_frame(done.whole)
     if not len(frame):
         return Reproduction(done, frame, pd.DataFrame(), {}, list(weight_decays), [], None)
-    note = "; ".join(plan.notes) or None
+    note = "; ".join([*plan.notes, *filter(None, [describe_rest(frame)])]) or None
     figure = collapse_figure(frame, title=titled([config]), note=note, weight_decays=weight_decays)
     figures = save_figure(figure, out)
     table = summary(frame)

@@ -103,6 +103,25 @@ def describe_ordering(ordering: dict[str, str], asked: Sequence[float] = (), mis
     )
 
 
+def describe_rest(frame: pd.DataFrame) -> str:
+    """Returns a sentence that says how far from rest the runs of each λ ended, as medians over seeds.
+
+    With λ > 0 it gives ‖∇L‖ / (‖∇L_data‖ + λ‖W‖) and max/min − 1 of the ‖W_l‖², with λ = 0 the data term. It is empty
+    for records of earlier versions, which lack these.
+    """
+    if "relative_gradient" not in frame:
+        return ""
+    final = final_records(frame)
+    term = "train.cross_entropy" if "train.cross_entropy" in final else "train.loss_data"
+    ends = final.groupby("weight_decay")[["relative_gradient", "norm_spread", term]].median()
+    decayed = [
+        f"{gradient:.2g} and {spread:.2g} at λ = {decay:g}" for decay, gradient, spread, _ in ends.itertuples() if decay
+    ]
+    parts = [f"‖∇L‖ / (‖∇L_data‖ + λ‖W‖) and the spread of the ‖W_l‖² are {', '.join(decayed)}"] if decayed else []
+    parts += [f"the data term is {value:.2g} at λ = 0" for value in ends[term][ends.index == 0]]
+    return f"distance from rest at the end: {'; '.join(parts)}"
+
+
 def number(mean: float, deviation: float = float("nan")) -> str:
     """Formats a mean with its deviation, `0.01234 ± 0.00056`, or the mean alone if there is no deviation."""
     return f"{mean:.4g}" if pd.isna(deviation) else f"{mean:.4g} ± {deviation:.2g}"

@@ -10,6 +10,8 @@ from .loop import epochs as epochs
 from .loop import stack_key as stack_key
 from .loop import train_together as train_together
 from .loop import training_data as training_data
+from .recipes import RECIPES as RECIPES
+from .recipes import Recipe as Recipe
 from .refinement import RefinementState as RefinementState
 from .refinement import refine as refine
 from .run import builder_of as builder_of
