@@ -1,13 +1,16 @@
 """Mistaken calls of the public functions: one sentence, decided in one place."""
 
 import inspect
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 import neurocollapse as nc
-from neurocollapse.measuring import as_loader
+from neurocollapse.measuring import as_loader, load_weights, read_features
 from neurocollapse.sweeps import Machines, plan_sweep
+from neurocollapse.sweeps.files import read_arrays
 
 CONFIG = nc.RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=1)
 MODEL = torch.nn.Linear(16, 4)
@@ -88,3 +91,15 @@ def test_every_public_function_checks_its_arguments(name):
     assert len(PUBLIC) > 15
     with pytest.raises(nc.InputTypeError, match=f"{name} has no argument 'no_such_thing'; there are "):
         getattr(nc, name)(no_such_thing=1)
+
+
+@pytest.mark.parametrize("read", [read_features, partial(load_weights, MODEL), read_arrays])
+def test_a_file_that_may_not_be_opened_is_not_called_absent_or_damaged(tmp_path, monkeypatch, read):
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"whole, for all we know")
+    monkeypatch.setattr(Path, "open", refuse)  # the superuser may open everything
+    with pytest.raises(nc.NeurocollapseError, match=r"cannot be read \(Permission denied\); check .*permissions"):
+        read(path)

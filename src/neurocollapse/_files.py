@@ -38,6 +38,12 @@ def irregular(path: Path) -> str | None:
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a device")
 
 
+def check_opens(path: Path) -> None:
+    """Raises the system's `OSError` for a file that cannot be opened; safetensors says that it is not there."""
+    with path.open("rb"):
+        pass
+
+
 def read_bytes(path: Path) -> bytes:
     """Returns the content of a regular file. Raises `InputError` for anything else, which could block or never end."""
     if kind := irregular(path):

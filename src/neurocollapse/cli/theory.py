@@ -59,11 +59,13 @@ def verify(
     if refine is not None and (found[0].path != run or refine < 1):
         raise VerificationError(f"--refine takes a number of iterations and a single run, got {refine} and {run}")
     if found[0].path == run:
-        if refine is None and (run / REFINED).exists():
-            messages.print(f"at the run's last weights; a refined point is in {run / REFINED}, and --refine shows it")
         if refine is None:
             with messages.status("one full gradient in float64"):
                 table = verify_run(found[0], data_dir=data_dir, device=device, force=force)
+            if (run / REFINED).exists():
+                messages.print(
+                    f"at the run's last weights; a refined point is in {run / REFINED}, and --refine shows it"
+                )
         else:
             table = _refined(found[0], refine, data_dir, device, force)
         out_console.print(to_json(table.to_dict(), indent=2) if json else str(table))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._errors import CheckpointError
-from .._files import check_unpacked, in_one_line, irregular, json_lines, path_of, write_json_lines
+from .._files import check_opens, check_unpacked, in_one_line, irregular, json_lines, path_of, write_json_lines
 from .._schema import typed, typed_line
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
@@ -108,6 +108,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     if kind := irregular(path):
         raise CheckpointError(f"{path} is {kind}, not a file; name a file of weights")
     try:
+        check_opens(path)
         if zipfile.is_zipfile(path):  # as torch.save writes them
             with zipfile.ZipFile(path) as archive:
                 check_unpacked(path, sum(member.file_size for member in archive.infolist()), CheckpointError)
@@ -273,5 +274,9 @@ def replay(
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Returns the digest of a file; empty if it cannot be read, which `load_weights` then says."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""

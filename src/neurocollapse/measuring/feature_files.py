@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import FeatureFileError
-from .._files import atomic_path, in_one_line, irregular, read_npz
+from .._files import atomic_path, check_opens, in_one_line, irregular, read_npz
 
 REQUIRED = ("features", "labels")
 OPTIONAL = ("weight", "bias", "ood")
@@ -64,6 +64,7 @@ def _as_tensor(path: Path, name: str, array: np.ndarray) -> Tensor:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
+        check_opens(path)
         return safetensors.torch.load_file(path)
     except PermissionError as error:
         raise FeatureFileError(f"{path} cannot be read ({error.strerror}); check its permissions") from error

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 
 from .._errors import RunError
-from .._files import in_one_line, irregular, json_lines, read_bytes, write_json_lines
+from .._files import check_opens, in_one_line, irregular, json_lines, read_bytes, write_json_lines
 from .._schema import typed, typed_line
 from .naming import RUN_NAME
 
@@ -106,6 +106,7 @@ def read_whole(
             return {}
         if kind := irregular(path):
             raise damaged(path, f"it is {kind}, not a file")
+        check_opens(path)
         with safetensors.safe_open(path, framework=framework) as file:
             arrays = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
             written = (file.metadata() or {}).get(CHECKSUM)

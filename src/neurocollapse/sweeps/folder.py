@@ -155,7 +155,7 @@ class RunFolder:
         if defaults <= DEFAULTS_VERSION and RUN_NAME.fullmatch(self._name) and self._name != name:
             raise RunError(
                 f"{self.path} holds another run than its name says, {name}: it was copied, or its config.json edited; "
-                f"give it that name, or move it elsewhere"
+                f"give a copy that name, undo what was edited, or move it elsewhere"
             )
         return config
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from .._errors import InputError, RunError
-from .._files import atomic_path, in_one_line, irregular
+from .._files import atomic_path, check_opens, in_one_line, irregular
 from ..theory import TheoryTable, check_evaluates, check_theory_applies, table_of
 from ..training import RefinementState, refine
 from .files import unreadable
@@ -52,6 +52,7 @@ class Refinement:
         try:
             if kind := irregular(self.path):
                 raise InputError(f"it is {kind}, not a file")
+            check_opens(self.path)
             with safetensors.safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
