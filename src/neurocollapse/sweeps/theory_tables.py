@@ -89,9 +89,7 @@ def _full_batch(config: RunConfig, model: nn.Module, dataset: Dataset, device: t
 
 def _doubt(config: RunConfig, *, force: bool) -> str | None:
     """Returns the reason why the theory does not apply, if `force` is set; otherwise raises `VerificationError`."""
-    if config.optimizer != "adamw" or not config.weight_decay:
-        return None
-    return doubt_of_decoupled("adamw", force=force)
+    return doubt_of_decoupled(config.optimizer, force=force) if config.decouples else None
 
 
 def _balance_along(folder: RunFolder, samples: int) -> tuple[Comparison, ...]:
