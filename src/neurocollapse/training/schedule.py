@@ -80,7 +80,31 @@ def paces(config: RunConfig, steps: int, epoch: int) -> tuple[list[float], list[
     return rates, factors, [before + 1 for before in done]
 
 
+def batches(config: RunConfig, samples: int) -> list[slice]:
+    """Returns the places of each step's samples in the order of an epoch."""
+    starts = list(range(0, samples, config.batch_size))
+    if config.normalization == "batch" and samples % config.batch_size == 1 < samples:
+        starts.pop()  # a single sample has no variance to divide by, so it joins the step before
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
+
+
+def decay_alone(config: RunConfig, last: int, samples: int) -> list[float]:
+    """Returns the factors by which SGD has multiplied, after each epoch up to the `last`, what no data move.
+
+    With coupled decay v ← βv + λs, s ← s − ηv, and with decoupled decay s ← (1 − ηλ)s, from s = 1 and v = 0.
+    """
+    share, velocity, found = 1.0, 0.0, [1.0]
+    for epoch in range(1, last + 1):
+        rates, factors, _ = paces(config, len(batches(config, samples)), epoch)
+        for rate, factor in zip(rates, factors, strict=True):
+            decay = config.weight_decay * factor
+            velocity = config.momentum * velocity + decay * share
+            share -= rate * (velocity if config.optimizer == "sgd" else decay * share)
+        found.append(share)
+    return found
+
+
 def flow_time(config: RunConfig, epoch: int, samples: int) -> float:
     """The time of gradient flow that corresponds to SGD until `epoch`: Σ η/(1 − momentum) over the steps."""
-    steps = -(-samples // config.batch_size)
+    steps = len(batches(config, samples))
     return math.fsum(learning_rate_at(config, step, steps) for step in range(steps * epoch)) / (1 - config.momentum)

@@ -110,7 +110,8 @@ def _sgdw(
     """v ← μ v + g,  W ← (1 − ηλ) W − η v: SGD with decoupled decay."""
     (velocity,) = moments
     velocity.mul_(momentum).add_(gradient)
-    weight.mul_(1 - rate * decay).addcmul_(velocity, rate, value=-1)
+    # Not W ← (1 − ηλ) W, whose factor in float32 would be off by the same rounding at every step.
+    weight.addcmul_(weight, rate * decay, value=-1).addcmul_(velocity, rate, value=-1)
 
 
 def _muon(
