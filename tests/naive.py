@@ -286,6 +286,13 @@ def nc2_uniformity_spread(data):
 
 
 @twin
+def nc0(data):
+    """‖Σ_c W^c‖ / (√C ‖W‖_F)."""
+    size = exact.sqrt(data.num_classes) * norm(data.weight)
+    return norm(sum(data.weight)) / size if size else exact.nan
+
+
+@twin
 def nc3(data):
     """‖W/‖W‖_F − Ṁᵀ/‖Ṁ‖_F‖_F, Section 3: NC3 of the paper."""
     return distance(data.weight, data.mu_dot)

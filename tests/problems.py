@@ -110,7 +110,7 @@ def dual_simplex(num_classes: int, num_features: int, alpha: float = 0.7, counts
     C = num_classes
     means = 3.0 * simplex_rows(C, num_features) @ rotation(num_features)
     features, labels = collapsed(means, counts)
-    expected = zeros(*NC1, *NC2, *NC2_WEIGHT, "nc3", "nc3_centered", "nc3_uncentered", "nc3_duality")
+    expected = zeros(*NC1, *NC2, *NC2_WEIGHT, "nc0", "nc3", "nc3_centered", "nc3_uncentered", "nc3_duality")
     expected |= decided(C, 1 - alpha, -alpha / (C - 1))
     expected["loss_data"] = ((1 - alpha) ** 2 + alpha**2 / (C - 1)) / 2  # L(α) of Lemma 2.1
     expected |= {
@@ -146,7 +146,7 @@ def quasi_interpolating(num_classes: int, num_features: int, gap: float = 0.05, 
     offset = torch.zeros(num_features, dtype=torch.float64) if zero_mean else 3.0 * basis.sum(dim=0)
     weight = (1 - gap - 1 / C) / m * frame
     bias = 1 / C - weight @ offset
-    expected = decided(C, gap, gap / (C - 1)) | zeros(*NC2, *NC2_WEIGHT, "nc3", "nc3_centered", "nc3_duality")
+    expected = decided(C, gap, gap / (C - 1)) | zeros(*NC2, *NC2_WEIGHT, "nc0", "nc3", "nc3_centered", "nc3_duality")
     if zero_mean:
         features, labels = collapsed(m * frame, 3)
         expected |= zeros(*NC1, "nc3_uncentered")
@@ -203,7 +203,7 @@ def orthogonal_frame(decay: Decay) -> Problem:
     orthogonal = orthogonality_gap(C)
     expected = zeros(*NC1, *NC2, "nc2_equinorm_weight", "nc3_centered", "nc3_uncentered", "nc3_duality")
     expected |= decided(C, decay.s, 0.0) | {"nc3": orthogonal, "nc2_etf_weight": orthogonal}
-    expected |= {"nc2_cosine_weight": 1 / (C - 1)}
+    expected |= {"nc0": 1 / sqrt(C), "nc2_cosine_weight": 1 / (C - 1)}
     expected |= optimum(decay.s * (1 - decay.s / 2), x * decay.balance, C)
     objective = decay.objective(weight, features)
     return Problem(f"orthogonal frame, C = {C}", features, labels, weight, None, expected, objective)
@@ -219,7 +219,7 @@ def free_bias(decay: Decay) -> Problem:
     means, weight = sqrt(x / decay.balance) * frame, sqrt(x * decay.balance) * frame
     features, labels = collapsed(means, decay.per_class)
     gap = decay.s * (C - 1) / C
-    expected = zeros(*NC1, *NC2, *NC2_WEIGHT, "nc3", "nc3_centered", "nc3_uncentered", "nc3_duality")
+    expected = zeros(*NC1, *NC2, *NC2_WEIGHT, "nc0", "nc3", "nc3_centered", "nc3_uncentered", "nc3_duality")
     expected |= decided(C, gap, gap / (C - 1))
     expected |= optimum(decay.s * (1 - decay.s / 2) * (C - 1) / C, (1 - 1 / C) * x * decay.balance, C)
     bias, objective = torch.full((C,), 1 / C, dtype=torch.float64), decay.objective(weight, features)
@@ -240,7 +240,7 @@ def relu_features(decay: Decay) -> Problem:
     weight = weight_scale * (torch.eye(C, dtype=torch.float64) - 1 / C)
     features, labels = collapsed(means, decay.per_class)
     gap = sqrt(C * (C - 1) * decay.per_class * decay.weight * decay.features)
-    expected = zeros(*NC1, *NC2, *NC2_WEIGHT, "nc3", "nc3_centered", "nc3_duality")
+    expected = zeros(*NC1, *NC2, *NC2_WEIGHT, "nc0", "nc3", "nc3_centered", "nc3_duality")
     expected |= decided(C, gap, gap / (C - 1)) | {"nc3_uncentered": orthogonality_gap(C)}
     loss = (C - 1) / C * stretched * (1 - stretched / 2)
     expected |= optimum(loss, x * sqrt((C - 1) / C) * decay.balance, C)
@@ -372,6 +372,7 @@ def unequal_means() -> Problem:
         "nc2_etf": sqrt(2 - 2 / sqrt(2)),
         # G = diag(4, 1, 0): tr G − (sum of G)/C = 5·2/3
         "nc2_etf_weight": sqrt(2 - 2 * (5 * 2 / 3) / sqrt(17) / sqrt(2)),
+        "nc0": 1 / sqrt(3),  # ‖(2, 1)‖ of √3·√5
         # ⟨W, Ṁ⟩ = 2 of √5·√2
         "nc3": sqrt(2 - 2 * 2 / sqrt(10)),
         "nc3_uncentered": sqrt(2 - 2 * 2 / sqrt(10)),

@@ -149,7 +149,7 @@ def test_tables_show_the_cross_entropy_and_its_objective(tmp_path):
 
 
 def test_a_run_on_the_cross_entropy_is_not_verified(tmp_path):
-    folder = execute(dataclasses.replace(SMALL, epochs=1), GAUSSIAN, tmp_path)
+    folder = execute(dataclasses.replace(SMALL, optimizer="adam", epochs=1), GAUSSIAN, tmp_path)
     for ask in (verify_run, objective_of_run):
         with pytest.raises(VerificationError, match=r"is cross_entropy, and the theory is about the square loss"):
             ask(folder)
@@ -157,23 +157,25 @@ def test_a_run_on_the_cross_entropy_is_not_verified(tmp_path):
         verify_run(folder, force=True)
 
 
-def test_a_run_of_adamw_is_verified_where_it_is_forced_and_every_row_says_so(tmp_path):
-    config = dataclasses.replace(SMALL, loss="square", optimizer="adamw", learning_rate=1e-3, epochs=1)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgdw"])
+def test_a_run_with_decoupled_decay_is_verified_where_forced_and_every_row_says_so(tmp_path, optimizer):
+    config = dataclasses.replace(SMALL, loss="square", optimizer=optimizer, learning_rate=1e-3, epochs=1)
     folder = execute(config, GAUSSIAN, tmp_path)
-    with pytest.raises(VerificationError, match=r"adamw decouples its decay .*train with coupled decay, .*force"):
+    with pytest.raises(VerificationError, match=rf"{optimizer} decouples its .*train with coupled decay, .*force"):
         verify_run(folder)
     rows = [row for rows in verify_run(folder, force=True).sections.values() for row in rows]
     assert rows
     assert all("not claimed" in row.tells for row in rows)
 
 
-def test_adamw_without_decay_is_adam(tmp_path):
+@pytest.mark.parametrize("coupled", ["adam", "sgd"])
+def test_without_decay_coupled_and_decoupled_are_one(tmp_path, coupled):
     config = dataclasses.replace(SMALL, loss="square", learning_rate=1e-3, epochs=2, weight_decay=0.0)
     (*_, one), (*_, other) = (
-        history(dataclasses.replace(config, optimizer=optimizer)) for optimizer in ("adam", "adamw")
+        history(dataclasses.replace(config, optimizer=optimizer)) for optimizer in (coupled, f"{coupled}w")
     )
     assert all(torch.equal(weight, other[1][name]) for name, weight in one[1].items())
-    assert verify_run(execute(dataclasses.replace(config, optimizer="adamw"), GAUSSIAN, tmp_path)).sections
+    assert verify_run(execute(dataclasses.replace(config, optimizer=f"{coupled}w"), GAUSSIAN, tmp_path)).sections
 
 
 NOTES = [
@@ -182,9 +184,10 @@ NOTES = [
     ({"bias": "decayed"}, ()),
     ({"bias": "all"}, (NOT_HOMOGENEOUS,)),
     ({"normalization": "batch"}, (NOT_HOMOGENEOUS,)),
-    ({"optimizer": "adamw"}, (DECOUPLED,)),
+    ({"optimizer": "adamw"}, (DECOUPLED.format("adamw"),)),
+    ({"optimizer": "sgdw"}, (DECOUPLED.format("sgdw"),)),
     ({"optimizer": "adamw", "weight_decay": 0.0}, ()),
-    ({"optimizer": "adamw", "bias": "all"}, (NOT_HOMOGENEOUS, DECOUPLED)),
+    ({"optimizer": "adamw", "bias": "all"}, (NOT_HOMOGENEOUS, DECOUPLED.format("adamw"))),
 ]
 
 

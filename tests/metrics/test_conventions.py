@@ -348,6 +348,8 @@ ROWS = [
     Row("Dang et al. (2023): `compute_NC2_ETF_H`", lambda d: gram_off_simplex(around_samples(d)), "nc2_etf",
         "nc2_etf_weight", (EQUAL_SIZES,)),
     Row(f"{PACKAGE}: `simplex_etf_error`", lambda d: gram_off_simplex(around_classes(d)), "nc2_etf", "nc2_etf_weight"),
+    Row("Zhao et al. (2026): NC0", lambda d: np.linalg.norm(d.W.sum(axis=0)),
+        "sqrt(C * weight_norms[-1]) * nc0", "nc0"),
     Row(f"{RANGAMANI}, NC3", distance_to_means, "nc3", "nc3**2"),
     Row(f"{NOTEBOOK}: `W_M_dist`", lambda d: ((unit(d.W) - unit(around_classes(d))) ** 2).sum(), "nc3**2", "nc3"),
     Row(f"{LINGUISTIC} at fdf606fc: `diff_duality`", distance_to_means, "nc3", "nc3**2"),

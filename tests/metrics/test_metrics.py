@@ -84,7 +84,7 @@ _ZERO = zeros("nc1", "nc1_per_class", "nc1_vci", "nc2_norm_variance", "nc2_equin
 _ZERO |= zeros("nc2_etf", "nc2_equinorm_weight", "nc3_centered", "nc3_duality", "nc4", "sqi_gap_spread")
 _ZERO |= zeros("sqi_off_spread") | {"accuracy": 1.0}
 _NO_SPREAD = zeros("nc1_trace_ratio", "nc1_cdnv")
-_DUAL = zeros("nc3", "nc2_etf_weight", "nc2_cosine_weight")
+_DUAL = zeros("nc0", "nc3", "nc2_etf_weight", "nc2_cosine_weight")
 
 
 def _interpolating(gap: float) -> dict[str, float]:
@@ -96,6 +96,7 @@ AT_COLLAPSE = {
     "simplex ETF, μ_G = 0": _ZERO | _NO_SPREAD | _DUAL | zeros("nc3_uncentered") | _interpolating(_S * 0.9),
     "orthogonal frame, no bias": _ZERO
     | _NO_SPREAD
+    | {"nc0": math.sqrt(0.1)}
     | {"nc3": _ORTHOGONAL, "nc2_etf_weight": _ORTHOGONAL, "nc2_cosine_weight": 1 / 9, "nc3_uncentered": 0.0}
     | {"sqi_gap": _S, "sqi_off": 0.0, "sqi_sum": 1 - _S},
     "ReLU features, free bias": _ZERO
@@ -125,6 +126,15 @@ def test_quasi_interpolation_does_not_imply_all_of_nc1_nor_uncentred_duality():
 def test_nc3_of_an_orthogonal_frame(num_classes, distance):
     Q = rotation(num_classes)
     assert measure(Q, range(num_classes), Q)["nc3"] == pytest.approx(distance, abs=5e-8)
+
+
+@pytest.mark.parametrize(
+    ("weight", "value"), [(torch.ones(7, 3), 1.0), (torch.eye(4)[:, [1, 3, 0, 2]], 0.5), (torch.zeros(2, 3), math.nan)]
+)
+def test_nc0_goes_from_no_sum_of_rows_to_rows_that_are_equal(weight, value):
+    features = torch.eye(len(weight), weight.shape[1]) + torch.arange(len(weight))[:, None]
+    found = measure(features, range(len(weight)), weight)["nc0"]
+    assert found == pytest.approx(value, nan_ok=True)
 
 
 @pytest.mark.parametrize("num_features", [1, 2, 3, 5])
@@ -190,6 +200,7 @@ PERTURBED: dict[str, list[Problem]] = {
     "nc2_uniformity": [_of_first_class(-torch.eye(7, dtype=torch.float64))],
     "nc2_uniformity_spread": [TURNED_MEAN],
     "nc5": [replace(_BASE, ood=_OTHERS + _BASE.features[:1])],
+    "nc0": [LONGER_ROW, TURNED_ROW, MEAN_ROW],
     "nc3": [LONGER_MEAN, TURNED_MEAN, LONGER_ROW, TURNED_ROW, MEAN_ROW, SWAPPED_ROWS],
     "nc3_centered": [LONGER_MEAN, TURNED_MEAN, LONGER_ROW, TURNED_ROW, SWAPPED_ROWS],
     "nc3_uncentered": [LONGER_MEAN, TURNED_MEAN, LONGER_ROW, TURNED_ROW, MEAN_ROW, SWAPPED_ROWS, OFFSET],
@@ -229,6 +240,7 @@ def test_perturbed_collapse_moves_the_key(key, number):
         ("nc1_vci", OFF_THE_MEANS),
         ("nc2_etf", OFFSET),
         ("nc3", OFFSET),
+        ("nc0", SWAPPED_ROWS),
         ("nc3_centered", MEAN_ROW),
         ("nc3_duality", MEAN_ROW),
         ("nc4", ALONG_THE_MEANS),

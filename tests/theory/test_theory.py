@@ -264,6 +264,16 @@ def test_what_limits_the_theory_is_noted():
         assert any(message in note for note in table.notes), message
 
 
+@pytest.mark.parametrize(
+    ("width", "bias", "shown"), [(9, "none", False), (10, "none", True), (8, "free", False), (9, "free", True)]
+)
+def test_what_sqi_predicts_is_shown_where_the_features_hold_its_frame(width, bias, shown):
+    table = table_of_mlp(IMAGES, width=width, bias=bias)
+    assert {IDENTITIES, CRITICAL, SQI} <= set(table.sections)
+    assert (THEOREM in table.sections) == (LEMMA_2_1 in table.sections) == shown
+    assert any("what SQI predicts is left out" in note for note in table.notes) != shown
+
+
 def test_a_network_that_collapsed_to_zero_is_noted():
     zero = objective("mlp", GAUSSIAN, depth=2, width=24)
     zero.move_to(0 * zero.point)

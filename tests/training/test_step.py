@@ -34,7 +34,22 @@ def quintic(S):
     return S
 
 
-TWINS = {"sgd": torch.optim.SGD, "muon": Muon, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+class SGDW(torch.optim.SGD):
+    """The weights shrink by 1 − ηλ beside a step of SGD without decay, as in AdamW (Loshchilov and Hutter, 2019)."""
+
+    @torch.no_grad()
+    def step(self):
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = 0.0
+            for weight in group["params"]:
+                weight -= group["lr"] * decay * weight
+        super().step()
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+
+
+TWINS = {"sgd": torch.optim.SGD, "sgdw": SGDW, "muon": Muon, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 STEPS = 20
 #: Changes at every step, as under a schedule, and once rises.
 RATES = [0.02 * (1 - index / (STEPS + 1)) + (0.01 if index == 7 else 0.0) for index in range(STEPS)]
@@ -98,7 +113,8 @@ def by_hand(problem, optimizer, momentum=0.9):
 
 def by_torch(problem, optimizer, momentum=0.9):
     weights = leaves(problem.weights())
-    options = {"momentum": momentum} if optimizer in ("sgd", "muon") else {"betas": (momentum, 0.999), "eps": 1e-8}
+    adaptive = {"betas": (momentum, 0.999), "eps": 1e-8}
+    options = adaptive if "adam" in optimizer else {"momentum": momentum}
     groups = [{"params": [weight], "weight_decay": problem.decays[name]} for name, weight in weights.items()]
     twin = TWINS[optimizer](groups, lr=1.0, **options)
     path = []

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
@@ -22,6 +22,9 @@ from .verdicts import (
     quotient_interval,
     ratio_interval,
 )
+
+#: Results by experiment; a run that has not finished has no values.
+Results = Mapping[str, Sequence[Result]]
 
 #: λ -> seed -> a number.
 Numbers = dict[float, dict[int, float]]

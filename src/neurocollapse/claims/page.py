@@ -10,12 +10,12 @@ from .verdicts import ERROR, Interval, Part, Verdict
 _INTRODUCTION = f"""\
 # The paper's claims, judged
 
-Each claim of Rangamani and Banburski-Fahey (2022), and each question that it leaves open: what was measured, over how
-many seeds, and a verdict. This page is written by the command below. The quantities, the effect sizes, the seeds and
-the values of λ were fixed in `src/neurocollapse/claims` before any of these runs was made; none is chosen by its
-result. Four things were added after the runs of the project's own page. Three can only take a verdict back: what cannot
-be ordered, and what chance would do, is not judged, and chances are corrected across all rows. The fourth compares the
-gap ε by differences, where its ratio was nan.
+Each claim of Rangamani and Banburski-Fahey (2022), each question that it leaves open, and two claims of Zhao et al.
+(2026) on the optimiser: what was measured, over how many seeds, and a verdict. This page is written by the command
+below. The quantities, the effect sizes, the seeds and the values of λ were fixed in `src/neurocollapse/claims` before
+any of these runs was made; none is chosen by its result. Four things were added after the runs of the project's own
+page. Three can only take a verdict back: what cannot be ordered, and what chance would do, is not judged, and chances
+are corrected across all rows. The fourth compares the gap ε by differences, where its ratio was nan.
 
 Every quantity is made so that it is small where the claim holds: a ratio to λ = 0 seed by seed, a difference, a
 relative residual. Intervals are Student's t over seeds, of the mean or, for ratios, of the geometric mean; for the gap

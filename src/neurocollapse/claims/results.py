@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,13 @@ from ..geometry import Gram, pairs
 from ..sweeps import RunFolder
 from ..theory import TheoryTable
 from ..training import RunConfig
-from .experiments import Setting
+from .experiments import MATCHED, NC3_LEVEL, Setting
 
 #: The names of comparisons that the theory table has for each layer start with this.
 LAYERS = "λ‖W‖² of"
+
+#: The metrics of a run at the training loss at which it is compared with others.
+AT_LEVEL = ("nc0", "nc1", "nc2_equinorm", "nc2_cosine", "nc3")
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Result:
     """The numbers of a run at its end.
 
     `values` are those of the last record (`train.nc1`, ...), the training error, the residuals of the theory table
-    (`if SQI holds: Theorem 2.3: W, Eq. 2`, ...; of the worst layer if each has one), the numbers of `_of_classifier`,
-    and the product of the layers' norms with the margin divided by it.
+    (`if SQI holds: Theorem 2.3: W, Eq. 2`, ...; of the worst layer if each has one), the numbers of `_of_classifier`
+    and `_on_the_way`, and the product of the layers' norms with the margin divided by it.
     """
 
     config: RunConfig
@@ -52,15 +55,26 @@ def notes_on(setting: Setting, results: Mapping[RunConfig, Result]) -> list[str]
 
 
 def _result(folder: RunFolder, table: TheoryTable | None) -> Result:
-    last = folder.records()[-1]
+    records = folder.records()
+    last = records[-1]
     values = {key: float(value) for key, value in last.items() if isinstance(value, int | float)}
     values["train.error"] = 1 - values["train.accuracy"]
     norms = last["train.weight_norms"]
     values["weight_norms_product"] = math.exp(math.fsum(map(math.log, norms)) / 2) if all(norms) else 0.0
     values["normalized_margin"] = _divided(values["train.margin_min"], values["weight_norms_product"])
+    values |= _on_the_way(folder.config, records)
     values |= _of_classifier(folder.weights()["classifier.weight"].double())
     described = folder.description
     return Result(folder.config, values | _residuals(table), tuple(described["notes"]), tuple(described["provenance"]))
+
+
+def _on_the_way(config: RunConfig, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The metrics at the first record at the level of its loss, 1 if it misses it, and the epoch of NC3's level."""
+    term = "train.loss_data" if config.loss == "square" else f"train.{config.loss}"
+    matched = next((record for record in records if record[term] <= MATCHED[config.loss]), None)
+    passed = next((record["epoch"] for record in records if record["train.nc3"] <= NC3_LEVEL), math.nan)
+    at_level = {f"matched.{key}": (matched or {}).get(f"train.{key}", math.nan) for key in AT_LEVEL}
+    return {"matched.missed": float(matched is None), "nc3.epoch": float(passed), **at_level}
 
 
 def _of_classifier(weight: Tensor) -> dict[str, float]:

@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from . import coupling
 from .contrasts import (
     Numbers,
+    Results,
     alone,
     chance_of_ranks,
     compared,
@@ -21,13 +23,8 @@ from .contrasts import (
 )
 from .experiments import Setting
 from .results import LAYERS, Result
-from .verdicts import FAVOURABLE, Part, Rule, Verdict, combined, holm, quotient_interval
+from .verdicts import FAVOURABLE, HALVED, Part, Rule, Verdict, combined, holm, quotient_interval
 
-#: Results by experiment; a run that has not finished has no values.
-Results = Mapping[str, Sequence[Result]]
-
-#: For a ratio: at least halved, or smaller at all.
-HALVED = Rule(0.5, 1.0)
 #: For a relative residual: below a tenth, or below a half.
 RESIDUAL = Rule(0.1, 0.5)
 #: For a difference of shares of samples: lower by half a per cent, or lower at all.
@@ -293,5 +290,17 @@ CLAIMS: tuple[Claim, ...] = (
         "Section 1, after Fang et al. (2021)",
         _imbalance,
         ("imbalance", "decay"),
+    ),
+    Claim(
+        "Collapse needs coupled weight decay: at one training loss it has come further than with decoupled decay.",
+        "Zhao et al. (2026)",
+        coupling.coupled_over_decoupled,
+        coupling.OPTIMIZERS,
+    ),
+    Claim(
+        "Momentum speeds up collapse beyond what longer steps do.",
+        "Zhao et al. (2026)",
+        coupling.momentum_over_none,
+        coupling.MOMENTA,
     ),
 )

@@ -144,6 +144,10 @@ class Rule:
         return Verdict.NOT if all(each.low > self.strong for each in known) else Verdict.UNDECIDED
 
 
+#: For a ratio: at least halved, or smaller at all.
+HALVED = Rule(0.5, 1.0)
+
+
 @dataclass(frozen=True)
 class Part:
     """One quantity of a claim, its rule, and the findings.

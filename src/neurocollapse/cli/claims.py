@@ -28,7 +28,8 @@ def claims(
     Args:
         machines: Where the runs are trained, and how.
         quick: Judge all claims on the 5,000 bundled digits.
-        full: Judge these, and the claims about weight decay on all of MNIST and CIFAR-10: this takes hours, or a GPU.
+        full: Judge these, the claims about weight decay on all of MNIST and CIFAR-10, and those about the optimizer:
+            this takes hours, or a GPU.
         out: The folder for the runs, the page and the verdicts.
         read: Train nothing, and judge by the runs that have finished.
         dry_run: Print how long it would take, or with --read which runs would be read, and stop; missing data are

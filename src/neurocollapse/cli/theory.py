@@ -26,7 +26,8 @@ def verify(
 ) -> int:
     """Compare each identity and prediction of the theory with what a trained network shows.
 
-    For one run, it prints the whole table. For a folder of runs, it prints their residuals side by side and keeps the
+    For one run, it prints the whole table; for one on the cross-entropy, the sum of the classifier's rows, which weight
+    decay alone moves under SGD. For a folder of runs, it prints their residuals side by side and keeps the
     tables in theory.json there.
 
     Example: neurocollapse verify results/reproduce
@@ -220,7 +221,7 @@ def _print_residuals(tables: "dict[str, TheoryTable]") -> None:
     import pandas as pd
 
     from ..sweeps import ALONG
-    from ..theory import STATEMENTS
+    from ..theory import STATEMENTS, SUMS
 
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for label, table in tables.items():
@@ -228,7 +229,7 @@ def _print_residuals(tables: "dict[str, TheoryTable]") -> None:
             for comparison in comparisons:
                 row = rows.setdefault((reading, comparison.name), {"": comparison.name})
                 row[label] = f"{comparison.residual:.1e}"
-    for reading in (*STATEMENTS, ALONG):
+    for reading in (*STATEMENTS, ALONG, SUMS):
         frame = pd.DataFrame([row for (of, _), row in rows.items() if of == reading], columns=["", *tables])
         if len(frame):
             print_frame(frame, f"residuals {reading}")

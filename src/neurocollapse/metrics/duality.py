@@ -1,9 +1,18 @@
-"""NC3, self-duality: the classifier points where the class means do."""
+"""NC3, self-duality: the classifier points where the class means do. Before it NC0: its rows sum to zero."""
 
 import torch
 
 from ..geometry import Gram, normalized_distance, simplex_distance
 from ..statistics import Statistics
+
+
+def nc0(statistics: Statistics) -> float:
+    """‖Σ_c W^c‖ / (√C ‖W‖_F), from 0 to 1: 0 for a simplex, 1/√C for orthogonal rows, 1 for equal rows.
+
+    That it is 0 is necessary for W to be a simplex, and not sufficient. Zhao et al. (2026) call ‖Σ_c W^c‖ NC0.
+    """
+    weight = statistics.classifier_weight
+    return (torch.linalg.norm(weight.sum(dim=0)) / (len(weight) ** 0.5 * torch.linalg.norm(weight))).item()
 
 
 def nc3(statistics: Statistics) -> float:

@@ -71,6 +71,7 @@ METRICS: dict[str, Metric] = _table(
     (simplex.nc2_cosine_weight, _WEIGHT, _PAPYAN),
     (simplex.nc2_etf, (), "Zhu et al. (2021), there for W; Dang et al. (2023)"),
     (simplex.nc2_etf_weight, _WEIGHT, "Zhu et al. (2021)"),
+    (duality.nc0, _WEIGHT, "Zhao et al. (2026), there without the divisor"),
     (duality.nc3, _WEIGHT, f"{_PAPER}, Section 3"),
     (duality.nc3_centered, _WEIGHT, "nc3 without the mean row of W"),
     (duality.nc3_uncentered, _WEIGHT, "nc3 with uncentred means"),

@@ -101,7 +101,7 @@ _VANISHING = (
     *(key for key in METRICS if key.startswith("nc1")),
     *("nc2_norm_variance", "nc2_equinorm", "nc2_equinorm_weight", "nc2_uniformity_spread"),
     *("nc2_cosine", "nc2_cosine_max", "nc2_cosine_weight", "nc2_etf", "nc2_etf_weight"),
-    *("nc3", "nc3_centered", "nc3_uncentered", "nc3_duality", "nc4", "sqi_gap_spread", "sqi_off_spread"),
+    *("nc0", "nc3", "nc3_centered", "nc3_uncentered", "nc3_duality", "nc4", "sqi_gap_spread", "sqi_off_spread"),
 )
 
 
@@ -121,4 +121,4 @@ def _collapsed_without_bias(num_classes: int, num_features: int) -> dict[str, fl
         return {}
     orthogonal = sqrt(2 - 2 * sqrt(1 - 1 / C))
     frame = {"nc3": orthogonal, "nc2_etf_weight": orthogonal, "nc2_cosine_weight": 1 / (C - 1), "sqi_off": 0.0}
-    return _collapsed(C, num_features) | frame
+    return _collapsed(C, num_features) | frame | {"nc0": 1 / sqrt(C)}

@@ -23,7 +23,7 @@ _IMAGES = 4
 
 NOT_HOMOGENEOUS = "the network is not homogeneous: the theory's identities do not hold for it"
 
-DECOUPLED = "adamw decouples its decay from the gradient: it does not end at critical points of the objective shown"
+DECOUPLED = "{} decouples its decay from the gradient: it does not end at critical points of the objective shown"
 
 
 def is_users_own(config: RunConfig) -> bool:
@@ -71,7 +71,7 @@ def fingerprint(config: RunConfig, dataset: Dataset) -> Fingerprint | None:
 def run_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
     """Returns the notes to show beside any result of the run. Raises `NetworkError`."""
     notes = () if _is_homogeneous(config, dataset) else (NOT_HOMOGENEOUS,)
-    return notes + ((DECOUPLED,) if config.optimizer == "adamw" and config.weight_decay else ())
+    return notes + ((DECOUPLED.format(config.optimizer),) if config.decouples else ())
 
 
 def _is_homogeneous(config: RunConfig, dataset: Dataset) -> bool:

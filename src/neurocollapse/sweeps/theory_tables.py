@@ -20,6 +20,7 @@ from ..training import FullBatch, RunConfig, flow_time, network_of, training_dat
 from .folder import RunFolder
 from .identity import check_same, run_id
 from .networks_tried import fingerprint
+from .sums_of_rows import check_predicted, recorded_sums, table_of_sums
 from .tensors import load_weights
 
 #: The version of the statements in theory.json; a table kept from another version is computed again.
@@ -35,22 +36,33 @@ def verify_run(
 ) -> TheoryTable:
     """Returns the theory table at a finished run's last weights. Raises `RunError`, `VerificationError`."""
     dataset = training_data(folder.config, data_dir)
+    check_predicted(folder.config)
     objective = _objective(folder, dataset, device)
-    table = table_of(objective, force=force, doubt=_doubt(folder.config, force=force))
-    if along := _balance_along(folder, len(objective.labels)):
-        table = replace(table, sections={**table.sections, ALONG: along})
+    if folder.config.loss != "square":
+        table = table_of_sums(folder.config, objective, dataset, recorded_sums(folder))
+    else:
+        table = table_of(objective, force=force, doubt=_doubt(folder.config, force=force))
+        if along := _balance_along(folder, len(objective.labels)):
+            table = replace(table, sections={**table.sections, ALONG: along})
     if folder.path.resolve().name != run_id(folder.config, dataset):
         renamed = "the folder's name is not the run's own: it was renamed, or its config.json was edited since"
         table = replace(table, notes=(renamed, *table.notes))
     return table
 
 
-def verify_trained(config: RunConfig, model: nn.Module | None, dataset: Dataset, *, force: bool = False) -> TheoryTable:
-    """Returns the theory table of a run in memory; `model` is None if the run diverged. Raises `VerificationError`."""
-    _check_loss(config)
+def verify_trained(
+    config: RunConfig, model: nn.Module | None, dataset: Dataset, last: int, *, force: bool = False
+) -> TheoryTable:
+    """Returns the theory table of a run in memory at its `last` epoch; `model` is None if it diverged.
+
+    Raises `VerificationError`.
+    """
+    check_predicted(config)
     if model is None:
         raise VerificationError(_NO_WEIGHTS.format("diverged", "name another"))
     objective = _full_batch(config, model, dataset, next(model.parameters()).device)
+    if config.loss != "square":
+        return table_of_sums(config, objective, dataset, {last: None})
     return table_of(objective, force=force, doubt=_doubt(config, force=force))
 
 
@@ -60,13 +72,14 @@ def objective_of_run(folder: RunFolder, *, data_dir: Path | None = None, device:
     Raises `RunError` for a damaged run, other data or an edited network, and `VerificationError` for a run without
     weights.
     """
+    if folder.config.loss != "square":
+        raise VerificationError(f"the run's loss is {folder.config.loss}, and the theory is about the square loss")
     return _objective(folder, training_data(folder.config, data_dir), device)
 
 
 def _objective(folder: RunFolder, dataset: Dataset, device: str) -> FullBatch:
     folder.check_whole()
     config = folder.config
-    _check_loss(config)
     if folder.status != "finished":
         remedy = "name another" if folder.status == "diverged" else "finish it, or name another"
         raise VerificationError(_NO_WEIGHTS.format(folder.status, remedy))
@@ -76,22 +89,15 @@ def _objective(folder: RunFolder, dataset: Dataset, device: str) -> FullBatch:
     return _full_batch(config, model.to(device), dataset, device)
 
 
-def _check_loss(config: RunConfig) -> None:
-    if config.loss != "square":
-        raise VerificationError(f"the run's loss is {config.loss}, and the theory is about the square loss")
-
-
 def _full_batch(config: RunConfig, model: nn.Module, dataset: Dataset, device: torch.device | str) -> FullBatch:
     images, labels = dataset.train.images.to(device), dataset.train.labels.to(device)
     each = decays(model, find_classifier(model, images[:2], dataset.num_classes), config.weight_decay, config.bias)
-    return FullBatch(model, images, labels, each)
+    return FullBatch(model, images, labels, each, config.loss)
 
 
 def _doubt(config: RunConfig, *, force: bool) -> str | None:
     """Returns the reason why the theory does not apply, if `force` is set; otherwise raises `VerificationError`."""
-    if config.optimizer != "adamw" or not config.weight_decay:
-        return None
-    return doubt_of_decoupled("adamw", force=force)
+    return doubt_of_decoupled(config.optimizer, force=force) if config.decouples else None
 
 
 def _balance_along(folder: RunFolder, samples: int) -> tuple[Comparison, ...]:

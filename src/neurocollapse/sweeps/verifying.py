@@ -29,7 +29,8 @@ def verify(
     """Compares each identity and prediction of the theory with what a network shows; each row explains its residual.
 
     Args:
-        subject: a finished run, as `train` returns it, or its folder; or a model trained on the square loss that is
+        subject: a finished run, as `train` returns it, or its folder (of a run on the cross-entropy with SGD, Σ_c W^c
+            at every record is predicted; in memory, at the last); or a model trained on the square loss that is
             bias-free and positively homogeneous in every layer. Its last linear layer may have a bias.
         loader: for a model, all its training data: batches of (inputs, labels), or a split of a `Dataset`.
         weight_decay: for a model, λ of Eq. 1, L = (1/2N) Σ‖f − y‖² + (λ/2) Σ‖W_l‖²; or the optimizer that trained it on
@@ -62,7 +63,8 @@ def verify(
     if loader is not None or weight_decay is not None:
         raise VerificationError("a run knows its data and its weight decay; leave out loader and weight_decay")
     if isinstance(subject, TrainedRun):
-        return verify_trained(subject.config, subject.model, subject.dataset, force=force)
+        last = int(subject.records["epoch"].max())
+        return verify_trained(subject.config, subject.model, subject.dataset, last, force=force)
     folder = subject if isinstance(subject, RunFolder) else RunFolder(subject)
     if not folder.started:
         if folder.path.is_dir() and (within := folders(folder.path)):

@@ -13,6 +13,9 @@ from .identities import balance_along_flow as balance_along_flow
 from .networks_in_memory import doubt_of_decoupled as doubt_of_decoupled
 from .networks_in_memory import table_of as table_of
 from .networks_in_memory import verify_model as verify_model
+from .sums_of_rows import SUMS as SUMS
+from .sums_of_rows import sum_of_gradients as sum_of_gradients
+from .sums_of_rows import sums_along_training as sums_along_training
 from .table import STATEMENTS as STATEMENTS
 from .table import TheoryTable as TheoryTable
 from .table import theory_table as theory_table

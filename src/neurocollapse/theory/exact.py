@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from .comparison import Comparison, compare
 from .evidence import Evidence, Parameter
 from .gathering import gather_evidence
 from .identities import balance_along_flow
+from .linear_tails import balance_of_neighbours_along_flow, gradients_of_neighbours
 from .table import STATEMENTS, TheoryTable, theory_table
 from .two_clusters import joined_clusters, two_clusters
 from .unconstrained.convex import solve_convex
@@ -29,13 +31,12 @@ EXACT_TOLERANCE = 1e-6
 _DECAYS = {"weight_decay": 5e-3, "feature_decay": 2e-3}
 
 
-def _at_random_weights(network: str, dataset: str, bias: str, *, depth: int, width: int) -> FullBatch:
+def _at_random_weights(network: str, dataset: str, bias: str, depth: int, linear_tail: int) -> FullBatch:
     data = load_dataset(dataset, per_class=10)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_network(
-            network, data.input_shape, data.num_classes, depth=depth, width=width, bias=bias != "none"
-        )
+        parts = partial(build_network, depth=depth, width=32, bias=bias != "none", linear_tail=linear_tail)
+        model = parts(network, data.input_shape, data.num_classes)
         if bias != "none":
             nn.init.normal_(find_classifier(model, data.train.images[:2]).bias)
     each = decays(model, find_classifier(model, data.train.images[:2]), 3e-3, bias)
@@ -43,18 +44,24 @@ def _at_random_weights(network: str, dataset: str, bias: str, *, depth: int, wid
 
 
 def identities() -> Iterator[Comparison]:
-    """Euler's theorem, Lemma 2.2, balance and the central path at random weights: the worst layer of each network."""
-    networks = [("mlp", "gaussian", depth) for depth in (2, 5, 10)] + [("convnet", "mnist5k", 5)]
-    for name, dataset, depth in networks:
+    """Euler's theorem, Lemma 2.2, balance and the central path at random weights: the worst layer of each network.
+
+    Of networks that end in linear layers, Wᵀ∇_W = ∇_V Vᵀ: the worst pair of each.
+    """
+    networks = [("mlp", "gaussian", depth, 0) for depth in (2, 5, 10)] + [("convnet", "mnist5k", 5, 0)]
+    networks += [("mlp", "gaussian", 2, 1), ("mlp", "gaussian", 5, 4), ("mlp", "gaussian", 10, 3)]
+    networks += [("convnet", "mnist5k", 5, 2)]
+    for name, dataset, depth, tail in networks:
         for bias in ("none", "free"):
-            table = theory_table(gather_evidence(_at_random_weights(name, dataset, bias, depth=depth, width=32)))
-            worst = max(table.sections[IDENTITIES], key=lambda comparison: comparison.residual)
-            label = f"{name}, {depth} layers, bias {bias}"
+            evidence = gather_evidence(_at_random_weights(name, dataset, bias, depth, tail))
+            rows = gradients_of_neighbours(evidence) if tail else theory_table(evidence).sections[IDENTITIES]
+            worst = max(rows, key=lambda comparison: comparison.residual)
+            label = f"{name}, {depth} layers, bias {bias}" + (f", linear tail {tail}" if tail else "")
             yield _named(worst, f"{label}: {worst.name}")
 
 
 def balance() -> Iterator[Comparison]:
-    """‖W_l‖² − ‖W_k‖² along gradient flow, which shrinks by e^{−2λt}."""
+    """‖W_l‖² − ‖W_k‖² and, entry by entry, WᵀW − VVᵀ along gradient flow, which shrink by e^{−2λt}."""
     # linear layers are homogeneous too, and with ReLUs each one that switches would cut a step of the solver short
     data = load_dataset("gaussian", per_class=10).train
     with torch.random.fork_rng(devices=[]):
@@ -63,8 +70,15 @@ def balance() -> Iterator[Comparison]:
     model, decay = nn.Sequential(*layers), 0.05
     objective = FullBatch(model, data.images, data.labels, dict.fromkeys(dict(model.named_parameters()), decay))
     times = [0.0, 1.0, 3.0, 10.0]
-    norms = [state.weight_norms for state in gradient_flow(objective, times, rtol=1e-10, atol=1e-12)]
+    norms, differences = [], []
+    for state in gradient_flow(objective, times, rtol=1e-10, atol=1e-12):
+        norms.append(state.weight_norms)
+        weights = [p.detach() for p in objective.parameters.values()]
+        differences.append([W.T @ W - V @ V.T for V, W in pairwise(weights)])
     yield from balance_along_flow(times, norms, decay)
+    for place, of_pair in enumerate(zip(*differences, strict=True), start=1):
+        comparison = balance_of_neighbours_along_flow(times, of_pair, decay)
+        yield _named(comparison, f"{comparison.name}, layers {place} and {place + 1}")
 
 
 def _problem(**changes: object) -> UnconstrainedModel:

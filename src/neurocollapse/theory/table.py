@@ -69,6 +69,9 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "a bound at any weights, where linear layers end the network": (Statement(linear_tails.certificate),),
 }
 
+#: The readings that predict frames, for which the features need room.
+_OF_FRAMES = tuple(reading for reading in STATEMENTS if reading.startswith("if "))
+
 #: What a residual means if the theory does not apply to the network.
 NOT_CLAIMED = "not claimed: the theory does not cover this network"
 
@@ -155,12 +158,15 @@ class TheoryTable:
 def theory_table(evidence: Evidence, *, doubt: str | None = None) -> TheoryTable:
     """Evaluates all statements of the theory that apply to this network.
 
-    At λ = 0, statements that divide by λ or need decay are left out, and a note names them. `doubt` says why the theory
-    does not apply to this network, if so; then every row says so too.
+    Predictions of frames are left out where p features cannot hold them. At λ = 0, statements that divide by λ or need
+    decay are left out, and a note names them. `doubt` says why the theory does not apply to this network, if so; then
+    every row says so too.
     """
     left_out = []
     sections: dict[str, tuple[Comparison, ...]] = {}
     for reading, statements in STATEMENTS.items():
+        if reading in _OF_FRAMES and not _holds_frames(evidence):
+            continue
         found: list[Comparison] = []
         for statement in statements:
             if evidence.bias_kind not in statement.bias:
@@ -181,6 +187,12 @@ def theory_table(evidence: Evidence, *, doubt: str | None = None) -> TheoryTable
     return TheoryTable(sections, _facts(evidence), tuple(notes))
 
 
+def _holds_frames(evidence: Evidence) -> bool:
+    """Whether p features hold the frames that are predicted: a simplex or, without a bias, C orthogonal rows."""
+    num_classes, num_features = evidence.classifier.weight.shape
+    return bool(num_features >= num_classes - (evidence.bias_kind != "none"))
+
+
 def _facts(evidence: Evidence) -> dict[str, float]:
     facts = {"λ": evidence.weight_decay, "‖∇L‖": evidence.gradient_norm, "‖W‖": evidence.weight_norm}
     facts["L"] = evidence.loss
@@ -196,10 +208,9 @@ def _notes(evidence: Evidence) -> Iterator[str]:
     counts = evidence.measurement.class_counts
     if not evidence.is_balanced:
         yield f"the classes have {min(counts)} to {max(counts)} samples, and Theorem 2.3 is about equal classes"
-    if num_features < num_classes - 1:
-        yield f"p = {num_features} features hold no simplex of {num_classes} classes: neither frame can be reached"
-    elif num_features < num_classes and evidence.bias_kind == "none":
-        yield f"p = {num_features} features hold no orthogonal frame of {num_classes} classes"
+    if not _holds_frames(evidence):
+        frame = "simplex" if num_features < num_classes - 1 else "orthogonal frame"
+        yield f"p = {num_features} features hold no {frame} of {num_classes} classes: what SQI predicts is left out"
     if evidence.frozen:
         yield (
             f"{len(evidence.frozen)} parameters are frozen ({', '.join(evidence.frozen[:3])}), so L, ‖W‖, ‖∇L‖ and the "

@@ -15,9 +15,11 @@ from .recipes import Recipe as Recipe
 from .refinement import RefinementState as RefinementState
 from .refinement import refine as refine
 from .run import builder_of as builder_of
+from .run import first_network as first_network
 from .run import network_of as network_of
 from .run import seeded as seeded
 from .schedule import Record as Record
+from .schedule import decay_alone as decay_alone
 from .schedule import flow_time as flow_time
 from .schedule import last_epoch as last_epoch
 from .schedule import learning_rate as learning_rate

@@ -57,16 +57,16 @@ class RunConfig:
     initial_norm in every layer."""
     initial_norm: float = 4.0
     """The Frobenius norm of every layer at the start, with initialization norm."""
-    optimizer: Literal["sgd", "muon", "adam", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "sgdw", "muon", "adam", "adamw"] = "sgd"
     """The optimizer. sgd, muon and adam have coupled decay, so that they end at critical points of Eq. 1. muon
     orthogonalises the steps, which have one length for every layer: it is the fastest way down. adam divides the decay
     of a channel that is momentarily dead by its own size, so that it stays dead: watch the objective. The decay of
-    adamw is decoupled, so it ends elsewhere, where the theory does not apply."""
+    adamw and sgdw, which is SGD beside it, is decoupled, so they end elsewhere, where the theory does not apply."""
     learning_rate: float = 0.1
     """The learning rate at the start. The default suits the convnet and the mlp of the default size; lower it if the
     run diverges."""
     momentum: float = 0.9
-    """The momentum of sgd and muon, and β₁ of adam and adamw."""
+    """The momentum of sgd, sgdw and muon, and β₁ of adam and adamw."""
     schedule: Literal["constant", "steps", "cosine", "linear"] = "linear"
     """How the learning rate changes: steps multiplies it by 0.1 at one and at two thirds of the run, cosine and linear
     anneal it to zero."""
@@ -138,6 +138,11 @@ class RunConfig:
         """Returns the fields that are not at the defaults of that version."""
         defaults = RunConfig(**former_defaults(version))
         return {name: value for name, value in vars(self).items() if value != getattr(defaults, name)}
+
+    @property
+    def decouples(self) -> bool:
+        """Whether the weights decay beside the optimizer's step, and not as a part of the gradient."""
+        return self.optimizer in ("sgdw", "adamw") and self.weight_decay > 0
 
     @property
     def idle(self) -> dict[str, str]:

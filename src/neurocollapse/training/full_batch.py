@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .losses import square_loss
+from .losses import LOSSES
 
 #: Samples in one pass through the network.
 _CHUNK = 500
@@ -24,6 +24,7 @@ class FullBatch:
         inputs: (samples, ...), of any floating type.
         labels: (samples,), integers.
         decays: λ_k of each trainable parameter by its name; others do not decay.
+        loss: the data term in place of the square loss, a key of `LOSSES`.
     """
 
     def __init__(
@@ -32,9 +33,10 @@ class FullBatch:
         inputs: Float[Tensor, "samples *shape"],
         labels: Int[Tensor, " samples"],
         decays: Mapping[str, float],
+        loss: str = "square",
     ):
         self.model = copy.deepcopy(model).double().eval()
-        self.inputs, self.labels = inputs.double(), labels
+        self.inputs, self.labels, self.loss = inputs.double(), labels, LOSSES[loss]
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.decays = {name: decays.get(name, 0.0) for name in self.parameters}
         #: λ_k of every entry of a point
@@ -69,7 +71,7 @@ class FullBatch:
         gradient = torch.zeros_like(self.decay_vector)
         value = 0.0
         for inputs, labels in self.chunks():
-            loss = square_loss(self.model(inputs), labels) / len(self.labels)
+            loss = self.loss(self.model(inputs), labels) / len(self.labels)
             pieces = torch.autograd.grad(
                 loss, list(self.parameters.values()), allow_unused=True, materialize_grads=True
             )

@@ -33,7 +33,7 @@ from .augmentation import Augmentation, draw_augmentation
 from .config import EPOCHS, RunConfig
 from .losses import LOSSES
 from .precision import products_in
-from .schedule import Record, batch_size_at, learning_rate_at, paces, rounds
+from .schedule import Record, batches, learning_rate_at, paces, rounds
 from .snapshot import shown_samples, snapshot
 from .step import Pace, Weights, fresh_moments
 
@@ -70,6 +70,14 @@ def seeded(seed: int, epoch: int, device: str = "cpu") -> Iterator[None]:
         yield
 
 
+def first_network(config: RunConfig, dataset: Dataset, device: str = "cpu") -> nn.Module:
+    """Builds the network with the weights that a run starts from. Raises `NetworkError`."""
+    with seeded(config.seed, 0, device):
+        model = network_of(config, dataset)
+        initialize(model, config.initialization, config.initial_norm)
+    return model
+
+
 @dataclass(frozen=True)
 class Draw:
     """The random part of one epoch: the order of the samples and the augmentation of their images.
@@ -104,10 +112,7 @@ class Run:
 
     def __init__(self, config: RunConfig, dataset: Dataset, device: str):
         self.config, self.device = config, device
-        with seeded(config.seed, 0, device):
-            self.model = network_of(config, dataset)
-            initialize(self.model, config.initialization, config.initial_norm)
-        self.model.to(device)
+        self.model = first_network(config, dataset, device).to(device)
         self.train_split = _to(dataset.train, device)
         self.classifier = find_classifier(self.model, self.train_split.images[:_TRIED], dataset.num_classes)
         self.weights: Weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -144,11 +149,7 @@ class Run:
 
     def batches(self, epoch: int) -> list[slice]:
         """The places of each step's samples in the order of an epoch."""
-        samples, size = len(self.train_split.labels), batch_size_at(self.config, epoch)
-        starts = list(range(0, samples, size))
-        if self.config.normalization == "batch" and samples % size == 1 < samples:
-            starts.pop()  # a single sample has no variance to divide by, so it joins the step before
-        return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
+        return batches(self.config, len(self.train_split.labels), epoch)
 
     def batch(self, draw: Draw, places: slice | Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
         """Images and labels of one step: the samples at these places of the epoch."""
@@ -197,6 +198,7 @@ class Run:
         record: Record = {
             "epoch": epoch,
             "learning_rate": learning_rate_at(self.config, epoch),
+            "classifier_sum": self.classifier.weight.detach().double().sum(dim=0).tolist(),
             **self._gradient_norms(),
             **{f"train.{key}": value for key, value in train_values.items()},
         }

@@ -89,9 +89,34 @@ def paces(config: RunConfig, steps: int, epoch: int, before: int) -> tuple[list[
     return rates, factors, [before + taken for taken in range(1, steps + 1)]
 
 
+def batches(config: RunConfig, samples: int, epoch: int) -> list[slice]:
+    """Returns the places of each step's samples in the order of an epoch."""
+    size = batch_size_at(config, epoch)
+    starts = list(range(0, samples, size))
+    if config.normalization == "batch" and samples % size == 1 < samples:
+        starts.pop()  # a single sample has no variance to divide by, so it joins the step before
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
+
+
+def decay_alone(config: RunConfig, last: int, samples: int) -> list[float]:
+    """Returns the factors by which SGD has multiplied, after each epoch up to the `last`, what no data move.
+
+    With coupled decay v ← βv + λs, s ← s − ηv, and with decoupled decay s ← (1 − ηλ)s, from s = 1 and v = 0.
+    """
+    share, velocity, found = 1.0, 0.0, [1.0]
+    for epoch in range(1, last + 1):
+        rates, factors, _ = paces(config, len(batches(config, samples, epoch)), epoch, 0)
+        for rate, factor in zip(rates, factors, strict=True):
+            decay = config.weight_decay * factor
+            velocity = config.momentum * velocity + decay * share
+            share -= rate * (velocity if config.optimizer == "sgd" else decay * share)
+        found.append(share)
+    return found
+
+
 def flow_time(config: RunConfig, epoch: int, samples: int) -> float:
     """The time of gradient flow that corresponds to SGD until `epoch`: Σ η/(1 − momentum) over the steps."""
-    steps = [-(-samples // batch_size_at(config, each)) for each in range(1, epoch + 1)]
+    steps = [len(batches(config, samples, each)) for each in range(1, epoch + 1)]
     rates = (
         learning_rate_at(config, done * number + step, number)
         for done, number in enumerate(steps)

@@ -71,7 +71,7 @@ def step(
         images, labels: (samples, ...) and (samples,), or (R, samples, ...) and (R, samples).
         decays: λ_k of each weight, a scalar or (R,).
         optimizer: a key of `OPTIMIZERS`.
-        momentum: the momentum of sgd and muon, and of the first moment of the others.
+        momentum: the momentum of sgd, sgdw and muon, and of the first moment of the others.
 
     Returns:
         The data term before the step, detached.
@@ -102,6 +102,16 @@ def _sgd(
     (velocity,) = moments
     velocity.mul_(momentum).add_(torch.addcmul(gradient, weight, decay))
     weight.addcmul_(velocity, rate, value=-1)
+
+
+def _sgdw(
+    weight: Tensor, gradient: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor, _: Tensor, momentum: float
+) -> None:
+    """v ← μ v + g,  W ← (1 − ηλ) W − η v: SGD with decoupled decay."""
+    (velocity,) = moments
+    velocity.mul_(momentum).add_(gradient)
+    # Not W ← (1 − ηλ) W, whose factor in float32 would be off by the same rounding at every step.
+    weight.addcmul_(weight, rate * decay, value=-1).addcmul_(velocity, rate, value=-1)
 
 
 def _muon(
@@ -188,6 +198,7 @@ def _adapted(
 #: For each optimiser, the kinds of moments that it keeps for every weight, and its step.
 OPTIMIZERS: dict[str, tuple[tuple[str, ...], Update]] = {
     "sgd": (("velocity",), _sgd),
+    "sgdw": (("velocity",), _sgdw),
     "muon": (("velocity",), _muon),
     "adam": (("first", "second"), _adam),
     "adamw": (("first", "second"), _adamw),
