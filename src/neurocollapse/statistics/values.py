@@ -103,6 +103,10 @@ class Statistics:
     ood_mean: Float[Tensor, " features"] | None = None
     #: the spacing of numbers at 1 in the coarsest type that features were stored in
     precision: float = EPSILON
+    #: the labels of the classes, which are rows of the classifier, where others are left out; None if none is
+    classes: Int[Tensor, " classes"] | None = None
+    #: the number of labels, also of those left out; None if none is
+    num_labels: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -111,9 +115,23 @@ class Statistics:
 
     @property
     def classifier_weight(self) -> Float[Tensor, "classes features"]:
-        """W."""
+        """W, its rows for the classes that are measured."""
         assert self.classifier is not None  # a metric that reads it says so in METRICS
-        return self.classifier.weight
+        weight = self.classifier.weight
+        return weight if self.classes is None else weight[self.classes]
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of outputs of the classifier, also for classes that are left out."""
+        return self.num_labels or self.num_classes
+
+    @property
+    def label_counts(self) -> tuple[int, ...]:
+        """The number of samples of every label, zero for those that are left out."""
+        counts = self.class_counts
+        if self.classes is not None:
+            counts = counts.new_zeros(self.num_outputs).index_copy_(0, self.classes, counts)
+        return tuple(counts.tolist())
 
     @property
     def class_means(self) -> Float[Tensor, "classes features"]:
