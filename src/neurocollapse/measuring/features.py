@@ -27,7 +27,7 @@ from ..statistics import (
 )
 from .capture.subset import Quota
 
-#: By default Σ_W as a whole is kept up to this many multiplications, N p²: a tenth of a second on a few cores.
+#: By default `nc1_vci` is measured up to this many multiplications: a tenth of a second on a few cores.
 _CHEAP_COVARIANCE = 10**10
 
 
@@ -52,8 +52,8 @@ def measure(
     The features are read in place, block by block: nothing of their size is copied. Class means are summed in float64.
     Everything else is a sum over h − μ_c, for which float32 is exact enough if the features are float32: its
     projections on the at most min(p, C−1) directions of the centred means take O(N p C) operations, never more than the
-    O(N p²) of Σ_W as a whole. Only `nc1_vci` needs all of Σ_W. By default it is measured if N p² is at most 10¹⁰ and p
-    at most 4096; all products are then in float64.
+    O(N p²) of Σ_W as a whole. Only `nc1_vci` needs all of Σ_W. By default it is measured if N p k + 10 k³ is at most
+    10¹⁰, where k = min(N, p), and p at most 4096; all products are then in float64.
 
     Args:
         features: (samples, features), any floating type; the classifier's input. The tolerance of the rank follows
@@ -174,8 +174,10 @@ def chosen_of(means: ClassMeans, absent: str, min_per_class: int, held_out: Tens
 
 
 def is_cheap(num_samples: int, num_features: int) -> bool:
-    """Whether Σ_W as a whole is kept by default."""
-    return num_features <= FULL_COVARIANCE_LIMIT and num_samples * num_features**2 <= _CHEAP_COVARIANCE
+    """Whether Σ_W as a whole is kept by default: N p k for it and about 10 k³ for eigenvalues, k = min(N, p)."""
+    size = min(num_samples, num_features)
+    operations = num_samples * num_features * size + 10 * size**3
+    return num_features <= FULL_COVARIANCE_LIMIT and operations <= _CHEAP_COVARIANCE
 
 
 def _number_of_classes(

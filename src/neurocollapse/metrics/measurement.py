@@ -42,7 +42,7 @@ _GIVEN_BY = {
     "outputs": "the classifier's weight",
     "nearest_mean_disagreement": "a second sweep over the features",
     "objective": "the weight decay and every layer's norm, which are known in training",
-    "within_class_covariance": "the whole of Σ_W, at N p² operations; pass vci=True",
+    "within_class_covariance_on_span": "the whole of Σ_W, at N p² operations; pass vci=True",
     "ood_mean": "features of samples of no class; pass ood",
 }
 
@@ -62,7 +62,7 @@ METRICS: dict[str, Metric] = _table(
     (variability.nc1_per_class, (), _PAPYAN),
     (variability.nc1_trace_ratio, (), "Tirer, Huang and Niles-Weed (2023), Eq. 3"),
     (variability.nc1_cdnv, (), "Galanti, György and Hutter (2022)"),
-    (variability.nc1_vci, ("within_class_covariance",), "Xu and Liu (2023)"),
+    (variability.nc1_vci, ("within_class_covariance_on_span",), "Xu and Liu (2023)"),
     (simplex.nc2_norm_variance, (), f"{_PAPER}, Section 3"),
     (simplex.nc2_equinorm, (), _PAPYAN),
     (simplex.nc2_equinorm_weight, _WEIGHT, _PAPYAN),
@@ -120,7 +120,7 @@ class Measurement(Mapping[str, Any]):
         self.rank = statistics.span.rank
         #: singular values of the centred class means up to this one count as rounding: see `geometry.centered_span`
         self.rank_tolerance = statistics.span.tolerance
-        self.num_features = statistics.centered_class_means.shape[1]
+        self.num_features = statistics.num_features
 
     def __getitem__(self, key: str) -> Any:
         if key in self.missing:

@@ -84,7 +84,9 @@ class Projections:
         self.class_scatter = zeros(means.num_classes)  # Σ‖h − μ_c‖² per class
         self.span_squares = zeros(self.centered.span.rank)
         self.span_scatter = zeros(self.centered.span.rank, self.centered.span.rank) if covariance else None
-        self.scatter = zeros(self.num_features, self.num_features) if covariance else None
+        #: h − μ_c while there are fewer than p, and then Σ (h − μ_c)(h − μ_c)ᵀ
+        self.rows = zeros(0, self.num_features) if covariance else None
+        self.scatter: Tensor | None = None
         self.outputs = OutputSums()
         self.disagreements = 0
         small = classifier is not None and means.num_classes * means.num_labels <= _KEPT_OUTPUTS
@@ -123,7 +125,7 @@ class Projections:
 
     def _precision(self, dtype: torch.dtype) -> torch.dtype:
         low, high = FLOAT32_SCALES
-        exact = dtype == torch.float64 or self.scatter is not None or not low <= self.means.scale <= high
+        exact = dtype == torch.float64 or self.span_scatter is not None or not low <= self.means.scale <= high
         return torch.float64 if exact else torch.float32
 
     def _is_blurred(self, on_rows: Tensor, squares: Tensor) -> bool:
@@ -158,9 +160,18 @@ class Projections:
     def _add_scatter(self, residuals: Tensor, on_span: Tensor, squares: Tensor, labels: Tensor) -> None:
         self.class_scatter += class_sums(squares, labels, self.means.num_classes)
         self.span_squares += on_span.double().square().sum(dim=0)
-        if self.scatter is not None and self.span_scatter is not None:
-            self.scatter += residuals.T @ residuals
+        if self.span_scatter is not None:
+            self._add_rows(residuals)
             self.span_scatter += on_span.T @ on_span
+
+    def _add_rows(self, residuals: Float[Tensor, "samples features"]) -> None:
+        if self.rows is not None and len(self.rows) + len(residuals) < self.num_features:
+            self.rows = torch.cat([self.rows, residuals])
+            return
+        squares = residuals.T @ residuals
+        if self.rows is not None:
+            squares += self.rows.T @ self.rows
+        self.rows, self.scatter = None, squares if self.scatter is None else self.scatter.add_(squares)
 
     def _add_decisions(self, features: Tensor, labels: Tensor, on_rows: Tensor, lengths: Tensor) -> None:
         rank, error = len(self.span_squares), self._error(on_rows.dtype)
@@ -250,7 +261,15 @@ class Projections:
         self.class_scatter = self.class_scatter + other.class_scatter
         self.span_squares = self.span_squares + other.span_squares
         self.span_scatter = _sum(self.span_scatter, other.span_scatter)
-        self.scatter = _sum(self.scatter, other.scatter)
+        if self.span_scatter is None:
+            self.rows = self.scatter = None
+        elif other.rows is not None:
+            self._add_rows(other.rows)
+        else:
+            rows, self.rows = self.rows, None
+            self.scatter = other.scatter if self.scatter is None else _sum(self.scatter, other.scatter)
+            if rows is not None and len(rows):
+                self._add_rows(rows)
         self.outputs.merge(other.outputs)
         self.disagreements += other.disagreements
         return self
@@ -292,6 +311,7 @@ class Projections:
             within_class_variances_on_span=self.span_squares / total,
             within_class_covariance_on_span=None if self.span_scatter is None else self.span_scatter / total,
             within_class_covariance=None if self.scatter is None else self.scatter / total,
+            within_class_rows=None if self.rows is None else self.rows / total**0.5,
             classifier=self.classifier,
             outputs=self._outputs() if has_outputs else None,
             nearest_mean_disagreement=self.disagreements / total if has_outputs else None,
