@@ -23,7 +23,7 @@ CLASSES, PER_CLASS, FEATURES = 10, 100, 64
 _NEEDS = {
     "classifier": "`weight`",
     "outputs": "`weight`",
-    "within_class_covariance": "`vci=True`, or few features",
+    "within_class_covariance_on_span": "`vci=True`, or few features",
     "ood_mean": "`ood`",
     "objective": "`weight_decay` and a model",
 }

@@ -539,6 +539,9 @@ UNMEASURED = [
     (["nan.npz"], "feature 2 of sample 7 is nan"),
     (["cut.npz"], "is truncated or damaged"),
     (["good.npz", "--num-classes", "4"], "num_classes is 4, but weight has 3 rows"),
+    (["good.npz", "--min-per-class", "90"], "3 classes have fewer than 90 samples, as class 0 with"),
+    ([*OF_A_MODEL, "--min-per-class", "9999"], "classes have fewer than 9999 samples"),
+    (["good.npz", "--absent", "leave_out", "--min-per-class", "90"], "good.npz: 0 classes have 90 samples or more"),
     (["[bold]:car:.npz"], "[bold]:car:.npz is empty"),  # and is no markup
 ]
 

@@ -1,6 +1,7 @@
 """Every metric: right on exact problems, equal to its naive twin on random ones, and obedient to its laws."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -571,3 +572,30 @@ def test_a_sample_far_out_costs_no_key_its_digits(dtype, place, distance):
         for key in values:
             size = distance**2 if key == "loss_data" else distance if key in far and direction.sum() > 1 else 1.0
             assert values[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-7 * size), (key, direction)
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 1.0), (1e-6, 1e6)], ids=["alike", "of very different sizes"])
+@pytest.mark.parametrize(("num_features", "rank"), [(14, 4), (10, 4), (14, 14)])
+def test_vci_of_fewer_samples_than_features_is_that_of_the_whole_covariance(num_features, rank, sizes):
+    """By the space that 9 samples span, with p < N + C too."""
+    generator = torch.Generator().manual_seed(0)
+    factors, of_samples = (torch.randint(-4, 5, s, generator=generator) for s in ((rank, num_features), (9, rank)))
+    features = (of_samples @ factors).double()  # exact, so that their rank is too
+    features *= torch.logspace(*(math.log10(size) for size in sizes), num_features).double().log2().round().exp2()
+    labels = torch.arange(9) % 3
+    one, _ = gather(features, labels, vci=True)
+    rows = one.within_class_rows
+    whole = replace(one, within_class_rows=None, within_class_covariance=rows.T @ rows)
+    value, expected = Measurement(one)["nc1_vci"], naive.measure(features, labels)["nc1_vci"]
+    assert value == pytest.approx(expected, rel=1e-8, abs=1e-9)
+    assert value == pytest.approx(Measurement(whole)["nc1_vci"], rel=1e-8, abs=1e-9)
+    assert (value > 0.1) == (rank < 14)
+
+
+def test_vci_is_left_out_unasked_where_it_would_take_more_than_the_rest():
+    few, many = torch.randn(100, 4096), torch.randn(2000, 2000)
+    labels = torch.arange(2000) % 10
+    start = time.perf_counter()
+    assert "nc1_vci" in measure(few, labels[:100])
+    assert "nc1_vci" not in measure(many, labels)
+    assert time.perf_counter() - start < 5

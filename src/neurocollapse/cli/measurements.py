@@ -1,7 +1,7 @@
 """The command `measure`: measures features in a file, or a model at one checkpoint or many."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -40,6 +40,9 @@ def measure(
     out: Path = TRAJECTORY,
     num_classes: int | None = None,
     vci: bool | None = None,
+    absent: Literal["error", "leave_out"] = "error",
+    min_per_class: int = 1,
+    max_per_class: int | None = None,
     explain: bool = False,
     json: bool = False,
 ) -> int:
@@ -65,11 +68,17 @@ def measure(
         out: The file for a trajectory, with a line per checkpoint; checkpoints in it are not measured again.
         num_classes: The number of classes in a file; by default the rows of weight, or the largest label plus one.
         vci: Whether to measure nc1_vci too, which takes N p² operations; by default if that is quick.
+        absent: What to do with classes that have fewer samples than --min-per-class: an error, or leave them out.
+        min_per_class: How many samples a class has at least.
+        max_per_class: Measure only the first so many samples of each class.
         explain: Show beside each number what it would be without structure, and at collapse.
         json: Print JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where there is no value.
     """
     if (file is None) == (model is None):
         raise InputError("measure takes either a file of features, or --model with --dataset")
+    chosen = {"absent": absent, "min_per_class": min_per_class, "max_per_class": max_per_class}
+    usual = {"absent": "error", "min_per_class": 1, "max_per_class": None}
+    classes = {name: value for name, value in chosen.items() if value != usual[name]}
     if model is None:
         if checkpoint or dataset is not None or parts.changed:
             raise InputError(
@@ -78,7 +87,7 @@ def measure(
         of_a_model = {"data_dir": data_dir, "split": split != "train", "per_class": per_class, "out": out != TRAJECTORY}
         refuse("a file of features is measured as it is", **of_a_model)
         assert file is not None
-        return _print_measurement(_measured_file(file, num_classes, vci), None, explain, json)
+        return _print_measurement(_measured_file(file, num_classes, vci, classes), None, explain, json)
     from ..measuring import find_checkpoints, load_weights, subject
     from ..training import builder_of
 
@@ -87,7 +96,15 @@ def measure(
         raise InputError("--model needs --dataset, the data to measure it on")
     if ":" in model and parts.changed:
         raise InputError(f"--{next(iter(parts.changed))} is for convnet and mlp; build {model} with what it is to have")
-    who = subject(model, dataset, build=builder_of(parts), data_dir=data_dir, split=split, per_class=per_class)
+    who = subject(
+        model,
+        dataset,
+        build=builder_of(parts),
+        data_dir=data_dir,
+        split=split,
+        per_class=per_class,
+        classes=classes,
+    )
     checkpoints = find_checkpoints(*checkpoint)
     if len(checkpoints) == 1 and (explain or vci is not None):
         refuse("--explain and --vci print a table, and no trajectory", out=out != TRAJECTORY)
@@ -107,7 +124,7 @@ def measure(
     return _print_measurement(measured, initial if checkpoints else None, explain, json)
 
 
-def _measured_file(file: Path, num_classes: int | None, vci: bool | None) -> "Measurement":
+def _measured_file(file: Path, num_classes: int | None, vci: bool | None, classes: dict[str, Any]) -> "Measurement":
     from ..measuring import measure as measure_features
     from ..measuring import read_features
 
@@ -121,6 +138,7 @@ def _measured_file(file: Path, num_classes: int | None, vci: bool | None) -> "Me
             ood=arrays.get("ood"),
             num_classes=num_classes,
             vci=vci,
+            **classes,
         )
     except ValueError as error:
         raise InputError(f"{file}: {error}") from error

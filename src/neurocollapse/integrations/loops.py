@@ -154,5 +154,5 @@ def _lacking(key: str, options: Mapping[str, Any]) -> str | None:
     if options.get("strategy") == "stream":
         lacking["nearest_mean_disagreement"] = "strategy='keep' or 'twice'"
     elif options.get("vci") is False:
-        lacking["within_class_covariance"] = "vci=True"
+        lacking["within_class_covariance_on_span"] = "vci=True"
     return next((lacking[need] for need in METRICS[key].needs if need in lacking), None)

@@ -140,7 +140,7 @@ class NeuralCollapse(Metric):
     def _undefined(self, covariance: bool) -> dict[str, float]:
         """nan for every key that `compute` would give."""
         absent = {"objective", "ood_mean"}
-        absent |= set() if covariance else {"within_class_covariance"}
+        absent |= set() if covariance else {"within_class_covariance_on_span"}
         absent |= set() if self.keep_features else {"nearest_mean_disagreement"}
         absent |= set() if self._head else {"classifier", "outputs"}
         return {key: torch.nan for key, metric in METRICS.items() if not absent & set(metric.needs)}

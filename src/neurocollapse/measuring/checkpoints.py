@@ -7,7 +7,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +154,12 @@ class Subject:
     model: nn.Module
     split: Split
     conditions: dict[str, Any]
+    #: which classes and samples are measured, as `absent=` of `measure_model`
+    classes: dict[str, Any] = field(default_factory=dict)
 
     def measure(self, vci: bool | None = None) -> Measurement:
         """Measures the model with its present weights; `vci` as in `measure`."""
-        return measure_model(self.model, self.split, vci=vci)
+        return measure_model(self.model, self.split, vci=vci, **self.classes)
 
 
 def subject(
@@ -168,10 +170,12 @@ def subject(
     data_dir: Path | None = None,
     split: str = "train",
     per_class: int | None = None,
+    classes: Mapping[str, Any] | None = None,
 ) -> Subject:
     """Builds the untrained model that `convnet`, `mlp` or `module:function` gives for a data set.
 
-    `build` builds the first two. Raises `NetworkError`, `DatasetError`.
+    `build` builds the first two; `classes` says which are measured, as `absent=` of `measure_model`. Raises
+    `NetworkError`, `DatasetError`.
     """
     data = load_dataset(dataset, data_dir=data_dir, per_class=per_class)
     chosen = data.train if split == "train" else data.test
@@ -186,7 +190,8 @@ def subject(
 
     conditions = {"model": model, "network": asdict(fingerprint_of(untrained, chosen.images))}
     conditions |= {"dataset": data.name, "split": split, "data_sha256": data.sha256}
-    return Subject(untrained(), chosen, {**conditions, "definitions": DEFINITIONS_VERSION})
+    classes = dict(classes or {})
+    return Subject(untrained(), chosen, {**conditions, **classes, "definitions": DEFINITIONS_VERSION}, classes)
 
 
 #: The keys by which a line of a trajectory is found.

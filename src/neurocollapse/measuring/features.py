@@ -1,6 +1,7 @@
 """Measures the features that a classifier sees."""
 
 import warnings
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,13 +19,15 @@ from ..statistics import (
     Objective,
     Projections,
     Statistics,
+    check_batch,
     check_scale,
     check_shapes,
     mean_of,
     unlabelled,
 )
+from .capture.subset import Quota
 
-#: By default Σ_W as a whole is kept up to this many multiplications, N p²: a tenth of a second on a few cores.
+#: By default `nc1_vci` is measured up to this many multiplications: a tenth of a second on a few cores.
 _CHEAP_COVARIANCE = 10**10
 
 
@@ -40,14 +43,17 @@ def measure(
     ood: Tensor | ArrayLike | None = None,
     weighting: str = "classes",
     vci: bool | None = None,
+    absent: Literal["error", "leave_out"] = "error",
+    min_per_class: int = 1,
+    max_per_class: int | None = None,
 ) -> Measurement:
     """Computes every neural-collapse metric of the features that a classifier sees, in two sweeps over them.
 
     The features are read in place, block by block: nothing of their size is copied. Class means are summed in float64.
     Everything else is a sum over h − μ_c, for which float32 is exact enough if the features are float32: its
     projections on the at most min(p, C−1) directions of the centred means take O(N p C) operations, never more than the
-    O(N p²) of Σ_W as a whole. Only `nc1_vci` needs all of Σ_W. By default it is measured if N p² is at most 10¹⁰ and p
-    at most 4096; all products are then in float64.
+    O(N p²) of Σ_W as a whole. Only `nc1_vci` needs all of Σ_W. By default it is measured if N p k + 10 k³ is at most
+    10¹⁰, where k = min(N, p), and p at most 4096; all products are then in float64.
 
     Args:
         features: (samples, features), any floating type; the classifier's input. The tolerance of the rank follows
@@ -61,6 +67,11 @@ def measure(
         ood: (others, features), features of samples that belong to no class, for `nc5`.
         weighting: how μ_G and Σ_B weigh the classes: "classes", all alike, or "samples", by their number of samples.
         vci: whether to measure `nc1_vci`, whatever it costs.
+        absent: "leave_out" measures without the classes that have fewer than `min_per_class` samples, such as most of
+            the vocabulary of a language model; with "error" they are an error. The classifier still decides among all
+            its rows, and outputs are those of all; what is said of pairs and of W is said of the classes measured.
+        min_per_class: how many samples a class has at least.
+        max_per_class: measure only the first so many samples of each class.
 
     Returns:
         A `Measurement`: a mapping from the keys of `METRICS` to floats.
@@ -77,6 +88,7 @@ def measure(
     """
     ood_mean = None if ood is None else mean_of(_as_others(ood))
     options = {"num_classes": num_classes, "means": means, "ood_mean": ood_mean, "weighting": weighting, "vci": vci}
+    options |= {"absent": absent, "min_per_class": min_per_class, "max_per_class": max_per_class}
     return Measurement(*gather(features, labels, weight, bias, **options), held_out=means is not None)  # type: ignore[arg-type]
 
 
@@ -93,6 +105,9 @@ def gather(
     vci: bool | None = None,
     objective: Objective | None = None,
     precision: float = 0.0,
+    absent: str = "error",
+    min_per_class: int = 1,
+    max_per_class: int | None = None,
 ) -> tuple[Statistics, ClassMeans]:
     """Returns the `Statistics` behind `measure` and their class means; arguments and errors are those of `measure`.
 
@@ -102,26 +117,72 @@ def gather(
     check_shapes(features, labels)
     if not features.numel():
         raise InputError(f"there is nothing to measure: features have shape {tuple(features.shape)}")
+    check_choice(absent, min_per_class, max_per_class)
     labels = labels.to(features.device)
     classifier = _as_classifier(weight, bias, features)
-    num_classes = _number_of_classes(labels, classifier, means.num_classes if means is not None else num_classes)
+    leave_out = absent == "leave_out"
+    num_classes = means.num_labels if means is not None else num_classes
+    num_classes = _number_of_classes(labels, classifier, num_classes, leave_out=leave_out)
+    if max_per_class is not None and labels.max() < num_classes:  # a label out of range is an error below
+        chosen = Quota(max_per_class)(labels).to(features.device)
+        features, labels = features[chosen], labels[chosen]
     held_out = means is not None
     if means is None:
-        means = ClassMeans(num_classes)
+        present = labels[labels < num_classes].unique() if leave_out else None
+        means = ClassMeans(num_classes, None if present is None or len(present) == num_classes else present)
         means.update(features, labels)
         means.precision = max(means.precision, precision)
+        means = chosen_of(means, absent, min_per_class)
+    else:
+        check_batch(features, labels, num_classes, None, 0)
+        means = chosen_of(means, absent, min_per_class, torch.bincount(labels, minlength=num_classes))
     covariance = is_cheap(*features.shape) if vci is None else vci
     projections = Projections(means, classifier, covariance=covariance, weighting=weighting, held_out=held_out)
     projections.update(features, labels)
     return projections.statistics(objective, None if ood_mean is None else ood_mean.to(features.device)), means
 
 
+def check_choice(absent: str, min_per_class: int, max_per_class: int | None) -> None:
+    """Raises `ValueError` for what says in no way which classes and samples are measured."""
+    if absent not in ("error", "leave_out"):
+        raise InputError(f"absent must be 'error' or 'leave_out', got {absent!r}")
+    for name, value in (("min_per_class", min_per_class), ("max_per_class", max_per_class)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
+    if max_per_class is not None and max_per_class < min_per_class:
+        raise InputError(f"max_per_class is {max_per_class}, and min_per_class {min_per_class}, so no class is left")
+
+
+def chosen_of(means: ClassMeans, absent: str, min_per_class: int, held_out: Tensor | None = None) -> ClassMeans:
+    """Returns the means of the classes that are measured; of each label there are `held_out` samples, if given.
+
+    Raises `ValueError` if a class has too few samples and is not to be left out.
+    """
+    counts = means.counts
+    if held_out is not None:
+        counts = held_out if means.classes is None else held_out[means.classes]
+    if absent == "leave_out":
+        return means.without(min_per_class, counts)
+    few = (counts < min_per_class).nonzero().flatten()
+    if min_per_class > 1 and len(few):
+        label = few[0] if means.classes is None else means.classes[few[0]]
+        raise InputError(
+            f"{len(few)} classes have fewer than {min_per_class} samples, as class {int(label)} with "
+            f"{int(counts[few[0]])}; pass more data, or {LEAVE_OUT}"
+        )
+    return means
+
+
 def is_cheap(num_samples: int, num_features: int) -> bool:
-    """Whether Σ_W as a whole is kept by default."""
-    return num_features <= FULL_COVARIANCE_LIMIT and num_samples * num_features**2 <= _CHEAP_COVARIANCE
+    """Whether Σ_W as a whole is kept by default: N p k for it and about 10 k³ for eigenvalues, k = min(N, p)."""
+    size = min(num_samples, num_features)
+    operations = num_samples * num_features * size + 10 * size**3
+    return num_features <= FULL_COVARIANCE_LIMIT and operations <= _CHEAP_COVARIANCE
 
 
-def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int | None) -> int:
+def _number_of_classes(
+    labels: Tensor, classifier: Classifier | None, given: int | None, *, leave_out: bool = False
+) -> int:
     if given is not None and (isinstance(given, bool) or not isinstance(given, (int, np.integer))):
         raise InputError(f"num_classes must be an integer, got {given!r}")
     if labels.min() < 0:
@@ -135,7 +196,9 @@ def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int
         given = int(labels.max()) + 1 if classifier is None else len(classifier.weight)
     elif classifier is not None and len(classifier.weight) != given:
         raise InputError(f"num_classes is {given}, but weight has {len(classifier.weight)} rows")
-    if given > len(labels):  # before memory is allocated: one stray label may mean billions of classes
+    if (
+        given > len(labels) and not leave_out
+    ):  # before memory is allocated: one stray label may mean billions of classes
         present = set(labels.tolist())
         empty = next(c for c in range(given) if c not in present)
         raise InputError(

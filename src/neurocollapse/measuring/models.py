@@ -23,7 +23,7 @@ from .capture.loaders import Unlabelled, as_loader
 from .capture.store import FeatureStore
 from .capture.subset import stratified_subset
 from .feature_files import write_features
-from .features import gather, is_cheap
+from .features import check_choice, chosen_of, gather, is_cheap
 from .process_group import Processes
 
 STRATEGIES = ("keep", "stream", "twice")
@@ -48,6 +48,8 @@ def measure_model(
     subset: int | None = None,
     save_features: Path | str | None = None,
     together: bool | None = None,
+    absent: Literal["error", "leave_out"] = "error",
+    min_per_class: int = 1,
     **options: Unpack[CaptureOptions],
 ) -> Measurement:
     """Computes every neural-collapse metric at the classifier head of a model, in one forward pass over a loader.
@@ -71,12 +73,15 @@ def measure_model(
         subset: measure only this many samples of every class, drawn without loading the others.
         save_features: a .safetensors file for the captured features, which `neurocollapse measure` reads.
         together: whether to measure with the other processes of the process group; by default if there is one.
+        absent: "leave_out" measures without the classes that have no sample: see `measure`.
+        min_per_class: how many samples a class has at least: see `measure`.
         options: the options of `neurocollapse.measuring.capture.capture`. `tokens`: the token of a sequence by which
             the model decides, "first", "last", "mean", "all" or a position. `spatial`: "flatten" maps, or take their
             "mean". `ignore_index`: the label of samples to leave out, −100. `label_key`: where batches have their
             labels. `device`; `autocast_dtype`; `eval_mode=False` leaves modules in training mode. `memory_budget`:
             bytes of features to hold in memory, 4 GiB; the rest goes to a temporary file in `folder`. `progress`:
-            called after each batch with the number of batches done and the number in all.
+            called after each batch with the number of batches done and the number in all. `max_per_class`: measure only
+            the first so many samples, or positions, of each class; several processes share them evenly.
 
     Raises:
         ValueError: there is no head, or several; the loader has no labels; options do not go together; or `measure`
@@ -92,17 +97,24 @@ def measure_model(
     ((5, 4), 8)
     """
     processes = Processes(together)
+    max_per_class = options.pop("max_per_class", None)
+    check_choice(absent, min_per_class, max_per_class)
     _check_together(strategy, means, save_features, processes.size)
+    _check_one_order(strategy, min_per_class, max_per_class)
     loader = _chosen(loader, subset, options.get("label_key"))
     tally = Tally()
     read = partial(capture, model, head=head, tally=tally, **options)
     part = processes.share(loader)
     objective = None if weight_decay is None else objective_of(model, weight_decay)
     ood_mean = None if ood is None else _mean_of_others(read, processes, ood, options.get("label_key"))
+    if max_per_class is not None:
+        read = partial(read, max_per_class=processes.share_of(max_per_class))
+    choose = partial(chosen_of, absent=absent, min_per_class=min_per_class)
     if strategy == "stream":
         moments = processes.merged(lambda: None if part is None else _moments(read, part, weighting))
         processes.merged(lambda: tally).warn(stacklevel=3)
-        return Measurement(moments.statistics(objective, ood_mean), moments.means)
+        chosen = choose(moments.means)
+        return Measurement(moments.statistics(objective, ood_mean, means=chosen), chosen)
     with ExitStack() as stack:
         if strategy == "twice":
             classifiers = processes.all(lambda: None if part is None else _classifier_of_first_batch(read, part))
@@ -116,7 +128,7 @@ def measure_model(
                 write_features(path_of(save_features), store.features, store.labels, found.weight, found.bias)
         classifier = next(known for known in classifiers if known is not None)
         with _naming_head(model, head, len(classifier.weight)):
-            projections = _two_sweeps(processes, feed, classifier, means, weighting, vci)
+            projections = _two_sweeps(processes, feed, classifier, means, weighting, vci, choose)
     processes.merged(lambda: tally).warn(stacklevel=3)
     statistics = projections.statistics(objective, ood_mean)
     return Measurement(statistics, projections.means, held_out=projections.held_out)
@@ -136,11 +148,16 @@ def try_model(
     subset: int | None = None,
     save_features: Path | str | None = None,
     together: bool | None = None,
+    absent: str = "error",
+    min_per_class: int = 1,
     **options: Unpack[CaptureOptions],
 ) -> None:
     """Raises what `measure_model` would raise for these arguments at the first batch; it measures nothing."""
     processes = Processes(together)
+    max_per_class = options.pop("max_per_class", None)
+    check_choice(absent, min_per_class, max_per_class)
     _check_together(strategy, means, save_features, processes.size)
+    _check_one_order(strategy, min_per_class, max_per_class)
     check_weighting(weighting)
     if weight_decay is not None:
         objective_of(model, weight_decay)
@@ -178,16 +195,32 @@ def _chosen(loader: Iterable[Any] | Split, subset: int | None, label_key: str | 
     return loader if subset is None else stratified_subset(loader, subset, label_key=label_key)
 
 
+def _check_one_order(strategy: str, min_per_class: int, max_per_class: int | None) -> None:
+    if strategy == "twice" and max_per_class is not None:
+        raise InputError("max_per_class keeps the first samples, and two passes may differ in these; use 'keep'")
+    if strategy == "stream" and min_per_class > 1:
+        raise InputError("one pass cannot take back the samples of a class that has too few; use 'keep' or 'twice'")
+
+
 def _two_sweeps(
-    processes: Processes, feed: Feed, classifier: Classifier, means: ClassMeans | None, weighting: str, vci: bool | None
+    processes: Processes,
+    feed: Feed,
+    classifier: Classifier,
+    means: ClassMeans | None,
+    weighting: str,
+    vci: bool | None,
+    choose: "partial[ClassMeans]",
 ) -> Projections:
     """Makes both sweeps over the samples that `feed` adds, in all processes.
 
-    The second sweep uses the merged means of all processes, or the given ones.
+    The second sweep uses the merged means of all processes, or the given ones, of the classes that `choose` leaves.
     """
     held_out = means is not None
     if means is None:
-        means = processes.merged(lambda: feed(ClassMeans(len(classifier.weight))))
+        means = choose(processes.merged(lambda: feed(ClassMeans(len(classifier.weight)))))
+    elif choose.keywords != {"absent": "error", "min_per_class": 1}:
+        counted = processes.merged(lambda: feed(ClassMeans(len(classifier.weight))))
+        means = choose(means, held_out=counted.counts)
     covariance = is_cheap(int(means.counts.sum()), classifier.weight.shape[1]) if vci is None else vci
     second = partial(Projections, covariance=covariance, weighting=weighting, held_out=held_out)
     return processes.merged(lambda: feed(second(means, classifier)))
@@ -203,6 +236,8 @@ def measure_layers(
     weighting: str = "classes",
     vci: bool | None = None,
     subset: int | None = None,
+    absent: Literal["error", "leave_out"] = "error",
+    min_per_class: int = 1,
     **options: Unpack[CaptureOptions],
 ) -> dict[str, Measurement]:
     """Measures the output of every layer, and then the head's input, in one forward pass over a loader.
@@ -215,6 +250,8 @@ def measure_layers(
         weighting: "classes" or "samples": see `measure`.
         vci: whether to measure `nc1_vci`: see `measure`.
         subset: measure only this many samples of every class.
+        absent: "leave_out" measures without the classes that have no sample: see `measure`.
+        min_per_class: how many samples a class has at least: see `measure`.
         options: see `measure_model`; `spatial` and `tokens` say how maps and sequences become features.
 
     Returns:
@@ -227,11 +264,12 @@ def measure_layers(
     >>> list(nc.measure_layers(network, [(torch.randn(9, 2, 2), torch.arange(9) % 2)]))
     ['1', '2', '3']
     """
+    check_choice(absent, min_per_class, options.get("max_per_class"))
     loader = _chosen(loader, subset, options.get("label_key"))
     with capture(model, loader, head=head, layers=layers, **options) as captured:
         found, features = _head_of(captured)
         size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}
-        size["precision"] = captured.precision
+        size |= {"precision": captured.precision, "absent": absent, "min_per_class": min_per_class}
         measured = {}
         for name, store in captured.layers.items():
             naming = _naming_head(model, head, len(found.weight)), _naming(f"layer {name!r}")

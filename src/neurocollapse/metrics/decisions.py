@@ -1,7 +1,8 @@
 """What the classifier decides: NC4, quasi-interpolation, margins, and the objective of Eq. 1.
 
 Targets are one-hot: f_i^(c) is compared with 1 on the own class and with 0 elsewhere. `loss_data` and the `sqi_*`
-refer to the square loss, whatever loss the network was trained with.
+refer to the square loss, whatever loss the network was trained with. Where classes are left out, the outputs are still
+those for every label, as the model decides, and C is their number here.
 """
 
 from ..statistics import Objective, Outputs, Statistics
@@ -38,7 +39,7 @@ def sqi_gap_spread(statistics: Statistics) -> float:
 
 def sqi_off(statistics: Statistics) -> float:
     """Mean of (C−1) times the off-class output; ε under Assumption 1, 0 for an orthogonal frame."""
-    return (statistics.num_classes - 1) * _outputs(statistics).off_mean
+    return (statistics.num_outputs - 1) * _outputs(statistics).off_mean
 
 
 def sqi_off_spread(statistics: Statistics) -> float:
@@ -71,7 +72,7 @@ def loss_data(statistics: Statistics) -> float:
     outputs = _outputs(statistics)
     gap_square = outputs.gap_mean**2 + outputs.gap_deviation**2
     off_square = outputs.off_mean**2 + outputs.off_deviation**2
-    return (gap_square + (statistics.num_classes - 1) * off_square) / 2
+    return (gap_square + (statistics.num_outputs - 1) * off_square) / 2
 
 
 def loss(statistics: Statistics) -> float:

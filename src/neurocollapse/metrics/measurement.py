@@ -42,7 +42,7 @@ _GIVEN_BY = {
     "outputs": "the classifier's weight",
     "nearest_mean_disagreement": "a second sweep over the features",
     "objective": "the weight decay and every layer's norm, which are known in training",
-    "within_class_covariance": "the whole of Σ_W, at N p² operations; pass vci=True",
+    "within_class_covariance_on_span": "the whole of Σ_W, at N p² operations; pass vci=True",
     "ood_mean": "features of samples of no class; pass ood",
 }
 
@@ -62,7 +62,7 @@ METRICS: dict[str, Metric] = _table(
     (variability.nc1_per_class, (), _PAPYAN),
     (variability.nc1_trace_ratio, (), "Tirer, Huang and Niles-Weed (2023), Eq. 3"),
     (variability.nc1_cdnv, (), "Galanti, György and Hutter (2022)"),
-    (variability.nc1_vci, ("within_class_covariance",), "Xu and Liu (2023)"),
+    (variability.nc1_vci, ("within_class_covariance_on_span",), "Xu and Liu (2023)"),
     (simplex.nc2_norm_variance, (), f"{_PAPER}, Section 3"),
     (simplex.nc2_equinorm, (), _PAPYAN),
     (simplex.nc2_equinorm_weight, _WEIGHT, _PAPYAN),
@@ -113,12 +113,15 @@ class Measurement(Mapping[str, Any]):
         self.means = means
         #: whether the class means are those of other samples
         self.held_out = held_out
-        self.class_counts: tuple[int, ...] = tuple(statistics.class_counts.tolist())
+        #: the number of samples of every label, 0 for a class that is left out
+        self.class_counts: tuple[int, ...] = statistics.label_counts
+        #: C, the number of classes that are measured
+        self.num_classes = statistics.num_classes
         #: rank of Σ_B, at most min(p, C−1); see `geometry.centered_span` for its tolerance
         self.rank = statistics.span.rank
         #: singular values of the centred class means up to this one count as rounding: see `geometry.centered_span`
         self.rank_tolerance = statistics.span.tolerance
-        self.num_features = statistics.centered_class_means.shape[1]
+        self.num_features = statistics.num_features
 
     def __getitem__(self, key: str) -> Any:
         if key in self.missing:
@@ -134,14 +137,19 @@ class Measurement(Mapping[str, Any]):
         return len(self._values)
 
     @property
-    def num_classes(self) -> int:
-        """C."""
-        return len(self.class_counts)
+    def left_out(self) -> tuple[int, ...]:
+        """The labels of the classes that are left out."""
+        return tuple(label for label, count in enumerate(self.class_counts) if not count)
+
+    @property
+    def measured_counts(self) -> tuple[int, ...]:
+        """The number of samples of every class that is measured."""
+        return tuple(count for count in self.class_counts if count)
 
     @property
     def mean_counts(self) -> tuple[int, ...]:
-        """The number of samples behind each class mean."""
-        return self.class_counts if self.means is None else tuple(self.means.counts.tolist())
+        """The number of samples behind the mean of every class that is measured."""
+        return self.measured_counts if self.means is None else tuple(self.means.counts.tolist())
 
     def to_dict(self) -> dict[str, Any]:
         """The metrics, `class_counts` and `rank` as plain numbers for JSON."""
@@ -149,12 +157,14 @@ class Measurement(Mapping[str, Any]):
         return values | {"class_counts": list(self.class_counts), "rank": self.rank}
 
     def _summary(self) -> str:
-        counts = sorted(set(self.class_counts))
+        counts = sorted(set(self.measured_counts))
+        left_out = f" of {len(self.class_counts)}" if self.left_out else ""
         per_class = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         chance = variability.structureless_nc1(self.mean_counts, self.num_features, held_out=self.held_out)
         return (
-            f"{sum(self.class_counts)} samples, {self.num_classes} classes ({per_class} each), "
+            f"{sum(self.class_counts)} samples, {self.num_classes}{left_out} classes ({per_class} each), "
             f"{self.num_features} features, rank {self.rank} (singular values above {self.rank_tolerance:.1e})"
+            + (f"; {len(self.left_out)} classes left out" if left_out else "")
             + ("" if math.isnan(chance) else f"; without structure nc1 would be about {chance:.2g}")
         )
 

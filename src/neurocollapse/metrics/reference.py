@@ -59,12 +59,12 @@ def _structureless(measurement: Measurement) -> dict[str, float]:
     draws = [Measurement(_draw(measurement, generator)) for _ in range(number)]
     # the variance of the norms depends on the features' scale, which is arbitrary here
     means = {key: sum(draw[key] for draw in draws) / number for key in draws[0] if key != "nc2_norm_variance"}
-    chance = 1 / measurement.num_classes
+    chance = 1 / len(measurement.class_counts)  # also a class that is left out may be decided for
     return means | {"accuracy": chance, "nc4": 1 - chance}
 
 
 def _draw(measurement: Measurement, generator: torch.Generator) -> Statistics:
-    counts, of_means = torch.tensor(measurement.class_counts), torch.tensor(measurement.mean_counts)
+    counts, of_means = torch.tensor(measurement.measured_counts), torch.tensor(measurement.mean_counts)
     num_classes, num_features, total = len(counts), measurement.num_features, int(counts.sum())
     # deviations from the samples' own mean have one degree of freedom less; held-out ones add the variance of the mean
     degrees, factors = (

@@ -4,6 +4,7 @@ If all class means coincide (Σ_B = 0), the ratios are inf, or nan if the within
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -81,22 +82,35 @@ def nc1_vci(statistics: Statistics) -> float:
     as having no variance. The index is nan where rounding could change it by more than a hundredth of itself and a
     millionth of Tr(Σ_T⁺ Σ_W)/rank, as where the features all but depend on one another.
     """
-    span, S = statistics.span, statistics.within_class_covariance
-    if not span.rank:
+    if not statistics.span.rank:
         return float("nan")
     S_UU = statistics.within_class_covariance_on_span
-    assert S is not None
     assert S_UU is not None
-    share, error, allowed = _unexplained_share(span, S, S_UU)
-    variances = S.diagonal()[S.diagonal() > 0]
-    vanishing = len(variances) and variances.min() <= len(S) * EPSILON * variances.max()
+    share, error, allowed = _unexplained_share(*_covariance(statistics, statistics.span), S_UU)
+    variances = statistics.feature_variances
+    variances = variances[variances > 0]
+    vanishing = len(variances) and variances.min() <= statistics.num_features * EPSILON * variances.max()
     if vanishing or error > _DIGITS_KEPT * share:
-        sizes = statistics.feature_sizes
-        span, S = statistics.span_of_scaled(1 / sizes), S / sizes / sizes[:, None]
-        scaled = _unexplained_share(span, S)
+        factors = 1 / statistics.feature_sizes
+        scaled = _unexplained_share(*_covariance(statistics, statistics.span_of_scaled(factors), factors))
         if vanishing or scaled[1] < error:
             share, error, allowed = scaled
     return min(max(share, 0.0), 1.0) if error <= allowed else float("nan")
+
+
+def _covariance(
+    statistics: Statistics, span: Span, factors: Float[Tensor, " features"] | None = None
+) -> tuple[Span, Float[Tensor, "directions directions"]]:
+    """The span and Σ_W of features times these factors; of fewer rows than features, on the space of the two alone."""
+    rows, S = statistics.within_class_rows, statistics.within_class_covariance
+    if rows is not None:
+        rows = rows if factors is None else rows * factors
+        if span.rank + len(rows) < statistics.num_features:
+            basis = torch.linalg.qr(torch.cat([span.directions, rows]).T).Q
+            span, rows = replace(span, directions=span.directions @ basis), rows @ basis
+        return span, rows.T @ rows
+    assert S is not None
+    return span, S if factors is None else S * factors * factors[:, None]
 
 
 def _unexplained_share(

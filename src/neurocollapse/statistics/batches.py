@@ -21,10 +21,7 @@ FLOAT32_SCALES = (2.0**-20, 2.0**40)
 FULL_COVARIANCE_LIMIT = 4096
 
 #: How to measure without the classes that have no samples.
-LEAVE_OUT = (
-    "leave them out, measure(features, labels, weight[present], bias[present]) after present, labels = "
-    "labels.unique(return_inverse=True) (measure_model writes features with save_features=)"
-)
+LEAVE_OUT = "measure without such classes, absent='leave_out'"
 
 
 def check_shapes(features: Tensor, labels: Tensor) -> None:
@@ -41,6 +38,14 @@ def unlabelled(label: int) -> str:
     if label not in (-1, -100, 255):
         return ""
     return f"; if {label} marks what has no label, leave it out (labels != {label}, or in models ignore_index={label})"
+
+
+def empty_classes(counts: Tensor, labels: Tensor | None = None) -> tuple[str, str]:
+    """Names the first classes whose count is zero, and says what the counts are, both in a few words."""
+    empty = (counts == 0).nonzero().flatten()
+    names = (empty if labels is None else labels[empty]).tolist()
+    shown = ", ".join(map(str, names[:5])) + (", …" if len(names) > 5 else "")
+    return shown, str(counts.tolist()) if len(counts) <= 20 else f"{len(names)} of {len(counts)} are zero"
 
 
 def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features: int | None, seen: int) -> None:

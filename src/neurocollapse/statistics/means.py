@@ -1,5 +1,6 @@
 """The first sweep over the features: class means."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .._errors import InputError, checks_arguments
 from ..geometry import EPSILON, Span, centered_span, storage_noise
-from .batches import LEAVE_OUT, SQUARABLE, blocks, check_batch, check_finite, check_scale
+from .batches import LEAVE_OUT, SQUARABLE, blocks, check_batch, check_finite, check_scale, empty_classes
 
 #: How the classes enter μ_G and Σ_B: all alike, or each by its share of the samples. Only the second makes
 #: Σ_W + Σ_B = Σ_T for unequal classes.
@@ -20,6 +21,9 @@ WEIGHTINGS = ("classes", "samples")
 class ClassMeans:
     """Counts the samples and accumulates the mean of every class: the first sweep.
 
+    With `classes`, sorted labels, only these are measured, and samples of others are passed over; `num_classes` says
+    then how many labels there are.
+
     >>> means = ClassMeans(num_classes=2)
     >>> means.update(torch.tensor([[0.0, 0.0], [0.0, 2.0], [4.0, 0.0]]), torch.tensor([0, 0, 1]))
     >>> means.class_means
@@ -27,10 +31,13 @@ class ClassMeans:
             [4., 0.]], dtype=torch.float64)
     """
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, classes: Int[Tensor, " classes"] | None = None):
+        self.num_labels, self.classes = num_classes, classes
+        num_classes = num_classes if classes is None else len(classes)
         if num_classes < 2:
             raise InputError(f"neural collapse needs at least two classes, got {num_classes}")
         self.num_classes = num_classes
+        self.seen = 0  # samples, also those passed over
         self.counts = torch.zeros(num_classes, dtype=torch.int64)
         self.reference: Tensor | None = None  # (features,), the first sample seen
         self.sums = torch.empty(0)  # of h − reference, (classes, features)
@@ -44,9 +51,9 @@ class ClassMeans:
         Raises `ValueError` for shapes that disagree, and for a label out of range, a NaN or an infinity, where the
         message names the sample.
         """
-        seen = int(self.counts.sum())
+        seen = self.seen
         num_features = None if self.reference is None else len(self.reference)
-        check_batch(features, labels, self.num_classes, num_features, seen)
+        check_batch(features, labels, self.num_labels, num_features, seen)
         if not len(features):
             return
         self.precision = max(self.precision, torch.finfo(features.dtype).eps)
@@ -55,7 +62,7 @@ class ClassMeans:
             self._start(features[0].detach().to(torch.float64, copy=True))
         assert self.reference is not None
         scratch: Tensor | None = None  # new memory for every block would cost as much as reading it
-        for _, block, block_labels in blocks(features, labels, self.num_classes):
+        for block, block_labels in self.measured(features, labels):
             scratch = torch.empty_like(block, dtype=torch.float64) if scratch is None else scratch
             offsets = scratch[: len(block)].copy_(block).sub_(self.reference)
             lengths = torch.linalg.vector_norm(offsets, dim=1)
@@ -66,11 +73,39 @@ class ClassMeans:
             self.scale = max(self.scale, largest)
             self.squares.index_add_(0, block_labels, lengths.square_())
             self.sums.index_add_(0, block_labels, offsets)
-        self.counts += torch.bincount(labels.long(), minlength=self.num_classes)
+            self.counts += torch.bincount(block_labels, minlength=self.num_classes)
+        self.seen += len(features)
+
+    def measured(self, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the samples of the classes in blocks, with each label as the place of its class among the classes."""
+        for _, block, block_labels in blocks(features, labels, self.num_classes):
+            if self.classes is None:
+                yield block, block_labels
+                continue
+            places = torch.searchsorted(self.classes, block_labels).clamp(max=self.num_classes - 1)
+            kept = self.classes[places] == block_labels
+            if kept.any():
+                yield (block, places) if kept.all() else (block[kept], places[kept])
+
+    def without(self, fewer_than: int = 1, counts: Int[Tensor, " classes"] | None = None) -> "ClassMeans":
+        """These means without the classes that have fewer samples: of their own, or of held-out ones in `counts`.
+
+        Raises `ValueError` if fewer than two classes are left.
+        """
+        kept = (self.counts > 0) & ((self.counts if counts is None else counts) >= fewer_than)
+        if kept.all():
+            return self
+        if int(kept.sum()) < 2:
+            raise InputError(f"{int(kept.sum())} classes have {fewer_than} samples or more; two are needed, at least")
+        places = kept.nonzero().flatten()
+        rest = ClassMeans(self.num_labels, places if self.classes is None else self.classes[places])
+        rest.reference, rest.scale, rest.precision, rest.seen = self.reference, self.scale, self.precision, self.seen
+        rest.counts, rest.sums, rest.squares = self.counts[places], self.sums[places], self.squares[places]
+        return rest
 
     def merge(self, other: "ClassMeans") -> Self:
         """Folds in the means of other samples; the result equals one pass over all samples, to rounding."""
-        if other.num_classes != self.num_classes:
+        if other.num_classes != self.num_classes or not _equal(self.classes, other.classes):
             raise InputError(f"cannot merge means of {self.num_classes} and of {other.num_classes} classes")
         if other.reference is None:
             return self
@@ -82,7 +117,7 @@ class ClassMeans:
         shift = other.reference - self.reference
         self.squares = self.squares + other.squares + 2 * other.sums @ shift + other.counts * (shift @ shift)
         self.sums = self.sums + other.sums + other.counts[:, None] * shift
-        self.counts = self.counts + other.counts
+        self.counts, self.seen = self.counts + other.counts, self.seen + other.seen
         self.scale = max(self.scale, other.scale + torch.linalg.norm(shift).item())
         self.precision = max(self.precision, other.precision)
         return self
@@ -90,21 +125,24 @@ class ClassMeans:
     def _start(self, reference: Tensor) -> None:
         self.reference = reference
         self.counts = self.counts.to(reference.device)
+        self.classes = None if self.classes is None else self.classes.to(reference.device)
         self.sums = reference.new_zeros(self.num_classes, len(reference))
         self.squares = reference.new_zeros(self.num_classes)
 
     @property
     def offsets(self) -> Float[Tensor, "classes features"]:
         """Class means less the reference. Raises `ValueError` if a class has no samples, and names it."""
-        empty = (self.counts == 0).nonzero().flatten().tolist()
-        if empty:
-            shown = ", ".join(map(str, empty[:5])) + (", …" if len(empty) > 5 else "")
-            counts = self.counts.tolist() if self.num_classes <= 20 else f"{len(empty)} of {self.num_classes} are zero"
+        if not self.counts.all():
+            shown, counts = empty_classes(self.counts, self.classes)
             raise InputError(
                 f"class {shown} has no samples, so its mean is undefined (counts: {counts}); "
                 f"pass more data, or {LEAVE_OUT}"
             )
         return self.sums / self.counts[:, None]
+
+    def offsets_of(self, classes: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen features"]:
+        """Means of some classes less the reference."""
+        return self.sums.index_select(0, classes) / self.counts.index_select(0, classes)[:, None]
 
     @property
     def class_means(self) -> Float[Tensor, "classes features"]:
@@ -119,6 +157,10 @@ class ClassMeans:
         if self.reference is None:
             raise InputError("there is nothing to average: no samples were given")
         return self.sums.sum(dim=0) / self.counts.sum() + self.reference
+
+
+def _equal(first: Tensor | None, second: Tensor | None) -> bool:
+    return first is second or (first is not None and second is not None and torch.equal(first, second))
 
 
 def mean_of(features: Float[Tensor, "samples features"]) -> Float[Tensor, " features"]:

@@ -129,20 +129,24 @@ class ClassMoments:
             moments.outputs = OutputSums.of_state(state["outputs"])
         return moments
 
-    def statistics(self, objective: Objective | None = None, ood_mean: Tensor | None = None) -> Statistics:
-        """The statistics of the samples seen, without NC4."""
-        centered = center(self.means, self.weighting)
+    def statistics(
+        self, objective: Objective | None = None, ood_mean: Tensor | None = None, *, means: ClassMeans | None = None
+    ) -> Statistics:
+        """The statistics of the samples seen, without NC4; `means` are the own ones without classes that have none."""
+        means = self.means if means is None else means
+        centered = center(means, self.weighting)
         span = centered.span
-        assert self.means.reference is not None
-        covariance = self.scatter / self.means.counts.sum()
+        assert means.reference is not None
+        covariance = self.scatter / means.counts.sum()
+        class_scatter = self.class_scatter if means.classes is None else self.class_scatter[means.classes]
         on_span = span.directions @ covariance @ span.directions.T
         return Statistics(
-            class_counts=self.means.counts,
+            class_counts=means.counts,
             class_weights=centered.class_weights,
-            global_mean=self.means.reference + centered.global_offset,
+            global_mean=means.reference + centered.global_offset,
             centered_class_means=centered.class_means,
             span=span,
-            within_class_variances=self.class_scatter / self.means.counts,
+            within_class_variances=class_scatter / means.counts,
             within_class_variances_on_span=on_span.diagonal(),
             within_class_covariance_on_span=on_span,
             within_class_covariance=covariance,
@@ -150,5 +154,7 @@ class ClassMoments:
             outputs=None if self.classifier is None else self.outputs.compute(),
             objective=objective,
             ood_mean=ood_mean,
-            precision=self.means.precision,
+            precision=means.precision,
+            classes=means.classes,
+            num_labels=means.num_labels,
         )

@@ -1,5 +1,6 @@
 """The second sweep over the features: scatter around the class means, and the classifier's decisions."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Self
 
@@ -11,12 +12,13 @@ from .._errors import InputError, checks_arguments
 from ..geometry import TIE_TOLERANCE, Gram, first_largest, half_distance_to_nearest
 from .batches import (
     FLOAT32_SCALES,
-    blocks,
+    LEAVE_OUT,
     check_batch,
     check_classifier,
     check_finite,
     check_same_classifier,
     class_sums,
+    empty_classes,
     full_precision,
 )
 from .means import ClassMeans, Residuals, center
@@ -25,6 +27,9 @@ from .values import Classifier, Objective, Outputs, Statistics
 
 #: Products in float32 are made again in float64 where their rounding exceeds this share of the block's.
 _BLURRED = 1e-3
+
+#: Numbers up to which the outputs at all class means are kept; and the most outputs that a block has beyond.
+_KEPT_OUTPUTS = 2**24
 
 #: The largest number of differences h − μ_c that are held at once.
 _DIFFERENCES = 2**22
@@ -41,6 +46,9 @@ class Projections:
         weighting: "classes", where μ_G and Σ_B weigh every class alike, or "samples".
         held_out: whether the samples are others than those of the means. If not, the mean outputs follow from the
             means.
+
+    Where the means leave classes out, samples of these are passed over, and the classifier still has a row for each:
+    it decides among all of them.
 
     Without `covariance`, features of at most 32 bits are multiplied in float32, after μ_c is subtracted. Sums of
     squares then have a relative error of 1e-7, projections an error of 1e-7 ‖h − μ_c‖ and outputs one of
@@ -65,16 +73,24 @@ class Projections:
         assert means.reference is not None  # center raises for means without samples
         self.reference = means.reference
         self.num_features = self.centered.class_means.shape[1]
-        check_classifier(classifier, means.num_classes, self.num_features)
+        check_classifier(classifier, means.num_labels, self.num_features)
+        #: the label of each class, which is its row of the classifier
+        self.labels = torch.arange(means.num_labels, device=self.reference.device)
+        if means.classes is not None:
+            self.labels = means.classes.to(self.reference.device)
+        self.seen = 0  # samples, also those passed over
         zeros = self.centered.class_means.new_zeros
         self.counts = zeros(means.num_classes, dtype=torch.int64)
         self.class_scatter = zeros(means.num_classes)  # Σ‖h − μ_c‖² per class
         self.span_squares = zeros(self.centered.span.rank)
         self.span_scatter = zeros(self.centered.span.rank, self.centered.span.rank) if covariance else None
-        self.scatter = zeros(self.num_features, self.num_features) if covariance else None
+        #: h − μ_c while there are fewer than p, and then Σ (h − μ_c)(h − μ_c)ᵀ
+        self.rows = zeros(0, self.num_features) if covariance else None
+        self.scatter: Tensor | None = None
         self.outputs = OutputSums()
         self.disagreements = 0
-        self.mean_outputs = None if classifier is None else classifier(means.class_means)
+        small = classifier is not None and means.num_classes * means.num_labels <= _KEPT_OUTPUTS
+        self.mean_outputs = classifier(means.class_means) if classifier is not None and small else None
         self.mean_lengths = torch.linalg.norm(means.class_means, dim=1)
         self.mean_coordinates = self.centered.class_means @ self.centered.span.directions.T
         self.reach = half_distance_to_nearest(Gram(self.mean_coordinates)) - self.centered.span.noise
@@ -82,10 +98,10 @@ class Projections:
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Folds in a batch, as `ClassMeans.update` does."""
-        seen = int(self.counts.sum())
-        check_batch(features, labels, self.means.num_classes, self.num_features, seen)
+        seen = self.seen
+        check_batch(features, labels, self.means.num_labels, self.num_features, seen)
         with full_precision(features.device):
-            for _, block, block_labels in blocks(features, labels, self.means.num_classes):
+            for block, block_labels in self._blocks(features, labels):
                 residuals, on_rows, squares = self._project(block, block_labels, self._precision(features.dtype))
                 if not squares.isfinite().all():
                     check_finite(features, seen)
@@ -94,11 +110,22 @@ class Projections:
                 self._add_scatter(residuals, on_rows[:, : len(self.span_squares)], squares, block_labels)
                 if self.classifier is not None:
                     self._add_decisions(block, block_labels, on_rows, squares.sqrt())
-        self.counts += torch.bincount(labels.long(), minlength=self.means.num_classes)
+                self.counts += torch.bincount(block_labels, minlength=self.means.num_classes)
+        self.seen += len(features)
+
+    def _blocks(self, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields samples in blocks, those of a class together if the mean outputs of the classes are not kept."""
+        if self.classifier is None or self.mean_outputs is not None:
+            yield from self.means.measured(features, labels)
+            return
+        rows = max(16, _KEPT_OUTPUTS // len(self.classifier.weight))
+        order = labels.argsort(stable=True)
+        for part in order.split(rows):
+            yield from self.means.measured(features[part.to(features.device)], labels[part])
 
     def _precision(self, dtype: torch.dtype) -> torch.dtype:
         low, high = FLOAT32_SCALES
-        exact = dtype == torch.float64 or self.scatter is not None or not low <= self.means.scale <= high
+        exact = dtype == torch.float64 or self.span_scatter is not None or not low <= self.means.scale <= high
         return torch.float64 if exact else torch.float32
 
     def _is_blurred(self, on_rows: Tensor, squares: Tensor) -> bool:
@@ -133,31 +160,47 @@ class Projections:
     def _add_scatter(self, residuals: Tensor, on_span: Tensor, squares: Tensor, labels: Tensor) -> None:
         self.class_scatter += class_sums(squares, labels, self.means.num_classes)
         self.span_squares += on_span.double().square().sum(dim=0)
-        if self.scatter is not None and self.span_scatter is not None:
-            self.scatter += residuals.T @ residuals
+        if self.span_scatter is not None:
+            self._add_rows(residuals)
             self.span_scatter += on_span.T @ on_span
 
+    def _add_rows(self, residuals: Float[Tensor, "samples features"]) -> None:
+        if self.rows is not None and len(self.rows) + len(residuals) < self.num_features:
+            self.rows = torch.cat([self.rows, residuals])
+            return
+        squares = residuals.T @ residuals
+        if self.rows is not None:
+            squares += self.rows.T @ self.rows
+        self.rows, self.scatter = None, squares if self.scatter is None else self.scatter.add_(squares)
+
     def _add_decisions(self, features: Tensor, labels: Tensor, on_rows: Tensor, lengths: Tensor) -> None:
+        rank, error = len(self.span_squares), self._error(on_rows.dtype)
+        outputs = self._mean_outputs(labels).add_(on_rows[:, rank:])
+        own = self.labels[labels]
+        decisions = self._decide(outputs, own, features, lengths, self.mean_lengths[labels], error)
+        nearest = self._nearest_means(on_rows[:, :rank], labels, features, lengths, error)
+        self.disagreements += int((decisions != self.labels[nearest]).sum())
+        self.outputs.update(outputs, decisions, own)
+
+    def _mean_outputs(self, labels: Tensor) -> Float[Tensor, "samples outputs"]:
+        """The outputs at the means of the samples' classes."""
         assert self.classifier is not None
-        assert self.mean_outputs is not None
-        rank = len(self.span_squares)
-        outputs = self.mean_outputs.index_select(0, labels).add_(on_rows[:, rank:])
-        decisions = self._decide(outputs, labels, features, lengths, self._error(on_rows.dtype))
-        nearest = self._nearest_means(on_rows[:, :rank], labels, features, lengths, self._error(on_rows.dtype))
-        self.disagreements += int((decisions != nearest).sum())
-        self.outputs.update(outputs, decisions, labels)
+        if self.mean_outputs is not None:
+            return self.mean_outputs.index_select(0, labels)
+        classes, places = labels.unique(return_inverse=True)
+        return self.classifier(self.means.offsets_of(classes) + self.reference).index_select(0, places)
 
     def _error(self, dtype: torch.dtype) -> float:
         """Bounds the relative error of a sum of p products: ten times the likely √p units (Higham and Mary, 2019)."""
         return max(TIE_TOLERANCE, 5 * self.num_features**0.5 * torch.finfo(dtype).eps)
 
     def _decide(
-        self, outputs: Tensor, labels: Tensor, features: Tensor, lengths: Tensor, error: float
+        self, outputs: Tensor, labels: Tensor, features: Tensor, lengths: Tensor, mean_lengths: Tensor, error: float
     ) -> Int[Tensor, " samples"]:
         """argmax of the outputs. Where their error could turn it, outputs and argmax are computed again in float64."""
         assert self.classifier is not None
         sums = error * lengths * self.classifier.longest
-        doubt = 2 * (sums + TIE_TOLERANCE * self.classifier.size(self.mean_lengths[labels]))
+        doubt = 2 * (sums + TIE_TOLERANCE * self.classifier.size(mean_lengths))
         own = outputs.gather(1, labels[:, None])
         best_other = outputs.scatter_(1, labels[:, None], -torch.inf).amax(dim=1)
         outputs.scatter_(1, labels[:, None], own)
@@ -186,54 +229,71 @@ class Projections:
         closeness = coordinates @ means.T - norms.square() / 2
         nearest[far] = closeness.argmax(dim=1)
         size = lengths[far] + torch.linalg.vector_norm(coordinates, dim=1) + norms.max()
-        unsure = far[_has_rival(closeness, 2 * error * size * norms.max())]
+        rivals = _rivals(closeness, 2 * error * size * norms.max())
+        unsure = _where(rivals.sum(dim=1) > 1)
         if len(unsure):
-            nearest[unsure] = self._nearest_means_exactly(features[unsure].double())
+            nearest[far[unsure]] = self._nearest_means_exactly(features[far[unsure]].double(), rivals[unsure])
         return nearest
 
-    def _nearest_means_exactly(self, features: Float[Tensor, "samples features"]) -> Int[Tensor, " samples"]:
-        """argmin of ‖h − μ_c‖², by differences, so that means far away cost no digits of those nearby."""
-        means = self.means.offsets
-        mean_lengths = torch.linalg.norm(means, dim=1)
-        nearest = []
-        for part in (features - self.reference).split(max(1, _DIFFERENCES // means.numel())):
-            distances = torch.linalg.vector_norm(part[:, None] - means, dim=2)
+    def _nearest_means_exactly(
+        self, features: Float[Tensor, "samples features"], rivals: Bool[Tensor, "samples classes"]
+    ) -> Int[Tensor, " samples"]:
+        """argmin of ‖h − μ_c‖² among rivals, by differences, so that means far away cost no digits of those nearby."""
+        offsets = features - self.reference
+        lengths = torch.linalg.norm(offsets, dim=1)
+        samples, classes = rivals.nonzero(as_tuple=True)
+        halves, sizes = (offsets.new_full(rivals.shape, fill) for fill in (torch.inf, 0.0))
+        for part in torch.arange(len(samples), device=samples.device).split(max(1, _DIFFERENCES // self.num_features)):
+            one, other = samples[part], classes[part]
+            means = self.means.offsets_of(other)
+            distances = torch.linalg.vector_norm(offsets[one] - means, dim=1)
+            halves[one, other] = distances.square() / 2
             # ½‖h − μ_c‖² has the error of h − μ_c times its length
-            sizes = distances * (torch.linalg.norm(part, dim=1, keepdim=True) + mean_lengths)
-            nearest.append(first_largest(-distances.square() / 2, sizes))
-        return torch.cat(nearest)
+            sizes[one, other] = distances * (lengths[one] + torch.linalg.norm(means, dim=1))
+        return first_largest(-halves, sizes)
 
     def merge(self, other: "Projections") -> Self:
         """Folds in the projections of other samples on the same means."""
         if not torch.equal(self.means.class_means, other.means.class_means):
             raise InputError("cannot merge projections on different class means; give both the same ClassMeans")
         check_same_classifier(self.classifier, other.classifier)
-        self.counts = self.counts + other.counts
+        self.counts, self.seen = self.counts + other.counts, self.seen + other.seen
         self.class_scatter = self.class_scatter + other.class_scatter
         self.span_squares = self.span_squares + other.span_squares
         self.span_scatter = _sum(self.span_scatter, other.span_scatter)
-        self.scatter = _sum(self.scatter, other.scatter)
+        if self.span_scatter is None:
+            self.rows = self.scatter = None
+        elif other.rows is not None:
+            self._add_rows(other.rows)
+        else:
+            rows, self.rows = self.rows, None
+            self.scatter = other.scatter if self.scatter is None else _sum(self.scatter, other.scatter)
+            if rows is not None and len(rows):
+                self._add_rows(rows)
         self.outputs.merge(other.outputs)
         self.disagreements += other.disagreements
         return self
 
     def _outputs(self) -> Outputs:
+        assert self.classifier is not None
         outputs = self.outputs.compute()
         if self.held_out:
             return outputs
-        assert self.mean_outputs is not None
-        own = self.mean_outputs.diagonal()
-        shares = self.counts / self.counts.sum().double()
-        gap, off = (shares @ (1 - own)).item(), (shares @ (self.mean_outputs.sum(dim=1) - own)).item()
-        return replace(outputs, gap_mean=gap, off_mean=off / (self.means.num_classes - 1))
+        W, b = self.classifier.weight, self.classifier.bias
+        class_means, shares = self.means.class_means, self.counts / self.counts.sum().double()
+        own, off = (class_means * W[self.labels]).sum(dim=1), class_means @ W.sum(dim=0)
+        if b is not None:
+            own, off = own + b[self.labels], off + b.sum()
+        gap, off_mean = (shares @ (1 - own)).item(), (shares @ (off - own)).item() / (len(W) - 1)
+        return replace(outputs, gap_mean=gap, off_mean=off_mean)
 
     def statistics(self, objective: Objective | None = None, ood_mean: Tensor | None = None) -> Statistics:
         """The statistics of the samples seen. Raises `ValueError` if a class has none."""
         if not self.counts.all():
-            missing = int((self.counts == 0).nonzero()[0])
+            shown, counts = empty_classes(self.counts, self.means.classes)
             raise InputError(
-                f"class {missing} has no samples in the second sweep, held out against the means, so its spread is "
-                f"undefined (counts: {self.counts.tolist()}); pass samples of every class"
+                f"class {shown} has no samples in the second sweep, held out against the means, so its spread is "
+                f"undefined (counts: {counts}); pass samples of every class, or {LEAVE_OUT}"
             )
         if ood_mean is not None and len(ood_mean) != self.num_features:
             raise InputError(
@@ -251,12 +311,15 @@ class Projections:
             within_class_variances_on_span=self.span_squares / total,
             within_class_covariance_on_span=None if self.span_scatter is None else self.span_scatter / total,
             within_class_covariance=None if self.scatter is None else self.scatter / total,
+            within_class_rows=None if self.rows is None else self.rows / total**0.5,
             classifier=self.classifier,
             outputs=self._outputs() if has_outputs else None,
             nearest_mean_disagreement=self.disagreements / total if has_outputs else None,
             objective=objective,
             ood_mean=ood_mean,
             precision=self.means.precision,
+            classes=self.means.classes,
+            num_labels=self.means.num_labels,
         )
 
 
@@ -266,7 +329,14 @@ def _where(condition: Tensor) -> Int[Tensor, " chosen"]:
 
 def _has_rival(scores: Float[Tensor, "samples classes"], doubt: Float[Tensor, " samples"]) -> Bool[Tensor, " samples"]:
     """Whether a sample's second score comes within `doubt` of its largest."""
-    return (scores + doubt[:, None] >= scores.amax(dim=1, keepdim=True)).sum(dim=1) > 1
+    return _rivals(scores, doubt).sum(dim=1) > 1
+
+
+def _rivals(
+    scores: Float[Tensor, "samples classes"], doubt: Float[Tensor, " samples"]
+) -> Bool[Tensor, "samples classes"]:
+    """The scores of a sample that come within `doubt` of its largest."""
+    return scores >= scores.amax(dim=1, keepdim=True) - doubt[:, None]
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

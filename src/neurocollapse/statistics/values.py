@@ -92,9 +92,10 @@ class Statistics:
     within_class_variances: Float[Tensor, " classes"]
     #: the diagonal of V Σ_W Vᵀ, V the directions of `span`
     within_class_variances_on_span: Float[Tensor, " rank"]
-    #: the whole of V Σ_W Vᵀ, and of Σ_W
+    #: the whole of V Σ_W Vᵀ, and of Σ_W or, in its place, fewer than p rows whose Gram matrix it is
     within_class_covariance_on_span: Float[Tensor, "rank rank"] | None = None
     within_class_covariance: Float[Tensor, "features features"] | None = None
+    within_class_rows: Float[Tensor, "rows features"] | None = None
     classifier: Classifier | None = None
     outputs: Outputs | None = None
     nearest_mean_disagreement: float | None = None
@@ -103,6 +104,10 @@ class Statistics:
     ood_mean: Float[Tensor, " features"] | None = None
     #: the spacing of numbers at 1 in the coarsest type that features were stored in
     precision: float = EPSILON
+    #: the labels of the classes, which are rows of the classifier, where others are left out; None if none is
+    classes: Int[Tensor, " classes"] | None = None
+    #: the number of labels, also of those left out; None if none is
+    num_labels: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -110,10 +115,29 @@ class Statistics:
         return len(self.class_counts)
 
     @property
+    def num_features(self) -> int:
+        """p."""
+        return self.centered_class_means.shape[1]
+
+    @property
     def classifier_weight(self) -> Float[Tensor, "classes features"]:
-        """W."""
+        """W, its rows for the classes that are measured."""
         assert self.classifier is not None  # a metric that reads it says so in METRICS
-        return self.classifier.weight
+        weight = self.classifier.weight
+        return weight if self.classes is None else weight[self.classes]
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of outputs of the classifier, also for classes that are left out."""
+        return self.num_labels or self.num_classes
+
+    @property
+    def label_counts(self) -> tuple[int, ...]:
+        """The number of samples of every label, zero for those that are left out."""
+        counts = self.class_counts
+        if self.classes is not None:
+            counts = counts.new_zeros(self.num_outputs).index_copy_(0, self.classes, counts)
+        return tuple(counts.tolist())
 
     @property
     def class_means(self) -> Float[Tensor, "classes features"]:
@@ -121,13 +145,20 @@ class Statistics:
         return self.centered_class_means + self.global_mean
 
     @property
+    def feature_variances(self) -> Float[Tensor, " features"]:
+        """The diagonal of Σ_W."""
+        if self.within_class_rows is not None:
+            return self.within_class_rows.square().sum(dim=0)
+        assert self.within_class_covariance is not None
+        return self.within_class_covariance.diagonal()
+
+    @property
     def feature_sizes(self) -> Float[Tensor, " features"]:
         """The standard deviation of each feature, as a power of two, which scales exactly; inf if it is constant.
 
         It is constant also if what varies is no more than the rounding of its values.
         """
-        assert self.within_class_covariance is not None
-        variances = self.within_class_covariance.diagonal() + self.class_weights @ self.centered_class_means.square()
+        variances = self.feature_variances + self.class_weights @ self.centered_class_means.square()
         deviations = variances.sqrt()
         constant = deviations <= self.precision * self.class_means.abs().amax(dim=0)
         return torch.exp2(deviations.log2().round()).masked_fill(constant, torch.inf)

@@ -23,6 +23,7 @@ from .names import Names, Origin
 from .next_tokens import NextTokens
 from .samples import Positions, Rows
 from .store import Budget, FeatureStore
+from .subset import Quota
 from .taps import HeadTap, LayerTap
 
 #: 4 GiB: half a million samples of 2048 float32 features, and a quarter of the memory of a common laptop.
@@ -44,6 +45,7 @@ class CaptureOptions(TypedDict, total=False):
     memory_budget: int
     folder: Path | None
     progress: Callable[[int, int | None], object] | None
+    max_per_class: int | None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def capture(
     memory_budget: int = MEMORY_BUDGET,
     folder: Path | None = None,
     progress: Callable[[int, int | None], object] | None = None,
+    max_per_class: int | None = None,
     sink: Sink | None = None,
     tally: Tally | None = None,
 ) -> Captured:
@@ -129,6 +132,7 @@ def capture(
         memory_budget: bytes of features, of all layers together, to hold in memory before they go to a file.
         folder: the folder of that temporary file; by default the system's.
         progress: called after each batch as progress(batches done, batches in all, or None if not known).
+        max_per_class: keep only the first so many samples, or positions, of each class.
         sink: takes the features of the head, or of one layer, so that they are not kept: called as
             sink(features, labels, head) for each batch, with the features on the model's device.
         tally: takes the counts of decisions that are not the model's, which are otherwise told in a warning.
@@ -164,7 +168,7 @@ def capture(
         taps = stack.enter_context(_Taps(model, head, layers, Positions(spatial, tokens, ignore_index), decisions))
         if sink is not None and not taps.is_single:
             raise InputError("a sink takes features of one place: the head alone, or with head=False one layer")
-        stores = _Stores(Budget(memory_budget), folder, samples)
+        stores = _Stores(Budget(memory_budget), folder, samples, max_per_class)
         stack.push(stores.close_on_error)
         autocast = torch.autocast(place.type, autocast_dtype) if autocast_dtype else nullcontext()
         drawn = Drawn(loader)
@@ -272,8 +276,10 @@ def _precision_of_autocast(device: torch.device) -> float:
 class _Stores:
     """A store for each place, which is made when its first features arrive."""
 
-    def __init__(self, budget: Budget, folder: Path | None, expected: int | None):
-        self.budget, self.folder, self.expected = budget, folder, expected
+    def __init__(self, budget: Budget, folder: Path | None, expected: int | None, max_per_class: int | None):
+        self.budget, self.folder, self.expected = budget, folder, None if max_per_class else expected
+        self.max_per_class = max_per_class
+        self.quotas: dict[str | None, Quota] = {}
         self.by_place: dict[str | None, FeatureStore] = {}
         self.names: dict[str | None, Names] = {}
         self.num_rows = 0
@@ -281,8 +287,9 @@ class _Stores:
     def keep(self, taken: dict[str | None, Rows], origin: Origin, sink: Sink | None, head: Head | None) -> None:
         if sink is not None and len(taken) > 1:
             raise InputError(f"a sink takes features of one place, but the layer gives {', '.join(map(str, taken))}")
-        for key, (features, labels, source) in taken.items():
-            if not len(features):  # all ignored
+        for key, rows in taken.items():
+            features, labels, source = self._within_quota(key, rows)
+            if not len(features):  # all ignored, or none wanted
                 continue
             self.num_rows += len(features)
             names = self.names.setdefault(key, Names(kept=sink is None))
@@ -297,6 +304,12 @@ class _Stores:
                 self.by_place[key].append(features, labels)
             except ValueError as error:
                 raise InputError(f"{'the head' if key is None else f'layer {key!r}'}: {error}") from error
+
+    def _within_quota(self, key: str | None, rows: Rows) -> Rows:
+        if self.max_per_class is None:
+            return rows
+        wanted = self.quotas.setdefault(key, Quota(self.max_per_class))(rows.labels).to(rows.labels.device)
+        return Rows(*(part[wanted] for part in rows))
 
     def close_on_error(self, kind: object, *_: object) -> None:
         if kind is not None:

@@ -53,6 +53,26 @@ def stratified_subset(
     return reloaded(loader, indices)
 
 
+class Quota:
+    """Takes the first so many samples of every class, in the order in which they come."""
+
+    def __init__(self, per_class: int):
+        self.per_class = per_class
+        self.taken = torch.zeros(0, dtype=torch.int64)
+
+    def __call__(self, labels: Int64[Tensor, " samples"]) -> Int64[Tensor, " taken"]:
+        """Returns the places of the samples that are taken, in their order."""
+        classes, places = labels.cpu().unique(return_inverse=True)
+        missing = int(classes[-1]) + 1 - len(self.taken) if len(classes) else 0
+        self.taken = torch.cat([self.taken, self.taken.new_zeros(max(0, missing))])
+        order = places.argsort(stable=True)
+        starts = places.bincount().cumsum(0).roll(1).index_fill_(0, torch.tensor([0]), 0) if len(classes) else classes
+        number = torch.arange(len(order)) - starts[places[order]] + self.taken[classes[places[order]]]
+        taken = order[number < self.per_class].sort().values
+        self.taken += torch.bincount(labels.cpu()[taken], minlength=len(self.taken))
+        return taken
+
+
 def indices_of(loader: DataLoader[Any]) -> Sequence[int]:
     """Returns the indices of the samples that a loader shows, in any order; those of all processes that share it.
 
