@@ -126,7 +126,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         fault = f"it holds {kinds}, which is no weight" if kinds else "it is no file of PyTorch's"
         raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from None
     except Exception as error:  # each format has its own ways to say that a file is not whole
-        fault = (str(error) or type(error).__name__).splitlines()[0]
+        fault = in_one_line(error) if path.suffix.lower() == ".safetensors" else "it is no whole file of PyTorch's"
         raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
     for key in WEIGHT_KEYS:
         if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):

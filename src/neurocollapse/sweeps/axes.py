@@ -15,6 +15,10 @@ from .networks_tried import few_of_each_class
 from .threads import torch_threads
 
 
+#: More runs than any machine trains, and few enough to check one by one.
+_MOST_RUNS = 20_000
+
+
 @dataclass(frozen=True)
 class Sweep:
     """Many configurations: every combination of some fields' values over a base. It is iterable and has a length.
@@ -41,6 +45,11 @@ class Sweep:
         if not isinstance(self.axes, Mapping):
             raise InputTypeError(f"a sweep's axes map fields of RunConfig to their values, got {self.axes!r}")
         object.__setattr__(self, "axes", {name: self._values(name, given) for name, given in self.axes.items()})
+        if len(self) > _MOST_RUNS:
+            raise InputError(
+                f"a sweep has at most {_MOST_RUNS} runs, and these values make "
+                f"{' × '.join(str(len(values)) for values in self.axes.values())}; sweep over fewer at a time"
+            )
         self._check_that_runs_differ()
 
     def _values(self, name: str, given: Any) -> tuple[Any, ...]:
@@ -48,7 +57,12 @@ class Sweep:
         check_names("a run", [name], vars(self.base), "field")
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise InputTypeError(f"{name} takes a sequence of values, got {given!r}; write [{given!r}]")
-        values = tuple(getattr(replace(self.base, **{name: value}), name) for value in given)
+        few = itertools.islice(given, _MOST_RUNS + 1)
+        values = tuple(getattr(replace(self.base, **{name: value}), name) for value in few)
+        if len(values) > _MOST_RUNS:
+            raise InputError(
+                f"{name} has more than {_MOST_RUNS} values, the most runs of a sweep; take fewer at a time"
+            )
         if not values:
             raise InputError(f"{name} needs at least one value, got none")
         if len(set(values)) < len(values):
