@@ -47,7 +47,7 @@ def test_a_sweep_is_the_product_of_its_axes_in_order():
         ({"network": "mlp"}, "network takes a sequence of values, got 'mlp'; write"),
         ({"seed": 3}, "seed takes a sequence of values, got 3; write"),
         ({"seed": range(10**9)}, "seed has more than 20000 values, the most runs of a sweep"),
-        ({"seed": range(10**4), "momentum": (0, 0.1, 0.2)}, "at most 20000 runs, and these values make 10000 × 3"),
+        ({"seed": range(10**4), "momentum": (0.0, 0.1, 0.2)}, "at most 20000 runs, and these values make 10000 × 3"),
         ({"seed": ()}, "seed needs at least one value, got none"),
         ({"weight_decay": (0.0, 0.0)}, "weight_decay has a value twice: 0.0, 0.0"),
         (

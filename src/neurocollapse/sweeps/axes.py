@@ -14,7 +14,6 @@ from ..training import RunConfig, epochs, last_epoch, recorded_epochs
 from .networks_tried import few_of_each_class
 from .threads import torch_threads
 
-
 #: More runs than any machine trains, and few enough to check one by one.
 _MOST_RUNS = 20_000
 
