@@ -48,7 +48,7 @@ def recorded(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
         record = json.loads(line)
         epoch = record.pop("epoch")
         for key, value in record.items():
-            if value is None or key.endswith("class_counts"):
+            if value is None or key.endswith(("class_counts", "classifier_sum")):
                 continue
             layers = value if isinstance(value, list) else [value]
             for layer, number in enumerate(layers):

@@ -164,7 +164,7 @@ def test_a_record_has_every_metric_on_train_and_test_data():
     state = history(replace(SMALL, epochs=1))[-1]
     measured = {*METRICS, "class_counts", "rank"} - {"nc5"}  # a run has no samples of no class
     bare = {"epoch", "learning_rate", "gradient_norm", "terminal_phase_start"}
-    bare |= {"relative_gradient", "norm_spread", "nc1_slope"}
+    bare |= {"relative_gradient", "norm_spread", "nc1_slope", "classifier_sum"}
     assert set(state.record) == bare | {f"{split}.{key}" for split in ("train", "test") for key in measured}
     assert state.record["train.class_counts"] == [100] * 4
     assert state.record["test.class_counts"] == [25] * 4
@@ -576,7 +576,7 @@ def unchecked(**fields):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("optimizer", "rmsprop", "optimizer must be sgd or muon or adam or adamw, got 'rmsprop'"),
+        ("optimizer", "rmsprop", "optimizer must be sgd or sgdw or muon or adam or adamw, got 'rmsprop'"),
         ("schedule", "cosin", "schedule must be constant or steps or cosine or linear, got 'cosin'"),
         ("initialization", "xavier", "initialization must be default or kaiming or norm, got 'xavier'"),
         ("weight_decay", 10**400, "weight_decay must be finite, got 1000000000"),
