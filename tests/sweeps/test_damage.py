@@ -271,3 +271,25 @@ def test_a_pipe_in_a_runs_folder_does_not_block(shelf):
     os.mkfifo(path)
     with pytest.raises(RunError, match=r"records\.jsonl is damaged \(it is a pipe, not a file\)"):
         RunFolder(path.parent).check_whole()
+
+
+def test_runs_that_have_ended_need_no_folder_that_can_be_written_to(shelf, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    assert nc.train(CONFIG, out=shelf).status == "finished"
+    assert [run.status for run in nc.sweep([CONFIG, OTHER], shelf)] == ["finished", "finished"]
+    with pytest.raises(nc.NeurocollapseError, match="is not a folder that can be written to"):
+        nc.sweep([CONFIG, dataclasses.replace(CONFIG, seed=2)], shelf)
+
+
+def test_a_kept_theory_table_does_not_stand_for_a_damaged_run(shelf):
+    kept = TheoryFile(shelf / "theory.json")
+    list(verify_runs(folders(shelf), kept))
+    config = shelf / run_id(CONFIG, DATA) / "config.json"
+    config.write_text(configured(epochs="1")(config.read_text()))
+    verified = {folder.path.name: table for folder, table in verify_runs(folders(shelf), kept)}
+    assert "config.epochs must be a whole number" in verified.pop(run_id(CONFIG, DATA))
+    assert not isinstance(verified.pop(run_id(OTHER, DATA)), str)

@@ -133,10 +133,12 @@ def plan_sweep(configs: Iterable[RunConfig], out: Path | str, machines: Machines
     check_device(machines.device_here)  # a cluster's devices are checked when the runs start
     for config in configs:
         check_precision(config.precision, machines.device)
-    _check_writable("out", out)
+    read_only = _read_only(out)
     track = _tracker(machines.tensorboard, shown)
-    stacked = machines.engine == "batched"
-    runs = check_runs(configs, out, machines.data_dir, stacked=stacked, device=machines.device_here)
+    timed, stacked = read_only is None, machines.engine == "batched"
+    runs = check_runs(configs, out, machines.data_dir, timed=timed, stacked=stacked, device=machines.device_here)
+    if read_only and any(run.due for run in runs):
+        raise read_only
     if runs and all(run.damage for run in runs):
         raise RunError(runs[0].damage)
     unfinished, workers = sum(run.due for run in runs), machines.workers
@@ -230,6 +232,17 @@ def _tracker(tensorboard: Path | None, progress: Progress) -> Callable[[RunFolde
             progress.say(f"not in TensorBoard: {error}")
 
     return tracked
+
+
+def _read_only(out: Path) -> InputError | None:
+    """Returns the error of `_check_writable` for a folder that is there: runs that have ended may be looked at."""
+    try:
+        _check_writable("out", out)
+    except InputError as error:
+        if out.is_dir():
+            return error
+        raise
+    return None
 
 
 def _check_writable(argument: str, folder: Path) -> None:

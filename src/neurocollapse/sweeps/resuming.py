@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from .._errors import CheckpointError, DivergedError, RunError
@@ -100,10 +100,11 @@ def execute_together(
 def _opened(
     config: RunConfig, dataset: Dataset, out: Path, device: str, on_wait: Callable[[], None]
 ) -> Iterator[RunWriter]:
-    """Locks the run's folder, checks it, and writes its config.json unless the run has ended."""
+    """Locks the run's folder, checks it, and writes its config.json; only checks it if the run has ended."""
     folder = RunWriter(out / run_id(config, dataset))
     network = fingerprint(config, dataset)
-    with folder.lock(on_wait):
+    # An ended run stays as it is, in a folder that one may only read, too.
+    with nullcontext() if (folder.path / "result.json").exists() else folder.lock(on_wait):
         folder.check_whole()
         check_resumable(folder, dataset, network)
         if folder.result is None:

@@ -134,11 +134,12 @@ class TheoryFile:
         return {"version": THEORY_VERSION, "weights": folder.weights_digest, "forced": self.force}
 
     def get(self, folder: RunFolder) -> TheoryTable | None:
-        """Returns the run's table, or None if there is none for its weights, or none that can be read."""
+        """Returns the run's table; None if there is none for its weights, none readable, or the run is damaged."""
         entry = self.entries.get(folder.path.name)
         try:
             if not isinstance(entry, dict) or not self._key(folder).items() <= entry.items():
                 return None
+            folder.check_whole()
             return TheoryTable.from_dict(entry)
         except (InputError, RunError):
             return None
