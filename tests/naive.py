@@ -197,12 +197,24 @@ def nc1_trace_ratio(data):
     return ratio(trace(data.Sigma_W), trace(data.Sigma_B))
 
 
+def variances(data: Data) -> list[mpf]:
+    """v_c, the mean squared distance of the samples of a class from their mean."""
+    return [mean([norm(h - data.mu[c]) ** 2 for h, y in data.samples() if y == c]) for c in data.classes]
+
+
+def pairs_of_points(data: Data) -> list[tuple[int, int]]:
+    """The pairs of classes but those that are one point: with one mean, and neither with spread."""
+    v = variances(data)
+    pairs = combinations(data.classes, 2)
+    return [(c, d) for c, d in pairs if v[c] + v[d] > NOTHING or norm(data.mu_dot[c] - data.mu_dot[d]) > NOTHING]
+
+
 @twin
 def nc1_cdnv(data):
     """Mean over pairs of (v_c + v_c') / (2 ‖μ_c − μ_c'‖²), Galanti, György and Hutter (2022), Section 4."""
-    v = [mean([norm(h - data.mu[c]) ** 2 for h, y in data.samples() if y == c]) for c in data.classes]
-    pairs = combinations(data.classes, 2)
-    return mean([ratio(v[c] + v[d], 2 * norm(data.mu_dot[c] - data.mu_dot[d]) ** 2) for c, d in pairs])
+    v, pairs = variances(data), pairs_of_points(data)
+    ratios = [ratio(v[c] + v[d], 2 * norm(data.mu_dot[c] - data.mu_dot[d]) ** 2) for c, d in pairs]
+    return mean(ratios) if ratios else exact.nan
 
 
 @twin
@@ -268,14 +280,14 @@ def log_inverse_distances(data: Data) -> list[mpf]:
     if not all(norm(m) for m in data.mu_dot):
         return [exact.nan]
     units = [m / norm(m) for m in data.mu_dot]
-    lengths = [norm(u - v) for u, v in combinations(units, 2)]
+    lengths = [norm(units[c] - units[d]) for c, d in pairs_of_points(data)]
     return [-exact.log(length) if length > NOTHING else exact.inf for length in lengths]
 
 
 @twin
 def nc2_uniformity(data):
     """Avg log(1/‖u_c − u_c'‖) over c ≠ c', after Wu and Papyan (2024), who do not centre."""
-    return mean(log_inverse_distances(data))
+    return mean(log_inverse_distances(data) or [exact.nan])
 
 
 @twin

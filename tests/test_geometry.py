@@ -20,13 +20,14 @@ from neurocollapse.geometry import (
     normalized_distance,
     pairs,
     pseudo_inverse_root,
-    shifted_cosines,
+    shifted,
     simplex_distance,
     tied_for_largest,
 )
+from neurocollapse.statistics.pairs import mean_pairs
 from tests.problems import random_problem, rotation, simplex_rows, tensor
 
-GRAM_TILES = ("tiles", "cosines", "squared_distances", "squared_distances_of_directions")
+GRAM_TILES = ("products", "cosines", "squared_distances", "squared_distances_of_directions")
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
@@ -82,12 +83,12 @@ def test_simplex_distance():
 def test_shifted_cosines_of_every_pair_in_order():
     vectors = tensor([[1.0, 0.0], [2.0, 2.0], [0.0, -3.0]])
     expected = tensor([abs(math.sqrt(0.5) + 0.5), 0.5, abs(-math.sqrt(0.5) + 0.5)])
-    torch.testing.assert_close(shifted_cosines(Gram(vectors)), expected)
+    torch.testing.assert_close(shifted(pairs(Gram(vectors).cosines()), 3), expected)
 
 
 def test_a_zero_vector_has_no_cosine():
-    values = shifted_cosines(Gram(tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])))
-    assert values.isnan().tolist() == [True, False, True]
+    cosines = pairs(Gram(tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])).cosines())
+    assert cosines.isnan().tolist() == [True, False, True]
 
 
 # ---- many rows
@@ -110,25 +111,51 @@ def test_the_span_of_many_rows_is_that_of_the_singular_value_decomposition(ratio
     assert (span.directions @ V[:299].T).abs().diagonal().min() > 1 - 1e-6
 
 
-def test_tiles_of_a_gram_matrix_are_its_rows(monkeypatch):
+def whole(gram: Gram, name: str) -> torch.Tensor:
+    """What the tiles hold for pairs c < c', as one matrix with zeros elsewhere."""
+    matrix = torch.zeros(len(gram.A), len(gram.A), dtype=torch.float64)
+    for tile in gram.tiles():
+        matrix[tile.rows, tile.columns] = tile.products if name == "products" else getattr(tile, name)()
+    return matrix.triu(1)
+
+
+def test_tiles_are_those_of_the_matrix(monkeypatch):
     vectors = torch.randn(11, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     vectors[3] = vectors[7] * (1 + 1e-9)  # nearly the same direction, and nearly the same point
     vectors[5] = vectors[2]
-    whole = {name: torch.cat([t for _, t in getattr(Gram(vectors), name)()]) for name in GRAM_TILES}
-    distance, simplex = half_distance_to_nearest(Gram(vectors)), simplex_distance(Gram(vectors))
-    torch.testing.assert_close(whole["squared_distances"], torch.cdist(vectors, vectors).square(), atol=1e-13, rtol=0)
-    assert whole["squared_distances"][3, 7].item() == pytest.approx((vectors[3] - vectors[7]).square().sum().item())
-    assert whole["squared_distances_of_directions"][2, 5] == 0
-    monkeypatch.setattr(neurocollapse.geometry, "_TILE", 30)  # two rows
+    one, crossed = Gram(vectors), Gram(vectors[:, :2], vectors[:, 2:])
+    spread, noise = vectors[:, 0].abs(), 1e-12 * vectors[:, 1].abs()
+    expected = {name: whole(one, name) for name in GRAM_TILES}
+    distance, sums = half_distance_to_nearest(one), mean_pairs(one, spread, noise)
+    squares = torch.cdist(vectors, vectors).square()
+    torch.testing.assert_close(expected["squared_distances"], squares.triu(1), atol=1e-13, rtol=0)
+    assert expected["squared_distances"][3, 7].item() == pytest.approx((vectors[3] - vectors[7]).square().sum().item())
+    assert expected["squared_distances_of_directions"][2, 5] == 0
+    monkeypatch.setattr(neurocollapse.geometry, "_distance_in_few_dimensions", lambda _: None)
+    simplex = [simplex_distance(gram) for gram in (one, crossed)]
+    monkeypatch.setattr(neurocollapse.geometry, "_TILE", 9)
     gram = Gram(vectors)
-    assert len(gram.rows) == 6
+    assert len(list(gram.tiles())) == 10
     for name in GRAM_TILES:
-        tiles = torch.cat([t for _, t in getattr(gram, name)()])
-        torch.testing.assert_close(tiles, whole[name], rtol=1e-12, atol=1e-14)
-        above = torch.triu_indices(11, 11, offset=1)
-        torch.testing.assert_close(pairs(getattr(gram, name)()), tiles[above[0], above[1]])
+        torch.testing.assert_close(whole(gram, name), expected[name], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(pairs(gram.cosines()).sort().values, pairs(one.cosines()).sort().values)
     torch.testing.assert_close(half_distance_to_nearest(gram), distance)
-    assert simplex_distance(gram) == pytest.approx(simplex)
+    tiled = [simplex_distance(each) for each in (gram, Gram(crossed.A, crossed.B))]
+    assert tiled == pytest.approx(simplex, rel=1e-12)
+    tiled = mean_pairs(gram, spread, noise)
+    for name in ("cdnv", "cosine", "cosine_max", "log_inverse_distance"):
+        assert getattr(tiled, name) == pytest.approx(getattr(sums, name), rel=1e-12, nan_ok=True), name
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e60, 1e-60])
+def test_the_distance_by_small_products_is_that_by_tiles(scale, monkeypatch):
+    """For C > 2p, and not where the products of A and B all but cancel."""
+    A, B = torch.randn(2, 30, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    crossed = A * tensor([1.0, 1, 1, 0, 0, 0]), B * tensor([1e-9, 0, 0, 1, 1, 1])
+    grams = [(A * scale,), (A * scale, A + 0.1 * B), (A, B), crossed]
+    quick = [simplex_distance(Gram(*each)) for each in grams]
+    monkeypatch.setattr(neurocollapse.geometry, "_distance_in_few_dimensions", lambda _: None)
+    assert quick == pytest.approx([simplex_distance(Gram(*each)) for each in grams], rel=1e-12)
 
 
 # ---- rank

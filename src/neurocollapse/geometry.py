@@ -3,6 +3,7 @@
 Vectors are rows throughout: class means and classifier are both (classes, features).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -58,7 +59,7 @@ def normalized_distance(
     return torch.linalg.norm(A / norm - B / torch.linalg.norm(B)).item()
 
 
-#: Numbers in a tile of a matrix over pairs of classes. The whole matrix would take 800 MB for 10,000 classes.
+#: Numbers in a tile of a matrix over pairs of classes. The whole matrix would take 20 GB for 50,000 classes.
 _TILE = 2**22
 #: A difference below this share of its terms has lost more than three digits.
 _CANCELLED = 1e-3
@@ -69,49 +70,85 @@ class Gram:
 
     def __init__(self, A: Float[Tensor, "classes features"], B: Float[Tensor, "classes features"] | None = None):
         self.A, self.B = A, A if B is None else B
-        height = max(1, _TILE // len(A))
-        self.rows = [slice(start, min(start + height, len(A))) for start in range(0, len(A), height)]
+        side = math.isqrt(_TILE)
+        self.parts = [slice(start, min(start + side, len(A))) for start in range(0, len(A), side)]
 
     @cached_property
     def _only_tile(self) -> Tensor:
         return self.A @ self.B.T
 
-    def tiles(self) -> Iterator[tuple[slice, Float[Tensor, "rows classes"]]]:
-        """Yields the matrix in tiles of consecutive rows."""
-        for rows in self.rows:
-            yield rows, self._only_tile if len(self.rows) == 1 else self.A[rows] @ self.B.T
+    def tiles(self) -> Iterator["Tile"]:
+        """Yields the matrix in tiles; if it is symmetric, those on its diagonal and above."""
+        for rows in self.parts:
+            for columns in self.parts:
+                if self.A is not self.B or columns.start >= rows.start:
+                    one = len(self.parts) == 1
+                    yield Tile(self, rows, columns, self._only_tile if one else self.A[rows] @ self.B[columns].T)
 
     @cached_property
     def norms(self) -> Float[Tensor, " classes"]:
         """‖a_c‖."""
         return torch.linalg.norm(self.A, dim=1)
 
-    def squared_distances(self) -> Iterator[tuple[slice, Float[Tensor, "rows classes"]]]:
-        """‖a_c − a_c'‖², by ‖a_c‖² + ‖a_c'‖² − 2⟨a_c, a_c'⟩ and, where that cancels, by the differences."""
-        squares = self.norms.square()
-        for rows, products in self.tiles():
-            sizes = squares[rows, None] + squares
-            yield rows, _by_differences(sizes - 2 * products, sizes, self.A, rows)
+    @cached_property
+    def directions(self) -> Float[Tensor, "classes features"]:
+        """a_c/‖a_c‖; nan for a row of zeros."""
+        return self.A / self.norms[:, None]
 
-    def squared_distances_of_directions(self) -> Iterator[tuple[slice, Float[Tensor, "rows classes"]]]:
-        """‖a_c/‖a_c‖ − a_c'/‖a_c'‖‖² = 2 − 2 cos; nan for a row of zeros."""
-        units = self.A / self.norms[:, None]
-        for rows, cosines in self.cosines():
-            yield rows, _by_differences(2 - 2 * cosines, torch.full_like(cosines, 2), units, rows)
+    def cosines(self) -> Iterator[Float[Tensor, " pairs"]]:
+        """Yields, tile by tile, the cosine of every pair c < c'."""
+        for tile in self.tiles():
+            yield tile.pairs(tile.cosines())
 
-    def cosines(self) -> Iterator[tuple[slice, Float[Tensor, "rows classes"]]]:
+
+@dataclass(frozen=True)
+class Tile:
+    """The products of some rows of A with some of B, and for B = A what follows from them for pairs c < c'."""
+
+    gram: Gram
+    rows: slice
+    columns: slice
+    products: Float[Tensor, "rows columns"]
+
+    @property
+    def on_diagonal(self) -> bool:
+        """Whether a tile of a symmetric matrix holds some pairs twice, and each row with itself."""
+        return self.rows == self.columns
+
+    def pairs(self, values: Float[Tensor, "rows columns"]) -> Float[Tensor, " pairs"]:
+        """The entries c < c' of what was computed for the tile, row by row."""
+        if not self.on_diagonal:
+            return values.flatten()
+        return values.flatten().index_select(0, _above(len(values)).to(values.device))
+
+    def of_pairs(self, values: Float[Tensor, " classes"]) -> tuple[Tensor, Tensor]:
+        """The values of the two classes of each pair, to be broadcast."""
+        return values[self.rows, None], values[None, self.columns]
+
+    def cosines(self) -> Float[Tensor, "rows columns"]:
         """⟨a_c, a_c'⟩ / ‖a_c‖‖a_c'‖; nan for a row of zeros."""
-        for rows, products in self.tiles():
-            yield rows, products / self.norms[rows, None] / self.norms
+        one, other = self.of_pairs(self.gram.norms)
+        return self.products / one / other
 
+    def squared_distances(self) -> Float[Tensor, "rows columns"]:
+        """‖a_c − a_c'‖², by ‖a_c‖² + ‖a_c'‖² − 2⟨a_c, a_c'⟩ and, where that cancels for c < c', by the differences."""
+        one, other = self.of_pairs(self.gram.norms.square())
+        sizes = one + other
+        return self._by_differences(sizes - 2 * self.products, sizes, self.gram.A)
 
-def _by_differences(squares: Tensor, sizes: Tensor, vectors: Tensor, rows: slice) -> Tensor:
-    """Recomputes squared distances to vectors[rows] from the differences where they are small against `sizes`."""
-    near, others = (squares <= _CANCELLED * sizes).nonzero(as_tuple=True)
-    for part in torch.arange(len(near), device=near.device).split(max(1, _TILE // max(1, vectors.shape[1]))):
-        differences = vectors[rows][near[part]] - vectors[others[part]]
-        squares[near[part], others[part]] = differences.square().sum(dim=1)
-    return squares
+    def squared_distances_of_directions(self) -> Float[Tensor, "rows columns"]:
+        """‖a_c/‖a_c‖ − a_c'/‖a_c'‖‖² = 2 − 2 cos; nan for a row of zeros."""
+        cosines = self.cosines()
+        return self._by_differences(2 - 2 * cosines, 2.0, self.gram.directions)
+
+    def _by_differences(self, squares: Tensor, sizes: Tensor | float, vectors: Tensor) -> Tensor:
+        """Recomputes squared distances from the differences where they are small against `sizes`."""
+        near = squares <= _CANCELLED * sizes
+        rows, columns = (near.triu(1) if self.on_diagonal else near).nonzero(as_tuple=True)
+        for part in torch.arange(len(rows), device=rows.device).split(max(1, _TILE // max(1, vectors.shape[1]))):
+            one, other = vectors[self.rows][rows[part]], vectors[self.columns][columns[part]]
+            squares[rows[part], columns[part]] = (one - other).square().sum(dim=1)
+        return squares
 
 
 def simplex_distance(gram: Gram, scale: float = 0.0) -> float:
@@ -123,43 +160,71 @@ def simplex_distance(gram: Gram, scale: float = 0.0) -> float:
     size = (gram.A.abs().max() * gram.B.abs().max()).item()  # without it the squares of G might not fit
     if not size:
         return float("nan")
-    norm = size * sum((products / size).square().sum().item() for _, products in gram.tiles()) ** 0.5
+    if distance := _distance_in_few_dimensions(gram):
+        return distance
+    norm = (
+        size * sum(_weight(gram, tile) * (tile.products / size).square().sum().item() for tile in gram.tiles()) ** 0.5
+    )
     if norm <= num_classes * EPSILON * scale:
         return float("nan")
     square = 0.0
-    for rows, products in gram.tiles():
-        difference = products / norm + 1 / (num_classes * (num_classes - 1) ** 0.5)
-        difference.diagonal(rows.start).sub_(1 / (num_classes - 1) ** 0.5)
-        square += difference.square().sum().item()
+    for tile in gram.tiles():
+        difference = tile.products / norm + 1 / (num_classes * (num_classes - 1) ** 0.5)
+        if tile.on_diagonal:
+            difference.diagonal().sub_(1 / (num_classes - 1) ** 0.5)
+        square += _weight(gram, tile) * difference.square().sum().item()
     return square**0.5
 
 
-def shifted_cosines(gram: Gram) -> Float[Tensor, " pairs"]:
-    """|cos(a_c, a_c') + 1/(C−1)| for every pair c < c'; nan if one of the two is zero."""
-    return (pairs(gram.cosines()) + 1 / (len(gram.A) - 1)).abs()
+def _weight(gram: Gram, tile: Tile) -> int:
+    """How often the entries of a tile stand in the matrix."""
+    return 2 if gram.A is gram.B and not tile.on_diagonal else 1
 
 
-def pairs(tiles: Iterator[tuple[slice, Float[Tensor, "rows classes"]]]) -> Float[Tensor, " pairs"]:
-    """The entries c < c' of a matrix over pairs of classes, row by row."""
-    return torch.cat(
-        [tile.flatten().index_select(0, _above(*tile.shape, rows.start).to(tile.device)) for rows, tile in tiles]
-    )
+def _distance_in_few_dimensions(gram: Gram) -> float | None:
+    """`simplex_distance` by p × p products, where C > 2p keeps a simplex so far that nothing cancels; otherwise None.
+
+    The square is 2 − 2 ⟨G, I − 11ᵀ/C⟩/(√(C−1) ‖G‖_F), at least 2 − 2√(p/(C−1)); and ‖ABᵀ‖_F² = ⟨AᵀA, BᵀB⟩.
+    """
+    num_classes, num_features = gram.A.shape
+    if num_classes - 1 <= 2 * num_features:
+        return None
+    A, B = (M / M.abs().max() for M in (gram.A, gram.B))
+    of_A, of_B = A.T @ A, B.T @ B
+    square = (of_A * of_B).sum()
+    if square <= 1e-6 * (of_A.square().sum() * of_B.square().sum()).sqrt():  # the products nearly cancel
+        return None
+    aligned = (A * B).sum() - A.sum(dim=0) @ B.sum(dim=0) / num_classes
+    return (2 - 2 * aligned / ((num_classes - 1) * square).sqrt()).clamp(min=0).sqrt().item()
 
 
-@lru_cache(maxsize=1)  # several metrics go over the same pairs
-def _above(height: int, width: int, start: int) -> Int[Tensor, " pairs"]:
-    """The indices of entries above the diagonal in a flattened tile whose first row is row `start`."""
-    rows, columns = torch.triu_indices(height, width, offset=start + 1)
-    return rows * width + columns
+def shifted(cosines: Tensor, num_classes: int) -> Tensor:
+    """|cos + 1/(C−1)|: how far cosines are from those of a simplex ETF."""
+    return (cosines + 1 / (num_classes - 1)).abs()
+
+
+def pairs(tiles: Iterator[Float[Tensor, " pairs"]]) -> Float[Tensor, " pairs"]:
+    """All pairs c < c' at once, for few classes."""
+    return torch.cat(list(tiles))
+
+
+@lru_cache(maxsize=2)  # several metrics go over the same pairs; the last tile is smaller
+def _above(size: int) -> Int[Tensor, " pairs"]:
+    """The indices of entries above the diagonal in a flattened square."""
+    rows, columns = torch.triu_indices(size, size, offset=1)
+    return rows * size + columns
 
 
 def half_distance_to_nearest(gram: Gram) -> Float[Tensor, " classes"]:
     """Half the distance from each row to the nearest other row. Points within are nearer to this row than to others."""
-    nearest = []
-    for rows, squares in gram.squared_distances():
-        squares.diagonal(rows.start).fill_(torch.inf)
-        nearest.append(squares.amin(dim=1).sqrt() / 2)
-    return torch.cat(nearest)
+    nearest = torch.full_like(gram.norms, torch.inf)
+    for tile in gram.tiles():
+        squares = tile.squared_distances()
+        if tile.on_diagonal:
+            squares.masked_fill_(torch.ones_like(squares, dtype=torch.bool).tril(), torch.inf)
+        for part, dim in ((tile.rows, 1), (tile.columns, 0)):
+            nearest[part] = torch.minimum(nearest[part], squares.amin(dim=dim))
+    return nearest.sqrt() / 2
 
 
 @dataclass(frozen=True)
@@ -177,10 +242,6 @@ class Span:
     def rank(self) -> int:
         """The dimension of the span."""
         return len(self.singular_values)
-
-    def noise_of_pairs(self, rows: slice) -> Float[Tensor, "rows classes"]:
-        """The length up to which rounding alone could have moved one of two class means."""
-        return torch.maximum(self.noise[rows, None], self.noise)
 
     def above(
         self, noise: Float[Tensor, " classes"], centered_class_means: Float[Tensor, "classes features"]
@@ -253,7 +314,11 @@ def centered_span(centered_class_means: Float[Tensor, "classes features"], scale
 
 
 def _svd(A: Float[Tensor, "classes features"]) -> tuple[Tensor, Tensor]:
-    _, singular_values, directions = torch.linalg.svd(A, full_matrices=False)
+    if len(A) < A.shape[1]:  # by QR, which takes a tenth of the time if A is long
+        Q, R = torch.linalg.qr(A.T)
+        _, singular_values, directions = torch.linalg.svd(R.T)
+        return singular_values, directions @ Q.T
+    _, singular_values, directions = torch.linalg.svd(torch.linalg.qr(A, mode="r").R)
     return singular_values, directions
 
 

@@ -140,3 +140,24 @@ def test_a_message_about_many_absent_classes_is_short():
 def test_what_to_do_with_absent_classes_is_one_of_two_words():
     with pytest.raises(ValueError, match="absent must be 'error' or 'leave_out', got 'drop'"):
         check_choice("drop", 1, None)
+
+
+def test_classes_that_are_one_point_are_left_out_of_pairs():
+    """Tokens seen once, after the same words: 0/0 in CDNV. With spread, equal means are infinitely far from apart."""
+    features = torch.cat([H[:9], H[:1]])
+    labels = torch.tensor([0, 1, 2, 2, 2, 3, 3, 3, 3, 4])
+    m, without = measure(features, labels), measure(features[:9], labels[:9])
+    v = [H[:9][labels[:9] == c].var(dim=0, correction=0).sum().item() for c in range(4)] + [0.0]
+    mu = torch.stack([features[labels == c].mean(dim=0) for c in range(5)])
+    pairs = [(c, d) for c in range(5) for d in range(c) if (c, d) != (4, 0)]
+    ratios = [(v[c] + v[d]) / 2 / (mu[c] - mu[d]).square().sum().item() for c, d in pairs]
+    units = nn.functional.normalize(mu - mu.mean(dim=0))
+    logs = torch.tensor([-(units[c] - units[d]).norm().log().item() for c, d in pairs])
+    assert (m.one_point, without.one_point) == (1, 0)
+    assert m["nc1_cdnv"] == pytest.approx(sum(ratios) / 9, rel=1e-5)
+    assert m["nc2_uniformity"] == pytest.approx(logs.mean().item(), rel=1e-4)
+    assert m["nc2_uniformity_spread"] == pytest.approx(logs.std(correction=0).item(), rel=1e-4)
+    assert "; 1 pairs of classes are one point each" in str(m)
+    spread = torch.cat([features, H[:1] + 1, H[:1] - 1])
+    m = measure(spread, torch.cat([labels, torch.tensor([4, 4])]))
+    assert (m["nc1_cdnv"], m["nc2_uniformity"], m.one_point) == (float("inf"), float("inf"), 0)

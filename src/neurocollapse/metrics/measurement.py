@@ -121,6 +121,8 @@ class Measurement(Mapping[str, Any]):
         self.rank = statistics.span.rank
         #: singular values of the centred class means up to this one count as rounding: see `geometry.centered_span`
         self.rank_tolerance = statistics.span.tolerance
+        #: pairs of classes with equal means and no spread, which `nc1_cdnv` and `nc2_uniformity` leave out
+        self.one_point = statistics.mean_pairs.one_point
         self.num_features = statistics.num_features
 
     def __getitem__(self, key: str) -> Any:
@@ -165,6 +167,7 @@ class Measurement(Mapping[str, Any]):
             f"{sum(self.class_counts)} samples, {self.num_classes}{left_out} classes ({per_class} each), "
             f"{self.num_features} features, rank {self.rank} (singular values above {self.rank_tolerance:.1e})"
             + (f"; {len(self.left_out)} classes left out" if left_out else "")
+            + (f"; {self.one_point} pairs of classes are one point each, left out of CDNV" if self.one_point else "")
             + ("" if math.isnan(chance) else f"; without structure nc1 would be about {chance:.2g}")
         )
 

@@ -3,10 +3,12 @@
 With two classes the metrics of the means are zero whatever the features: two centred means are always opposite.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
-from ..geometry import pairs, shifted_cosines, simplex_distance
+from ..geometry import shifted, simplex_distance
 from ..statistics import Statistics
 
 
@@ -32,17 +34,19 @@ def nc2_equinorm_weight(statistics: Statistics) -> float:
 
 def nc2_cosine(statistics: Statistics) -> float:
     """Mean over pairs of |cos(μ_c − μ_G, μ_c' − μ_G) + 1/(C−1)|; 0 at C = 2 whatever the features."""
-    return shifted_cosines(statistics.means_gram).mean().item()
+    return statistics.mean_pairs.cosine
 
 
 def nc2_cosine_max(statistics: Statistics) -> float:
     """Largest over pairs of |cos(μ_c − μ_G, μ_c' − μ_G) + 1/(C−1)|; 0 at C = 2 whatever the features."""
-    return shifted_cosines(statistics.means_gram).max().item()
+    return statistics.mean_pairs.cosine_max
 
 
 def nc2_cosine_weight(statistics: Statistics) -> float:
     """Mean over pairs of |cos(W^c, W^c') + 1/(C−1)|; 1/(C−1) for orthogonal rows."""
-    return shifted_cosines(statistics.weight_gram).mean().item()
+    C = statistics.num_classes
+    sums = [shifted(cosines, C).sum().item() for cosines in statistics.weight_gram.cosines()]
+    return 2 * math.fsum(sums) / (C * (C - 1))
 
 
 def nc2_etf(statistics: Statistics) -> float:
@@ -58,24 +62,15 @@ def nc2_etf_weight(statistics: Statistics) -> float:
     return simplex_distance(statistics.weight_gram)
 
 
-def _log_inverse_distances(statistics: Statistics) -> Tensor:
-    gram = statistics.means_gram
-    noise = statistics.span.noise / gram.norms
-    squares = (
-        (rows, tile.masked_fill(tile <= torch.maximum(noise[rows, None], noise).square(), 0.0))
-        for rows, tile in gram.squared_distances_of_directions()
-    )
-    return -pairs(squares).log() / 2
-
-
 def nc2_uniformity(statistics: Statistics) -> float:
     """Mean over pairs of log(1/‖u_c − u_c'‖), u_c = (μ_c − μ_G)/‖μ_c − μ_G‖; −½ log(2C/(C−1)) for a simplex ETF.
 
-    It is meant for p < C − 1, where no simplex ETF exists and the means can at best spread evenly over the sphere.
+    It is meant for p < C − 1, where no simplex ETF exists and the means can at best spread evenly over the sphere. Two
+    classes that are one point, with equal means and no spread, are left out; it is inf if others have one direction.
     """
-    return _log_inverse_distances(statistics).mean().item()
+    return statistics.mean_pairs.log_inverse_distance[0]
 
 
 def nc2_uniformity_spread(statistics: Statistics) -> float:
     """Population standard deviation over pairs of log(1/‖u_c − u_c'‖); 0 for a simplex ETF."""
-    return _log_inverse_distances(statistics).std(correction=0).item()
+    return statistics.mean_pairs.log_inverse_distance[1]

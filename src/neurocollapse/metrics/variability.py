@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..geometry import EPSILON, Span, pairs, pseudo_inverse_root
+from ..geometry import EPSILON, Span, pseudo_inverse_root
 from ..statistics import Statistics
 
 
@@ -61,13 +61,9 @@ def nc1_cdnv(statistics: Statistics) -> float:
     """Class-distance normalised variance: mean over pairs of (v_c + v_c') / (2‖μ_c − μ_c'‖²).
 
     Galanti, György and Hutter (2022). v_c is the mean squared distance of class c's samples from their mean.
+    It is inf if two means coincide, but two classes that are one point, with equal means and no spread, are left out.
     """
-    variances, noise = statistics.within_class_variances, statistics.span.noise_of_pairs
-    ratios = (
-        (rows, (variances[rows, None] + variances) / (2 * squares.where(squares > noise(rows).square(), 0.0)))
-        for rows, squares in statistics.means_gram.squared_distances()
-    )
-    return pairs(ratios).mean().item()
+    return statistics.mean_pairs.cdnv
 
 
 #: The metric of `nc1_vci` is changed if rounding could change the index by more than this share of itself.

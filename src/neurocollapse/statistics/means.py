@@ -224,7 +224,7 @@ class Residuals:
     def __call__(
         self, features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]
     ) -> Float[Tensor, "samples features"]:
-        # index_select, since indexing by [labels] takes five times as long
-        residuals = self.stored_means.index_select(0, labels)
+        # indexing, since index_select takes twenty times as long where rows are long
+        residuals = self.stored_means[labels]
         torch.sub(features, residuals, out=residuals)
-        return residuals.sub_(self.remainders.index_select(0, labels))
+        return residuals.sub_(self.remainders[labels])

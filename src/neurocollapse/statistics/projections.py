@@ -93,7 +93,9 @@ class Projections:
         self.mean_outputs = classifier(means.class_means) if classifier is not None and small else None
         self.mean_lengths = torch.linalg.norm(means.class_means, dim=1)
         self.mean_coordinates = self.centered.class_means @ self.centered.span.directions.T
-        self.reach = half_distance_to_nearest(Gram(self.mean_coordinates)) - self.centered.span.noise
+        self.reach = -self.centered.span.noise
+        if classifier is not None:
+            self.reach = half_distance_to_nearest(Gram(self.mean_coordinates)) - self.centered.span.noise
         self.factors: dict[torch.dtype, tuple[Residuals, Tensor]] = {}
 
     def update(self, features: Tensor, labels: Tensor) -> None:
@@ -186,9 +188,9 @@ class Projections:
         """The outputs at the means of the samples' classes."""
         assert self.classifier is not None
         if self.mean_outputs is not None:
-            return self.mean_outputs.index_select(0, labels)
+            return self.mean_outputs[labels]
         classes, places = labels.unique(return_inverse=True)
-        return self.classifier(self.means.offsets_of(classes) + self.reference).index_select(0, places)
+        return self.classifier(self.means.offsets_of(classes) + self.reference)[places]
 
     def _error(self, dtype: torch.dtype) -> float:
         """Bounds the relative error of a sum of p products: ten times the likely √p units (Higham and Mary, 2019)."""

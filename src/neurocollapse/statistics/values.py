@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._errors import InputError, checks_arguments
 from ..geometry import EPSILON, Gram, Span, centered_span, first_largest, storage_noise
+from .pairs import MeanPairs, mean_pairs
 
 
 @checks_arguments
@@ -180,6 +181,11 @@ class Statistics:
     def means_gram(self) -> Gram:
         """The Gram matrix of the centred class means."""
         return Gram(self.centered_class_means)
+
+    @cached_property
+    def mean_pairs(self) -> MeanPairs:
+        """What the metrics say of pairs of class means."""
+        return mean_pairs(self.means_gram, self.within_class_variances, self.span.noise)
 
     @cached_property
     def weight_gram(self) -> Gram:
