@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import neurocollapse.statistics.projections
-from neurocollapse import measure, measure_layers, measure_model
+from neurocollapse import class_table, measure, measure_layers, measure_model
 from neurocollapse.measuring.features import check_choice
 from tests import naive
 
@@ -104,6 +104,17 @@ def test_a_vocabulary_without_a_classifier_takes_no_memory():
     labels[0] = 10**12
     m = measure(H, labels[labels < 10**12].new_tensor([0, 10**5] * 60), absent="leave_out")
     assert (m.num_classes, len(m.class_counts)) == (2, 10**5 + 1)
+
+
+def test_the_table_has_the_classes_that_are_left():
+    counts = torch.bincount(Y, minlength=C)
+    table = class_table(H, Y, W, absent="leave_out", min_per_class=5)
+    assert table.index.tolist() == (counts >= 5).nonzero().flatten().tolist()
+    for label, row in table.iterrows():
+        samples = H[label == Y].double()
+        assert row["count"] == counts[label]
+        assert row["variance"] == pytest.approx(samples.var(dim=0, correction=0).sum().item(), rel=1e-5)
+        assert row["weight_norm"] == pytest.approx(W[label].norm().item(), rel=1e-6)
 
 
 REFUSED = {

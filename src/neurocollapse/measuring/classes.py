@@ -1,5 +1,7 @@
 """Measures each class on its own, for classes that differ in size or collapse differently."""
 
+from typing import Literal
+
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -18,6 +20,8 @@ def class_table(
     *,
     num_classes: int | None = None,
     weighting: str = "classes",
+    absent: Literal["error", "leave_out"] = "error",
+    min_per_class: int = 1,
 ) -> pd.DataFrame:
     """Returns a table with one row per class, which shows minority collapse, or a class that does not collapse.
 
@@ -31,17 +35,21 @@ def class_table(
     >>> nc.class_table(features, [0, 0, 1, 1]).loc[0].tolist()
     [2.0, 1.5, 1.0, 1.0]
     """
-    statistics, means = gather(features, labels, weight, num_classes=num_classes, weighting=weighting, vci=False)
-    rows, classes = as_tensor("features", features), as_tensor("labels", labels)
+    choice = {"absent": absent, "min_per_class": min_per_class}
+    statistics, _ = gather(features, labels, weight, num_classes=num_classes, weighting=weighting, vci=False, **choice)  # type: ignore[arg-type]
+    rows, of_rows = as_tensor("features", features), as_tensor("labels", labels).long()
+    order, all_counts = of_rows.argsort(stable=True), torch.bincount(of_rows, minlength=statistics.num_outputs)
+    classes = range(statistics.num_outputs) if statistics.classes is None else statistics.classes.tolist()
+    of_class = order.split(all_counts.tolist())
     table = {
         "count": statistics.class_counts.tolist(),
         "mean_norm": torch.linalg.norm(statistics.centered_class_means, dim=1).tolist(),
         "variance": statistics.within_class_variances.tolist(),
-        "effective_rank": [effective_rank(_deviations(rows[classes == c].double())) for c in range(means.num_classes)],
+        "effective_rank": [effective_rank(_deviations(rows[of_class[c]].double())) for c in classes],
     }
     if weight is not None:
         table["weight_norm"] = torch.linalg.norm(statistics.classifier_weight, dim=1).tolist()
-    return pd.DataFrame(table).rename_axis("class")
+    return pd.DataFrame(table, index=pd.Index(classes, name="class"))
 
 
 def _deviations(features: Float[Tensor, "samples features"]) -> Float[Tensor, "samples features"]:
