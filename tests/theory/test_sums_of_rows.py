@@ -63,7 +63,7 @@ def test_the_prediction_is_the_recursion_step_by_step():
 
 def test_steps_are_counted_as_they_are_taken():
     config = replace(RUN, normalization="batch", batch_size=13)
-    assert [len(batches(each, 40)) for each in (RUN, config, replace(config, normalization="none"))] == [6, 3, 4]
+    assert [len(batches(each, 40, 1)) for each in (RUN, config, replace(config, normalization="none"))] == [6, 3, 4]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "sgdw"])

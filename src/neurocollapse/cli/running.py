@@ -35,7 +35,7 @@ def reproduce(
         config: The configuration that all runs share.
         machines: Where the runs are trained, and how.
         recipe: The defaults of the other options: default, or paper, the authors' public code in the units of Eq. 1,
-            which takes 350 epochs; --recipe paper --help shows them.
+            which takes 350 epochs. The help beside it shows their values.
         weight_decay: The values of λ of Eq. 1; 0 is the comparison without decay.
         seeds: Number of seeds, 0, 1, ..., for each λ; several give bands in the figure.
         out: The folder for the runs, the figure and the summary.

@@ -1,5 +1,6 @@
 """Trains many runs on disk in one call: checks everything first, then trains what has not ended, with progress."""
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -239,7 +240,7 @@ def _read_only(out: Path) -> InputError | None:
     try:
         _check_writable("out", out)
     except InputError as error:
-        if out.is_dir():
+        if os.path.isdir(out):  # pathlib's raises for a name that is too long
             return error
         raise
     return None
