@@ -512,5 +512,5 @@ def test_solve_prints_both_side_by_side(words, shown, in_process):
 
 
 def test_solve_prints_json_with_and_without_random_starts(in_process):
-    for words in ([], ["--convex"]):
-        json.loads(in_process("solve", *words, "--json")[0])
+    found = [json.loads(in_process("solve", *words, "--json")[0]) for words in ([], ["--convex"])]
+    assert found[0]["loss"] == pytest.approx(found[1]["value"])

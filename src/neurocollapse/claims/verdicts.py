@@ -30,7 +30,7 @@ class Verdict(StrEnum):
 
     @property
     def judges(self) -> bool:
-        """Whether the runs could have told either way."""
+        """Whether the runs could have decided either way."""
         return self not in (Verdict.TOO_FEW, Verdict.NOTHING, Verdict.NO_RUNS)
 
 
@@ -84,8 +84,8 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float], c
 def quotient_interval(numerators: Sequence[float], denominators: Sequence[float], comparisons: int = 1) -> Interval:
     """The confidence interval of the mean numerator over the mean denominator, which may be of either sign by seed.
 
-    The quotients r in it are those for which the mean of n − r d, seed by seed, is not told from zero (Fieller, 1954).
-    It is everything if the mean denominator is not told from zero.
+    The quotients r in it are those for which the mean of n − r d, seed by seed, may be zero (Fieller, 1954).
+    It is everything if the mean denominator may be zero.
     """
     seeds, pairs = len(numerators), np.array([numerators, denominators])
     if seeds < 2 or not np.isfinite(pairs).all():

@@ -135,7 +135,7 @@ def capture(
         max_per_class: keep only the first so many samples, or positions, of each class.
         sink: takes the features of the head, or of one layer, so that they are not kept: called as
             sink(features, labels, head) for each batch, with the features on the model's device.
-        tally: takes the counts of decisions that are not the model's, which are otherwise told in a warning.
+        tally: takes the counts of decisions that are not the model's, which otherwise a warning gives.
 
     Raises:
         ValueError: there is no such head or layer, or several may be the head; the loader yields nothing or no labels;
