@@ -99,8 +99,7 @@ def measure_model(
     processes = Processes(together)
     max_per_class = options.pop("max_per_class", None)
     check_choice(absent, min_per_class, max_per_class)
-    _check_together(strategy, means, save_features, processes.size)
-    _check_one_order(strategy, min_per_class, max_per_class)
+    _check_together(strategy, means, save_features, processes.size, min_per_class, max_per_class)
     loader = _chosen(loader, subset, options.get("label_key"))
     tally = Tally()
     read = partial(capture, model, head=head, tally=tally, **options)
@@ -138,7 +137,7 @@ def try_model(
     model: nn.Module,
     loader: Iterable[Any],
     *,
-    head: str | None = None,
+    head: str | nn.Module | None = None,
     strategy: str = "keep",
     means: ClassMeans | None = None,
     ood: Iterable[Any] | None = None,
@@ -156,8 +155,7 @@ def try_model(
     processes = Processes(together)
     max_per_class = options.pop("max_per_class", None)
     check_choice(absent, min_per_class, max_per_class)
-    _check_together(strategy, means, save_features, processes.size)
-    _check_one_order(strategy, min_per_class, max_per_class)
+    _check_together(strategy, means, save_features, processes.size, min_per_class, max_per_class)
     check_weighting(weighting)
     if weight_decay is not None:
         objective_of(model, weight_decay)
@@ -173,7 +171,14 @@ def try_model(
         processes.each(lambda: None if inputs is None else _classifier_of_first_batch(read, inputs))
 
 
-def _check_together(strategy: str, means: object, save_features: Path | str | None, size: int) -> None:
+def _check_together(
+    strategy: str,
+    means: object,
+    save_features: Path | str | None,
+    size: int,
+    min_per_class: int,
+    max_per_class: int | None,
+) -> None:
     """Raises an error for arguments of `measure_model` that do not go together, before anything is run."""
     if strategy not in STRATEGIES:
         raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
@@ -185,6 +190,10 @@ def _check_together(strategy: str, means: object, save_features: Path | str | No
         raise InputError(f"save_features must end in .safetensors, got {save_features}")
     if save_features is not None and not path_of(save_features).parent.is_dir():
         raise InputError(f"save_features is {save_features}, and there is no such folder; make it first")
+    if strategy == "twice" and max_per_class is not None:
+        raise InputError("max_per_class keeps the first samples, and two passes may differ in these; use 'keep'")
+    if strategy == "stream" and min_per_class > 1:
+        raise InputError("one pass cannot take back the samples of a class that has too few; use 'keep' or 'twice'")
 
 
 def _chosen(loader: Iterable[Any] | Split, subset: int | None, label_key: str | int | None) -> Iterable[Any]:
@@ -193,13 +202,6 @@ def _chosen(loader: Iterable[Any] | Split, subset: int | None, label_key: str | 
     if subset is not None and subset < 1:
         raise InputError(f"subset must be at least 1, got {subset}")
     return loader if subset is None else stratified_subset(loader, subset, label_key=label_key)
-
-
-def _check_one_order(strategy: str, min_per_class: int, max_per_class: int | None) -> None:
-    if strategy == "twice" and max_per_class is not None:
-        raise InputError("max_per_class keeps the first samples, and two passes may differ in these; use 'keep'")
-    if strategy == "stream" and min_per_class > 1:
-        raise InputError("one pass cannot take back the samples of a class that has too few; use 'keep' or 'twice'")
 
 
 def _two_sweeps(
