@@ -28,7 +28,7 @@ STARTS: dict[str, dict[str, object]] = {
 DECAYS = (5e-4, 0.0, 1.5e-4, 2e-3, 4e-5, 1e-5)
 OPTIMIZERS = {"sgd": {"batch_size": 64}, "muon": {"batch_size": 128}}
 SEEDS = (0, 1, 2)
-NETWORKS = ("mlp", "convnet")
+FEW_DECAYS, FEW_STARTS = DECAYS[:2] + DECAYS[3:4], ("default", "norm 4", "kaiming")
 RATES = (0.1, 0.03, 0.01, 0.003, 0.001)
 ROUNDS = (40, 80, 160)
 TRIED, LEARNT = 4, 0.45
@@ -39,7 +39,10 @@ Cell = tuple[int, str, float, str, str]
 
 def cells() -> Iterator[Cell]:
     """Seed, network, λ, start, optimiser, in the order of training."""
-    return itertools.product(SEEDS, NETWORKS, DECAYS, STARTS, OPTIMIZERS)
+    for seed in SEEDS:
+        yield from itertools.product((seed,), ("mlp",), DECAYS, STARTS, ("sgd",))
+        yield from itertools.product((seed,), ("convnet",), FEW_DECAYS, FEW_STARTS, ("sgd",))
+        yield from itertools.product((seed,), ("mlp", "convnet"), FEW_DECAYS, FEW_STARTS, ("muon",))
 
 
 def config_of(cell: Cell) -> nc.RunConfig:
