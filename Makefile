@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+RESOLUTION ?= lowest-direct
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -11,7 +12,7 @@ LINT_STAMP := .venv/.installed-lint
 DOCS_STAMP := .venv/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-slow lint docs bench wheel clean
+.PHONY: help reproduce test test-slow test-versions test-sdist lint docs bench wheel clean
 
 help: ## show this list
 	@echo "make TARGET [ARGS='options for the command behind it'] [PYTHON=python3.12]"
@@ -25,6 +26,19 @@ test: $(TEST_STAMP) ## run the tests and the examples in docstrings, without the
 
 test-slow: $(TEST_STAMP) ## run the slow tests only
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# uv, from the PATH, picks the versions. Nothing is built from source but this package, so each Python gets its wheels.
+test-versions: ## run the tests at RESOLUTION=lowest-direct (or highest) of the versions that pyproject.toml admits
+	uv venv --quiet --clear --python $(PYTHON) .venv-versions
+	VIRTUAL_ENV=.venv-versions uv pip install --quiet --resolution $(RESOLUTION) \
+		--only-binary :all: --no-binary neurocollapse --editable '.[test]'
+	.venv-versions/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+test-sdist: $(TEST_STAMP) ## build the source distribution, unpack it elsewhere and run the tests there
+	$(PIP) install --quiet --constraint constraints.txt build
+	rm -rf dist/sdist && $(BIN)/python -m build --quiet --sdist --outdir dist/sdist .
+	tar --extract --gzip --strip-components 1 --file dist/sdist/*.tar.gz --directory dist/sdist
+	cd dist/sdist && PYTHONPATH=src $(CURDIR)/$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(LINT_STAMP) ## check style, formatting and types
 	$(BIN)/ruff check
@@ -45,7 +59,7 @@ wheel: $(TEST_STAMP) ## build the wheel into dist/
 	@ls dist/*.whl
 
 clean: ## remove .venv, dist, site and caches (never results/)
-	rm -rf .venv dist site build .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-versions dist site build .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(TEST_STAMP): pyproject.toml constraints.txt
