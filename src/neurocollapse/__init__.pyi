@@ -20,6 +20,7 @@ from .measuring import class_table as class_table
 from .measuring import measure as measure
 from .measuring import measure_layers as measure_layers
 from .measuring import measure_model as measure_model
+from .measuring import pair_table as pair_table
 from .metrics import METRICS as METRICS
 from .metrics import Measurement as Measurement
 from .metrics import reference_values as reference_values

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from neurocollapse import class_table
+from neurocollapse import class_table, measure, pair_table
 from neurocollapse.measuring.classes import effective_rank
 from tests.problems import random_problem
+
+
+def cosine(one, other):
+    return one @ other / np.linalg.norm(one) / np.linalg.norm(other)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -29,6 +33,7 @@ def test_every_column_equals_its_twin(num_features, dtype):
             "variance": np.mean([row @ row for row in deviations]),
             "effective_rank": math.exp(-sum(share * math.log(share) for share in shares)),
             "weight_norm": problem.weight[c].norm().item(),
+            "alignment": cosine(problem.weight[c].numpy(), means[c] - means.mean(axis=0)),
         }
         assert table.loc[c].to_dict() == pytest.approx(expected, rel=1e-6)
 
@@ -60,3 +65,44 @@ def test_a_class_on_one_point_has_no_effective_rank():
     table = class_table(features, [0] * 7 + [1] * 2)
     assert math.isnan(table["effective_rank"][0])
     assert table["effective_rank"][1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("pairs", [3, 10, 100])
+def test_every_pair_that_is_drawn_equals_its_twin(pairs):
+    problem = random_problem(3, [2, 5, 4, 3, 2], 4, offset=10.0)
+    table = pair_table(problem.features, problem.labels, problem.weight, pairs=pairs)
+    assert len(table) == len(set(table.index)) == min(pairs, 10)
+    H, y, W = problem.features.numpy(), problem.labels.numpy(), problem.weight.numpy()
+    means = np.array([H[y == c].mean(axis=0) for c in range(5)])
+    for (c, other), row in table.iterrows():
+        assert c < other
+        variances = [((H[y == k] - means[k]) ** 2).sum(axis=1).mean() for k in (c, other)]
+        distance = np.linalg.norm(means[c] - means[other])
+        expected = {
+            "distance": distance,
+            "cosine": cosine(means[c] - means.mean(axis=0), means[other] - means.mean(axis=0)),
+            "cdnv": sum(variances) / (2 * distance**2),
+            "weight_cosine": cosine(W[c], W[other]),
+        }
+        assert row.to_dict() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_mean_over_all_pairs_is_the_metric_and_a_sample_estimates_it():
+    problem = random_problem(4, [3] * 40, 6)
+    measured, table = measure(problem.features, problem.labels), pair_table(problem.features, problem.labels)
+    assert table["cdnv"].mean() == pytest.approx(measured["nc1_cdnv"], rel=1e-12)
+    drawn = [pair_table(problem.features, problem.labels, pairs=200, seed=seed)["cdnv"] for seed in range(20)]
+    assert len({tuple(sample.index) for sample in drawn}) == 20
+    off = np.array([(sample.mean() - measured["nc1_cdnv"]) / sample.sem() for sample in drawn])
+    assert abs(off.mean()) < 1
+    assert off.std() < 2
+
+
+def test_pairs_that_coincide_and_classes_that_are_left_out():
+    features = torch.tensor([[0.1, 0.2], [0.1, 0.2], [0.1, 0.2], [0.0, 0.2], [0.2, 0.2], [5.0, 1.0]]).double()
+    table = pair_table(features, [0, 0, 1, 2, 2, 4], absent="leave_out")
+    assert [*table.index] == [(0, 1), (0, 2), (1, 2), (0, 4), (1, 4), (2, 4)]
+    assert table["cdnv"].map(str).tolist()[:3] == ["nan", "inf", "inf"]
+    assert table["distance"].tolist()[:3] == [0, 0, 0]
+    with pytest.raises(ValueError, match="pairs must be at least 1, got 0"):
+        pair_table(features, [0, 0, 1, 2, 2, 4], pairs=0)

@@ -14,6 +14,7 @@ from .checkpoints import load_weights as load_weights
 from .checkpoints import replay as replay
 from .checkpoints import subject as subject
 from .classes import class_table as class_table
+from .classes import pair_table as pair_table
 from .feature_files import read_features as read_features
 from .features import gather as gather
 from .features import is_cheap as is_cheap
