@@ -1,6 +1,7 @@
 """Train the cells of docs/map.md, each to rest: python docs/map.py OUT [--worker K --workers N] [--minutes M].
 
-A line of OUT/cells-K.jsonl for each cell; a cell that has its line is not trained again.
+A line of OUT/cells-K.jsonl for each cell; a cell that has its line is not trained again. With --draw it trains nothing:
+it gathers the lines in OUT into docs/map.jsonl, draws docs/map-NETWORK-OPTIMISER.png from them and prints the tables.
 """
 
 import argparse
@@ -10,11 +11,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import pandas as pd
 import torch
 
 import neurocollapse as nc
 from neurocollapse import DivergedError
+from neurocollapse.reports import least_over, map_figure, map_table, save_figure
 from neurocollapse.training import FullBatch, State, epochs, network_of
 
 STARTS: dict[str, dict[str, object]] = {
@@ -133,21 +138,64 @@ def trained(cell: Cell, data: nc.Dataset) -> dict[str, object]:
     return line | {"rounds": rounds, "curve": curve, "config": asdict(config), "seconds": time.perf_counter() - start}
 
 
+def cell_of(line: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(line[key] for key in ("seed", "network", "weight_decay", "start", "optimizer"))
+
+
+def lines_in(out: Path) -> list[dict[str, Any]]:
+    """The lines of all files in a folder, in the order of `cells`, each cell once."""
+    found = {}
+    for path in sorted(out.glob("*.jsonl")):
+        for text in path.read_text().splitlines():
+            line = json.loads(text)
+            found[cell_of(line)] = line
+    order = {cell: place for place, cell in enumerate(cells())}
+    return [found[cell] for cell in sorted(found, key=order.__getitem__)]
+
+
+#: In these the cells of a row differ too, and the map has no rows for them.
+OF_THE_CELL = {"learning_rate": 0.1, "epochs": 1}
+
+
+def draw(lines: list[dict[str, Any]]) -> None:
+    """Draws a map of each network and optimiser, and prints its tables."""
+    kinds = sorted({(line["network"], line["optimizer"]) for line in lines})
+    for network, optimizer in kinds:
+        told = [
+            line for line in lines if (line["network"], line["optimizer"]) == (network, optimizer) and line["rounds"]
+        ]
+        rows = [
+            {"run_id": str(number), **line["config"], **line["rounds"][-1], **OF_THE_CELL}
+            for number, line in enumerate(told)
+        ]
+        table = map_table(pd.DataFrame(rows))
+        seeds = sorted({line["seed"] for line in told})
+        title = f"{network}, {optimizer}, {len(told)} cells, seeds {', '.join(map(str, seeds))}"
+        note = "median over seeds at the end of the last round; in brackets: not at rest"
+        with TemporaryDirectory() as folder:
+            drawn = save_figure(map_figure(table, title=title, note=note), Path(folder))[0]
+            Path(__file__).with_name(f"map-{network}-{optimizer}.png").write_bytes(drawn.read_bytes())
+        for key in ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4"):
+            found = least_over(table, "weight_decay", key)
+            print(f"\n{title}: {key}", found.to_string(index=False, float_format="{:.3g}".format), sep="\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell after these")
+    parser.add_argument("--draw", action="store_true", help="draw what is there, and train nothing")
     arguments = parser.parse_args()
+    if arguments.draw:
+        lines = lines_in(arguments.out)
+        Path(__file__).with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return draw(lines)
     torch.set_num_threads(1)
     data = nc.load_dataset("mnist5k")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    done = set()
-    for path in arguments.out.glob("*.jsonl"):
-        for text in path.read_text().splitlines():
-            line = json.loads(text)
-            done.add(tuple(line[key] for key in ("seed", "network", "weight_decay", "start", "optimizer")))
+    done = {cell_of(line) for line in lines_in(arguments.out)}
     start = time.monotonic()
     for index, cell in enumerate(cells()):
         if index % arguments.workers != arguments.worker or cell in done:

@@ -168,6 +168,17 @@ def test_a_damaged_run_is_no_run_that_was_never_asked_for(reproduced, tmp_path, 
     assert {repr(row["epoch"]) for row in strict_json(run("runs", out, "--json")[1])} == {"3", "None"}
 
 
+@pytest.mark.usefixtures("no_processes")
+def test_the_map_of_a_sweep_is_drawn_and_its_least_nc1_printed(reproduced, tmp_path, run):
+    status, printed, said = run("map", reproduced[0], "--out", tmp_path / "drawn")
+    assert (status, said) == (0, "")
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"map.png", "map.pdf", "map.svg", "map.csv"}
+    table = pd.read_csv(tmp_path / "drawn" / "map.csv").set_index("weight_decay")
+    assert table["seeds"].tolist() == [2, 2]
+    assert f"{table['nc1'][0.0]:.4g}" in printed
+    assert_one_line(run("map", reproduced[0], "--across", "depth"), "depth is the same in all runs")
+
+
 def test_epochs_are_shown_whole_beside_those_of_a_damaged_run():
     values = (100_000.0, 1.0, 0.123456, np.nan, np.inf)
     assert [shown(value) for value in values] == ["100000", "1", "0.1235", "", "inf"]
@@ -627,6 +638,7 @@ COMMANDS = [
     ([*TRAIN, "--vary", "seed=1", "seed=2"], "--vary names a field twice: seed=1 seed=2"),
     (["runs", "absent"], "there is no folder absent"),
     (["runs", "a_file"], "a_file is a file, not a folder"),
+    (["map", "absent"], "there is no folder absent"),
 ]  # fmt: skip
 
 
@@ -661,7 +673,7 @@ def test_every_command_has_help_with_an_example(run, command):
     text = " ".join(printed.replace("│", " ").split())
     assert f"Example: neurocollapse {command}" in text
     json = 'with NaN and infinity as the strings "nan", "inf", "-inf", and null where there is no value'
-    assert (json in text) == (command != "report")  # which prints no numbers
+    assert (json in text) == (command not in ("report", "map"))  # which print no numbers for programs
     options = [option.partition(" (default: ") for option in text.split(" --")[1:]]
     assert [option for option, default, _ in options if default and len(option.split()) < 4] == []  # without help
 

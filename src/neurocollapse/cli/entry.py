@@ -43,6 +43,10 @@ COMMANDS = {
         "report",
         "Write a report on a folder of runs: one HTML file, which opens anywhere and offline.",
     ),
+    "map": (
+        "report",
+        "Draw a map of a sweep: a field across, all others that vary down, the colour a measure of the last records.",
+    ),
     "runs": ("listing", "List the runs in a folder, with the last epoch and the last numbers of each."),
 }
 

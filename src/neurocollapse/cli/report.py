@@ -1,12 +1,15 @@
-"""The command `report`: writes a report on a folder of runs."""
+"""The commands `report` and `map`: a page on a folder of runs, and its map."""
 
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
-from .printing import messages, out_console
+from .._files import atomic_path
+from .options import Folder
+from .printing import messages, out_console, print_frame, shown
 
 #: The seconds between two looks at the folder of runs in training, and those after which their page reloads.
 _LOOK, _RELOAD = 3.0, 10.0
@@ -49,6 +52,39 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
     except KeyboardInterrupt as stop:  # or a kind of it
         write_report(folder, may_be_empty=True)
         raise type(stop)(f"{path} shows the runs as they are now, and no longer reloads itself") from None
+
+
+def map(
+    folder: tyro.conf.Positional[Path],
+    across: str = "weight_decay",
+    split: Literal["train", "test"] = "train",
+    out: Folder | None = None,
+) -> int:
+    """Draw a map of a sweep: a field across, all others that vary down, the colour a measure of the last records.
+
+    A cell shows the median over the seeds, in brackets unless all its runs ended at rest. Beside the figure, map.csv
+    has the numbers; the least NC1 of each row is printed.
+
+    Example: neurocollapse map results/starts --across weight_decay
+
+    Args:
+        folder: The folder that `train` wrote with --out.
+        across: The field whose values are side by side.
+        split: Read on the training or the test data.
+        out: The folder for the figure and its numbers; by default that of the runs.
+    """
+    from ..reports import least_over, map_figure, map_table, save_figure
+    from ..sweeps import runs
+
+    table = map_table(runs(folder), across, split=split)
+    where = out or folder
+    where.mkdir(parents=True, exist_ok=True)
+    paths = save_figure(map_figure(table, across, title=f"{folder.name}, {split} data"), where, "map")
+    with atomic_path(where / "map.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    print_frame(least_over(table, across, "nc1").map(shown), f"NC1 over {across}, {split} data, median over seeds")
+    out_console.print(f"figure: {paths[0]}   numbers: {where / 'map.csv'}")
+    return 0
 
 
 def _changed(folder: Path) -> list[tuple[str, int]]:

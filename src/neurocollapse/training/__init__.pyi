@@ -14,6 +14,7 @@ from .recipes import RECIPES as RECIPES
 from .recipes import Recipe as Recipe
 from .refinement import RefinementState as RefinementState
 from .refinement import refine as refine
+from .rest import at_rest as at_rest
 from .run import builder_of as builder_of
 from .run import first_network as first_network
 from .run import network_of as network_of
