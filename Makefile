@@ -3,8 +3,10 @@
 PYTHON ?= python3
 ARGS ?=
 RESOLUTION ?= lowest-direct
+PLOTLY ?= 4.1.1
 
 BIN := .venv/bin
+ASSETS := src/neurocollapse/reports/page/assets
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A stamp is written last, so an interrupted installation is taken up again.
 TEST_STAMP := .venv/.installed-test
@@ -12,7 +14,7 @@ LINT_STAMP := .venv/.installed-lint
 DOCS_STAMP := .venv/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-slow test-versions test-sdist lint docs bench wheel clean
+.PHONY: help reproduce test test-slow test-versions test-sdist plotly lint docs bench wheel clean
 
 help: ## show this list
 	@echo "make TARGET [ARGS='options for the command behind it'] [PYTHON=python3.12]"
@@ -57,6 +59,14 @@ wheel: $(TEST_STAMP) ## build the wheel into dist/
 	@rm -rf dist
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist/*.whl
+
+# Neither building nor reading a report fetches anything. A new PLOTLY needs a new checksum, which git shows.
+plotly: ## renew the copy of plotly.js that reports contain, at version PLOTLY from npm
+	@rm -rf build/plotly && mkdir -p build/plotly
+	cd build/plotly && npm pack --silent plotly.js-cartesian-dist-min@$(PLOTLY) && tar -xzf *.tgz
+	cp build/plotly/package/plotly-cartesian.min.js $(ASSETS)/
+	cp build/plotly/package/LICENSE $(ASSETS)/plotly-LICENSE
+	cd $(ASSETS) && sha256sum plotly-cartesian.min.js > plotly.sha256
 
 clean: ## remove .venv, dist, site and caches (never results/)
 	rm -rf .venv .venv-versions dist site build .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from neurocollapse.reports import report_content, report_page
@@ -172,6 +173,23 @@ def test_it_fits_the_screen(opened, width, dark):
     for card in page.run("return [...document.querySelectorAll('.card')].map((card) => card.getBoundingClientRect())"):
         assert card["left"] >= 0
         assert card["right"] <= width
+
+
+def test_a_scroll_bar_that_takes_room_leaves_the_plots_in_their_cards(opened):
+    page = opened()
+    page.driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": False})
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    page.reload()
+    page.drawn("norms")
+    width = page.run("return document.documentElement.clientWidth")
+    assert width < 390
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    for card, plot in page.run("""return [...document.querySelectorAll('.card')].filter((card) =>
+            card.querySelector('.main-svg')).map((card) => [card, card.querySelector('.main-svg')].map((each) =>
+            each.getBoundingClientRect()))"""):
+        assert card["left"] <= plot["left"] < plot["right"] <= card["right"] <= width
 
 
 def test_tables_show_the_theory_the_claims_and_the_runs(opened):
@@ -346,9 +364,20 @@ def test_play_comes_to_the_end_and_can_be_stopped(opened, still):
 
 def test_four_classes_are_a_tetrahedron_and_never_fewer_than_three_are_shown(opened):
     page = opened()
-    assert {trace["type"] for trace in page.drawn("motion")} == {"scatter"}
+    page.drawn("motion")
     page.click("#classes input", 3)
-    assert {trace["type"] for trace in page.drawn("motion")} == {"scatter3d"}
+    points = "const p = coordinates(unpacked(moving()), motion.frame, state.classes).means.flat()"
+    before = page.run(f"{points}; return [p, seen(p.slice(0, 3))]")
+    assert math.hypot(*before[1]) == pytest.approx(math.hypot(*before[0][:3]))  # turning keeps lengths
+    shown = [trace["x"] for trace in page.drawn("motion")]
+    target = page.driver.find_element("css selector", "#plot-motion .plot")
+    target.send_keys(Keys.ARROW_RIGHT)
+    turned = [trace["x"] for trace in page.drawn("motion")]
+    assert turned != shown
+    ActionChains(page.driver).drag_and_drop_by_offset(target, -15, 0).perform()  # as far back as the key has turned it
+    back = [[x for x in trace["x"] if x is not None] for trace in page.drawn("motion")]
+    for one, other in zip(back, shown, strict=True):
+        np.testing.assert_allclose(one, [x for x in other if x is not None], atol=1e-9)
     for place in (0, 1, 2, 3):
         page.click("#classes input", place)
     assert len(page.run("return state.classes")) == 3

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,17 @@ def test_runs_of_before_there_were_snapshots_do_not_move():
 
 
 # The page
+
+
+def test_the_copy_of_plotly_is_the_published_one_with_its_licence():
+    assets = files("neurocollapse.reports.page") / "assets"
+    digest, name = (assets / "plotly.sha256").read_text().split()
+    assert hashlib.sha256((assets / name).read_bytes()).hexdigest() == digest
+    assert "MIT License" in (assets / "plotly-LICENSE").read_text()
+
+
+def test_a_report_of_three_runs_is_small():
+    assert len(report_page(report_content([report_run()] * 3, title="a title"))) < 2.5e6
 
 
 def test_the_page_needs_no_network_and_holds_its_text_as_text():

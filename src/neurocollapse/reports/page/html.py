@@ -9,7 +9,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from plotly.offline import get_plotlyjs
+#: `make plotly` renews the last, the part of plotly.js that draws plane plots.
+_ASSETS = ("page.html", "style.css", "plotly-cartesian.min.js")
 
 #: The scripts in the order in which the page reads them.
 _SCRIPTS = (
@@ -31,11 +32,11 @@ def report_page(content: Mapping[str, Any]) -> str:
     Text enters the page as JSON without any <, and the document through `textContent`, so it is never read as markup.
     """
     assets = files(__package__) / "assets"
-    read = {name: (assets / name).read_text(encoding="utf-8") for name in ("page.html", "style.css", *_SCRIPTS)}
+    read = {name: (assets / name).read_text(encoding="utf-8") for name in (*_ASSETS, *_SCRIPTS)}
     parts = {
         "title": escape(str(content["title"])),
         "style": read["style.css"],
-        "plotly": get_plotlyjs(),
+        "plotly": read["plotly-cartesian.min.js"],
         "content": json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":")).replace(
             "<", "\\u003c"
         ),

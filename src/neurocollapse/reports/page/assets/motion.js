@@ -7,6 +7,46 @@ function moving() {
 const CLASS_COLOURS = ["#e69f00", "#0072b2", "#009e73", "#cc79a7"];
 const CLASS_SYMBOLS = { 3: ["circle", "square", "diamond"], 4: ["circle", "square", "diamond", "cross"] };
 
+// Four classes have three dimensions. They are seen in parallel from this direction, in radians; dragging turns it.
+const view = { turn: 0.89, tilt: 0.42 };
+
+// Returns where a point is on the plane of the screen, and how much nearer than the centre.
+function seen(point) {
+  if (point.length === 2) return [...point, 0];
+  const [a, t] = [view.turn, view.tilt];
+  const flat = Math.cos(a) * point[0] + Math.sin(a) * point[1];
+  return [
+    Math.cos(a) * point[1] - Math.sin(a) * point[0],
+    Math.cos(t) * point[2] - Math.sin(t) * flat,
+    Math.cos(t) * flat + Math.sin(t) * point[2],
+  ];
+}
+
+// Turns four classes by dragging, or by the arrow keys; on a phone a vertical stroke scrolls the page.
+function turnable(plot) {
+  const { target } = plot;
+  target.tabIndex = 0;
+  const turn = (right, up) => {
+    view.turn -= right;
+    view.tilt = Math.max(-Math.PI / 2, Math.min(Math.PI / 2, view.tilt + up));
+    plot.draw();
+  };
+  target.addEventListener("pointerdown", (event) => {
+    if (state.classes.length < 4) return;
+    target.setPointerCapture(event.pointerId);
+    event.preventDefault();
+  });
+  target.addEventListener("pointermove", (event) => {
+    if (target.hasPointerCapture(event.pointerId)) turn(event.movementX / 150, event.movementY / 150);
+  });
+  target.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: [-0.1, 0], ArrowRight: [0.1, 0], ArrowUp: [0, -0.1], ArrowDown: [0, 0.1] }[event.key];
+    if (!step || state.classes.length < 4) return;
+    turn(...step);
+    event.preventDefault();
+  });
+}
+
 function motionFigure() {
   const moves = moving();
   const classes = state.classes;
@@ -16,18 +56,14 @@ function motionFigure() {
   }
   const solid = classes.length === 4;
   const points = between(unpacked(moves), Math.min(motion.frame, moves.epochs.length - 1), classes);
-  const trace = (coordinates, more) => ({
-    type: solid ? "scatter3d" : "scatter",
-    x: coordinates.map((p) => p && p[0]),
-    y: coordinates.map((p) => p && p[1]),
-    ...(solid ? { z: coordinates.map((p) => p && p[2]) } : {}),
-    hoverinfo: "skip",
-    ...more,
-  });
+  const trace = (coordinates, more) => {
+    const places = coordinates.map((p) => p && seen(p));
+    return { x: places.map((p) => p && p[0]), y: places.map((p) => p && p[1]), hoverinfo: "skip", ...more };
+  };
   const data = [
     trace(edges(classes.length), {
       mode: "lines",
-      line: { color: colour("soft"), width: solid ? 3 : 1.2, dash: "dash" },
+      line: { color: colour("soft"), width: 1.2, dash: "dash" },
       name: "simplex",
       connectgaps: false,
     }),
@@ -38,14 +74,14 @@ function motionFigure() {
     data.push(
       trace(points.samples[i], {
         mode: "markers",
-        marker: { color: shade, symbol, size: solid ? 2.5 : 5, opacity: 0.55 },
+        marker: { color: shade, symbol, size: 5, opacity: 0.55 },
         name: `samples of ${c}`,
       }),
     );
     data.push(
       trace([points.rows[i].map(() => 0), points.rows[i]], {
         mode: "lines",
-        line: { color: shade, width: solid ? 5 : 2 },
+        line: { color: shade, width: 2 },
         name: `row of ${c}`,
       }),
     );
@@ -55,7 +91,7 @@ function motionFigure() {
         text: [String(c)],
         textposition: "top center",
         textfont: { size: 15, color: colour("text") },
-        marker: { color: shade, symbol, size: solid ? 8 : 14, line: { color: colour("text"), width: 1.5 } },
+        marker: { color: shade, symbol, size: 14 + 3 * seen(points.means[i])[2], line: { color: colour("text"), width: 1.5 } },
         name: `mean of ${c}`,
         hoverinfo: "text",
         hovertext: `mean of class ${c}`,
@@ -74,15 +110,7 @@ function motionFigure() {
     title: { text: "" },
   });
   const layout = { margin: { l: 4, r: 4, t: 4, b: 4 }, uirevision: `view ${classes.length}` };
-  if (solid)
-    layout.scene = {
-      xaxis: side,
-      yaxis: side,
-      zaxis: side,
-      aspectmode: "cube",
-      camera: { eye: { x: 0.7, y: 0.86, z: 0.5 } },
-    };
-  else Object.assign(layout, { xaxis: side, yaxis: { ...side, scaleanchor: "x" } });
+  Object.assign(layout, { xaxis: side, yaxis: { ...side, scaleanchor: "x" }, dragmode: solid ? false : "zoom" });
   return { data, layout };
 }
 

@@ -135,7 +135,7 @@ class Player {
 }
 
 function makeRun() {
-  new Plot(document.getElementById("motion"), {
+  const features = new Plot(document.getElementById("motion"), {
     name: "motion",
     kind: "tall",
     figure: motionFigure,
@@ -143,8 +143,9 @@ function makeRun() {
     title: "Features on the span of the classifier rows",
     hint:
       "Small: samples. Large: class means. Lines: classifier rows. Dashed: the simplex. All seen from μ_G, in units " +
-      "of the means’ mean length.",
+      "of the means’ mean length. Drag to turn four classes.",
   });
+  turnable(features);
   new Plot(document.getElementById("norms"), {
     name: "norms",
     kind: "tall",
