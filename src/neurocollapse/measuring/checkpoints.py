@@ -188,7 +188,7 @@ def subject(
             torch.manual_seed(0)  # the untrained model, and so its fingerprint, is the same each time
             return build(model, data.input_shape, data.num_classes)
 
-    conditions = {"model": model, "network": asdict(fingerprint_of(untrained, chosen.images))}
+    conditions = {"model": model, "network": asdict(fingerprint_of(untrained, chosen.images_at(slice(16))))}
     conditions |= {"dataset": data.name, "split": split, "data_sha256": data.sha256}
     classes = dict(classes or {})
     return Subject(untrained(), chosen, {**conditions, **classes, "definitions": DEFINITIONS_VERSION}, classes)
