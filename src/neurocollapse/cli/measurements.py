@@ -61,8 +61,10 @@ def measure(
         checkpoint: The weights to load into the model, a .safetensors file or a state_dict that torch.save wrote;
             several files, or a pattern such as epoch_*.safetensors, for a trajectory. Without it the model is measured
             untrained.
-        dataset: The data on which the model is measured: mnist5k, mnist, cifar10, gaussian, or an .npz file.
-        data_dir: The folder that holds mnist or cifar10, or that they are downloaded to.
+        dataset: The data on which the model is measured: mnist5k, mnist, fashion_mnist, kmnist, emnist (or
+            emnist_balanced, emnist_byclass, emnist_bymerge, emnist_letters, emnist_digits, emnist_mnist), cifar10,
+            cifar100, svhn, gaussian, an .npz file, a folder of images, hf:ID of Hugging Face, or module:function.
+        data_dir: The folder that holds the published files, or that they are downloaded to.
         split: The split to measure, train or test; test is measured with its own class means.
         per_class: Use only this many training samples of each class.
         out: The file for a trajectory, with a line per checkpoint; checkpoints in it are not measured again.
