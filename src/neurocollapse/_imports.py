@@ -45,9 +45,12 @@ def import_extra(module: str, extra: str, what: str, error: type[NeurocollapseEr
     try:
         return importlib.import_module(module)
     except Exception as fault:  # a build that does not fit PyTorch's raises what it likes
+        remedy = "builds of it, torch and torchvision that fit one another, from one index"
+        if isinstance(fault, ModuleNotFoundError):
+            remedy = f"it with pip install 'neurocollapse[{extra}]'"
         raise error(
             f"{what} needs {module.partition('.')[0]}, which cannot be imported ({type(fault).__name__}: "
-            f"{' '.join(str(fault).split())}); install it with pip install 'neurocollapse[{extra}]'"
+            f"{' '.join(str(fault).split())}); install {remedy}"
         ) from fault
 
 

@@ -1,3 +1,4 @@
+from .dataset import ByteSplit as ByteSplit
 from .dataset import Dataset as Dataset
 from .dataset import Split as Split
 from .load import load_dataset as load_dataset

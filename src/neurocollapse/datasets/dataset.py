@@ -91,6 +91,12 @@ class ByteSplit(Split):
     def taken(self, places: slice | Tensor) -> Self:
         return type(self)(self.pixels[places], self.labels[places], self.mean, self.deviation)
 
+    def scaled_by(self, mean: Sequence[float], deviation: Sequence[float]) -> Self:
+        """Returns the split standardised by these numbers for pixels from 0 to 1; grey images get as many channels."""
+        shape = (len(self), len(mean), *self.pixels.shape[2:])
+        scale = (255 * torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (mean, deviation))
+        return type(self)(self.pixels.expand(shape), self.labels, *scale)
+
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(part.to(device) for part in (self.pixels, self.labels, self.mean, self.deviation)))
 

@@ -2,8 +2,10 @@
 
 import glob
 import hashlib
+import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,29 +19,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .._errors import CheckpointError
-from .._files import check_opens, check_unpacked, in_one_line, irregular, json_lines, path_of, write_json_lines
+from .._errors import CaptureWarning, CheckpointError
+from .._files import (
+    check_opens,
+    check_unpacked,
+    in_one_line,
+    irregular,
+    json_lines,
+    path_of,
+    write_json_lines,
+)
 from .._schema import typed, typed_line
-from ..datasets import Split, load_dataset
+from ..datasets import ByteSplit, Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
-from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, plain_name, unwrap
+from ..networks import (
+    Fingerprint,
+    build_network,
+    call_builder,
+    fingerprint_of,
+    has_own_weights,
+    plain_name,
+    preprocessing_of,
+    unwrap,
+)
 from .models import measure_model
 
 #: The keys under which training scripts keep the weights beside the optimiser's state.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 #: The parts of a prefix that wrappers and this package's own checkpoints give to parameter names.
 PREFIXES = {"", "module", "model"}
+#: What Transformers tells of weights that it read.
+_TOLD = {"lacks": "missing_keys", "has": "unexpected_keys"}
+#: Where a folder of Hugging Face has its weights, in one file or in those that an index lists.
+FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 def find_checkpoints(*patterns: str) -> list[Path]:
     """Returns the files that match patterns such as `epoch_*.safetensors`, with numbers in names sorted as numbers.
 
-    Raises `CheckpointError` if nothing matches one of them.
+    A folder in which Hugging Face keeps weights counts as one. Raises `CheckpointError` if nothing matches a pattern.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
         whole = path_of(pattern)
-        matches = [whole] if whole.is_file() else [Path(name) for name in glob.glob(str(whole)) if Path(name).is_file()]
+        matches = [path for path in (whole, *map(Path, sorted(glob.glob(str(whole))))) if _weight_files(path)]
         if not matches:
             raise CheckpointError(f"no file matches {pattern!r}; name files of weights, or a pattern for several")
         found |= dict.fromkeys(matches)
@@ -52,15 +80,29 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
+def _weight_files(path: Path) -> list[Path]:
+    """Returns the file that a path leads to, or those in which a folder of Hugging Face has its weights."""
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    found = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
+    if found is None or found.suffix != ".json":
+        return [found] if found else []
+    try:
+        return sorted({path / Path(name).name for name in json.loads(found.read_bytes())["weight_map"].values()})
+    except Exception as error:  # whatever the file holds
+        raise CheckpointError(f"{found} is no index of weights ({in_one_line(error)}); fetch it again") from error
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Loads weights from a .safetensors file, or from one that `torch.save` wrote, without running code in it.
 
-    A prefix that all names have is left out, as are the parts that wrappers add. PyTorch judges what is left, and names
-    that share memory with one that is there may be absent. Raises `CheckpointError` if the file is damaged, holds
-    something else, or belongs to another model.
+    A folder of Hugging Face, such as a checkpoint of its Trainer, has them in such files. A prefix that all names have
+    is left out, as are the parts that wrappers add. PyTorch judges what is left, and names that share memory with one
+    that is there may be absent. Raises `CheckpointError` if the file is damaged, holds something else, or belongs to
+    another model.
     """
-    weights = _read(path)
     model = unwrap(model)
+    weights = _read_all(model, path)
     state = model.state_dict()
     fitting = _under_own_names(path, weights, state)
     on_meta = any(isinstance(value, Tensor) and value.is_meta for value in state.values())
@@ -74,6 +116,30 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if missing or unknown:
         faults = [f"{w} {', '.join(names[:3])}" for w, names in (("lacks", missing), ("has", sorted(unknown))) if names]
         raise CheckpointError(f"{path} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
+
+
+def _read_all(model: nn.Module, path: Path) -> Mapping[str, Any]:
+    """Returns the weights in a file or a folder, under the names that they have there."""
+    folder = path.parent if path.name in FOLDER_FILES else path
+    if hasattr(model, "from_pretrained") and (folder / "config.json").is_file():
+        return _of_hugging_face(model, folder)
+    first, *others = _weight_files(path) or [path]
+    weights = _read(first)
+    return {**weights, **{name: value for file in others for name, value in _read(file).items()}} if others else weights
+
+
+def _of_hugging_face(model: Any, folder: Path) -> Mapping[str, Any]:
+    """Returns the weights as Transformers reads them, which keeps other names on disk than in memory."""
+    try:
+        loaded, told = type(model).from_pretrained(folder, config=model.config, output_loading_info=True)
+    except Exception as error:  # of the library, for a damaged file as for other shapes
+        raise CheckpointError(
+            f"{folder} is damaged or of another model than {type(model).__name__}: {in_one_line(error)}"
+        ) from error
+    faults = [f"{verb} {', '.join(sorted(map(str, told[key]))[:3])}" for verb, key in _TOLD.items() if told[key]]
+    if faults:
+        raise CheckpointError(f"{folder} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
+    return loaded.state_dict()
 
 
 def _under_own_names(path: Path, weights: Mapping[str, Any], state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -156,10 +222,11 @@ class Subject:
     conditions: dict[str, Any]
     #: which classes and samples are measured, as `absent=` of `measure_model`
     classes: dict[str, Any] = field(default_factory=dict)
+    head: str | None = None
 
     def measure(self, vci: bool | None = None) -> Measurement:
         """Measures the model with its present weights; `vci` as in `measure`."""
-        return measure_model(self.model, self.split, vci=vci, **self.classes)
+        return measure_model(self.model, self.split, vci=vci, head=self.head, **self.classes)
 
 
 def subject(
@@ -171,11 +238,13 @@ def subject(
     split: str = "train",
     per_class: int | None = None,
     classes: Mapping[str, Any] | None = None,
+    head: str | None = None,
 ) -> Subject:
-    """Builds the untrained model that `convnet`, `mlp` or `module:function` gives for a data set.
+    """Builds the model that `convnet`, `mlp`, `timm:NAME`, `hf:ID` or `module:function` gives for a data set.
 
-    `build` builds the first two; `classes` says which are measured, as `absent=` of `measure_model`. Raises
-    `NetworkError`, `DatasetError`.
+    `build` builds the first two; `classes` says which are measured, as `absent=` of `measure_model`, and `head` names
+    the head. A model with its own weights sees images of bytes as it was trained to: in its size, and standardised by
+    its numbers. Raises `NetworkError`, `DatasetError`.
     """
     data = load_dataset(dataset, data_dir=data_dir, per_class=per_class)
     chosen = data.train if split == "train" else data.test
@@ -188,14 +257,34 @@ def subject(
             torch.manual_seed(0)  # the untrained model, and so its fingerprint, is the same each time
             return build(model, data.input_shape, data.num_classes)
 
-    conditions = {"model": model, "network": asdict(fingerprint_of(untrained, chosen.images_at(slice(16))))}
+    chosen = _as_it_expects(model, measured := untrained(), chosen)
+    conditions: dict[str, Any] = {"model": model, "head": head} if head else {"model": model}
+    conditions |= {"network": asdict(fingerprint_of(untrained, chosen.images_at(slice(16))))}
     conditions |= {"dataset": data.name, "split": split, "data_sha256": data.sha256}
     classes = dict(classes or {})
-    return Subject(untrained(), chosen, {**conditions, **classes, "definitions": DEFINITIONS_VERSION}, classes)
+    return Subject(measured, chosen, {**conditions, **classes, "definitions": DEFINITIONS_VERSION}, classes, head)
+
+
+def _as_it_expects(name: str, model: nn.Module, split: Split) -> Split:
+    """Returns the images as a model with its own weights expects them. Warns where they are standardised otherwise."""
+    if not has_own_weights(name):
+        return split
+    expected = preprocessing_of(name, model)
+    if expected is not None and isinstance(split, ByteSplit):
+        return split.scaled_by(expected.mean, expected.deviation)
+    reason = "nothing says how it expects them" if expected is None else "pixels are no whole bytes"
+    warnings.warn(
+        f"{name} is shown images that are standardised by the data, not as in its training, since {reason}",
+        CaptureWarning,
+        stacklevel=4,
+    )
+    return split
 
 
 #: The keys by which a line of a trajectory is found.
 _LINE = {"checkpoint": str, "sha256": str}
+#: Conditions that are in a line only where they are not the usual ones.
+_OPTIONAL = ("head", "absent", "min_per_class", "max_per_class")
 
 
 class Trajectory:
@@ -252,7 +341,7 @@ def _agrees(conditions: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
     """Whether a line has all these conditions; networks are compared up to rounding."""
     conditions, then = dict(conditions), line.get("network")
     now = conditions.pop("network", None)
-    if not conditions.items() <= line.items():
+    if not conditions.items() <= line.items() or any(name in line and name not in conditions for name in _OPTIONAL):
         return False
     if now is None or isinstance(then, str):  # earlier versions kept a hash of rounded outputs, which proves nothing
         return True
@@ -281,7 +370,10 @@ def replay(
 def _sha256(path: Path) -> str:
     """Returns the digest of a file; empty if it cannot be read, which `load_weights` then says."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
+        digests = []
+        for file in _weight_files(path):
+            with file.open("rb") as stream:
+                digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    except (OSError, CheckpointError):
         return ""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -34,7 +34,8 @@ class RunConfig:
     """Random changes of the training images at every step: shift moves them by up to an eighth of their size and fills
     the edge with zeros; shift_flip also mirrors them left to right half of the time."""
     network: str = "convnet"
-    """The network: convnet, mlp, or your own as module:function, which is called with (input_shape, num_classes)."""
+    """The network: convnet, mlp, timm:NAME such as timm:resnet18, torchvision:NAME, or your own as module:function,
+    which is called with (input_shape, num_classes)."""
     depth: int = 5
     """Number of layers of the mlp, the classifier included."""
     width: int = 512
