@@ -267,6 +267,9 @@ def test_wrong_folder_of_images(tmp_path, change, message):
 
 # --- Hugging Face ---
 
+IMAGES, LABELS = pixels(6, 4, 4), np.array([0, 1, 2, 0, 1, 2])
+HIDDEN = {"train": {}, "test": {"label": [-1] * 6}}
+
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
@@ -285,6 +288,7 @@ def hub(tmp_path, monkeypatch):
     whole = datasets.Dataset.from_dict(rows | {"id": list("x" * 12)}, datasets.Features(columns))
     datasets.DatasetDict(train=whole, test=whole.select(range(6))).save_to_disk(tmp_path / "saved")
     (tmp_path / "files").mkdir()
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).save_to_disk(tmp_path / "texts")
     whole.to_parquet(tmp_path / "files" / "train-0.parquet")
     whole.select(range(6)).to_parquet(tmp_path / "files" / "validation-0.parquet")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")
@@ -305,6 +309,8 @@ def test_streaming_ends_once_every_class_has_enough():
     from neurocollapse.datasets.hub import _rows
 
     class Split:
+        features = None
+
         def select_columns(self, names):
             yield from ({"image": i, "label": label} for i, label in enumerate([0, 0, 0, 1, 2, 1]))
             pytest.fail("it reads on")
@@ -312,9 +318,23 @@ def test_streaming_ends_once_every_class_has_enough():
     assert list(_rows(Split(), "image", "label", 3, per_class=1)) == [(0, 0), (3, 1), (4, 2)]
 
 
+def test_arrays_and_hidden_labels_of_hugging_face(tmp_path, hub):
+    import datasets
+
+    columns = datasets.Features({"x": datasets.Array2D((4, 4), "uint8"), "label": datasets.Value("int64")})
+    rows = {"x": list(IMAGES), "label": LABELS.tolist()}
+    parts = {name: datasets.Dataset.from_dict(rows | more, columns) for name, more in HIDDEN.items()}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "arrays")
+    with pytest.warns(UserWarning, match="the held-out split of .* has no labels, so it is left out"):
+        data = load_dataset(f"hf:{tmp_path}/arrays")
+    assert np.array_equal(data.train.pixels[:, 0], IMAGES)
+    assert data.test is None
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("texts", "the image is of no column (text, label); name the column, as in "),
         ("saved", "the label may be any of fine_label, coarse_label; name the column, as in "),
         (
             "saved,label=fine",
@@ -340,7 +360,6 @@ def test_what_an_extra_would_bring_is_said(monkeypatch, tmp_path):
 
 # --- A function ---
 
-IMAGES, LABELS = pixels(6, 4, 4), np.array([0, 1, 2, 0, 1, 2])
 PAIRS = TensorDataset(torch.from_numpy(IMAGES), torch.from_numpy(LABELS))
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .._errors import DatasetError, did_you_mean
 from .._files import in_one_line, path_of
 from .._imports import import_extra
@@ -14,6 +16,8 @@ from .stacking import stacked
 
 #: What may follow the ID: hf:ID,config=NAME,image=COLUMN,label=COLUMN,streaming.
 OPTIONS = ("config", "image", "label", "streaming")
+#: What the columns are called where several may be meant.
+USUAL = {"image": ("image", "img"), "label": ("label", "labels")}
 #: What the held-out split may be called.
 TESTS = ("test", "validation", "valid", "val")
 
@@ -29,8 +33,8 @@ def read_hub(name: str, per_class: int | None) -> Source:
     train = splits["train"] if "train" in splits else next(iter(splits.values()))
     held_out = next((splits[each] for each in TESTS if each in splits and splits[each] is not train), None)
     features = dict(train.features or {})
-    image = options.get("image") or _column(name, "image", _images(features), ("image", "img"))
-    label = options.get("label") or _column(name, "label", _labels(features), ("label", "labels"))
+    image = options.get("image") or _column(name, "image", _images(features), features)
+    label = options.get("label") or _column(name, "label", _labels(features), features)
     for column in (image, label):
         if features and column not in features:  # what is streamed may not know its columns
             raise DatasetError(
@@ -94,10 +98,10 @@ def _labels(features: Mapping[str, Any]) -> list[str]:
     return classes or [name for name, kind in features.items() if str(getattr(kind, "dtype", "")).startswith("int")]
 
 
-def _column(name: str, what: str, candidates: list[str], usual: tuple[str, ...]) -> str:
-    found = candidates if len(candidates) == 1 else [each for each in candidates if each in usual]
+def _column(name: str, what: str, candidates: list[str], features: Mapping[str, Any]) -> str:
+    found = candidates if len(candidates) == 1 else [each for each in candidates if each in USUAL[what]]
     if len(found) != 1:
-        among = f"may be any of {', '.join(candidates)}" if candidates else "is in no column"
+        among = f"may be any of {', '.join(candidates)}" if candidates else f"is of no column ({', '.join(features)})"
         raise DatasetError(f"{name}: the {what} {among}; name the column, as in {name},{what}=COLUMN")
     return found[0]
 
@@ -111,9 +115,11 @@ def _rows(
 ) -> Iterator[tuple[Any, Any]]:
     """Yields the samples with their labels: of each class the first `per_class`, until all classes have so many."""
     counts: Counter[Any] = Counter()
+    kind = (split.features or {}).get(image)
+    has_bytes = getattr(kind, "dtype", None) == "uint8"  # of an array, which comes as a list of integers
     for row in split.select_columns([image, label]):
         counts[row[label]] += 1
         if per_class is None or counts[row[label]] <= per_class:
-            yield row[image], row[label]
+            yield (np.asarray(row[image], np.uint8) if has_bytes else row[image]), row[label]
         if per_class is not None and classes and len(counts) == classes and min(counts.values()) >= per_class:
             return
