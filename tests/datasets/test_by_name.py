@@ -105,7 +105,7 @@ def test_data_set_is_downloaded_once_and_read(tmp_path, monkeypatch, server, cac
     (tmp_path / "data").mkdir()
     folder = tmp_path / "data" if given_folder else None
     data = load_dataset(name, data_dir=folder)
-    again = load_dataset(name, data_dir=folder)
+    again = load_dataset(name, data_dir=folder and str(folder))
     assert "100%" in capfd.readouterr().err
     publication = PUBLICATIONS[name]
     assert files_under(folder or cache) == sorted(f"{publication.folder}/{file}" for file in publication.downloads)

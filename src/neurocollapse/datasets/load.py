@@ -23,7 +23,7 @@ from .selection import Selection, select
 def load_dataset(
     name: str | Path,
     *,
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     per_class: int | None = None,
     imbalance: str = "none",
     imbalance_ratio: float = 10.0,
