@@ -34,7 +34,7 @@ def _data_name(dataset: str) -> str:
     base = os.path.basename(os.path.abspath(dataset))
     if dataset.lower().endswith(".npz"):
         return os.path.splitext(base)[0]
-    return _plain(dataset) if ":" in dataset else base
+    return (_plain(dataset) if ":" in dataset else base)[-60:]  # a file system's names end at 255 bytes
 
 
 def _plain(name: str) -> str:
