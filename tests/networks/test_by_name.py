@@ -265,6 +265,16 @@ def test_checkpoint_of_lightning_loads(tmp_path):
     assert torch.equal(model[2].weight, module.net[2].weight)
 
 
+def test_model_that_does_not_take_the_images_is_said(monkeypatch, pictures):
+    module = type(sys)("model_of_mine")
+    module.build = lambda shape, classes: nn.Linear(7, classes)
+    monkeypatch.setitem(sys.modules, "model_of_mine", module)
+    with pytest.raises(
+        NetworkError, match=r"model_of_mine:build raised RuntimeError: mat1 .* shape \(16, 3, 32, 32\); name"
+    ):
+        subject("model_of_mine:build", pictures)
+
+
 # --- Two heads ---
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._errors import CaptureWarning, CheckpointError
+from .._errors import CaptureWarning, CheckpointError, NetworkError, NeurocollapseError
 from .._files import in_one_line, json_lines, write_json_lines
 from .._schema import typed, typed_line
 from ..datasets import ByteSplit, Split, load_dataset
@@ -65,7 +65,16 @@ def subject(
 
     chosen = _as_it_expects(model, measured := untrained(), chosen)
     conditions: dict[str, Any] = {"model": model, "head": head} if head else {"model": model}
-    conditions |= {"network": asdict(fingerprint_of(untrained, chosen.images_at(slice(16))))}
+    images = chosen.images_at(slice(16))
+    try:
+        conditions |= {"network": asdict(fingerprint_of(untrained, images))}
+    except NeurocollapseError:
+        raise
+    except Exception as error:  # the model's own code
+        raise NetworkError(
+            f"{model} raised {type(error).__name__}: {in_one_line(error)} on images of shape {tuple(images.shape)}; "
+            f"name a model that takes them, or other data"
+        ) from error
     conditions |= {"dataset": data.name, "split": split, "data_sha256": data.sha256}
     classes = dict(classes or {})
     return Subject(measured, chosen, {**conditions, **classes, "definitions": DEFINITIONS_VERSION}, classes, head)
