@@ -8,7 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests import checking
+from tests import checking, operators
+
+operators.stand_in()  # before anything imports torchvision
 
 # Before any test module imports the package.
 checking.install("neurocollapse")

@@ -17,6 +17,7 @@ FLOORS = [
     "_files",
     "_html",
     "_progress",
+    "_imports",
     "geometry",
     "statistics",
     "metrics",

@@ -541,7 +541,8 @@ UNMEASURED = [
     ),
     (
         ["--model", "mpl", "--dataset", "gaussian"],
-        "there is no network 'mpl'; choose convnet, mlp, or your own as module:function (did you mean 'mlp'?)",
+        "there is no network 'mpl'; choose convnet, mlp, timm:NAME[,pretrained], torchvision:NAME[,pretrained], hf:ID, "
+        "or your own as module:function (did you mean 'mlp'?)",
     ),
     (["--model", "mlp"], "--model needs --dataset"),
     (["--model", "resnet", "--dataset", "gaussian"], "there is no network 'resnet'"),

@@ -1,20 +1,14 @@
 """Data sets: what is read, from where, and that nothing wrong is read without a word."""
 
-import contextlib
 import gzip
-import hashlib
-import http.server
 import io
 import os
 import re
-import socket
 import struct
-import tarfile
 import threading
 import time
 import warnings
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +19,7 @@ from hypothesis import strategies as st
 
 from neurocollapse import DatasetError
 from neurocollapse.datasets import (
+    PUBLICATIONS,
     Dataset,
     dataset,
     digits,
@@ -38,42 +33,9 @@ from neurocollapse.datasets.dataset import BLOCK, Samples, Source, Standardisati
 from neurocollapse.datasets.published import Content
 from neurocollapse.datasets.selection import Selection, select
 from neurocollapse.geometry import simplex_etf
+from tests.datasets.publishing import archive_of, error_of, files_under, free_port, idx, know, use
 
 REAL_DATA = os.environ.get("NEUROCOLLAPSE_TEST_DATA")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache folder of the test's own, not there yet; and no way out to the network."""
-    monkeypatch.setenv("NEUROCOLLAPSE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name in ("MNIST", "CIFAR10"):
-        use(monkeypatch, name, mirrors=(f"http://127.0.0.1:{free_port()}/",))
-    return tmp_path / "cache"
-
-
-def use(monkeypatch, name, **changes):
-    """Put another table of published files in place, wherever it is used."""
-    publication = replace(getattr(published, name), **changes)
-    for module in (published, formats):
-        monkeypatch.setattr(module, name, publication)
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def error_of(call, *args, **kwargs) -> str:
-    """The message of the DatasetError that the call must raise; always one line."""
-    with pytest.raises(DatasetError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert message
-    assert "\n" not in message
-    return message
 
 
 def assemble(source: Source, per_class: int | None = None, **selection) -> Dataset:
@@ -92,8 +54,10 @@ def loaded(*args, **kwargs) -> Dataset:
 def test_unknown_name_lists_the_choices_and_the_nearest():
     message = error_of(load_dataset, "minst")
     assert message == (
-        "unknown data set 'minst'; did you mean 'mnist'? "
-        "the choices are mnist5k, mnist, cifar10, gaussian, or a path ending in .npz"
+        "unknown data set 'minst'; did you mean 'mnist'? the choices are mnist5k, mnist, fashion_mnist, kmnist, "
+        "emnist, emnist_balanced, emnist_byclass, emnist_bymerge, emnist_letters, emnist_digits, emnist_mnist, "
+        "cifar10, cifar100, svhn, gaussian, or a path ending in .npz, a folder of images, hf:ID of Hugging Face, or "
+        "module:function"
     )
     assert "did you mean 'cifar10'?" in error_of(load_dataset, "CIFAR-10")
     assert "did you mean" not in error_of(load_dataset, "imagenet")
@@ -363,11 +327,6 @@ def test_interrupted_write_leaves_nothing(parsed, cache, monkeypatch):
 # --- MNIST's idx files ---
 
 
-def idx(array: np.ndarray) -> bytes:
-    """Magic 0x000008 and the number of axes, big-endian lengths, bytes."""
-    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
-
-
 def tiny_mnist() -> dict[str, bytes]:
     generator = np.random.default_rng(3)
     return {
@@ -418,18 +377,8 @@ def test_other_content_is_used_with_a_warning_and_a_note(tmp_path):
     assert str(tmp_path) not in note
 
 
-def know(monkeypatch, name, contents: dict[str, bytes], downloads: dict[str, bytes] | None = None):
-    """Declare these to be the published files."""
-
-    def sha256(data):
-        return hashlib.sha256(data).hexdigest()
-
-    table = {file: (len(data), sha256(data)) for file, data in (downloads or {}).items()}
-    use(monkeypatch, name, contents={file: sha256(data) for file, data in contents.items()}, downloads=table)
-
-
 def test_published_content_is_used_without_a_word(tmp_path, monkeypatch):
-    know(monkeypatch, "MNIST", tiny_mnist())
+    know(monkeypatch, "mnist", tiny_mnist())
     write(tmp_path, tiny_mnist())
     assert load_dataset("mnist", data_dir=tmp_path).notes == ()
 
@@ -526,19 +475,6 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(formats, "RECORDS", 20)
 
 
-def archive_of(files: dict[str, bytes], folder: str = "cifar-10-batches-bin/") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
-        directory = tarfile.TarInfo(folder)
-        directory.type = tarfile.DIRTYPE
-        archive.addfile(directory)
-        for name, content in files.items():
-            member = tarfile.TarInfo(folder + name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 PARENTS = ["", "cifar10/", "CIFAR10/", "cifar-10/"]
 
 
@@ -570,14 +506,14 @@ def test_cifar10_is_found_in_the_usual_folders(tmp_path, parent, form):
     ],
 )
 def test_published_file_under_another_name_is_an_error(tmp_path, monkeypatch, name, files, place, other, suffix):
-    know(monkeypatch, name.upper(), files)
+    know(monkeypatch, name, files)
     write(tmp_path, files | {place: files[other]}, compress=bool(suffix))
     message = error_of(load_dataset, name, data_dir=tmp_path)
     assert message.endswith(f"{place}{suffix} is the published {other} under another name; rename it back")
 
 
 def test_canonical_batch_has_ten_thousand_records():
-    samples = formats.cifar10_samples(Content("batch", batch(0, records=10_000)))
+    samples = formats.cifar_samples(Content("batch", batch(0, records=10_000)), PUBLICATIONS["cifar10"])
     assert samples.images.shape == (10_000, 3, 32, 32)
     assert np.bincount(samples.labels).tolist() == [1000] * 10
 
@@ -640,63 +576,14 @@ def test_pickled_cifar10_is_not_read(tmp_path, parent, pickled):
 # --- Downloads, from a server on loopback ---
 
 
-class Server:
-    """Serves `files` by name; `short` cuts the body short of the announced length, and a `fault` has no end."""
-
-    def __init__(self):
-        self.files: dict[str, bytes] = {}
-        self.short, self.fault = False, ""
-        self.requests: list[str] = []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                name = self.path.rsplit("/", 1)[-1]
-                outer.requests.append(name)
-                if name not in outer.files:
-                    self.send_error(404)
-                    return
-                body = outer.files[name]
-                self.send_response(200)
-                if not outer.fault:
-                    self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                with contextlib.suppress(OSError):  # until the client has had enough
-                    while outer.fault:
-                        self.wfile.write(body if outer.fault == "long" else b"x")
-                        time.sleep(0.01)
-                self.wfile.write(body[: len(body) // 2] if outer.short else body)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_address[1]}/"
-
-
-@pytest.fixture
-def server():
-    serving = Server()
-    thread = threading.Thread(target=serving.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield serving
-    serving.server.shutdown()
-    serving.server.server_close()
-    thread.join()
-
-
 @pytest.fixture
 def published_mnist(monkeypatch, server):
     """Small files that pass for the published ones, on the server."""
     contents = tiny_mnist()
     server.files = {f"{name}.gz": gzip.compress(content, 1, mtime=0) for name, content in contents.items()}
-    know(monkeypatch, "MNIST", contents, server.files)
-    use(monkeypatch, "MNIST", mirrors=(server.address,))
+    know(monkeypatch, "mnist", contents, server.files)
+    use(monkeypatch, "mnist", mirrors=(server.address,))
     return contents
-
-
-def files_under(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("given_folder", [True, False])
@@ -730,7 +617,7 @@ def test_interrupted_download_goes_on_with_the_missing_files(tmp_path, server, p
 
 
 def test_second_mirror_is_tried(monkeypatch, server, published_mnist):
-    use(monkeypatch, "MNIST", mirrors=(f"http://127.0.0.1:{free_port()}/", server.address))
+    use(monkeypatch, "mnist", mirrors=(f"http://127.0.0.1:{free_port()}/", server.address))
     assert load_dataset("mnist").class_counts == (4,) * 10
 
 
@@ -738,8 +625,8 @@ def test_second_mirror_is_tried(monkeypatch, server, published_mnist):
 @pytest.mark.parametrize("given_folder", [True, False])
 def test_cifar10_is_downloaded_as_an_archive(tmp_path, monkeypatch, server, cache, given_folder):
     server.files = {"cifar-10-binary.tar.gz": archive_of(tiny_cifar10())}
-    know(monkeypatch, "CIFAR10", tiny_cifar10(), server.files)
-    use(monkeypatch, "CIFAR10", mirrors=(server.address,))
+    know(monkeypatch, "cifar10", tiny_cifar10(), server.files)
+    use(monkeypatch, "cifar10", mirrors=(server.address,))
     (tmp_path / "data").mkdir()
     for _ in range(2):
         data = load_dataset("cifar10", data_dir=tmp_path / "data" if given_folder else None)
@@ -763,7 +650,7 @@ def test_failed_download(tmp_path, monkeypatch, server, published_mnist, cache, 
     name = "train-images-idx3-ubyte.gz"
     server.short = failure == "truncated"
     if failure == "refused":
-        use(monkeypatch, "MNIST", mirrors=(f"http://127.0.0.1:{free_port()}/",))
+        use(monkeypatch, "mnist", mirrors=(f"http://127.0.0.1:{free_port()}/",))
     elif failure == "missing":
         server.files = {}
     elif failure == "other content":
@@ -795,7 +682,7 @@ def test_download_without_end_ends(monkeypatch, server, published_mnist, cache, 
 def test_all_mirrors_that_failed_are_named(monkeypatch, server, published_mnist):
     refusing = f"http://127.0.0.1:{free_port()}/"
     server.files = {}
-    use(monkeypatch, "MNIST", mirrors=(refusing, server.address))
+    use(monkeypatch, "mnist", mirrors=(refusing, server.address))
     message = error_of(load_dataset, "mnist")
     assert f"from {refusing} (ConnectionError), nor from {server.address} (HTTP status 404);" in message
 
@@ -1052,7 +939,7 @@ def test_gaussian_keeps_its_known_covariances():
 
 @pytest.mark.skipif(REAL_DATA is None, reason="NEUROCOLLAPSE_TEST_DATA names no folder of published data")
 def test_published_mnist(server, monkeypatch):
-    if not published._mnist_paths(Path(REAL_DATA) / "mnist"):
+    if not published._present(Path(REAL_DATA) / "mnist", PUBLICATIONS["mnist"]):
         pytest.skip("no MNIST there")
     data = load_dataset("mnist", data_dir=Path(REAL_DATA))
     (note,) = data.notes  # on balance only: the checksums are the published ones
@@ -1060,9 +947,12 @@ def test_published_mnist(server, monkeypatch):
     assert len(data.test.labels) == 10_000
     assert load_dataset("mnist", data_dir=Path(REAL_DATA), per_class=100).notes == ()
     # The digests of the downloads too, and the way through the network.
-    server.files = {path.name: path.read_bytes() for path in published._mnist_paths(Path(REAL_DATA) / "mnist").values()}
-    assert all(len(server.files[name]) == size for name, (size, _) in published.MNIST.downloads.items())
-    use(monkeypatch, "MNIST", mirrors=(server.address,))
+    server.files = {
+        path.name: path.read_bytes()
+        for path in published._present(Path(REAL_DATA) / "mnist", PUBLICATIONS["mnist"]).values()
+    }
+    assert all(len(server.files[name]) == size for name, (size, _) in PUBLICATIONS["mnist"].downloads.items())
+    use(monkeypatch, "mnist", mirrors=(server.address,))
     assert load_dataset("mnist").sha256 == data.sha256
 
 

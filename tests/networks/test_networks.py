@@ -367,7 +367,10 @@ def test_a_users_network_is_called_with_shape_and_classes_or_without(users_modul
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("convnt", "there is no network 'convnt'; choose convnet, mlp, or your own as module:function"),
+        (
+            "convnt",
+            r"no network 'convnt'; choose convnet, mlp, timm:NAME\[,pretrained\], .* your own as module:function",
+        ),
         ("no_such_module:build", "cannot import 'no_such_module'.*No module named 'no_such_module'.*run from its"),
         ("bad_syntax:build", r"cannot import 'bad_syntax'.*SyntaxError"),
         ("raises_on_import:build", r"cannot import 'raises_on_import'.*ZeroDivisionError: division by zero"),

@@ -129,6 +129,24 @@ def test_an_id_is_one_folder_name():
     assert run_id(config, FEW).startswith("my data-package.module.function-wd0.0005-seed0-")
 
 
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("hf:ylecun/mnist,streaming", "hf.ylecun.mnist.streaming-"),
+        ("my.module:load", "my.module.load-"),
+        ("/some/where/pictures-1.5/", "pictures-1.5-"),
+        (f"hf:/{'long' * 99}", f"{'long' * 15}-"),
+        ("cifar100", "cifar100-"),
+    ],
+)
+def test_data_of_all_kinds_give_one_folder_name_and_count_by_content(dataset, name):
+    config = dataclasses.replace(SMALL, dataset=dataset)
+    assert run_id(config, FEW).startswith(f"{name}mlp-wd")
+    assert Path(run_id(config, FEW)).name == run_id(config, FEW)
+    other = dataclasses.replace(FEW, sha256="0" * 64)
+    assert (run_id(config, other) == run_id(config, FEW)) == (dataset == "cifar100")
+
+
 # Atomic files and strict JSON
 
 #: The keys that every record and every line of timings has.

@@ -34,6 +34,7 @@ def measure(
     model: str | None = None,
     checkpoint: tuple[str, ...] = (),
     dataset: str | None = None,
+    head: str | None = None,
     data_dir: Path | None = None,
     split: Literal["train", "test"] = "train",
     per_class: int | None = None,
@@ -56,13 +57,17 @@ def measure(
         parts: The parts of the convnet or mlp that --model names.
         file: An .npz or .safetensors file with features (samples, features), labels (samples,) and, optionally,
             weight (classes, features) and bias (classes,), and ood (others, features), samples of no class.
-        model: A model instead of a file: convnet, mlp, or module:function, which is called as function(input_shape,
-            num_classes) or without arguments.
-        checkpoint: The weights to load into the model, a .safetensors file or a state_dict that torch.save wrote;
-            several files, or a pattern such as epoch_*.safetensors, for a trajectory. Without it the model is measured
-            untrained.
-        dataset: The data on which the model is measured: mnist5k, mnist, cifar10, gaussian, or an .npz file.
-        data_dir: The folder that holds mnist or cifar10, or that they are downloaded to.
+        model: A model instead of a file: convnet, mlp, timm:NAME[,pretrained], torchvision:NAME[,pretrained], hf:ID of
+            Hugging Face, or module:function, which is called as function(input_shape, num_classes) or without
+            arguments.
+        checkpoint: The weights to load into the model: a .safetensors file, a state_dict that torch.save wrote, a .ckpt
+            of Lightning or a folder of Hugging Face; several, or a pattern such as epoch_*.safetensors, for a
+            trajectory. Without it the model is measured as it is built.
+        head: The name of the layer that is the classifier head, where a model has several.
+        dataset: The data on which the model is measured: mnist5k, mnist, fashion_mnist, kmnist, emnist (or
+            emnist_balanced, emnist_byclass, emnist_bymerge, emnist_letters, emnist_digits, emnist_mnist), cifar10,
+            cifar100, svhn, gaussian, an .npz file, a folder of images, hf:ID of Hugging Face, or module:function.
+        data_dir: The folder that holds the published files, or that they are downloaded to.
         split: The split to measure, train or test; test is measured with its own class means.
         per_class: Use only this many training samples of each class.
         out: The file for a trajectory, with a line per checkpoint; checkpoints in it are not measured again.
@@ -84,7 +89,13 @@ def measure(
             raise InputError(
                 "--checkpoint, --dataset and a network's parts go with --model, not with a file of features"
             )
-        of_a_model = {"data_dir": data_dir, "split": split != "train", "per_class": per_class, "out": out != TRAJECTORY}
+        of_a_model = {
+            "head": head,
+            "data_dir": data_dir,
+            "split": split != "train",
+            "per_class": per_class,
+            "out": out != TRAJECTORY,
+        }
         refuse("a file of features is measured as it is", **of_a_model)
         assert file is not None
         return _print_measurement(_measured_file(file, num_classes, vci, classes), None, explain, json)
@@ -104,6 +115,7 @@ def measure(
         split=split,
         per_class=per_class,
         classes=classes,
+        head=head,
     )
     checkpoints = find_checkpoints(*checkpoint)
     if len(checkpoints) == 1 and (explain or vci is not None):

@@ -36,7 +36,7 @@ def verify(
 
     Args:
         run: The folder of a finished run, or of several.
-        data_dir: The folder that holds mnist or cifar10.
+        data_dir: The folder that holds the published files of the data set.
         device: The device that computes the gradients: cpu, cuda, or cuda:1.
         refine: For a single run: first descend this many iterations of L-BFGS, on all data in float64, towards a
             critical point, where the theory applies. It stops sooner if it reaches one or can get no further. The point

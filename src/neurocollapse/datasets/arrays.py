@@ -1,6 +1,6 @@
-"""Reads the user's own data from an .npz file of plain arrays."""
+"""Checks the user's own arrays of samples and labels, and reads them from an .npz file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +15,36 @@ from .dataset import Samples, Source
 # would overflow, and larger labels are not exact in float64; NaN and infinity are below neither.
 LARGEST_PIXEL, LARGEST_LABEL = np.float64(1e150), np.float64(2**53)
 
+#: The names of a data set's arrays; the last two may be absent.
+ARRAYS = ("images", "labels", "test_images", "test_labels")
+
 
 def read_user_file(path: Path) -> Source:
     """Reads an .npz file with `images` and `labels` and, optionally, `test_images` and `test_labels`."""
-    arrays = read_arrays(path, ["images", "labels"], ["test_images", "test_labels"])
-    train = _samples(path, arrays, "")
+    return source_of(path.name, path, read_arrays(path, ARRAYS[:2], ARRAYS[2:]))
+
+
+def source_of(name: str, origin: Path | str, arrays: Mapping[str, NDArray[Any]]) -> Source:
+    """Returns the data set of these arrays; messages name `origin`. Raises `DatasetError`."""
+    train = _samples(origin, arrays, "")
     num_classes = int(train.labels.max()) + 1
     if "test_images" not in arrays and "test_labels" not in arrays:
-        return Source(path.name, train, None, num_classes)
+        return Source(name, train, None, num_classes)
     if "test_images" not in arrays or "test_labels" not in arrays:
         there, absent = sorted(["test_images", "test_labels"], key=lambda key: key not in arrays)
-        raise DatasetError(f"{path} has {there} but no {absent}; add {absent}, or leave both out")
-    test = _samples(path, arrays, "test_")
+        raise DatasetError(f"{origin} has {there} but no {absent}; add {absent}, or leave both out")
+    test = _samples(origin, arrays, "test_")
     if test.images.shape[1:] != train.images.shape[1:]:
         raise DatasetError(
-            f"{path}: test_images are of shape {arrays['test_images'].shape} and images of {arrays['images'].shape}; "
+            f"{origin}: test_images are of shape {arrays['test_images'].shape} and images of {arrays['images'].shape}; "
             "apart from the first axis, the number of samples, they must agree"
         )
     if test.labels.max() >= num_classes:
         raise DatasetError(
-            f"{path}: test_labels[{test.labels.argmax()}] is {test.labels.max()}, but the training classes are "
+            f"{origin}: test_labels[{test.labels.argmax()}] is {test.labels.max()}, but the training classes are "
             f"0 to {num_classes - 1}; drop such test samples, or train on that class"
         )
-    return Source(path.name, train, test, num_classes)
+    return Source(name, train, test, num_classes)
 
 
 def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
@@ -51,7 +58,7 @@ def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = (
     return arrays
 
 
-def _samples(path: Path, arrays: dict[str, NDArray[Any]], prefix: str) -> Samples:
+def _samples(path: Path | str, arrays: Mapping[str, NDArray[Any]], prefix: str) -> Samples:
     images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
     if labels.ndim != 1 or images.ndim not in (2, 3, 4) or len(images) != len(labels) or 0 in images.shape:
         raise DatasetError(
@@ -66,7 +73,7 @@ def _samples(path: Path, arrays: dict[str, NDArray[Any]], prefix: str) -> Sample
     return Samples(_channels_first(images), labels.astype(np.int64))
 
 
-def _check(path: Path, name: str, array: NDArray[Any], good: NDArray[np.bool_], remedy: str) -> None:
+def _check(path: Path | str, name: str, array: NDArray[Any], good: NDArray[np.bool_], remedy: str) -> None:
     if not good.all():
         index = tuple(np.argwhere(~good)[0].tolist())
         raise DatasetError(f"{path}: {name}[{', '.join(map(str, index))}] is {array[index]}; {remedy}")

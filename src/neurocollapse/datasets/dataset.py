@@ -1,13 +1,14 @@
 """The type `Dataset`, and how it is made from arrays as they were read."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,7 +30,82 @@ class Split(Brief):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Returns a sample and its label, so that a split is a data set for `torch.utils.data.DataLoader`."""
-        return self.images[index], self.labels[index]
+        return self.images_at(index), self.labels[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Returns several samples and their labels at once, as a `DataLoader` asks for a batch."""
+        places = torch.as_tensor(indices)
+        return list(zip(self.images_at(places), self.labels[places], strict=True))
+
+    @property
+    def stored(self) -> Tensor:
+        """The samples as they are in memory, (samples, ...): for their shape, their device and their size."""
+        return self.images
+
+    def images_at(self, places: int | slice | Tensor) -> Tensor:
+        """Returns the standardised images at these places, float32."""
+        return self.images[places]
+
+    def taken(self, places: slice | Tensor) -> Self:
+        """Returns the split of the samples at these places."""
+        return type(self)(self.images[places], self.labels[places])
+
+    def to(self, device: torch.device | str) -> Self:
+        """Copies the split to a device."""
+        return type(self)(self.images.to(device), self.labels.to(device))
+
+
+class ByteSplit(Split):
+    """A split whose `pixels` stay bytes in memory, a quarter of its images, and are standardised when they are needed.
+
+    `images` are all of them at once. They are kept once somebody has asked for them; `images_at` keeps nothing.
+    """
+
+    pixels: UInt8[Tensor, "samples *shape"]
+    mean: Float64[Tensor, "..."]
+    deviation: Float64[Tensor, "..."]
+
+    def __init__(
+        self,
+        pixels: UInt8[Tensor, "samples *shape"],
+        labels: Int64[Tensor, " samples"],
+        mean: Float64[Tensor, "..."],
+        deviation: Float64[Tensor, "..."],
+    ):
+        vars(self).update(pixels=pixels, labels=labels, mean=mean, deviation=deviation)  # as the base is frozen
+
+    def __repr__(self) -> str:
+        return f"Split(images=bytes{tuple(self.pixels.shape)}, labels=Tensor{tuple(self.labels.shape)})"
+
+    @cached_property
+    def images(self) -> Float32[Tensor, "samples *shape"]:
+        return torch.cat([self.images_at(slice(i, i + BLOCK)) for i in range(0, len(self), BLOCK)])
+
+    @property
+    def stored(self) -> Tensor:
+        return self.pixels
+
+    def images_at(self, places: int | slice | Tensor) -> Tensor:
+        return standardised(self.pixels[places], self.mean, self.deviation)
+
+    def taken(self, places: slice | Tensor) -> Self:
+        return type(self)(self.pixels[places], self.labels[places], self.mean, self.deviation)
+
+    def scaled_by(self, mean: Sequence[float], deviation: Sequence[float]) -> Self:
+        """Returns the split standardised by these numbers for pixels from 0 to 1; grey images get as many channels."""
+        shape = (len(self), len(mean), *self.pixels.shape[2:])
+        scale = (255 * torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (mean, deviation))
+        return type(self)(self.pixels.expand(shape), self.labels, *scale)
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(*(part.to(device) for part in (self.pixels, self.labels, self.mean, self.deviation)))
+
+
+def standardised(
+    images: Tensor, mean: Float64[Tensor, "..."], deviation: Float64[Tensor, "..."]
+) -> Float32[Tensor, "..."]:
+    """Returns (x − mean) / deviation, computed in float64."""
+    return images.double().sub_(mean).div_(deviation).float()  # in place, which takes half the time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,7 +127,7 @@ class Dataset(Brief):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample: (channels, height, width), or (features,)."""
-        return tuple(self.train.images.shape[1:])
+        return tuple(self.train.stored.shape[1:])
 
     @property
     def class_counts(self) -> tuple[int, ...]:
@@ -77,13 +153,16 @@ class Source(NamedTuple):
 
 
 def assemble(source: Source) -> Dataset:
-    """Makes a `Dataset` from a source that `select` returned, standardised by its training samples."""
+    """Makes a `Dataset` from a source that `select` returned, standardised by its training samples.
+
+    Bytes stay bytes until they are needed.
+    """
     name, train, test, num_classes, notes = source
     standardise = Standardisation(train.images)
     return Dataset(
         name=name,
-        train=Split(standardise(train.images), torch.from_numpy(train.labels)),
-        test=test and Split(standardise(test.images), torch.from_numpy(test.labels)),
+        train=standardise.split(train),
+        test=test and standardise.split(test),
         num_classes=num_classes,
         sha256=digest(*train, *(test or ())),
         notes=notes,
@@ -107,10 +186,19 @@ class Standardisation:
         self.deviation[constant] = 1
 
     def __call__(self, images: NDArray[Any]) -> Float32[Tensor, "..."]:
-        standardised = torch.empty(images.shape, dtype=torch.float32)
-        for target, block in zip(standardised.split(BLOCK), _blocks(images), strict=True):
+        whole = torch.empty(images.shape, dtype=torch.float32)
+        for target, block in zip(whole.split(BLOCK), _blocks(images), strict=True):
             target.copy_(torch.from_numpy((block - self.mean) / self.deviation))
-        return standardised
+        return whole
+
+    def split(self, samples: Samples) -> Split:
+        """Returns the samples as a split, which is of bytes if they are."""
+        labels = torch.from_numpy(samples.labels)
+        if samples.images.dtype != np.uint8:
+            return Split(self(samples.images), labels)
+        scale = (torch.from_numpy(part[0]) for part in (self.mean, self.deviation))
+        pixels = torch.from_numpy(np.require(samples.images, requirements=["C", "W"]))
+        return ByteSplit(pixels, labels, *scale)
 
 
 def digest(*arrays: NDArray[Any]) -> str:

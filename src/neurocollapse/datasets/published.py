@@ -1,4 +1,4 @@
-"""Finds the published files of MNIST and CIFAR-10 on disk or downloads them, and identifies them by checksum."""
+"""Finds the published files of a data set on disk or downloads them, and identifies them by checksum."""
 
 import errno
 import gzip
@@ -8,98 +8,33 @@ import math
 import os
 import tarfile
 import warnings
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._errors import DatasetError
 from .._files import in_one_line, irregular, path_of
 from .downloading import Download
+from .publications import PUBLICATIONS, Publication
 
 with warnings.catch_warnings(action="ignore"):  # tqdm's, in a notebook without widgets, where its plain bar is enough
     import pooch
 
 
-@dataclass(frozen=True)
-class Publication:
-    """The published files of one data set, with their addresses and checksums."""
-
-    mirrors: tuple[str, ...]  # address = mirror + file name; tried in turn
-    downloads: dict[str, tuple[int, str]]  # file name: size in bytes, SHA-256
-    contents: dict[str, str]  # name of a file once unpacked: SHA-256
-    folders: tuple[str, ...]  # under the user's data folder, where various tools put them
-
-
-MNIST = Publication(
-    mirrors=(
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    ),
-    downloads={
-        "train-images-idx3-ubyte.gz": (
-            9_912_422,
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        ),
-        "train-labels-idx1-ubyte.gz": (
-            28_881,
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        ),
-        "t10k-images-idx3-ubyte.gz": (
-            1_648_877,
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        ),
-        "t10k-labels-idx1-ubyte.gz": (
-            4_542,
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-        ),
-    },
-    contents={
-        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    },
-    folders=("", "mnist", "MNIST/raw", "mnist/MNIST/raw", "MNIST", "raw"),
-)
-
-CIFAR10 = Publication(
-    mirrors=("https://www.cs.toronto.edu/~kriz/",),
-    downloads={
-        "cifar-10-binary.tar.gz": (
-            170_052_171,
-            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        )
-    },
-    contents={
-        "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
-        "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
-        "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
-        "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
-        "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
-        "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
-    },
-    folders=tuple(
-        f"{parent}{child}"
-        for parent in ("", "cifar10/", "CIFAR10/", "cifar-10/")
-        for child in ("", "cifar-10-batches-bin")
-    ),
-)
-CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
-CIFAR10_PICKLED = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
-
-
-#: No published file unpacks to more bytes: CIFAR-10's archive, the largest, has 184 million.
-_LARGEST = 2**28
+#: No published file unpacks to more bytes: EMNIST's byclass, the largest, has 547 million.
+_LARGEST = 2**30
 
 #: The bytes of an idx file's header with three axes.
 _IDX_HEADER = 16
 
 
 class Content(NamedTuple):
-    """The unpacked bytes of a file, and the place they came from."""
+    """The unpacked bytes of a file, the place they came from, and the SHA-256 of the packed file that held them."""
 
     origin: str
     data: bytes
+    packed: str = ""
 
 
 def cache_folder() -> Path:
@@ -107,62 +42,72 @@ def cache_folder() -> Path:
     return path_of(os.environ.get("NEUROCOLLAPSE_CACHE") or pooch.os_cache("neurocollapse"))
 
 
-def find_mnist(data_dir: Path | None) -> dict[str, Content]:
-    """Returns the four files by name, compressed or not; those not under `data_dir` are downloaded beside the rest."""
-    folder = cache_folder() / "mnist"
-    paths: dict[str, Path] = {}
+def find(publication: Publication, data_dir: Path | None) -> dict[str, Content]:
+    """Returns the files by name, packed or not; those not under `data_dir` are downloaded, into the cache without it.
+
+    Of a publication in one archive, all files come from one place: their folder, or the archive.
+    """
+    folder, paths = (data_dir or cache_folder()) / publication.folder, dict[str, Path]()
     if data_dir is not None:
-        candidates = [(data_dir / name, _mnist_paths(data_dir / name)) for name in MNIST.folders]
-        folder, paths = max(candidates, key=lambda candidate: len(candidate[1]))
-        if not paths:
-            folder = data_dir / "mnist"
-    for name in MNIST.contents:
+        folders = [data_dir / name for name in publication.folders]
+        best, paths = max(((each, _present(each, publication)) for each in folders), key=lambda found: len(found[1]))
+        folder = best if paths else folder
+        if publication.archive and len(paths) < len(publication.contents):
+            archives = [each / publication.archive for each in folders if (each / publication.archive).is_file()]
+            if archives:
+                return _unpack(archives[0], publication)
+            _refuse(publication, folders, paths)
+    if publication.archive and not paths:
+        return _unpack(download(publication, publication.archive, folder), publication)
+    for name in publication.contents:
         if name not in paths:
-            paths[name] = download(MNIST, f"{name}.gz", folder)
-    return {name: Content(str(path), _read_idx(path)) for name, path in paths.items()}
+            paths[name] = download(publication, name if name in publication.downloads else f"{name}.gz", folder)
+    return {name: _content(paths[name]) for name in publication.contents}
 
 
-def find_cifar10(data_dir: Path | None) -> dict[str, Content]:
-    """Returns the six binary batches by name, from their folder or from the published archive."""
-    if data_dir is None:
-        return _unpack(download(CIFAR10, CIFAR10_ARCHIVE, cache_folder() / "cifar10"))
-    folders = [data_dir / name for name in CIFAR10.folders]
-    batches = max(
-        ([folder / name for name in CIFAR10.contents if (folder / name).is_file()] for folder in folders), key=len
-    )
-    if len(batches) == len(CIFAR10.contents):
-        return {path.name: Content(str(path), _read(path)) for path in batches}
-    archives = [folder / CIFAR10_ARCHIVE for folder in folders if (folder / CIFAR10_ARCHIVE).is_file()]
-    if archives:
-        return _unpack(archives[0])
-    if batches:
-        absent = sorted(CIFAR10.contents.keys() - {path.name for path in batches})
-        raise DatasetError(f"{batches[0].parent} has no {', '.join(absent)}; unpack {CIFAR10_ARCHIVE} there again")
-    pickled = [folder / name for folder in folders for name in CIFAR10_PICKLED if (folder / name).exists()]
+def _refuse(publication: Publication, folders: list[Path], paths: dict[str, Path]) -> None:
+    """Raises `DatasetError` for a part of the unpacked files, or a version that is not read."""
+    if paths:
+        absent = sorted(publication.contents.keys() - paths.keys())
+        place = next(iter(paths.values())).parent
+        raise DatasetError(f"{place} has no {', '.join(absent)}; unpack {publication.archive} there again")
+    pickled = [folder / name for folder in folders for name in publication.pickled if (folder / name).exists()]
     if pickled:
         raise DatasetError(
-            f"{pickled[0]} is CIFAR-10's Python version, and pickled files are not read, since reading runs code in "
-            f"them; put the binary version beside it, {CIFAR10.mirrors[0]}{CIFAR10_ARCHIVE}"
+            f"{pickled[0]} is {publication.title}'s Python version, and pickled files are not read, since reading runs "
+            f"code in them; put the binary version beside it, {publication.mirrors[0]}{publication.archive}"
         )
-    return _unpack(download(CIFAR10, CIFAR10_ARCHIVE, data_dir / "cifar10"))
 
 
 def compare_with_published(contents: dict[str, Content], publication: Publication) -> tuple[str, ...]:
-    """Returns a note on the files whose content is not the published one.
+    """Returns a note on the files that are not the published ones, as far as checksums are known.
 
-    Raises `DatasetError` for a file whose content is that of another published file.
+    Raises `DatasetError` for a file that is another published one, of any data set.
     """
-    names = {sha256: name for name, sha256 in publication.contents.items()}
-    unknown = []
+    published = {sha256: (each, name) for each in PUBLICATIONS.values() for name, sha256 in _checksums(each)}
+    published |= {sha256: (publication, name) for name, sha256 in _checksums(publication)}
+    unknown: dict[str, list[str]] = {}
     for name, content in contents.items():
-        sha256 = hashlib.sha256(content.data).hexdigest()
-        if sha256 not in names:
-            unknown.append(name)
-        elif names[sha256] != name:
-            raise DatasetError(f"{content.origin} is the published {names[sha256]} under another name; rename it back")
-    if not unknown:
-        return ()
-    return (f"the content of {', '.join(unknown)} is not the published one (another SHA-256); used as it is",)
+        sums = [hashlib.sha256(content.data).hexdigest(), content.packed]
+        if any(sha256 in sums for known, sha256 in _checksums(publication) if known in (name, publication.archive)):
+            continue
+        for owner, other in (published[sha256] for sha256 in sums if sha256 in published):
+            remedy = "rename it back" if owner is publication else f"keep {owner.title} in a folder of its own"
+            of = "" if owner is publication else f" of {owner.title}"
+            raise DatasetError(f"{content.origin} is the published {other}{of} under another name; {remedy}")
+        if publication.contents[name] or content.packed:
+            unknown.setdefault("content" if publication.contents[name] else "file", []).append(name)
+    return tuple(
+        f"the {what} of {', '.join(names)} is not the published one (another SHA-256); used as it is"
+        for what, names in unknown.items()
+    )
+
+
+def _checksums(publication: Publication) -> Iterator[tuple[str, str]]:
+    """Yields the name of each file, unpacked, and what checksums it has, packed and unpacked."""
+    yield from ((name, sha256) for name, sha256 in publication.contents.items() if sha256)
+    for name, (_, sha256) in publication.downloads.items():
+        yield name if name == publication.archive else name.removesuffix(".gz"), sha256
 
 
 def download(publication: Publication, name: str, folder: Path) -> Path:
@@ -192,9 +137,10 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-def _mnist_paths(folder: Path) -> dict[str, Path]:
+def _present(folder: Path, publication: Publication) -> dict[str, Path]:
+    """Returns which of the files a folder has, packed or not."""
     paths = {}
-    for name in MNIST.contents:
+    for name in publication.contents:
         # Some tools unpack to train-images.idx3-ubyte.
         spellings = [folder / f"{stem}{end}" for end in (".gz", "") for stem in (name, name.replace("-idx", ".idx"))]
         present = [path for path in spellings if path.is_file()]
@@ -203,30 +149,42 @@ def _mnist_paths(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _read(path: Path, most: int = _LARGEST) -> bytes:
-    """Returns the content of a file, unpacked if it is packed. It ends soon after `most` bytes."""
+def _content(path: Path) -> Content:
+    """Reads a file, unpacked if it is packed. Raises `DatasetError`."""
     try:
         if kind := irregular(path):
             raise DatasetError(f"{path} is {kind}, not a file; name the folder of the published files")
         with path.open("rb") as file:
-            # Decided by the first bytes: browsers unpack the files that they download and keep the name.
-            packed = file.read(2) == b"\x1f\x8b"
+            data = _unpacked(file, path)
             file.seek(0)
-            data = (gzip.GzipFile(fileobj=file) if packed else file).read(min(most, _LARGEST) + 1)
+            packed = hashlib.file_digest(file, "sha256").hexdigest() if _is_packed(file) else ""
     except DatasetError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:  # gzip's own errors have none
             raise DatasetError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
         raise DatasetError(f"{path} is truncated or damaged ({in_one_line(error)}); fetch it again") from error
+    return Content(str(path), data, packed)
+
+
+def _unpacked(file: Any, path: Path) -> bytes:
+    """Returns the content of a file; of an idx file, at most a byte more than its header declares."""
+    stream = gzip.GzipFile(fileobj=file) if _is_packed(file) else file
+    most = _LARGEST
+    if path.name.removesuffix(".gz").endswith("-ubyte"):
+        most = min(most, idx_size(stream.read(_IDX_HEADER)))
+        stream.seek(0)
+    data = stream.read(most + 1)
     if len(data) > _LARGEST:
         raise DatasetError(f"{path} unpacks to more than {_LARGEST} bytes, which is beyond reason; fetch it again")
     return data
 
 
-def _read_idx(path: Path) -> bytes:
-    """Returns the content of an idx file, unpacked; at most a byte more than its header declares."""
-    return _read(path, idx_size(_read(path, _IDX_HEADER)))
+def _is_packed(file: Any) -> bool:
+    # Decided by the first bytes: browsers unpack the files that they download and keep the name.
+    start = file.read(2)
+    file.seek(0)
+    return start == b"\x1f\x8b"
 
 
 def idx_size(header: bytes) -> int:
@@ -236,21 +194,36 @@ def idx_size(header: bytes) -> int:
     return 4 + 4 * axes + math.prod(lengths) if axes else _IDX_HEADER
 
 
-def _unpack(archive: Path) -> dict[str, Content]:
-    contents = {}
-    data = _read(archive)
+def _unpack(archive: Path, publication: Publication) -> dict[str, Content]:
+    """Reads the files of a publication from its archive. Raises `DatasetError`."""
+    wanted, contents = publication.contents, dict[str, Content]()
+    kind = "zip" if archive.suffix == ".zip" else "tar.gz"
+    data, packed = (b"", "") if kind == "zip" else _content(archive)[1:]
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as members:
-            for member in members:
-                name = PurePosixPath(member.name).name
-                file = members.extractfile(member) if name in CIFAR10.contents and member.isfile() else None
-                if file is not None:
-                    contents[name] = Content(f"{archive}/{member.name}", file.read())
+        if kind == "zip":
+            with archive.open("rb") as whole:
+                packed = hashlib.file_digest(whole, "sha256").hexdigest()
+            with zipfile.ZipFile(archive) as zipped:
+                for info in zipped.infolist():
+                    name = PurePosixPath(info.filename).name.removesuffix(".gz")
+                    if name in wanted:
+                        with zipped.open(info) as file:
+                            contents[name] = Content(f"{archive}/{info.filename}", _unpacked(file, Path(name)), packed)
+        else:
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as members:
+                for member in members:
+                    name = PurePosixPath(member.name).name
+                    held = members.extractfile(member) if name in wanted and member.isfile() else None
+                    if held is not None:
+                        contents[name] = Content(f"{archive}/{member.name}", held.read(), packed)
+    except DatasetError:
+        raise
     except Exception as error:
         raise DatasetError(
-            f"{archive} is truncated or damaged, or no tar.gz file ({in_one_line(error)}); fetch it again"
+            f"{archive} is truncated or damaged, or no {kind} file ({in_one_line(error)}); fetch it again"
         ) from error
-    absent = sorted(CIFAR10.contents.keys() - contents.keys())
-    if absent:
-        raise DatasetError(f"{archive} has no {', '.join(absent)} in it; fetch the binary version of CIFAR-10 again")
-    return contents
+    if absent := sorted(wanted.keys() - contents.keys()):
+        raise DatasetError(
+            f"{archive} has no {', '.join(absent)} in it; fetch {publication.title}'s {archive.name} again"
+        )
+    return {name: contents[name] for name in wanted}

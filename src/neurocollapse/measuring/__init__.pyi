@@ -9,8 +9,6 @@ from .capture.subset import reloaded as reloaded
 from .capture.subset import stratified_subset as stratified_subset
 from .checkpoints import Subject as Subject
 from .checkpoints import Trajectory as Trajectory
-from .checkpoints import find_checkpoints as find_checkpoints
-from .checkpoints import load_weights as load_weights
 from .checkpoints import replay as replay
 from .checkpoints import subject as subject
 from .classes import class_table as class_table
@@ -23,3 +21,5 @@ from .models import measure_layers as measure_layers
 from .models import measure_model as measure_model
 from .models import objective_of as objective_of
 from .models import try_model as try_model
+from .weight_files import find_checkpoints as find_checkpoints
+from .weight_files import load_weights as load_weights

@@ -1,150 +1,22 @@
 """Measures the checkpoints of one model in turn: the trajectory that was not recorded while it trained."""
 
-import glob
-import hashlib
-import pickle
-import re
-import zipfile
-from collections import Counter
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import nn
 
-from .._errors import CheckpointError
-from .._files import check_opens, check_unpacked, in_one_line, irregular, json_lines, path_of, write_json_lines
+from .._errors import CaptureWarning, CheckpointError, NetworkError, NeurocollapseError
+from .._files import in_one_line, json_lines, write_json_lines
 from .._schema import typed, typed_line
-from ..datasets import Split, load_dataset
+from ..datasets import ByteSplit, Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
-from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, plain_name, unwrap
+from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, has_own_weights, preprocessing_of
 from .models import measure_model
-
-#: The keys under which training scripts keep the weights beside the optimiser's state.
-WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
-#: The parts of a prefix that wrappers and this package's own checkpoints give to parameter names.
-PREFIXES = {"", "module", "model"}
-
-
-def find_checkpoints(*patterns: str) -> list[Path]:
-    """Returns the files that match patterns such as `epoch_*.safetensors`, with numbers in names sorted as numbers.
-
-    Raises `CheckpointError` if nothing matches one of them.
-    """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        whole = path_of(pattern)
-        matches = [whole] if whole.is_file() else [Path(name) for name in glob.glob(str(whole)) if Path(name).is_file()]
-        if not matches:
-            raise CheckpointError(f"no file matches {pattern!r}; name files of weights, or a pattern for several")
-        found |= dict.fromkeys(matches)
-    return sorted(found, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Returns a key that sorts epoch_9 before epoch_10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads weights from a .safetensors file, or from one that `torch.save` wrote, without running code in it.
-
-    A prefix that all names have is left out, as are the parts that wrappers add. PyTorch judges what is left, and names
-    that share memory with one that is there may be absent. Raises `CheckpointError` if the file is damaged, holds
-    something else, or belongs to another model.
-    """
-    weights = _read(path)
-    model = unwrap(model)
-    state = model.state_dict()
-    fitting = _under_own_names(path, weights, state)
-    on_meta = any(isinstance(value, Tensor) and value.is_meta for value in state.values())
-    try:
-        missing, unknown = model.load_state_dict(fitting, strict=False, assign=on_meta)
-    except Exception as error:  # shapes that differ, or what a module of its own makes of its entries
-        fault = (str(error) or type(error).__name__).splitlines()[-1].strip()
-        raise CheckpointError(f"{path} is of another model than {type(model).__name__}: {fault}") from error
-    shared = {_memory(state[name]) for name in state if name in fitting} - {None}
-    missing = sorted(name for name in missing if _memory(state.get(name)) not in shared)
-    if missing or unknown:
-        faults = [f"{w} {', '.join(names[:3])}" for w, names in (("lacks", missing), ("has", sorted(unknown))) if names]
-        raise CheckpointError(f"{path} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
-
-
-def _under_own_names(path: Path, weights: Mapping[str, Any], state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the weights under the names that the model gives them: those under the prefix that fits most of them."""
-    own = {plain_name(name): name for name in state}
-    plain = {plain_name(name): value for name, value in weights.items()}
-    fits: Counter[str] = Counter()
-    for name in plain:
-        parts = name.split(".")
-        fits.update(".".join(parts[:i]) for i in range(len(parts)) if ".".join(parts[i:]) in own)
-    most = max(fits.values(), default=0)
-    prefixes = sorted((prefix for prefix, number in fits.items() if number == most), key=len)
-    prefixes = [prefix for prefix in prefixes if set(prefix.split(".")) <= PREFIXES] or prefixes or [""]
-    if len(prefixes) > 1 and most == len(own):
-        found = ", ".join(prefixes)
-        raise CheckpointError(f"{path} holds several such models, under {found}; save the state_dict of one alone")
-    if not prefixes[0] and plain.keys() == weights.keys() and own.keys() == state.keys():
-        return weights  # with the versions of modules that torch.save keeps beside them
-    start = prefixes[0] and f"{prefixes[0]}."
-    inner = {name.removeprefix(start): value for name, value in plain.items() if name.startswith(start)}
-    return {own.get(name, name): value for name, value in inner.items()}
-
-
-def _memory(value: object) -> tuple[int, int] | None:
-    """Returns where a tensor lies in memory, and its size; None for what shares its place with nothing."""
-    if not isinstance(value, Tensor) or value.is_meta or is_lazy(value):
-        return None
-    return (value.data_ptr(), value.numel()) if value.numel() else None
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    if kind := irregular(path):
-        raise CheckpointError(f"{path} is {kind}, not a file; name a file of weights")
-    try:
-        check_opens(path)
-        if zipfile.is_zipfile(path):  # as torch.save writes them
-            with zipfile.ZipFile(path) as archive:
-                check_unpacked(path, sum(member.file_size for member in archive.infolist()), CheckpointError)
-        if path.suffix.lower() == ".safetensors":
-            return safetensors.torch.load_file(path)
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except (PermissionError, FileNotFoundError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
-        ) from error
-    except pickle.UnpicklingError as error:  # PyTorch's message is advice to trust the file
-        kinds = ", ".join(_kinds_beside_weights(path, error))
-        fault = f"it holds {kinds}, which is no weight" if kinds else "it is no file of PyTorch's"
-        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from None
-    except Exception as error:  # each format has its own ways to say that a file is not whole
-        fault = in_one_line(error) if path.suffix.lower() == ".safetensors" else "it is no whole file of PyTorch's"
-        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
-    for key in WEIGHT_KEYS:
-        if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
-            saved = saved[key]
-    if not isinstance(saved, Mapping) or not all(
-        isinstance(name, str) and (isinstance(value, Tensor) or name.endswith("_extra_state"))
-        for name, value in saved.items()
-    ):
-        raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
-    return saved
-
-
-def _kinds_beside_weights(path: Path, error: pickle.UnpicklingError) -> list[str]:
-    """Returns the names of the classes and functions for which `torch.load` refused the file; it executes nothing."""
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # a file in PyTorch's older format
-        return re.findall(r"GLOBAL (\S+) was not an allowed", str(error))
+from .weight_files import digest_of, load_weights
 
 
 @dataclass(frozen=True)
@@ -156,10 +28,11 @@ class Subject:
     conditions: dict[str, Any]
     #: which classes and samples are measured, as `absent=` of `measure_model`
     classes: dict[str, Any] = field(default_factory=dict)
+    head: str | None = None
 
     def measure(self, vci: bool | None = None) -> Measurement:
         """Measures the model with its present weights; `vci` as in `measure`."""
-        return measure_model(self.model, self.split, vci=vci, **self.classes)
+        return measure_model(self.model, self.split, vci=vci, head=self.head, **self.classes)
 
 
 def subject(
@@ -171,11 +44,13 @@ def subject(
     split: str = "train",
     per_class: int | None = None,
     classes: Mapping[str, Any] | None = None,
+    head: str | None = None,
 ) -> Subject:
-    """Builds the untrained model that `convnet`, `mlp` or `module:function` gives for a data set.
+    """Builds the model that `convnet`, `mlp`, `timm:NAME`, `hf:ID` or `module:function` gives for a data set.
 
-    `build` builds the first two; `classes` says which are measured, as `absent=` of `measure_model`. Raises
-    `NetworkError`, `DatasetError`.
+    `build` builds the first two; `classes` says which are measured, as `absent=` of `measure_model`, and `head` names
+    the head. A model with its own weights sees images of bytes as it was trained to: in its size, and standardised by
+    its numbers. Raises `NetworkError`, `DatasetError`.
     """
     data = load_dataset(dataset, data_dir=data_dir, per_class=per_class)
     chosen = data.train if split == "train" else data.test
@@ -188,14 +63,43 @@ def subject(
             torch.manual_seed(0)  # the untrained model, and so its fingerprint, is the same each time
             return build(model, data.input_shape, data.num_classes)
 
-    conditions = {"model": model, "network": asdict(fingerprint_of(untrained, chosen.images))}
+    chosen = _as_it_expects(model, measured := untrained(), chosen)
+    conditions: dict[str, Any] = {"model": model, "head": head} if head else {"model": model}
+    images = chosen.images_at(slice(16))
+    try:
+        conditions |= {"network": asdict(fingerprint_of(untrained, images))}
+    except NeurocollapseError:
+        raise
+    except Exception as error:  # the model's own code
+        raise NetworkError(
+            f"{model} raised {type(error).__name__}: {in_one_line(error)} on images of shape {tuple(images.shape)}; "
+            f"name a model that takes them, or other data"
+        ) from error
     conditions |= {"dataset": data.name, "split": split, "data_sha256": data.sha256}
     classes = dict(classes or {})
-    return Subject(untrained(), chosen, {**conditions, **classes, "definitions": DEFINITIONS_VERSION}, classes)
+    return Subject(measured, chosen, {**conditions, **classes, "definitions": DEFINITIONS_VERSION}, classes, head)
+
+
+def _as_it_expects(name: str, model: nn.Module, split: Split) -> Split:
+    """Returns the images as a model with its own weights expects them. Warns where they are standardised otherwise."""
+    if not has_own_weights(name):
+        return split
+    expected = preprocessing_of(name, model)
+    if expected is not None and isinstance(split, ByteSplit):
+        return split.scaled_by(expected.mean, expected.deviation)
+    reason = "nothing says how it expects them" if expected is None else "pixels are no whole bytes"
+    warnings.warn(
+        f"{name} is shown images that are standardised by the data, not as in its training, since {reason}",
+        CaptureWarning,
+        stacklevel=4,
+    )
+    return split
 
 
 #: The keys by which a line of a trajectory is found.
 _LINE = {"checkpoint": str, "sha256": str}
+#: Conditions that are in a line only where they are not the usual ones.
+_OPTIONAL = ("head", "absent", "min_per_class", "max_per_class")
 
 
 class Trajectory:
@@ -224,7 +128,7 @@ class Trajectory:
     def missing(self, checkpoints: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yields the checkpoints that are not measured yet, each with the first keys of its line."""
         for checkpoint in checkpoints:
-            start = {"checkpoint": str(checkpoint), "sha256": _sha256(checkpoint), **self.conditions}
+            start = {"checkpoint": str(checkpoint), "sha256": digest_of(checkpoint), **self.conditions}
             if self._line(start, checkpoint) is None:
                 yield checkpoint, start
 
@@ -252,7 +156,7 @@ def _agrees(conditions: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
     """Whether a line has all these conditions; networks are compared up to rounding."""
     conditions, then = dict(conditions), line.get("network")
     now = conditions.pop("network", None)
-    if not conditions.items() <= line.items():
+    if not conditions.items() <= line.items() or any(name in line and name not in conditions for name in _OPTIONAL):
         return False
     if now is None or isinstance(then, str):  # earlier versions kept a hash of rounded outputs, which proves nothing
         return True
@@ -276,12 +180,3 @@ def replay(
             yield str(error)
         except ValueError as error:  # for example, the model has diverged
             yield f"{checkpoint}: {error}"
-
-
-def _sha256(path: Path) -> str:
-    """Returns the digest of a file; empty if it cannot be read, which `load_weights` then says."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return ""

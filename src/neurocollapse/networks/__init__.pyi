@@ -4,6 +4,8 @@ from .architectures import build_network as build_network
 from .balancing import Layer as Layer
 from .balancing import balance as balance
 from .balancing import find_layers as find_layers
+from .by_name import has_own_weights as has_own_weights
+from .by_name import preprocessing_of as preprocessing_of
 from .calls import Call as Call
 from .calls import Calls as Calls
 from .calls import first_tensor as first_tensor

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .._errors import NetworkError, checks_arguments
+from .by_name import has_own_weights
 from .heads import possible_classifiers
 from .users_own import call_builder
 
@@ -112,7 +113,9 @@ def build_network(
     batch_norm: bool = False,
     linear_tail: int = 0,
 ) -> nn.Module:
-    """Builds `convnet`, `mlp` (with `depth` and `width`), or the user's own network, given as `module:function`.
+    """Builds `convnet`, `mlp` (with `depth` and `width`), a model of timm or torchvision, or the user's own network.
+
+    Models of libraries are named `timm:resnet18` or `torchvision:resnet18`, the user's own `module:function`.
 
     For the first two, `bias` gives the classifier a bias, `hidden_bias` the other layers, and `batch_norm` puts batch
     normalisation before every ReLU; the last two break homogeneity. `linear_tail` hidden layers before the classifier
@@ -126,6 +129,11 @@ def build_network(
         return MLP(input_shape, num_classes, depth=depth, width=width, bias=bias, **asked)
     if wanted := [_IN_WORDS[field] for field, value in asked.items() if value]:
         raise NetworkError(f"{wanted[0]} can be asked of convnet and mlp; build {name} with what it is to have")
+    if has_own_weights(name):
+        raise NetworkError(
+            f"{name} comes with its weights, and a run starts from weights of its own; measure the model, or name one "
+            f"without them, such as timm:resnet18"
+        )
     network = call_builder(name, input_shape, num_classes)
     possible_classifiers(network, num_classes)
     return network

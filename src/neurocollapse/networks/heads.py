@@ -12,7 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from .._errors import CaptureWarning, InputError, InputTypeError, NetworkError, did_you_mean
-from .calls import Call, Calls, calls_that_gave, first_tensor, numbers_of
+from .calls import Call, Calls, averaged_calls, calls_that_gave, first_tensor, numbers_of
 from .modes import evaluation
 
 #: The number of rows on which a head is checked to be linear.
@@ -184,6 +184,8 @@ def candidates_for(model: nn.Module, name: str | nn.Module | None) -> dict[str, 
     for known in (name, name.removeprefix("module.")):  # the prefix that DistributedDataParallel adds
         if known in candidates:
             return {known: candidates[known]}
+    if len(inside := [known for known in candidates if known.startswith(f"{name}.")]) == 1:  # with a norm before it
+        return {inside[0]: candidates[inside[0]]}
     module = modules_by_name(model).get(name)
     fault = (
         f"is not there{did_you_mean(name, candidates)}"
@@ -220,6 +222,9 @@ def head_of_output(model: nn.Module, calls: Iterable[Call], output: object, cand
 
     Such functions are softmax, log-softmax and a temperature. Raises `ValueError` unless there is exactly one head.
     """
+    if pair := averaged_calls(calls, output):
+        fault = "returns the mean of two heads, so that neither alone is what it decides by"
+        raise InputError(_which(model, fault, [call.name for call in pair]))
     found = calls_that_gave(calls, output)
     names = dict.fromkeys(call.name for call in found)
     if not names:

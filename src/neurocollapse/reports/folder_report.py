@@ -11,13 +11,14 @@ from typing import Any
 from .._errors import RunError, checks_arguments
 from .._files import in_one_line, path_of, read_bytes, write_text
 from .._schema import typed
+from ..datasets import PUBLICATIONS
 from ..sweeps import RunFolder, TheoryFile, folders
 from ..training import RunConfig
 from .page.content import ReportRun, report_content
 from .page.html import report_page
 
 #: The names of the data sets in titles.
-_TITLES = {"mnist5k": "5,000 MNIST digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+_TITLES = {"mnist5k": "5,000 MNIST digits", **{name: each.title for name, each in PUBLICATIONS.items()}}
 
 #: The keys that the page shows of a verdict in claims.json, of its parts, and of their findings.
 _FINDING = {"label": str, "estimate": float, "low": float, "high": float, "seeds": int}

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .._errors import DivergedError, NetworkError
-from ..datasets import Dataset, Split
+from ..datasets import Dataset
 from ..networks import Fingerprint, check_homogeneous, find_classifier, fingerprint_of
 from ..training import RunConfig, epochs, network_of, seeded, train_together
 
-#: The number of images on which homogeneity is tested.
+#: The number of images on which a network is tried, and homogeneity tested.
 _IMAGES = 4
 
 NOT_HOMOGENEOUS = "the network is not homogeneous: the theory's identities do not hold for it"
@@ -63,7 +63,7 @@ def fingerprint(config: RunConfig, dataset: Dataset) -> Fingerprint | None:
     """
     if not is_users_own(config):
         return None
-    images = dataset.train.images
+    images = dataset.train.images_at(slice(_IMAGES))
     with _named(config.network, images):
         return fingerprint_of(lambda: _fresh(config, dataset), images)
 
@@ -77,7 +77,7 @@ def run_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
 def _is_homogeneous(config: RunConfig, dataset: Dataset) -> bool:
     if not is_users_own(config):
         return config.bias != "all" and config.normalization == "none"
-    images = dataset.train.images[:_IMAGES]
+    images = dataset.train.images_at(slice(_IMAGES))
     with _named(config.network, images):
         # Dropout and batch normalisation show only in training.
         model = _fresh(config, dataset).train()
@@ -96,7 +96,7 @@ def few_of_each_class(dataset: Dataset, samples: int) -> Dataset:
     labels = dataset.train.labels
     per_class = max(1, samples // dataset.num_classes)
     part = torch.cat([(labels == c).nonzero().flatten()[:per_class] for c in range(dataset.num_classes)])
-    return replace(dataset, train=Split(dataset.train.images[part], labels[part]), test=None)
+    return replace(dataset, train=dataset.train.taken(part), test=None)
 
 
 def _fresh(config: RunConfig, dataset: Dataset) -> nn.Module:

@@ -42,7 +42,7 @@ def table_of_sums(config: RunConfig, objective: FullBatch, dataset: Dataset, sum
     weight = classifier.weight.detach().cpu()
     start = sums.get(0)
     if not isinstance(start, Tensor):
-        start = _row_sum(first_network(config, dataset), dataset.train.images[:2])
+        start = _row_sum(first_network(config, dataset), dataset.train.images_at(slice(2)))
     measured = {epoch: s for epoch, s in sums.items() if s is not None}
     if not isinstance(sums[last], Tensor):
         measured[last] = weight.sum(dim=0)

@@ -35,7 +35,7 @@ def verify(
         loader: for a model, all its training data: batches of (inputs, labels), or a split of a `Dataset`.
         weight_decay: for a model, λ of Eq. 1, L = (1/2N) Σ‖f − y‖² + (λ/2) Σ‖W_l‖²; or the optimizer that trained it on
             that loss, whose parameter groups say what decays. With `nn.MSELoss`, a decay of w is λ = w·C/2.
-        data_dir: for a run, the folder that holds mnist or cifar10.
+        data_dir: for a run, the folder that holds the published files of its data set.
         force: report also on networks and optimizers to which the theory does not apply, with every row marked.
 
     Returns:

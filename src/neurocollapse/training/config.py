@@ -14,9 +14,12 @@ class RunConfig:
     """The configuration of one training run. On the same machine it always gives the same numbers, bit for bit."""
 
     dataset: str = "mnist5k"
-    """The data set: mnist5k, mnist, cifar10, gaussian, or a .npz file with images, labels (N,) from 0 to C-1 and,
-    optionally, test_images and test_labels. Images are (N, height, width), (N, height, width, channels), (N, channels,
-    height, width), or vectors (N, features)."""
+    """The data set: mnist5k, mnist, fashion_mnist, kmnist, emnist (or emnist_balanced, emnist_byclass, emnist_bymerge,
+    emnist_letters, emnist_digits, emnist_mnist), cifar10, cifar100, svhn, gaussian, or a .npz file with images, labels
+    (N,) from 0 to C-1 and, optionally, test_images and test_labels. Images are (N, height, width), (N, height, width,
+    channels), (N, channels, height, width), or vectors (N, features). It may also be a folder of images, CLASS/ or
+    train/CLASS/ and test/CLASS/; hf:ID, a data set of Hugging Face; or your own as module:function, which returns
+    images and labels."""
     per_class: int | None = None
     """Samples of each class to train on; by default all (the theory is for balanced classes)."""
     imbalance: Literal["none", "step", "exponential"] = "none"
@@ -31,7 +34,8 @@ class RunConfig:
     """Random changes of the training images at every step: shift moves them by up to an eighth of their size and fills
     the edge with zeros; shift_flip also mirrors them left to right half of the time."""
     network: str = "convnet"
-    """The network: convnet, mlp, or your own as module:function, which is called with (input_shape, num_classes)."""
+    """The network: convnet, mlp, timm:NAME such as timm:resnet18, torchvision:NAME, or your own as module:function,
+    which is called with (input_shape, num_classes)."""
     depth: int = 5
     """Number of layers of the mlp, the classifier included."""
     width: int = 512

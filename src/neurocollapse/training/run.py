@@ -96,15 +96,11 @@ class Draw:
 
 def on_device(dataset: Dataset, device: str) -> Dataset:
     """Copies the samples of a data set to a device."""
-    return replace(dataset, train=_to(dataset.train, device), test=dataset.test and _to(dataset.test, device))
+    return replace(dataset, train=dataset.train.to(device), test=dataset.test and dataset.test.to(device))
 
 
 def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
-
-
-def _to(split: Split, device: str) -> Split:
-    return Split(split.images.to(device), split.labels.to(device))
 
 
 class Run:
@@ -113,8 +109,8 @@ class Run:
     def __init__(self, config: RunConfig, dataset: Dataset, device: str):
         self.config, self.device = config, device
         self.model = first_network(config, dataset, device).to(device)
-        self.train_split = _to(dataset.train, device)
-        self.classifier = find_classifier(self.model, self.train_split.images[:_TRIED], dataset.num_classes)
+        self.train_split = dataset.train.to(device)
+        self.classifier = find_classifier(self.model, self.train_split.images_at(slice(_TRIED)), dataset.num_classes)
         self.weights: Weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not self.weights:
             raise NetworkError(
@@ -128,12 +124,12 @@ class Run:
         self.loss = LOSSES[config.loss]
         self._balanced: list[Layer] = []
         if config.balancing == "epoch":
-            self._balanced = find_layers(self.model, self.train_split.images[:_TRIED])
+            self._balanced = find_layers(self.model, self.train_split.images_at(slice(_TRIED)))
         self.shown = shown_samples(self.train_split.labels)
         self.test_split = None
         # A class without test samples has no test mean, so nothing is measured on the test data (`notes` says so).
         if dataset.test is not None and len(dataset.test.labels.unique()) == dataset.num_classes:
-            self.test_split = _to(dataset.test, device)
+            self.test_split = dataset.test.to(device)
 
     # For an epoch of training
 
@@ -143,9 +139,9 @@ class Run:
 
     def draw(self) -> Draw:
         """Draws the random part of an epoch from torch's global generator."""
-        images = self.train_split.images
-        order = torch.randperm(len(images)).to(images.device)
-        return Draw(order, draw_augmentation(self.config.augmentation, images))
+        stored = self.train_split.stored
+        order = torch.randperm(len(stored)).to(stored.device)
+        return Draw(order, draw_augmentation(self.config.augmentation, stored))
 
     def batches(self, epoch: int) -> list[slice]:
         """The places of each step's samples in the order of an epoch."""
@@ -154,7 +150,7 @@ class Run:
     def batch(self, draw: Draw, places: slice | Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
         """Images and labels of one step: the samples at these places of the epoch."""
         chosen = draw.order[..., places]
-        images = self.train_split.images[chosen]
+        images = self.train_split.images_at(chosen)
         if draw.augmentation is not None:
             images = draw.augmentation(images, places)
         return images, self.train_split.labels[chosen]
@@ -211,7 +207,8 @@ class Run:
         self.model.zero_grad()
         data_term = self.tensor(0.0)
         with captured_features(self.classifier) as captured, torch.set_grad_enabled(with_gradient):
-            for images, labels in zip(split.images.split(_CHUNK), split.labels.split(_CHUNK), strict=True):
+            for start in range(0, len(split), _CHUNK):
+                images, labels = split.images_at(slice(start, start + _CHUNK)), split.labels[start : start + _CHUNK]
                 outputs = self.model(images)
                 check_head(outputs, captured, self.classifier)
                 loss = self.loss(outputs, labels) / len(split.labels)

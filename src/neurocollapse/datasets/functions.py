@@ -1,0 +1,58 @@
+"""Takes data from a function of the user's own, named as module:function."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .._errors import DatasetError, did_you_mean
+from .._files import in_one_line
+from .._imports import call_users, users_function
+from .arrays import ARRAYS, source_of
+from .dataset import Source
+from .stacking import array_of, stacked
+
+_RETURNS = (
+    "it must return images and labels, images, labels, test_images and test_labels, a dict of these, or one or two "
+    "data sets of (image, label)"
+)
+
+
+def read_function(name: str) -> Source:
+    """Calls `module:function` without arguments and reads what it returns. Raises `DatasetError`.
+
+    That is arrays or tensors: (images, labels), (images, labels, test_images, test_labels) or a mapping with these
+    keys; or data sets as PyTorch has them, of (image, label): the training split, or a tuple of it and the test split.
+    """
+    given = call_users(users_function(name, "data set", DatasetError), name, (), DatasetError)
+    return source_of(name, name, _arrays(name, given))
+
+
+def _arrays(name: str, given: Any) -> dict[str, NDArray[Any]]:
+    parts = tuple(given) if isinstance(given, list | tuple) else (given,)
+    if isinstance(given, Mapping):
+        for key in given:
+            if key not in ARRAYS:
+                raise DatasetError(f"{name} returned {key!r}{did_you_mean(str(key), ARRAYS)}; {_RETURNS}")
+        named = dict(given)
+    elif len(parts) in (2, 4) and all(hasattr(part, "shape") for part in parts):
+        named = dict(zip(ARRAYS, parts, strict=False))
+    elif len(parts) in (1, 2) and all(hasattr(part, "__getitem__") and hasattr(part, "__len__") for part in parts):
+        pairs = (stacked(_pairs(name, part), name, len(part)) for part in parts)
+        named = dict(zip(ARRAYS, (array for pair in pairs for array in pair), strict=False))
+    else:
+        raise DatasetError(f"{name} returned {type(given).__name__}; {_RETURNS}")
+    if absent := [key for key in ARRAYS[:2] if key not in named]:
+        raise DatasetError(f"{name} returned no {absent[0]}; {_RETURNS}")
+    return {key: array_of(value, f"{name}: {key}") for key, value in named.items()}
+
+
+def _pairs(name: str, data: Any) -> Iterator[tuple[Any, Any]]:
+    for index in range(len(data)):
+        try:
+            image, label = data[index][:2]
+        except Exception as error:  # the user's own code
+            raise DatasetError(
+                f"{name}: sample {index} is no pair of an image and a label ({in_one_line(error)}); {_RETURNS}"
+            ) from error
+        yield image, label

@@ -1,0 +1,64 @@
+"""Stacks samples that come one by one, as images of PIL, tensors or arrays, into arrays of one shape."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .._errors import DatasetError
+
+#: PIL's modes of one channel of bytes, and those of more than eight bits, which bytes would cut off.
+GRAY, DEEP = ("1", "L", "LA"), ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def stacked(
+    pairs: Iterable[tuple[Any, Any]], origin: str, total: int | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Returns the samples and the labels of pairs as two arrays, with a bar if that takes long. Raises `DatasetError`.
+
+    Grey images among coloured ones become coloured.
+    """
+    from tqdm import tqdm
+
+    images, labels = [], []
+    for index, (image, label) in enumerate(tqdm(pairs, origin, total, delay=2, disable=None)):
+        images.append(array_of(image, f"{origin}: sample {index}"))
+        labels.append(np.asarray(label))
+    if not images:
+        raise DatasetError(f"{origin} has no samples; check that it is the data set that is meant")
+    if {image.shape[:-2] for image in images} == {(), (3,)}:
+        images = [image if image.ndim == 3 else np.broadcast_to(image, (3, *image.shape)) for image in images]
+    shape = images[0].shape
+    for index, image in enumerate(images):
+        if image.shape != shape:
+            raise DatasetError(
+                f"{origin}: sample {index} is of shape {image.shape} and sample 0 of {shape}; resize them to one size"
+            )
+    kinds = {label.dtype.kind if not label.ndim else "O" for label in labels}
+    if not kinds <= set("biuf"):
+        index = next(i for i, label in enumerate(labels) if label.ndim or label.dtype.kind not in "biuf")
+        raise DatasetError(
+            f"{origin}: the label of sample {index} is {labels[index].tolist()!r}, not an integer from 0 to C-1"
+        )
+    return np.stack(images), np.array(labels)
+
+
+def array_of(value: Any, place: str) -> NDArray[Any]:
+    """Returns an image of PIL, a tensor, or what NumPy makes an array of, as an array of real numbers.
+
+    Colours of PIL's images come first.
+    """
+    mode = getattr(value, "mode", None)
+    if isinstance(mode, str):
+        if mode in DEEP:
+            raise DatasetError(f"{place} has pixels of more than eight bits (mode {mode}); convert it to eight")
+        return np.asarray(value.convert("L")) if mode in GRAY else np.asarray(value.convert("RGB")).transpose(2, 0, 1)
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        value = value.float() if value.dtype == torch.bfloat16 else value
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(f"{place} is {type(value).__name__}, not real numbers; give images, arrays or tensors")
+    return array
