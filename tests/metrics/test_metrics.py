@@ -491,10 +491,37 @@ def test_rank_and_metrics_follow_the_precision_that_features_were_stored_in(dtyp
     coarse = torch.finfo(dtype).eps
     for key in ("nc1", "nc1_trace_ratio", "nc1_cdnv", "nc2_cosine", "nc2_equinorm", "nc1_vci"):
         assert stored[key] == pytest.approx(exact[key], rel=0.05 if spread else None, abs=2 * coarse), key
+    assert f"above {stored.rank_tolerance:.1e}, as {str(dtype).removeprefix('torch.')} is rounded)" in repr(stored)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("wider", [torch.float32, torch.float64])
+def test_rounded_values_keep_their_precision_in_a_wider_type(dtype, wider):
+    features, labels = normalized(dtype)
+    stored, again = measure(features, labels), measure(features.to(wider), labels)
+    assert again.rank == 63
+    assert again.rank_tolerance == pytest.approx(stored.rank_tolerance)
+    assert again["nc1"] == pytest.approx(stored["nc1"], rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1, 2.0**-20])
+def test_numbers_that_a_narrow_type_holds_without_rounding_are_exact(dtype, scale):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 20), generator=generator).to(dtype) * scale
+    labels = torch.arange(60) % 3
+    pixels[:, :2] = pixels[:, :1] * torch.tensor([1.0, 0.5])
+    pixels[:, 2] = scale / 2 * (labels == 0)  # a difference below the rounding of eight digits
+    means = ClassMeans(3)
+    means.update(pixels, labels)
+    assert means.precision == torch.finfo(dtype).eps
+    means.update(pixels + scale / 1024 * torch.rand(60, 20, generator=generator, dtype=dtype), labels)
+    assert means.precision == torch.finfo(dtype).eps
 
 
 def test_the_precision_survives_merging_and_one_pass():
     features, labels = normalized(torch.float32)
+    features = features.double()
     means = ClassMeans(100)
     for part in (labels < 50, labels >= 50):
         half = ClassMeans(100)

@@ -57,7 +57,7 @@ def measure(
 
     Args:
         features: (samples, features), any floating type; the classifier's input. The tolerance of the rank follows
-            their type. That float64 features were computed in fewer digits cannot be seen: pass them as they were.
+            their type, or the narrower one to which all values were rounded, as when float32 was stored as float64.
         labels: (samples,), integers from 0 to C−1.
         weight: (classes, features), the weight of the classifier. Without it the keys that need it are absent.
         bias: (classes,), the bias of the classifier.
@@ -131,7 +131,7 @@ def gather(
         present = labels[labels < num_classes].unique() if leave_out else None
         means = ClassMeans(num_classes, None if present is None or len(present) == num_classes else present)
         means.update(features, labels)
-        means.precision = max(means.precision, precision)
+        means.stored.at_least(precision)
         means = chosen_of(means, absent, min_per_class)
     else:
         check_batch(features, labels, num_classes, None, 0)

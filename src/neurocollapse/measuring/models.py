@@ -340,7 +340,7 @@ def _fold_into(captured: Captured | None, gathered: G) -> G:
 def _note_precision(gathered: ClassMeans | Projections, captured: Captured) -> None:
     """Has the tolerance of the means' rank follow the type that the model computed in, whatever it returns."""
     if isinstance(gathered, ClassMeans):
-        gathered.precision = max(gathered.precision, captured.precision)
+        gathered.stored.at_least(captured.precision)
 
 
 def _run_into(read: Callable[..., Captured], loader: Iterable[Any] | None, gathered: G) -> G:

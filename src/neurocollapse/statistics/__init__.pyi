@@ -10,6 +10,7 @@ from .means import check_weighting as check_weighting
 from .means import mean_of as mean_of
 from .one_pass import ClassMoments as ClassMoments
 from .projections import Projections as Projections
+from .stored import name_of as name_of
 from .values import Classifier as Classifier
 from .values import Objective as Objective
 from .values import Outputs as Outputs
