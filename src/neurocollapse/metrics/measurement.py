@@ -125,7 +125,8 @@ class Measurement(Mapping[str, Any]):
         #: pairs of classes with equal means and no spread, which `nc1_cdnv` and `nc2_uniformity` leave out
         self.one_point = statistics.mean_pairs.one_point
         self.num_features = statistics.num_features
-        self._stored = "" if statistics.precision == EPSILON else f", as {name_of(statistics.precision)} is rounded"
+        rounded = f", as {name_of(statistics.precision)} is rounded" if statistics.precision > EPSILON else ""
+        self._tolerance = f"singular values above {self.rank_tolerance:.1e}{rounded}"
 
     def __getitem__(self, key: str) -> Any:
         if key in self.missing:
@@ -167,7 +168,7 @@ class Measurement(Mapping[str, Any]):
         chance = variability.structureless_nc1(self.mean_counts, self.num_features, held_out=self.held_out)
         return (
             f"{sum(self.class_counts)} samples, {self.num_classes}{left_out} classes ({per_class} each), "
-            f"{self.num_features} features, rank {self.rank} (singular values above {self.rank_tolerance:.1e}{self._stored})"
+            f"{self.num_features} features, rank {self.rank} ({self._tolerance})"
             + (f"; {len(self.left_out)} classes left out" if left_out else "")
             + (f"; {self.one_point} pairs of classes are one point each, left out of CDNV" if self.one_point else "")
             + ("" if math.isnan(chance) else f"; without structure nc1 would be about {chance:.2g}")
