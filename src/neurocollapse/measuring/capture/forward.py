@@ -173,7 +173,7 @@ def capture(
         autocast = torch.autocast(place.type, autocast_dtype) if autocast_dtype else nullcontext()
         drawn = Drawn(loader)
         for done, batch in enumerate(batches(drawn, model, label_key=label_key), start=1):
-            origin = drawn.origin(batch.labels)
+            origin = drawn.origin(batch)
             with autocast:
                 taken = taps.of(to_device(batch, place, precision), origin)
             with without_autocast(place):  # a sink computes in the types that it receives
