@@ -72,7 +72,7 @@ EDITS = [
     ("config.json", described(provenance=[1]), r"provenance\[0\] must be an object"),
     ("config.json", described(network={"sha256": "0"}), "network has no 'outputs'"),
     ("config.json", described(network={"sha256": "0", "outputs": ["1"]}), r"network.outputs\[0\] must be a number"),
-    ("config.json", DEEP, "recursion"),
+    ("config.json", DEEP, "line 1 has too many brackets"),
     ("result.json", described(status="lost"), "status must be 'finished' or 'diverged', got 'lost'"),
     ("result.json", described(epoch="1"), "epoch must be a whole number"),
     ("result.json", lambda text: '{"status": "finished"}', "it has no 'epoch'"),
@@ -81,7 +81,7 @@ EDITS = [
     ("records.jsonl", record(**{"train.nc1": {"a": 1}}), "line 1: train.nc1 must be a number"),
     ("records.jsonl", record(**{"train.weight_norms": 3}), "line 1: train.weight_norms must be a list"),
     ("records.jsonl", lambda text: text + "[]\n", "line 3 must be an object"),
-    ("records.jsonl", DEEP, "recursion"),
+    ("records.jsonl", DEEP, "line 1 has too many brackets"),
 ]  # fmt: skip
 
 

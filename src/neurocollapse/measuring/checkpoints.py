@@ -57,23 +57,49 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     A prefix that all names have is left out, as are the parts that wrappers add. PyTorch judges what is left, and names
     that share memory with one that is there may be absent. Raises `CheckpointError` if the file is damaged, holds
-    something else, or belongs to another model.
+    something else, numbers that are not finite, or weights of another model.
     """
     weights = _read(path)
     model = unwrap(model)
     state = model.state_dict()
     fitting = _under_own_names(path, weights, state)
+    kinds = {name: kind for name, value in fitting.items() if (kind := _kind(value)) and kind != _kind(state.get(name))}
+    if kinds:
+        wrong = [f"{name} is {kind}" for name, kind in kinds.items()]
+        raise CheckpointError(f"{path} cannot be loaded: {', '.join(wrong[:3])}; save dense tensors of real numbers")
     on_meta = any(isinstance(value, Tensor) and value.is_meta for value in state.values())
     try:
         missing, unknown = model.load_state_dict(fitting, strict=False, assign=on_meta)
     except Exception as error:  # shapes that differ, or what a module of its own makes of its entries
-        fault = (str(error) or type(error).__name__).splitlines()[-1].strip()
+        fault = _shapes_that_differ(fitting, state) or (str(error) or type(error).__name__).splitlines()[-1].strip()
         raise CheckpointError(f"{path} is of another model than {type(model).__name__}: {fault}") from error
     shared = {_memory(state[name]) for name in state if name in fitting} - {None}
     missing = sorted(name for name in missing if _memory(state.get(name)) not in shared)
     if missing or unknown:
         faults = [f"{w} {', '.join(names[:3])}" for w, names in (("lacks", missing), ("has", sorted(unknown))) if names]
         raise CheckpointError(f"{path} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
+    for name, weight in model.named_parameters():
+        if weight.dtype.itemsize > 1 and not weight.isfinite().all():  # those of eight bits have no test for it
+            raise CheckpointError(f"{path}: {name} is not finite; the model diverged, so take an earlier checkpoint")
+
+
+def _kind(value: object) -> str:
+    """Says in words why a tensor could be no weight; an empty string for one of real numbers."""
+    if not isinstance(value, Tensor) or is_lazy(value):
+        return ""
+    if value.is_meta:
+        return "a tensor without data"
+    if value.is_quantized:
+        return "a quantized tensor"
+    if value.layout != torch.strided:
+        return "a sparse tensor"
+    return "a tensor of complex numbers" if value.is_complex() else ""
+
+
+def _shapes_that_differ(weights: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    both = [(name, weights[name], state[name]) for name in state if name in weights]
+    shapes = [(name, *(tuple(getattr(value, "shape", ())) for value in values)) for name, *values in both]
+    return "; ".join([f"{name} is {one}, and here {other}" for name, one, other in shapes if one != other][:3])
 
 
 def _under_own_names(path: Path, weights: Mapping[str, Any], state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -122,20 +148,29 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"{path} cannot be read ({error.strerror}); check the path and its permissions"
         ) from error
     except pickle.UnpicklingError as error:  # PyTorch's message is advice to trust the file
-        kinds = ", ".join(_kinds_beside_weights(path, error))
-        fault = f"it holds {kinds}, which is no weight" if kinds else "it is no file of PyTorch's"
+        found = _kinds_beside_weights(path, error)
+        if found and all(name.startswith("numpy.") for name in found):
+            raise CheckpointError(
+                f"{path} holds values of NumPy, for which PyTorch would run what the file says; save float(x) and "
+                f"torch.from_numpy(x) in their place"
+            ) from None
+        kinds = ", ".join(found)
+        fault = f"it holds {kinds}, which is no weight" if kinds else "it is no file of PyTorch"
         raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from None
     except Exception as error:  # each format has its own ways to say that a file is not whole
-        fault = in_one_line(error) if path.suffix.lower() == ".safetensors" else "it is no whole file of PyTorch's"
+        fault = f"it is no whole file of {'safetensors' if path.suffix.lower() == '.safetensors' else 'PyTorch'}"
         raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
     for key in WEIGHT_KEYS:
         if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
             saved = saved[key]
-    if not isinstance(saved, Mapping) or not all(
-        isinstance(name, str) and (isinstance(value, Tensor) or name.endswith("_extra_state"))
-        for name, value in saved.items()
-    ):
+    if not isinstance(saved, Mapping) or not all(isinstance(name, str) for name in saved):
         raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
+    for name, value in saved.items():
+        if not (isinstance(value, Tensor) or name.endswith("_extra_state")):
+            kind = type(value).__name__
+            raise CheckpointError(
+                f"{path} is no state_dict: its {name!r} is {kind}, no tensor; save model.state_dict()"
+            )
     return saved
 
 
