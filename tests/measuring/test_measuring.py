@@ -104,7 +104,7 @@ def test_labels_of_any_integer_type(dtype):
 def test_narrow_labels_of_more_classes_than_fit_a_byte(dtype):
     """num_classes may exceed what the labels' own type can hold."""
     labels = torch.arange(120).repeat(3).to(dtype)
-    with pytest.raises(ValueError, match="class 120, 121, 122, 123, 124, … has no samples"):
+    with pytest.raises(ValueError, match="classes 120, 121, 122, 123, 124, … have no samples"):
         measure(torch.randn(360, 3), labels, num_classes=300)
 
 
@@ -154,7 +154,7 @@ def changed(values: torch.Tensor, index, value) -> torch.Tensor:
 
 BAD: dict[str, tuple[tuple, dict, str]] = {
     "class without samples": ((H, torch.where(Y == 1, 0, Y)), {}, r"class 1 has no samples, .*\(counts: \[9, 0, 6\]\)"),
-    "last classes without samples": ((H, Y), {"num_classes": 5}, r"class 3, 4 has no samples"),
+    "last classes without samples": ((H, Y), {"num_classes": 5}, r"classes 3, 4 have no samples"),
     "weight with more rows than classes": ((H, Y, torch.ones(4, 5)), {}, r"class 3 has no samples"),
     "one class": ((H, 0 * Y), {}, "at least two classes, got 1"),
     "one class, said so": ((H, 0 * Y), {"num_classes": 1}, "at least two classes, got 1"),

@@ -22,8 +22,8 @@ from ..statistics import (
     check_batch,
     check_scale,
     check_shapes,
+    hint_of,
     mean_of,
-    unlabelled,
 )
 from .capture.subset import Quota
 
@@ -188,10 +188,10 @@ def _number_of_classes(
     if labels.min() < 0:
         raise InputError(
             f"label {int(labels.min())} of sample {int(labels.argmin())} is out of range: labels start at 0"
-            f"{unlabelled(int(labels.min()))}"
+            f"{hint_of(int(labels.min()), labels)}"
         )
     if given is None and classifier is None and labels.max() == 255 and not (labels == 254).any():
-        raise InputError(f"label 255 of sample {int(labels.argmax())} has no class 254 below it{unlabelled(255)}")
+        raise InputError(f"label 255 of sample {int(labels.argmax())} has no class 254 below it{hint_of(255, labels)}")
     if given is None:
         given = int(labels.max()) + 1 if classifier is None else len(classifier.weight)
     elif classifier is not None and len(classifier.weight) != given:

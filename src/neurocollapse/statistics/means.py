@@ -139,11 +139,7 @@ class ClassMeans:
     def offsets(self) -> Float[Tensor, "classes features"]:
         """Class means less the reference. Raises `ValueError` if a class has no samples, and names it."""
         if not self.counts.all():
-            shown, counts = empty_classes(self.counts, self.classes)
-            raise InputError(
-                f"class {shown} has no samples, so its mean is undefined (counts: {counts}); "
-                f"pass more data, or {LEAVE_OUT}"
-            )
+            raise InputError(f"{empty_classes(self.counts, self.classes)}; pass more data, or {LEAVE_OUT}")
         return self.sums / self.counts[:, None]
 
     def offsets_of(self, classes: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen features"]:

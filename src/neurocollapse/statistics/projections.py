@@ -292,11 +292,9 @@ class Projections:
     def statistics(self, objective: Objective | None = None, ood_mean: Tensor | None = None) -> Statistics:
         """The statistics of the samples seen. Raises `ValueError` if a class has none."""
         if not self.counts.all():
-            shown, counts = empty_classes(self.counts, self.means.classes)
-            raise InputError(
-                f"class {shown} has no samples in the second sweep, held out against the means, so its spread is "
-                f"undefined (counts: {counts}); pass samples of every class, or {LEAVE_OUT}"
-            )
+            place = " in the second sweep, held out against the means"
+            fault = empty_classes(self.counts, self.means.classes, place, "spread")
+            raise InputError(f"{fault}; pass samples of every class, or {LEAVE_OUT}")
         if ood_mean is not None and len(ood_mean) != self.num_features:
             raise InputError(
                 f"ood must have {self.num_features} features like the classes' samples, got {len(ood_mean)}"
