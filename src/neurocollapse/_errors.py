@@ -231,6 +231,7 @@ _WORDS = {
     "bool": "True or False",
     "NoneType": "None",
     "Iterable": "a sequence",
+    "Mapping": "a dict",
     "Module": "a torch.nn.Module",
     "Optimizer": "an optimizer",
     "Tensor": "a tensor",

@@ -23,7 +23,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurocollapse import DatasetError
+from neurocollapse import DatasetError, InputTypeError
 from neurocollapse.datasets import (
     Dataset,
     dataset,
@@ -1077,3 +1077,17 @@ def test_published_cifar10():
     assert data.class_counts == (5000,) * 10
     assert torch.bincount(data.test.labels).tolist() == [1000] * 10
     assert data.train.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+
+
+def test_a_split_is_indexed_by_the_number_of_a_sample():
+    split = load_dataset("gaussian").train
+    image, label = split[-1]
+    assert image.equal(split.images[-1])
+    assert label == split.labels[-1]
+    assert split[[0, 2]][1].equal(split.labels[[0, 2]])
+    for index in (400, -401, [1, 400]):
+        with pytest.raises(IndexError, match=re.escape(f"no sample {index}: the split has 400, counted from 0")):
+            split[index]
+    for index in ("1", 1.0, None, True):
+        with pytest.raises(InputTypeError, match=f"a split is indexed by the number of a sample, got {index!r}"):
+            split[index]

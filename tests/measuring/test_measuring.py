@@ -1,6 +1,7 @@
 """`measure`: any type and layout of array, bad input named, and what a `Measurement` is."""
 
 import html
+import inspect
 import json
 import math
 import re
@@ -362,6 +363,10 @@ def test_to_dict_of_exact_and_degenerate_problems(problem):
     values = measure(problem.features, problem.labels, problem.weight, problem.bias)
     restored = json.loads(json.dumps(values.to_dict()))
     assert {key: restored[key] for key in values} == pytest.approx(dict(values), rel=0, abs=0, nan_ok=True)
+
+
+def test_help_names_the_types_as_they_are_written():
+    assert "features: 'Tensor | ArrayLike', labels: 'Tensor | ArrayLike'," in str(inspect.signature(measure))
 
 
 def test_repr_is_a_table_with_every_key():

@@ -33,14 +33,14 @@ _CHEAP_COVARIANCE = 10**10
 
 @checks_arguments
 def measure(
-    features: Tensor | ArrayLike,
-    labels: Tensor | ArrayLike,
-    weight: Tensor | ArrayLike | None = None,
-    bias: Tensor | ArrayLike | None = None,
+    features: "Tensor | ArrayLike",
+    labels: "Tensor | ArrayLike",
+    weight: "Tensor | ArrayLike | None" = None,
+    bias: "Tensor | ArrayLike | None" = None,
     *,
     num_classes: int | None = None,
     means: ClassMeans | None = None,
-    ood: Tensor | ArrayLike | None = None,
+    ood: "Tensor | ArrayLike | None" = None,
     weighting: str = "classes",
     vci: bool | None = None,
     absent: Literal["error", "leave_out"] = "error",

@@ -72,6 +72,8 @@ def _takes_two(function: Callable[..., object]) -> bool:
 
 def _load_function(name: str) -> Callable[..., object]:
     module_name, _, function_name = name.partition(":")
+    if module_name.partition(".")[0] in sys.stdlib_module_names:  # a file of that name would stand in for Python's own
+        raise NetworkError(f"{module_name!r} of network {name!r} is a module of Python's own; rename your file")
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # the user's module may raise anything

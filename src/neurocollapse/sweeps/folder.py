@@ -245,6 +245,19 @@ class RunFolder:
             return str(error)
         return None
 
+    @property
+    def remarks(self) -> list[str]:
+        """Says what is wrong in the files of a whole run that does not touch its numbers."""
+        path, found = self.path / "config.json", []
+        known = [field.name for field in dataclasses.fields(Description)]
+        for name in read_json(path, dict[str, Any]).keys() - known:
+            found.append(f"{path} has the unknown key {name!r}{did_you_mean(name, known)}, which is ignored")
+        try:
+            self.timings()
+        except RunError as error:
+            found.append(f"{str(error).partition(';')[0]}; the run is whole but for the seconds that it took")
+        return found
+
 
 def no_run(path: Path) -> RunError:
     """Returns the error for a path that is no folder, or a folder without a run; it names the nearest beside it."""
