@@ -16,7 +16,7 @@ from ..._errors import CaptureWarning
 from .loaders import Batch
 from .names import Origin
 from .repeats import Repeats
-from .subset import Part
+from .subset import BatchesOf, Part
 
 
 class Drawn:
@@ -29,6 +29,7 @@ class Drawn:
         self.loader = loader
         self.indices: list[int] | None = None  # in the batch yielded last
         self.seen = 0  # samples in the batches before
+        self.batch: int | None = None  # the place of the batch yielded last, in a list of which this is a part
         self.counted: dict[int, bytearray] = {}  # by data set, whether each sample was seen
         self.total = self.different = 0
         self.unequal: tuple[int, int] | None = None  # the samples drawn and the labels yielded, where they differ
@@ -40,7 +41,8 @@ class Drawn:
         before: Any = None
         has_workers = isinstance(self.loader, DataLoader) and isinstance(self.loader.dataset, IterableDataset)
         has_workers &= getattr(self.loader, "num_workers", 0) > 1
-        for item in self._watched():
+        for number, item in enumerate(self._watched()):
+            self.batch = self.loader.places[number] if isinstance(self.loader, BatchesOf) else None
             if has_workers:
                 self.copies += _same(item, before)
                 before = item
@@ -55,7 +57,7 @@ class Drawn:
             self.unequal = self.unequal or ((len(self.indices), len(labels)) if labels.ndim == 1 else None)
             self.indices = None
         self.seen += len(labels)
-        origin = Origin(labels.shape, self.seen - len(labels), self.indices)
+        origin = Origin(labels.shape, self.seen - len(labels), self.indices, self.batch)
         self.repeats.add(batch, origin)
         return origin
 
