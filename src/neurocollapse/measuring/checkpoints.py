@@ -2,31 +2,26 @@
 
 import glob
 import hashlib
-import pickle
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._errors import CheckpointError
-from .._files import check_opens, check_unpacked, in_one_line, irregular, json_lines, path_of, write_json_lines
+from .._files import in_one_line, json_lines, path_of, write_json_lines
 from .._schema import typed, typed_line
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, plain_name, unwrap
 from .models import measure_model
+from .weight_files import kind_of, read_weights
 
-#: The keys under which training scripts keep the weights beside the optimiser's state.
-WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 #: The parts of a prefix that wrappers and this package's own checkpoints give to parameter names.
 PREFIXES = {"", "module", "model"}
 
@@ -59,13 +54,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
     that share memory with one that is there may be absent. Raises `CheckpointError` if the file is damaged, holds
     something else, numbers that are not finite, or weights of another model.
     """
-    weights = _read(path)
+    weights = read_weights(path)
     model = unwrap(model)
     state = model.state_dict()
     fitting = _under_own_names(path, weights, state)
-    kinds = {name: kind for name, value in fitting.items() if (kind := _kind(value)) and kind != _kind(state.get(name))}
-    if kinds:
-        wrong = [f"{name} is {kind}" for name, kind in kinds.items()]
+    kinds = {name: kind for name, value in fitting.items() if (kind := kind_of(value))}
+    if wrong := [f"{name} is {kind}" for name, kind in kinds.items() if kind != kind_of(state.get(name))]:
         raise CheckpointError(f"{path} cannot be loaded: {', '.join(wrong[:3])}; save dense tensors of real numbers")
     on_meta = any(isinstance(value, Tensor) and value.is_meta for value in state.values())
     try:
@@ -78,22 +72,19 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if missing or unknown:
         faults = [f"{w} {', '.join(names[:3])}" for w, names in (("lacks", missing), ("has", sorted(unknown))) if names]
         raise CheckpointError(f"{path} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
-    for name, weight in model.named_parameters():
-        if weight.dtype.itemsize > 1 and not weight.isfinite().all():  # those of eight bits have no test for it
-            raise CheckpointError(f"{path}: {name} is not finite; the model diverged, so take an earlier checkpoint")
+    if wrong_name := _not_finite(model):
+        raise CheckpointError(f"{path}: {wrong_name} is not finite; the model diverged, so take an earlier checkpoint")
 
 
-def _kind(value: object) -> str:
-    """Says in words why a tensor could be no weight; an empty string for one of real numbers."""
-    if not isinstance(value, Tensor) or is_lazy(value):
-        return ""
-    if value.is_meta:
-        return "a tensor without data"
-    if value.is_quantized:
-        return "a quantized tensor"
-    if value.layout != torch.strided:
-        return "a sparse tensor"
-    return "a tensor of complex numbers" if value.is_complex() else ""
+def _not_finite(model: nn.Module) -> str | None:
+    """Returns the name of a tensor that is not finite, if any. A buffer may be infinite, as masks are."""
+    buffers = {name for name, _ in model.named_buffers()}
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.dtype.itemsize > 1:  # eight bits have no test for it
+            finite = ~value.isnan() if name in buffers else value.isfinite()
+            if not finite.all():
+                return name
+    return None
 
 
 def _shapes_that_differ(weights: Mapping[str, Any], state: Mapping[str, Any]) -> str:
@@ -128,58 +119,6 @@ def _memory(value: object) -> tuple[int, int] | None:
     if not isinstance(value, Tensor) or value.is_meta or is_lazy(value):
         return None
     return (value.data_ptr(), value.numel()) if value.numel() else None
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    if kind := irregular(path):
-        raise CheckpointError(f"{path} is {kind}, not a file; name a file of weights")
-    try:
-        check_opens(path)
-        if zipfile.is_zipfile(path):  # as torch.save writes them
-            with zipfile.ZipFile(path) as archive:
-                check_unpacked(path, sum(member.file_size for member in archive.infolist()), CheckpointError)
-        if path.suffix.lower() == ".safetensors":
-            return safetensors.torch.load_file(path)
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except (PermissionError, FileNotFoundError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
-        ) from error
-    except pickle.UnpicklingError as error:  # PyTorch's message is advice to trust the file
-        found = _kinds_beside_weights(path, error)
-        if found and all(name.startswith("numpy.") for name in found):
-            raise CheckpointError(
-                f"{path} holds values of NumPy, for which PyTorch would run what the file says; save float(x) and "
-                f"torch.from_numpy(x) in their place"
-            ) from None
-        kinds = ", ".join(found)
-        fault = f"it holds {kinds}, which is no weight" if kinds else "it is no file of PyTorch"
-        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from None
-    except Exception as error:  # each format has its own ways to say that a file is not whole
-        fault = f"it is no whole file of {'safetensors' if path.suffix.lower() == '.safetensors' else 'PyTorch'}"
-        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
-    for key in WEIGHT_KEYS:
-        if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
-            saved = saved[key]
-    if not isinstance(saved, Mapping) or not all(isinstance(name, str) for name in saved):
-        raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
-    for name, value in saved.items():
-        if not (isinstance(value, Tensor) or name.endswith("_extra_state")):
-            kind = type(value).__name__
-            raise CheckpointError(
-                f"{path} is no state_dict: its {name!r} is {kind}, no tensor; save model.state_dict()"
-            )
-    return saved
-
-
-def _kinds_beside_weights(path: Path, error: pickle.UnpicklingError) -> list[str]:
-    """Returns the names of the classes and functions for which `torch.load` refused the file; it executes nothing."""
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # a file in PyTorch's older format
-        return re.findall(r"GLOBAL (\S+) was not an allowed", str(error))
 
 
 @dataclass(frozen=True)
