@@ -1016,6 +1016,9 @@ def flat(size=16):
 REPEATS = {
     "wrapped around": ([i % 50 for i in range(60)], "Shown repeats samples: the 60 that it showed have 50 different"),
     "in pairs": ([i // 2 for i in range(40)], "the 40 that it showed have 20 different inputs"),
+    "backwards": ([*range(60), *range(59, 49, -1)], "the 70 that it showed have 60 different inputs"),
+    "one of them": ([*range(30), *([7] * 10)], "the 40 that it showed have 30 different inputs"),
+    "at random": ([i * i % 31 for i in range(60)], "the 60 that it showed have 16 different inputs"),
     "a few that are equal": ([*range(60), 1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 11], None),
     "one for each class": ([i % C for i in range(60)], None),
 }
@@ -1038,11 +1041,14 @@ def test_a_batch_that_is_given_twice_is_warned_of():
     capture(flat(), data)
 
 
-def test_augmented_samples_and_words_may_repeat():
+def test_augmented_samples_and_words_and_their_counts_may_repeat():
     capture(flat(), DataLoader(Shown([i % 50 for i in range(60)], altered=0.1), 7))
     words = torch.randint(0, 9, (10, 20)).repeat(4, 1)
-    model = nn.Sequential(nn.EmbeddingBag(9, 6), nn.Linear(6, C))
-    capture(model, DataLoader(TensorDataset(words, torch.arange(40) % C), 7))
+    for model, data in (
+        (nn.Sequential(nn.EmbeddingBag(9, 6), nn.Linear(6, C)), words),
+        (nn.Linear(20, C), words.float()),
+    ):
+        capture(model, DataLoader(TensorDataset(data, torch.arange(40) % C), 7))
 
 
 # ---- the store
