@@ -340,6 +340,10 @@ def test_what_is_missing_says_what_it_needs():
         _ = values["loss"]
     with pytest.raises(KeyError, match=r"there is no key 'nc7' \(did you mean 'nc.'\?\)"):
         _ = values["nc7"]
+    with pytest.raises(AttributeError, match=r"no attribute 'nc1'; a measurement is a mapping, so write \['nc1'\]"):
+        _ = values.nc1
+    with pytest.raises(AttributeError, match=r"no attribute 'rnk' \(did you mean 'rank'\?\)"):
+        _ = values.rnk
 
 
 def test_what_one_pass_misses_says_what_it_needs():

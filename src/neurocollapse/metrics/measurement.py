@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._errors import did_you_mean
 from .._html import html_table
@@ -134,6 +134,13 @@ class Measurement(Mapping[str, Any]):
         if key not in self._values:
             raise KeyError(f"there is no key {key!r}{did_you_mean(str(key), METRICS)}; see neurocollapse.METRICS")
         return self._values[key]
+
+    if not TYPE_CHECKING:  # to which any name would be one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            meant = did_you_mean(name, dir(self))
+            hint = f"; a measurement is a mapping, so write [{name!r}]" if name in METRICS else meant
+            raise AttributeError(f"Measurement has no attribute {name!r}{hint}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

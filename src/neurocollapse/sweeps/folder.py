@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._errors import InputError, InputTypeError, RunError, checks_arguments, did_you_mean
-from .._files import path_of
+from .._files import irregular, path_of
 from .._html import html_table
 from .._schema import typed
 from ..training import DEFAULTS_VERSION, Record, RunConfig, former_defaults, last_epoch, recorded_epochs
@@ -264,7 +264,7 @@ def no_run(path: Path) -> RunError:
     if path.is_dir():
         return RunError(f"there is no run in {path}; name the folder of one")
     if path.exists():
-        return RunError(f"{path} is a file, not a folder")
+        return RunError(f"{path} is {irregular(path) or 'a file'}, not a folder")
     beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
     return RunError(f"there is no folder {path}{did_you_mean(path.name, beside)}")
 
