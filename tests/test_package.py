@@ -49,6 +49,8 @@ def test_version_is_that_of_the_installed_distribution():
 def test_unknown_name_is_named_in_the_error():
     with pytest.raises(AttributeError, match="No neurocollapse attribute nonexistent"):
         _ = nc.nonexistent
+    with pytest.raises(AttributeError, match=r"mesure_model \(did you mean 'measure_model'\?\)"):
+        _ = nc.mesure_model
 
 
 def twice(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -10,6 +10,7 @@ from ._errors import InputTypeError as InputTypeError
 from ._errors import NetworkError as NetworkError
 from ._errors import NeurocollapseError as NeurocollapseError
 from ._errors import RunError as RunError
+from ._errors import SampleError as SampleError
 from ._errors import VerificationError as VerificationError
 from ._errors import WriteError as WriteError
 from ._version import __version__ as __version__

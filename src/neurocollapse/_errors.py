@@ -35,14 +35,14 @@ class InputTypeError(InputError, TypeError):
 
 
 class SampleError(InputError):
-    """A sample that cannot be used. It is called by its number among the rows until `named` says which it is."""
+    """A sample that cannot be used; `sample` is its index in the data, or its number among the rows."""
 
     def __init__(self, what: str, sample: int | str, fault: str):
         super().__init__(what, sample, fault)
         self.sample = sample
 
     def named(self, sample: str) -> "SampleError":
-        """Returns the same error with the sample's name in the data."""
+        """Returns the same error with the sample's index in the data, or another name."""
         return SampleError(self.args[0], sample, self.args[2])
 
     def __str__(self) -> str:
@@ -231,6 +231,7 @@ _WORDS = {
     "bool": "True or False",
     "NoneType": "None",
     "Iterable": "a sequence",
+    "Mapping": "a dict",
     "Module": "a torch.nn.Module",
     "Optimizer": "an optimizer",
     "Tensor": "a tensor",

@@ -150,6 +150,10 @@ def read_npz(
         with path.open("rb") as file:
             _check_is_npz(file, path, kind, remedy)
             with np.load(file, allow_pickle=False) as archive:
+                if twice := [name for name in names if archive.files.count(name) > 1]:
+                    raise kind(
+                        f"{path} has {archive.files.count(twice[0])} arrays that are called {twice[0]!r}; {remedy}"
+                    )
                 wanted = [name for name in names if name in archive.files]
                 members = {name: _member(archive, name) for name in wanted}
                 check_unpacked(path, sum(member.file_size for member in members.values()), kind)
@@ -216,7 +220,9 @@ def _check_header(archive: "np.lib.npyio.NpzFile", member: "zipfile.ZipInfo") ->
         read = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read(stream)
         promised, there = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
-    if not dtype.hasobject and promised != there and min(shape, default=0) >= 0:  # NumPy refuses the others itself
+    if dtype.hasobject:
+        raise InputError("it holds Python objects, not numbers")
+    if promised != there and min(shape, default=0) >= 0:  # NumPy refuses the others itself
         raise InputError(f"its header promises {promised} bytes, shape {shape} of {dtype}, and {there} follow")
 
 

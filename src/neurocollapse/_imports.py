@@ -14,6 +14,8 @@ from ._errors import NeurocollapseError
 def users_function(name: str, what: str, error: type[NeurocollapseError]) -> Callable[..., Any]:
     """Returns the function that `module:function` names, for a `what` such as network. Raises `error`."""
     module_name, _, function_name = name.partition(":")
+    if module_name.partition(".")[0] in sys.stdlib_module_names:  # a file of that name would stand in for Python's own
+        raise error(f"{module_name!r} of {what} {name!r} is a module of Python's own; rename your file")
     try:
         with _current_folder_first():
             module = importlib.import_module(module_name)

@@ -60,13 +60,37 @@ def typed(hint: Any, value: Any, key: str = "it") -> Any:
     raise InputTypeError(f"{key} must be {_WORDS[hint]}, got {_shown(value)}")
 
 
+def parsed(content: bytes, line: int = 1) -> Any:
+    """Returns a value of JSON; the content begins in this line of a file. Raises `InputError` if it is no JSON.
+
+    >>> parsed(b'{"seed": 1, "seed": 2}')
+    Traceback (most recent call last):
+    neurocollapse._errors.InputError: it has 'seed' twice
+    """
+    try:
+        return json.loads(content.decode(), object_pairs_hook=_without_duplicates)
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated")
+        place = f"line {line + error.lineno - 1}"
+        fault = f"{place} is cut off" if cut else f"{place} is no JSON from character {error.colno} on"
+    except UnicodeDecodeError as error:
+        fault = f"line {line + content[: error.start].count(10)} is no text in UTF-8"
+    except RecursionError:
+        fault = f"line {line} has too many brackets within one another"
+    raise InputError(fault)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise InputError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return values
+
+
 def typed_line(hint: Any, line: bytes, number: int) -> Any:
     """Returns the value in a line of a .jsonl file as the type that it must have: see `typed`. Raises `InputError`."""
-    try:
-        value = json.loads(line.decode())
-    except Exception as error:  # also for brackets without end
-        raise InputError(f"line {number}: {error}") from error
-    return typed(hint, value, f"line {number}")
+    return typed(hint, parsed(line, number), f"line {number}")
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

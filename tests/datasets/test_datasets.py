@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurocollapse import DatasetError
+from neurocollapse import DatasetError, InputTypeError
 from neurocollapse.datasets import (
     PUBLICATIONS,
     Dataset,
@@ -761,7 +761,7 @@ TEST = {"test_images": IMAGES_6, "test_labels": USER_LABELS}
     [
         ({"labels": None}, r"mine.npz has no array 'labels', only \['images'\]; save plain numeric arrays with"),
         ({"images": None, "x": [1]}, r"mine.npz has no array 'images', only \['labels', 'x'\]"),
-        ({"images": np.array([{}] * 6)}, r"array 'images': Object arrays cannot be loaded .*; save plain numeric"),
+        ({"images": np.array([{}] * 6)}, r"array 'images': it holds Python objects, not numbers.*; save plain numeric"),
         ({"images": IMAGES_6 * 1j}, r"array 'images' does not hold real numbers"),
         ({"labels": list("abcabc")}, r"array 'labels' does not hold real numbers"),
         ({"images": NAN}, r"images\[4, 1, 0\] is nan; remove or repair such samples"),
@@ -967,3 +967,17 @@ def test_published_cifar10():
     assert data.class_counts == (5000,) * 10
     assert torch.bincount(data.test.labels).tolist() == [1000] * 10
     assert data.train.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+
+
+def test_a_split_is_indexed_by_the_number_of_a_sample():
+    split = load_dataset("gaussian").train
+    image, label = split[-1]
+    assert image.equal(split.images[-1])
+    assert label == split.labels[-1]
+    assert split[[0, 2]][1].equal(split.labels[[0, 2]])
+    for index in (400, -401, [1, 400]):
+        with pytest.raises(IndexError, match=re.escape(f"no sample {index}: the split has 400, counted from 0")):
+            split[index]
+    for index in ("1", 1.0, None, True):
+        with pytest.raises(InputTypeError, match=f"a split is indexed by the number of a sample, got {index!r}"):
+            split[index]

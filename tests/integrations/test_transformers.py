@@ -242,7 +242,7 @@ def test_training_is_the_same_with_and_without(tmp_path):
 def test_a_callback_is_attached_once_or_says_that_it_is_not(tmp_path):
     trainer, callback = trainer_in(tmp_path, epochs=1), NeuralCollapseCallback()
     trainer.add_callback(callback)
-    with pytest.raises(RuntimeError, match=r"does not know its trainer; call NeuralCollapseCallback\(...\).attach"):
+    with pytest.raises(ValueError, match=r"does not know its trainer; call NeuralCollapseCallback\(...\).attach"):
         trainer.train()
     callback.attach(trainer).attach(trainer)
     trainer.train()

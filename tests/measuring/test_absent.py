@@ -143,7 +143,7 @@ def test_strategies_that_cannot_choose(strategy, options, message):
 
 def test_a_message_about_many_absent_classes_is_short():
     means = measure(torch.randn(2000, 3), torch.arange(2000) % 1000).means
-    with pytest.raises(ValueError, match=r"class 10, 11, 12, 13, 14, … has no samples in the second") as error:
+    with pytest.raises(ValueError, match=r"classes 10, 11, 12, 13, 14, … have no samples in the second") as error:
         measure(torch.randn(1000, 3), torch.arange(1000) % 10, means=means)
     assert len(str(error.value)) < 300
 

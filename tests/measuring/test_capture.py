@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections import UserDict
+from contextlib import nullcontext
 from functools import partial
 from itertools import count
 from types import SimpleNamespace
@@ -957,6 +958,7 @@ CAUTIONS = {
         lambda: DataLoader(Stream(), 22, num_workers=2),
         "workers yield the same .*: 1 batch",
     ),
+    "a sampler that leaves out": (lambda: sampled(Every(2)), "Every leaves out 11 of 22 samples"),
     "a collate function that leaves out": (
         lambda: loader(collate_fn=lambda samples: torch.utils.data.default_collate(samples[1:])),
         "collate_fn makes 4 labels of 5 samples, so samples are left out",
@@ -983,12 +985,70 @@ def test_what_would_make_the_number_wrong_is_warned_of(case):
         lambda: DataLoader(Stream(), 5),
         lambda: DataLoader(Pictures(), batch_sampler=[[0, 1, 2], [5, 6]]),
         lambda: DataLoader(Batches(), batch_size=None),
+        lambda: sampled(range(9)),
         lambda: DataLoader(ConcatDataset([Pictures(), Pictures()]), 5),
         lambda: DataLoader({"a": (VECTORS[0], LABELS[0])}, sampler=["a", "a"]),  # keys, which are no indices
     ],
 )
 def test_what_is_harmless_is_not_warned_of(make):
     assert len(capture(mlp(), make()).features.features)
+
+
+class Shown(Dataset):
+    """Images of which some are shown again, by the data set's own code."""
+
+    def __init__(self, which, altered=0.0, size=16):
+        self.which, self.altered = list(which), altered
+        self.images = torch.randn(60, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self):
+        return len(self.which)
+
+    def __getitem__(self, index):
+        image = self.images[self.which[index]]
+        return image + self.altered * torch.randn_like(image), self.which[index] % C
+
+
+def flat(size=16):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * size**2, C))
+
+
+REPEATS = {
+    "wrapped around": ([i % 50 for i in range(60)], "Shown repeats samples: the 60 that it showed have 50 different"),
+    "in pairs": ([i // 2 for i in range(40)], "the 40 that it showed have 20 different inputs"),
+    "backwards": ([*range(60), *range(59, 49, -1)], "the 70 that it showed have 60 different inputs"),
+    "one of them": ([*range(30), *([7] * 10)], "the 40 that it showed have 30 different inputs"),
+    "at random": ([i * i % 31 for i in range(60)], "the 60 that it showed have 16 different inputs"),
+    "a few that are equal": ([*range(60), 1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 11], None),
+    "one for each class": ([i % C for i in range(60)], None),
+}
+
+
+@pytest.mark.parametrize("case", REPEATS)
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("size", [4, 16])  # the input as a whole, or some numbers of it
+def test_data_that_repeat_samples_in_their_own_code_are_warned_of(case, shuffle, size):
+    which, message = REPEATS[case]
+    data = DataLoader(Shown(which, size=size), 7, shuffle=shuffle)
+    with nullcontext() if message is None else pytest.warns(CaptureWarning, match=message):
+        capture(flat(size), data)
+
+
+def test_a_batch_that_is_given_twice_is_warned_of():
+    data = list(DataLoader(Shown(range(60)), 10))
+    with pytest.warns(CaptureWarning, match="the 70 that it showed have 60 inputs; measure with a loader"):
+        capture(flat(), [*data, data[2]])
+    capture(flat(), data)
+
+
+def test_augmented_samples_and_words_and_their_counts_may_repeat():
+    capture(flat(), DataLoader(Shown([i % 50 for i in range(60)], altered=0.1), 7))
+    words = torch.randint(0, 9, (10, 20)).repeat(4, 1)
+    for model, data in (
+        (nn.Sequential(nn.EmbeddingBag(9, 6), nn.Linear(6, C)), words),
+        (nn.Linear(20, C), words.float()),
+    ):
+        capture(model, DataLoader(TensorDataset(data, torch.arange(40) % C), 7))
 
 
 # ---- the store

@@ -7,6 +7,7 @@ import zipfile
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
@@ -89,7 +90,7 @@ class Code:
 
 FAULTS = {
     "other.safetensors": (lambda path: save_file(network(5).state_dict(), path),
-        r"other.safetensors is of another model than Sequential: size mismatch for 2.weight"),
+        r"model than Sequential: 0.weight is \(5, 4\), and here \(3, 4\); 2.weight"),
     "names.pt": (lambda path: torch.save({"fc.weight": torch.ones(2)}, path),
         r"it lacks 0.weight, 2.bias, 2.weight and has fc.weight, unlike Sequential"),
     "truncated.safetensors": (truncated, r"truncated.safetensors is damaged or holds more than weights"),
@@ -111,6 +112,23 @@ FAULTS = {
     "older.pt": (partial(saved_beside, _use_new_zipfile_serialization=False), r"\(it holds argparse.Namespace, which"),
     "text.pt": (lambda path: path.write_bytes(b"\x1b[31mno pickle"), r"text.pt is damaged .* save a state_dict$"),
     "numbers.pt": (lambda path: torch.save({0: torch.ones(2)}, path), r"numbers.pt holds dict, not a state_dict"),
+    "sparse.pt": (lambda path: torch.save({k: v.to_sparse() for k, v in weights(0).items()}, path),
+        r"sparse.pt cannot be loaded: 0.weight is a sparse tensor, .*; save dense tensors of real numbers"),
+    "complex.pt": (lambda path: torch.save({k: v + 1j for k, v in weights(0).items()}, path),
+        "0.weight is a tensor of complex numbers"),
+    "meta.pt": (lambda path: torch.save({k: v.to("meta") for k, v in weights(0).items()}, path),
+        "0.weight is a tensor without data"),
+    "scalar.pt": (lambda path: torch.save({"model": weights(0), "best": np.float64(0.5)}, path),
+        r"scalar.pt holds values of NumPy, for which PyTorch would run .*; save float\(x\) and torch.from_numpy\(x\)"),
+    "arrays.pt": (lambda path: torch.save({"0.weight": np.ones((5, 6))}, path), "arrays.pt holds values of NumPy"),
+    "epoch.pt": (lambda path: torch.save(weights(0) | {"epoch": 3}, path), "no state_dict: its 'epoch' is int, no"),
+    "program.pt": (lambda path: torch.export.save(torch.export.export(network(), (torch.ones(2, 4),)), path),
+        r"program.pt is a program of torch.export; save the state_dict of the model from which it was made$"),
+    "arrays.npz": (lambda path: np.savez(path, a=np.ones(3)), "arrays.npz is a file of NumPy arrays; save torch.from"),
+    "pointer.pt": (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n"),
+        "pointer.pt is a pointer of Git LFS, not the file; get it with git lfs pull"),
+    "nan.pt": (lambda path: torch.save({k: v * torch.nan for k, v in weights(0).items()}, path),
+        r"nan.pt: 0.weight is not finite; the model diverged, so take an earlier checkpoint"),
     "list.pt": (lambda path: torch.save([torch.ones(2)], path), r"list.pt holds list, not a state_dict"),
 }  # fmt: skip
 
@@ -125,7 +143,7 @@ def test_files_that_are_no_weights_of_this_model(name, tmp_path, capsys):
         load_weights(model, tmp_path / name)
     assert not {"weights_only", "trust", "\x1b"} & {*str(caught.value).split(), *str(caught.value)}
     assert "this must not run" not in capsys.readouterr().out
-    if name not in ("other.safetensors", "more.pt"):  # these faults are found halfway
+    if name not in ("other.safetensors", "more.pt", "nan.pt"):  # these faults are found halfway
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -275,12 +293,14 @@ GOOD = json.dumps({"checkpoint": "a", "sha256": "b"})
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("hello", "line 1: Expecting value"),
+        ("hello", "line 1 is no JSON from character 1 on"),
         (f"{GOOD}\n[]", r"line 2 must be an object, got \[\]"),
         (f'{GOOD}\n{{"sha256": "b"}}', "line 2 has no 'checkpoint'"),
         ('{"checkpoint": [1], "sha256": "b"}', r"line 1: checkpoint must be text, got \[1\]"),
         ('{"checkpoint": "a", "sha256": "b", "network": {"sha256": "c"}}', "line 1: network"),
-        ("[" * 200_000, "line 1: .*recursion"),
+        ("[" * 200_000, "line 1 has too many brackets within one another"),
+        (GOOD[:-4], "line 1 is cut off"),
+        (GOOD.replace("sha256", "checkpoint"), "it has 'checkpoint' twice"),
     ],
 )
 def test_a_file_that_is_no_trajectory(tmp_path, content, reason):

@@ -1,6 +1,7 @@
 """`measure`: any type and layout of array, bad input named, and what a `Measurement` is."""
 
 import html
+import inspect
 import json
 import math
 import re
@@ -104,7 +105,7 @@ def test_labels_of_any_integer_type(dtype):
 def test_narrow_labels_of_more_classes_than_fit_a_byte(dtype):
     """num_classes may exceed what the labels' own type can hold."""
     labels = torch.arange(120).repeat(3).to(dtype)
-    with pytest.raises(ValueError, match="class 120, 121, 122, 123, 124, … has no samples"):
+    with pytest.raises(ValueError, match="classes 120, 121, 122, 123, 124, … have no samples"):
         measure(torch.randn(360, 3), labels, num_classes=300)
 
 
@@ -154,7 +155,7 @@ def changed(values: torch.Tensor, index, value) -> torch.Tensor:
 
 BAD: dict[str, tuple[tuple, dict, str]] = {
     "class without samples": ((H, torch.where(Y == 1, 0, Y)), {}, r"class 1 has no samples, .*\(counts: \[9, 0, 6\]\)"),
-    "last classes without samples": ((H, Y), {"num_classes": 5}, r"class 3, 4 has no samples"),
+    "last classes without samples": ((H, Y), {"num_classes": 5}, r"classes 3, 4 have no samples"),
     "weight with more rows than classes": ((H, Y, torch.ones(4, 5)), {}, r"class 3 has no samples"),
     "one class": ((H, 0 * Y), {}, "at least two classes, got 1"),
     "one class, said so": ((H, 0 * Y), {"num_classes": 1}, "at least two classes, got 1"),
@@ -339,6 +340,10 @@ def test_what_is_missing_says_what_it_needs():
         _ = values["loss"]
     with pytest.raises(KeyError, match=r"there is no key 'nc7' \(did you mean 'nc.'\?\)"):
         _ = values["nc7"]
+    with pytest.raises(AttributeError, match=r"no attribute 'nc1'; a measurement is a mapping, so write \['nc1'\]"):
+        _ = values.nc1
+    with pytest.raises(AttributeError, match=r"no attribute 'rnk' \(did you mean 'rank'\?\)"):
+        _ = values.rnk
 
 
 def test_what_one_pass_misses_says_what_it_needs():
@@ -362,6 +367,10 @@ def test_to_dict_of_exact_and_degenerate_problems(problem):
     values = measure(problem.features, problem.labels, problem.weight, problem.bias)
     restored = json.loads(json.dumps(values.to_dict()))
     assert {key: restored[key] for key in values} == pytest.approx(dict(values), rel=0, abs=0, nan_ok=True)
+
+
+def test_help_names_the_types_as_they_are_written():
+    assert "features: 'Tensor | ArrayLike', labels: 'Tensor | ArrayLike'," in str(inspect.signature(measure))
 
 
 def test_repr_is_a_table_with_every_key():

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from neurocollapse import measure, measure_model
+from neurocollapse import InputError, measure, measure_model
 from neurocollapse.measuring.capture import capture
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")  # it is deprecated, and models of it are about
+#: They are deprecated, and models of them are about.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:torch.ao.quantization", "ignore:.*quantize")
 
 N, C = 22, 3
 VECTORS = torch.randn(N, 6, generator=torch.Generator().manual_seed(0))
@@ -38,6 +39,38 @@ def test_classes_without_samples_are_left_out_as_the_error_says():
     assert measure(features, labels, weight, bias, absent="leave_out").class_counts == (8, 0, 7)
 
 
+class Twice(nn.Module):
+    """A model that calls its head twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, C)
+
+    def forward(self, x):
+        return self.head(x + self.head(x).sum())
+
+
+@pytest.mark.parametrize(
+    "measuring",
+    [
+        lambda: measure_model(nn.Linear(6, C), [(VECTORS, LABELS + 1)]),
+        lambda: measure(VECTORS, LABELS + 1, torch.ones(C, 6)),
+        lambda: measure(VECTORS, LABELS + 1),
+    ],
+)
+def test_labels_that_count_from_one_are_recognised(measuring):
+    with pytest.raises(InputError, match="if labels count from 1, pass labels - 1"):
+        measuring()
+
+
+def test_a_backbone_is_told_by_its_outputs():
+    message = (
+        r"classes 3, 4 have no .*has 5 outputs, and the labels are 0 to 2; if the model is a backbone without a head"
+    )
+    with pytest.raises(InputError, match=message):
+        measure_model(mlp()[:2], DATA)
+
+
 JIT = "hooks do not reach into "
 #: a model and its data, a head, and where the error leads
 LED = {
@@ -60,6 +93,17 @@ LED = {
     "scripted": (lambda: torch.jit.script(mlp()), None, JIT + r"a model of torch.jit \(Recurs.*pass the eager model"),
     "traced": (lambda: torch.jit.trace(mlp(), VECTORS), None, JIT + r"a model of torch.jit \(TopLevel"),
     "frozen": (lambda: torch.jit.freeze(torch.jit.script(mlp().eval())), None, JIT + "a model of torch.jit"),
+    "exported": (
+        lambda: torch.export.export(mlp(), (VECTORS,)).module(),
+        None,
+        "a graph of torch.export, .*pass the eager",
+    ),
+    "quantized": (
+        lambda: torch.ao.quantization.quantize_dynamic(mlp(), {nn.Linear}),
+        None,
+        r"no layer that may be its head \(its quantized layers keep no weight to read: take the model from which",
+    ),
+    "called twice": (Twice, None, r"the head 'head' was called 2 times in one forward pass, not once \("),
     "scripted head": (
         lambda: nn.Sequential(nn.Linear(6, 5), torch.jit.script(nn.Linear(5, C))),
         None,
@@ -72,7 +116,7 @@ LED = {
 def test_errors_lead_somewhere(case):
     make, head, message = LED[case]
     model = make()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         capture(model, DATA, head=head)
 
 

@@ -160,6 +160,10 @@ FAILURES = {
     },
     "a class without samples": (lambda: measure_model(network(), loader(X[Y < 2], Y[Y < 2])),
         ("class 2 has no samples",) * 2),
+    "nan in a list of batches": (
+        lambda: measure_model(network(), list(zip(spoilt().split(1), Y.split(1), strict=True))),
+        ("feature 0 of sample 0 of batch 1 is nan", "process 1 failed: SampleError: feature 0 of sample 0 of batch 1"),
+    ),
     "features to be saved": (lambda: measure_model(network(), loader(), save_features="features.safetensors"),
         ("save_features needs all features in one process",) * 2),
     "others of nothing": (lambda: measure_model(network(), loader(), ood=DataLoader(TensorDataset(X[:0]))), NOTHING),

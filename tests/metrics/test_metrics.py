@@ -491,10 +491,37 @@ def test_rank_and_metrics_follow_the_precision_that_features_were_stored_in(dtyp
     coarse = torch.finfo(dtype).eps
     for key in ("nc1", "nc1_trace_ratio", "nc1_cdnv", "nc2_cosine", "nc2_equinorm", "nc1_vci"):
         assert stored[key] == pytest.approx(exact[key], rel=0.05 if spread else None, abs=2 * coarse), key
+    assert f"above {stored.rank_tolerance:.1e}, as {str(dtype).removeprefix('torch.')} is rounded)" in repr(stored)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("wider", [torch.float32, torch.float64])
+def test_rounded_values_keep_their_precision_in_a_wider_type(dtype, wider):
+    features, labels = normalized(dtype)
+    stored, again = measure(features, labels), measure(features.to(wider), labels)
+    assert again.rank == 63
+    assert again.rank_tolerance == pytest.approx(stored.rank_tolerance)
+    assert again["nc1"] == pytest.approx(stored["nc1"], rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1, 2.0**-20])
+def test_numbers_that_a_narrow_type_holds_without_rounding_are_exact(dtype, scale):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 20), generator=generator).to(dtype) * scale
+    labels = torch.arange(60) % 3
+    pixels[:, :2] = pixels[:, :1] * torch.tensor([1.0, 0.5])
+    pixels[:, 2] = scale / 2 * (labels == 0)  # a difference below the rounding of eight digits
+    means = ClassMeans(3)
+    means.update(pixels, labels)
+    assert means.precision == torch.finfo(dtype).eps
+    means.update(pixels + scale / 1024 * torch.rand(60, 20, generator=generator, dtype=dtype), labels)
+    assert means.precision == torch.finfo(dtype).eps
 
 
 def test_the_precision_survives_merging_and_one_pass():
     features, labels = normalized(torch.float32)
+    features = features.double()
     means = ClassMeans(100)
     for part in (labels < 50, labels >= 50):
         half = ClassMeans(100)
@@ -548,11 +575,32 @@ def test_vci_of_stored_features_does_not_depend_on_their_sizes(dtype):
     assert measure(features * sizes, problem.labels)["nc1_vci"] == pytest.approx(exact, rel=1e-9)
 
 
+@pytest.mark.parametrize(("factor", "error"), [(1e4, 1e-7), (1e6, 1e-8), (1e9, 1e-6), (1e11, 1e-4)])
+@pytest.mark.parametrize(("counts", "num_features"), [([8] * 3, 5), ([40] * 3, 30), ([9] * 7, 5)], ids=str)
+def test_vci_does_not_depend_on_a_large_direction_along_no_feature(factor, error, counts, num_features):
+    problem = random_problem(0, counts, num_features)
+    turned = rotation(num_features)
+    exact = naive.measure(problem.features, problem.labels)["nc1_vci"]
+    features = torch.cat([problem.features[:, :-1], factor * problem.features[:, -1:]], dim=1) @ turned
+    assert measure(features, problem.labels)["nc1_vci"] == pytest.approx(exact, rel=error)
+    halves = [slice(0, None, 2), slice(1, None, 2)]
+    means, classes = ClassMeans(len(counts)), problem.labels
+    means.update(features, classes)
+    parts = [Projections(means, held_out=False) for _ in halves]
+    for part, half in zip(parts, halves, strict=True):
+        part.update(features[half], classes[half])
+    merged = Measurement(parts[0].merge(parts[1]).statistics())
+    assert merged["nc1_vci"] == pytest.approx(exact, rel=error)
+
+
 def test_vci_is_nan_where_rounding_hides_it():
-    """A direction that is 1e9 times the others and along no feature: the variance across it is below its rounding."""
+    """A direction along no feature, so much larger than the others that these vary by little more than its rounding."""
     problem = random_problem(0, [8] * 3, 5)
-    features = (problem.features * torch.tensor([1.0, 1, 1, 1, 1e9])) @ rotation(5)
-    assert math.isnan(measure(features, problem.labels)["nc1_vci"])
+    far, farther = (problem.features * torch.tensor([1.0, 1, 1, 1, size]) @ rotation(5) for size in (1e9, 3e14))
+    assert math.isnan(measure(farther, problem.labels)["nc1_vci"])
+    moments = ClassMoments(3)  # one pass keeps the features' own basis
+    moments.update(far, problem.labels)
+    assert math.isnan(Measurement(moments.statistics())["nc1_vci"])
 
 
 @pytest.mark.parametrize("distance", [1e4, 1e6, 1e8, 1e10])
@@ -599,3 +647,14 @@ def test_vci_is_left_out_unasked_where_it_would_take_more_than_the_rest():
     assert "nc1_vci" in measure(few, labels[:100])
     assert "nc1_vci" not in measure(many, labels)
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vci_of_features_on_a_subspace_is_that_of_their_coordinates_or_is_given_up(seed, dtype):
+    """Those of a linear layer that widens: what float32 rounds off the subspace is no variance, also stored wider."""
+    generator = torch.Generator().manual_seed(seed)
+    coordinates, labels = torch.randn(12, 4, generator=generator), torch.arange(12) % 3
+    widened = (coordinates @ torch.randn(4, 6, generator=generator) + torch.randn(6, generator=generator)).to(dtype)
+    index = measure(widened, labels)["nc1_vci"]
+    assert math.isnan(index) or index == pytest.approx(measure(coordinates, labels)["nc1_vci"], rel=1e-5)

@@ -375,6 +375,7 @@ def test_a_users_network_is_called_with_shape_and_classes_or_without(users_modul
         ("bad_syntax:build", r"cannot import 'bad_syntax'.*SyntaxError"),
         ("raises_on_import:build", r"cannot import 'raises_on_import'.*ZeroDivisionError: division by zero"),
         (":build", "cannot import ''"),
+        ("secrets:build", "'secrets' of network 'secrets:build' is a module of Python's own; rename your file"),
         (".relative:build", r"cannot import '\.relative'"),
         ("users_module:absent", "module 'users_module' has no function 'absent'"),
         ("users_module:value", "module 'users_module' has no function 'value'"),

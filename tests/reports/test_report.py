@@ -249,9 +249,9 @@ def two_runs(tmp_path_factory):
 
 
 DAMAGED_FILES = [
-    ("claims.json", "{", "claims.json cannot be read (Expecting property name"),
+    ("claims.json", "{", "claims.json cannot be read (line 1 is cut off); run claims again"),
     ("claims.json", '[{"claim": "only"}]', "claims.json cannot be read (it[0] has no 'parts'); run claims again"),
-    ("theory.json", "xx", "theory.json cannot be read (Expecting value"),
+    ("theory.json", "xx", "theory.json cannot be read (line 1 is no JSON from character 1 on"),
     ("theory.json", "[]", "theory.json cannot be read (it must be an object, got []); verify writes it again"),
     ("*/snapshots.safetensors", "xx", "snapshots.safetensors is damaged ("),
 ]

@@ -664,7 +664,7 @@ def test_fewer_than_two_classes(kind, num_classes):
 def test_a_class_without_samples_is_named():
     batch = [(torch.zeros(3, 2), torch.tensor([0, 2, 2]))]
     means, moments = means_of(batch, 4), moments_of(batch, 4)
-    message = r"class 1, 3 has no samples, so its mean is undefined \(counts: \[1, 0, 2, 0\]\); pass more data"
+    message = r"classes 1, 3 have no samples, so their means are undefined \(counts: \[1, 0, 2, 0\]\); pass more data"
     for call in (lambda: means.class_means, lambda: Projections(means), moments.statistics):
         with pytest.raises(ValueError, match=message):
             call()
@@ -672,13 +672,13 @@ def test_a_class_without_samples_is_named():
 
 def test_of_many_empty_classes_the_first_are_named():
     means = means_of([(torch.zeros(2, 2), torch.tensor([1, 999]))], 1000)
-    with pytest.raises(ValueError, match=r"class 0, 2, 3, 4, 5, … has no samples.*998 of 1000 are zero"):
+    with pytest.raises(ValueError, match=r"classes 0, 2, 3, 4, 5, … have no samples.*998 of 1000 are zero"):
         _ = means.class_means
 
 
 @pytest.mark.parametrize("call", [lambda: ClassMeans(2).class_means, lambda: Projections(ClassMeans(2))])
 def test_nothing_seen_at_all(call):
-    with pytest.raises(ValueError, match=r"class 0, 1 has no samples.*counts: \[0, 0\]"):
+    with pytest.raises(ValueError, match=r"classes 0, 1 have no samples.*counts: \[0, 0\]"):
         call()
 
 

@@ -72,7 +72,7 @@ EDITS = [
     ("config.json", described(provenance=[1]), r"provenance\[0\] must be an object"),
     ("config.json", described(network={"sha256": "0"}), "network has no 'outputs'"),
     ("config.json", described(network={"sha256": "0", "outputs": ["1"]}), r"network.outputs\[0\] must be a number"),
-    ("config.json", DEEP, "recursion"),
+    ("config.json", DEEP, "line 1 has too many brackets"),
     ("result.json", described(status="lost"), "status must be 'finished' or 'diverged', got 'lost'"),
     ("result.json", described(epoch="1"), "epoch must be a whole number"),
     ("result.json", lambda text: '{"status": "finished"}', "it has no 'epoch'"),
@@ -81,7 +81,7 @@ EDITS = [
     ("records.jsonl", record(**{"train.nc1": {"a": 1}}), "line 1: train.nc1 must be a number"),
     ("records.jsonl", record(**{"train.weight_norms": 3}), "line 1: train.weight_norms must be a list"),
     ("records.jsonl", lambda text: text + "[]\n", "line 3 must be an object"),
-    ("records.jsonl", DEEP, "recursion"),
+    ("records.jsonl", DEEP, "line 1 has too many brackets"),
 ]  # fmt: skip
 
 
@@ -293,3 +293,26 @@ def test_a_kept_theory_table_does_not_stand_for_a_damaged_run(shelf):
     verified = {folder.path.name: table for folder, table in verify_runs(folders(shelf), kept)}
     assert "config.epochs must be a whole number" in verified.pop(run_id(CONFIG, DATA))
     assert not isinstance(verified.pop(run_id(OTHER, DATA)), str)
+
+
+def test_what_does_not_touch_a_whole_runs_numbers_is_remarked(shelf):
+    folder = folders(shelf)[0]
+    (folder.path / "config.json").write_text(described(num_clases=3)((folder.path / "config.json").read_text()))
+    (folder.path / "timings.jsonl").write_text("{")
+    key, seconds = folder.remarks
+    assert key.endswith("config.json has the unknown key 'num_clases' (did you mean 'num_classes'?), which is ignored")
+    assert seconds.endswith(
+        "timings.jsonl is damaged (line 1 is cut off); the run is whole but for the seconds that it took"
+    )
+    with pytest.warns(UserWarning, match="unknown key 'num_clases'|for the seconds"):
+        assert set(nc.runs(shelf)["run_id"]) == {each.path.name for each in folders(shelf)}
+
+
+def test_a_frame_shows_what_tells_and_names_the_column_that_is_meant(shelf):
+    frame = nc.runs(shelf)
+    first, *_, last = repr(frame).splitlines()
+    assert {"run_id", "status", "epoch", "train.nc1", "train.nc3"} < set(first.split())
+    assert last == f"of {len(frame.columns)} columns"
+    assert "seed" in repr(frame[["run_id", "seed"]])
+    with pytest.raises(KeyError, match=r"no column 'train.nc9' \(did you mean 'train.nc"):
+        frame["train.nc9"]

@@ -174,6 +174,24 @@ def test_a_ray_that_does_not_start_is_one_line(tmp_path, monkeypatch, text, mess
         next(train_on_ray([SMALL], tmp_path))
 
 
+def test_a_sigterm_while_ray_starts_goes_to_the_handler_that_was_there(tmp_path, monkeypatch):
+    """Ray's own handler, which it sets before it has started, would end the process with status 15."""
+    received = []
+
+    def init(**_):
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("ray.init", init)
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        with pytest.raises(SystemExit):
+            list(train_on_ray([SMALL], tmp_path))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
+
+
 # A cluster
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from neurocollapse import NeurocollapseError
+from neurocollapse import InputTypeError, NeurocollapseError
 from neurocollapse.datasets import load_dataset
 from neurocollapse.sweeps import Sweep
 from neurocollapse.sweeps import checks as checking
@@ -65,6 +65,11 @@ def test_a_sweep_is_the_product_of_its_axes_in_order():
 def test_what_makes_no_sense_is_refused_when_the_sweep_is_made(axes, message):
     with pytest.raises(NeurocollapseError, match=message):
         Sweep(SMALL, axes)
+
+
+def test_a_sweep_needs_its_axes():
+    with pytest.raises(InputTypeError, match="Sweep: missing a required argument: 'axes'; it takes base, axes"):
+        Sweep(SMALL)
 
 
 def test_runs_that_repeat_others_give_a_warning():

@@ -141,7 +141,7 @@ def test_what_holds_tensors_prints_as_one_short_line(tmp_path):
         "RunConfig(dataset='gaussian', network='mlp', depth=2, width=8, learning_rate=0.01, epochs=3)"
     )
     run = nc.train(TINY)
-    assert repr(run).startswith(f"TrainedRun(config={TINY!r}, status='finished', records=DataFrame(4, ")
+    assert repr(run).startswith(f"TrainedRun(config={TINY!r}, status='finished', records=RunsFrame(4, ")
     reproduction = nc.reproduce(TINY, weight_decays=[0.0], out=tmp_path, workers=1)
     for value in (state, run, reproduction):
         assert len(repr(value)) < 600

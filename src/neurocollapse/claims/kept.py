@@ -1,6 +1,5 @@
 """Reads and writes results, a line for each run, so that claims can be judged without the runs' folders."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from .._errors import InputError, RunError
 from .._files import in_one_line, json_lines, write_json_lines
-from .._schema import typed
+from .._schema import parsed, typed
 from ..metrics import DEFINITIONS_VERSION
 from ..sweeps import THEORY_VERSION
 from ..training import DEFAULTS_VERSION, RunConfig, former_defaults
@@ -51,7 +50,7 @@ def read_results(path: Path) -> dict[RunConfig, Result]:
         if not line:
             continue
         try:
-            result = _result(typed(_Line, json.loads(line.decode())))
+            result = _result(typed(_Line, parsed(line, number)))
         except Exception as error:
             why = in_one_line(error)
             raise RunError(

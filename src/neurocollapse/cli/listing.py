@@ -28,6 +28,8 @@ def runs(folder: tyro.conf.Positional[Path], json: bool = False) -> int:
     damages = [damage for run in found if (damage := run.damage)]
     for damage in damages:
         messages.print(f"damaged: {damage}")
+    for remark in (remark for run in found if not run.damage for remark in run.remarks):
+        messages.print(f"note: {remark}")
     return 1 if damages else 0
 
 

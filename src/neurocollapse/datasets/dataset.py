@@ -1,6 +1,7 @@
 """The type `Dataset`, and how it is made from arrays as they were read."""
 
 import hashlib
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +13,15 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._errors import InputTypeError
 from .._html import Brief
 
 # Samples converted to float64 at a time: all 50,000 images of CIFAR-10 at once would take 1.2 GB.
 BLOCK = 2048
+
+
+#: What names a sample of a split, or several.
+_INDICES = (int, np.integer, slice, list, np.ndarray, Tensor)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,9 +34,19 @@ class Split(Brief):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Returns a sample and its label, so that a split is a data set for `torch.utils.data.DataLoader`."""
-        return self.images_at(index), self.labels[index]
+    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
+        """Returns a sample and its label, so that a split is a data set for `torch.utils.data.DataLoader`.
+
+        Slices and lists of indices give several. Raises `IndexError` for a sample that is not there.
+        """
+        if isinstance(index, bool) or not isinstance(index, _INDICES):
+            raise InputTypeError(f"a split is indexed by the number of a sample, got {reprlib.repr(index)}")
+        try:
+            return self.images_at(index), self.labels[index]
+        except IndexError:
+            raise IndexError(
+                f"there is no sample {reprlib.repr(index)}: the split has {len(self)}, counted from 0"
+            ) from None
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Returns several samples and their labels at once, as a `DataLoader` asks for a batch."""
@@ -42,7 +58,7 @@ class Split(Brief):
         """The samples as they are in memory, (samples, ...): for their shape, their device and their size."""
         return self.images
 
-    def images_at(self, places: int | slice | Tensor) -> Tensor:
+    def images_at(self, places: Any) -> Tensor:
         """Returns the standardised images at these places, float32."""
         return self.images[places]
 
@@ -85,7 +101,7 @@ class ByteSplit(Split):
     def stored(self) -> Tensor:
         return self.pixels
 
-    def images_at(self, places: int | slice | Tensor) -> Tensor:
+    def images_at(self, places: Any) -> Tensor:
         return standardised(self.pixels[places], self.mean, self.deviation)
 
     def taken(self, places: slice | Tensor) -> Self:

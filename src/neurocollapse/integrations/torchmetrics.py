@@ -220,5 +220,5 @@ class _Shared:
         return type(self)(memo.get(id(self.module), self.module))
 
 
-def _empty() -> ValueError:
-    return ValueError("there is nothing to measure: the metric was not updated with any sample; call update first")
+def _empty() -> InputError:
+    return InputError("there is nothing to measure: the metric was not updated with any sample; call update first")

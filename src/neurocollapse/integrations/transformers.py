@@ -170,7 +170,7 @@ class NeuralCollapseCallback(TrainerCallback):
 
     def _attached(self) -> Trainer:
         if self.trainer is None:
-            raise RuntimeError(
+            raise InputError(
                 "the callback does not know its trainer; call NeuralCollapseCallback(...).attach(trainer) instead of "
                 "passing it as callbacks="
             )

@@ -16,7 +16,7 @@ from ..datasets import ByteSplit, Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, has_own_weights, preprocessing_of
 from .models import measure_model
-from .weight_files import digest_of, load_weights
+from .weights import digest_of, load_weights
 
 
 @dataclass(frozen=True)

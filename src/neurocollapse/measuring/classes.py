@@ -17,9 +17,9 @@ from .features import as_tensor, gather
 
 @checks_arguments
 def class_table(
-    features: Tensor | ArrayLike,
-    labels: Tensor | ArrayLike,
-    weight: Tensor | ArrayLike | None = None,
+    features: "Tensor | ArrayLike",
+    labels: "Tensor | ArrayLike",
+    weight: "Tensor | ArrayLike | None" = None,
     *,
     num_classes: int | None = None,
     weighting: str = "classes",

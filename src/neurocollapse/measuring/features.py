@@ -22,8 +22,8 @@ from ..statistics import (
     check_batch,
     check_scale,
     check_shapes,
+    hint_of,
     mean_of,
-    unlabelled,
 )
 from .capture.subset import Quota
 
@@ -33,14 +33,14 @@ _CHEAP_COVARIANCE = 10**10
 
 @checks_arguments
 def measure(
-    features: Tensor | ArrayLike,
-    labels: Tensor | ArrayLike,
-    weight: Tensor | ArrayLike | None = None,
-    bias: Tensor | ArrayLike | None = None,
+    features: "Tensor | ArrayLike",
+    labels: "Tensor | ArrayLike",
+    weight: "Tensor | ArrayLike | None" = None,
+    bias: "Tensor | ArrayLike | None" = None,
     *,
     num_classes: int | None = None,
     means: ClassMeans | None = None,
-    ood: Tensor | ArrayLike | None = None,
+    ood: "Tensor | ArrayLike | None" = None,
     weighting: str = "classes",
     vci: bool | None = None,
     absent: Literal["error", "leave_out"] = "error",
@@ -57,7 +57,7 @@ def measure(
 
     Args:
         features: (samples, features), any floating type; the classifier's input. The tolerance of the rank follows
-            their type. That float64 features were computed in fewer digits cannot be seen: pass them as they were.
+            their type, or the narrower one to which all values were rounded, as when float32 was stored as float64.
         labels: (samples,), integers from 0 to C−1.
         weight: (classes, features), the weight of the classifier. Without it the keys that need it are absent.
         bias: (classes,), the bias of the classifier.
@@ -131,7 +131,7 @@ def gather(
         present = labels[labels < num_classes].unique() if leave_out else None
         means = ClassMeans(num_classes, None if present is None or len(present) == num_classes else present)
         means.update(features, labels)
-        means.precision = max(means.precision, precision)
+        means.stored.at_least(precision)
         means = chosen_of(means, absent, min_per_class)
     else:
         check_batch(features, labels, num_classes, None, 0)
@@ -188,10 +188,10 @@ def _number_of_classes(
     if labels.min() < 0:
         raise InputError(
             f"label {int(labels.min())} of sample {int(labels.argmin())} is out of range: labels start at 0"
-            f"{unlabelled(int(labels.min()))}"
+            f"{hint_of(int(labels.min()), labels)}"
         )
     if given is None and classifier is None and labels.max() == 255 and not (labels == 254).any():
-        raise InputError(f"label 255 of sample {int(labels.argmax())} has no class 254 below it{unlabelled(255)}")
+        raise InputError(f"label 255 of sample {int(labels.argmax())} has no class 254 below it{hint_of(255, labels)}")
     if given is None:
         given = int(labels.max()) + 1 if classifier is None else len(classifier.weight)
     elif classifier is not None and len(classifier.weight) != given:

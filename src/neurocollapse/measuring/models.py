@@ -16,7 +16,16 @@ from .._files import path_of
 from ..datasets import Split
 from ..metrics import Measurement
 from ..networks import Head, candidates_for, layer_weights, unwrap
-from ..statistics import Classifier, ClassMeans, ClassMoments, Objective, Projections, check_weighting
+from ..statistics import (
+    LEAVE_OUT,
+    Classifier,
+    ClassMeans,
+    ClassMoments,
+    Objective,
+    Projections,
+    check_weighting,
+    empty_classes,
+)
 from .capture.decisions import Tally
 from .capture.forward import Captured, CaptureOptions, capture
 from .capture.loaders import Unlabelled, as_loader
@@ -101,6 +110,11 @@ def measure_model(
     check_choice(absent, min_per_class, max_per_class)
     _check_together(strategy, means, save_features, processes.size, min_per_class, max_per_class)
     loader = _chosen(loader, subset, options.get("label_key"))
+    if strategy == "twice" and isinstance(loader, Iterator):
+        raise InputError(
+            f"strategy='twice' reads the data several times, and {type(loader).__name__} is empty once it was read; "
+            f"pass a DataLoader or a list, or take strategy='keep'"
+        )
     tally = Tally()
     read = partial(capture, model, head=head, tally=tally, **options)
     part = processes.share(loader)
@@ -219,13 +233,25 @@ def _two_sweeps(
     """
     held_out = means is not None
     if means is None:
-        means = choose(processes.merged(lambda: feed(ClassMeans(len(classifier.weight)))))
+        means = choose(_checked(processes.merged(lambda: feed(ClassMeans(len(classifier.weight)))), choose.keywords))
     elif choose.keywords != {"absent": "error", "min_per_class": 1}:
         counted = processes.merged(lambda: feed(ClassMeans(len(classifier.weight))))
         means = choose(means, held_out=counted.counts)
     covariance = is_cheap(int(means.counts.sum()), classifier.weight.shape[1]) if vci is None else vci
     second = partial(Projections, covariance=covariance, weighting=weighting, held_out=held_out)
     return processes.merged(lambda: feed(second(means, classifier)))
+
+
+def _checked(means: ClassMeans, options: dict[str, Any]) -> ClassMeans:
+    """Returns the means, unless the labels are those of the first classes alone, as of a backbone without a head."""
+    there = int(means.counts.count_nonzero())
+    if options["absent"] == "error" and there < means.num_classes and means.counts[:there].all():
+        raise InputError(
+            f"{empty_classes(means.counts)}: the model's head has {means.num_classes} outputs, and the labels are 0 to "
+            f"{there - 1}; if the model is a backbone without a head, measure what it returns with measure(features, "
+            f"labels), else pass more data, or {LEAVE_OUT}"
+        )
+    return means
 
 
 @checks_arguments
@@ -340,7 +366,7 @@ def _fold_into(captured: Captured | None, gathered: G) -> G:
 def _note_precision(gathered: ClassMeans | Projections, captured: Captured) -> None:
     """Has the tolerance of the means' rank follow the type that the model computed in, whatever it returns."""
     if isinstance(gathered, ClassMeans):
-        gathered.precision = max(gathered.precision, captured.precision)
+        gathered.stored.at_least(captured.precision)
 
 
 def _run_into(read: Callable[..., Captured], loader: Iterable[Any] | None, gathered: G) -> G:

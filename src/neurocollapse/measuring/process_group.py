@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from .._errors import CaptureWarning, InputError
 from ..statistics import ClassMeans, ClassMoments, Projections
 from .capture.decisions import Tally
-from .capture.subset import indices_of, reloaded
+from .capture.subset import BatchesOf, indices_of, reloaded
 
 T = TypeVar("T")
 M = TypeVar("M", ClassMeans, ClassMoments, Projections, Tally)
@@ -45,7 +45,8 @@ class Processes:
         if self.size == 1:
             return loader
         if isinstance(loader, Sequence):
-            return loader[self.rank :: self.size] or (None if self.rank else loader)
+            part = BatchesOf(loader, range(self.rank, len(loader), self.size))
+            return part or (None if self.rank else loader)
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             warnings.warn(
                 f"a {type(loader).__name__} without an index cannot be split among processes: each is taken to yield "

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._errors import did_you_mean
 from .._html import html_table
-from ..statistics import ClassMeans, Statistics
+from ..geometry import EPSILON
+from ..statistics import ClassMeans, Statistics, name_of
 from . import decisions, duality, simplex, variability
 
 #: Version of the definitions below. It changes when the number behind a key changes.
@@ -124,6 +125,8 @@ class Measurement(Mapping[str, Any]):
         #: pairs of classes with equal means and no spread, which `nc1_cdnv` and `nc2_uniformity` leave out
         self.one_point = statistics.mean_pairs.one_point
         self.num_features = statistics.num_features
+        rounded = f", as {name_of(statistics.precision)} is rounded" if statistics.precision > EPSILON else ""
+        self._tolerance = f"singular values above {self.rank_tolerance:.1e}{rounded}"
 
     def __getitem__(self, key: str) -> Any:
         if key in self.missing:
@@ -131,6 +134,13 @@ class Measurement(Mapping[str, Any]):
         if key not in self._values:
             raise KeyError(f"there is no key {key!r}{did_you_mean(str(key), METRICS)}; see neurocollapse.METRICS")
         return self._values[key]
+
+    if not TYPE_CHECKING:  # to which any name would be one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            meant = did_you_mean(name, dir(self))
+            hint = f"; a measurement is a mapping, so write [{name!r}]" if name in METRICS else meant
+            raise AttributeError(f"Measurement has no attribute {name!r}{hint}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -165,7 +175,7 @@ class Measurement(Mapping[str, Any]):
         chance = variability.structureless_nc1(self.mean_counts, self.num_features, held_out=self.held_out)
         return (
             f"{sum(self.class_counts)} samples, {self.num_classes}{left_out} classes ({per_class} each), "
-            f"{self.num_features} features, rank {self.rank} (singular values above {self.rank_tolerance:.1e})"
+            f"{self.num_features} features, rank {self.rank} ({self._tolerance})"
             + (f"; {len(self.left_out)} classes left out" if left_out else "")
             + (f"; {self.one_point} pairs of classes are one point each, left out of CDNV" if self.one_point else "")
             + ("" if math.isnan(chance) else f"; without structure nc1 would be about {chance:.2g}")

@@ -73,25 +73,42 @@ _DIGITS_KEPT = 1e-10
 def nc1_vci(statistics: Statistics) -> float:
     """Variability collapse index 1 − Tr(Σ_T⁺ Σ_B) / rank Σ_B, Σ_T = Σ_W + Σ_B; 0 for any features once p ≥ N − 1.
 
-    Xu and Liu (2023). No invertible linear map of the features changes it, so features of very different sizes are
-    brought to one where that leaves less to rounding. Directions in which Σ_W is below p · 2.2e-16 of its largest count
-    as having no variance. The index is nan where rounding could change it by more than a hundredth of itself and a
-    millionth of Tr(Σ_T⁺ Σ_W)/rank, as where the features all but depend on one another.
+    Xu and Liu (2023). No invertible linear map of the features changes it, so where variances are 1e9 times apart, Σ_W
+    is summed in a basis that makes them alike, and in one pass features are scaled to one size. Directions in which Σ_W
+    is then below p · 2.2e-16 of its largest count as having no variance. The index is nan where rounding could change
+    it by more than a hundredth of itself and a millionth of Tr(Σ_T⁺ Σ_W)/rank, as where the features all but depend on
+    one another. It is that of the features as they are stored: in float64 a direction 1e15 times the others leaves
+    nothing of these, in float32 one 1e7 times.
     """
     if not statistics.span.rank:
         return float("nan")
+    share, error, within = _share_in_basis(statistics) or _share_of_scaled(statistics)
+    return min(max(share, 0.0), 1.0) if error <= 1e-2 * share + 1e-6 * within else float("nan")
+
+
+def _share_in_basis(statistics: Statistics) -> tuple[float, float, float] | None:
+    """The result of `_unexplained_share` in the basis of the statistics; None if there is none that shows all means."""
+    S, basis = statistics.within_class_covariance_in_basis, statistics.basis
+    if S is None or basis is None or (span := statistics.span_in_basis).rank < statistics.span.rank:
+        return None
+    share, error, within = _unexplained_share(span, S)
+    return share, error + basis.error * within, within
+
+
+def _share_of_scaled(statistics: Statistics) -> tuple[float, float, float]:
+    """The result of `_unexplained_share` for the features as they are, or scaled to one size if its error is less."""
     S_UU = statistics.within_class_covariance_on_span
     assert S_UU is not None
-    share, error, allowed = _unexplained_share(*_covariance(statistics, statistics.span), S_UU)
+    found = _unexplained_share(*_covariance(statistics, statistics.span), S_UU)
     variances = statistics.feature_variances
     variances = variances[variances > 0]
     vanishing = len(variances) and variances.min() <= statistics.num_features * EPSILON * variances.max()
-    if vanishing or error > _DIGITS_KEPT * share:
+    if vanishing or found[1] > _DIGITS_KEPT * found[0]:
         factors = 1 / statistics.feature_sizes
         scaled = _unexplained_share(*_covariance(statistics, statistics.span_of_scaled(factors), factors))
-        if vanishing or scaled[1] < error:
-            share, error, allowed = scaled
-    return min(max(share, 0.0), 1.0) if error <= allowed else float("nan")
+        if vanishing or scaled[1] < found[1]:
+            return scaled
+    return found
 
 
 def _covariance(
@@ -112,7 +129,7 @@ def _covariance(
 def _unexplained_share(
     span: Span, S: Float[Tensor, "features features"], S_UU: Float[Tensor, "rank rank"] | None = None
 ) -> tuple[float, float, float]:
-    """The index of `nc1_vci`, an estimate of its error, and the error at which it is given up.
+    """The index of `nc1_vci`, an estimate of its error, and Tr(Σ_T⁺ Σ_W)/rank on the span, to which that is compared.
 
     It is computed so that nothing cancels at collapse. With Σ_B = Uᵀ D U on the span U of the centred means, and V its
     complement, the block of Σ_T⁺ on U is (D + R)⁻¹, where R = S_UU − S_UV S_VV⁺ S_VU is the part of the within-class
@@ -138,4 +155,4 @@ def _unexplained_share(
     rounding = EPSILON * max([largest, *(1 / inverses).tolist()])
     error = (EPSILON * largest if summed else rounding) * inverse.trace()
     error += rounding * ((inverse @ explained) * explained).sum(dim=0) @ inverses
-    return share, error.item() / span.rank, 1e-2 * share + 1e-6 * within
+    return share, error.item() / span.rank, within

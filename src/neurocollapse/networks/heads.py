@@ -126,7 +126,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
     """Returns all modules that may have hooks, by the names that they have without wrappers.
 
-    Raises `ValueError` for a model of torch.jit, which may have none.
+    Raises `ValueError` for a model of torch.jit or torch.export, which may have none.
     """
     model = unwrap(model)
     if isinstance(model, torch.jit.ScriptModule):
@@ -134,12 +134,23 @@ def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
             f"hooks do not reach into a model of torch.jit ({type(model).__name__}), so what its head sees cannot be "
             f"taken; pass the eager model from which it was made"
         )
+    if isinstance(model, torch.fx.GraphModule) and not _calls_modules(model):
+        raise InputError(
+            "hooks do not reach into a graph of torch.export, which calls no modules, so what its head sees cannot be "
+            "taken; pass the eager model from which it was made"
+        )
     # a wrapped module comes later under the same name, and replaces its wrapper
     return {
         plain_name(name): module
         for name, module in model.named_modules()
         if not isinstance(module, torch.jit.ScriptModule)
     }
+
+
+def _calls_modules(graph: torch.fx.GraphModule) -> bool:
+    """Whether any module with parameters is called, as in a graph that was traced, but not in an exported one."""
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
+    return any(True for name in called for _ in graph.get_submodule(name).parameters())
 
 
 def plain_name(name: str) -> str:
@@ -212,6 +223,8 @@ def _which(model: nn.Module, fault: str, candidates: Sequence[str] | dict[str, n
             "what a backbone without a head returns is measured with measure(features, labels)"
         )
     )
+    if any(".quantized" in type(module).__module__ for module in model.modules()):
+        fault += " (its quantized layers keep no weight to read: take the model from which they were made)"
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         fault += " (hooks do not reach into its parts of torch.jit)"
     return f"{type(unwrap(model)).__name__} {fault}; {choice}"

@@ -1,6 +1,5 @@
 """Reads a folder of runs from disk and writes the report on it as one HTML file."""
 
-import json
 import math
 import warnings
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from typing import Any
 
 from .._errors import RunError, checks_arguments
 from .._files import in_one_line, path_of, read_bytes, write_text
-from .._schema import typed
+from .._schema import parsed, typed
 from ..datasets import PUBLICATIONS
 from ..sweeps import RunFolder, TheoryFile, folders
 from ..training import RunConfig
@@ -109,7 +108,7 @@ def _snapshots(folder: RunFolder, left_out: list[str]) -> dict[int, dict[str, An
 def _claims(path: Path, left_out: list[str]) -> list[Any]:
     """Returns the verdicts that `claims` has written, if any."""
     try:
-        found: list[Any] = typed(GenericAlias(list, _VERDICT), json.loads(read_bytes(path).decode()))
+        found: list[Any] = typed(GenericAlias(list, _VERDICT), parsed(read_bytes(path)))
         return found
     except FileNotFoundError:
         return []

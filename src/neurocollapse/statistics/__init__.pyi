@@ -3,13 +3,15 @@ from .batches import LEAVE_OUT as LEAVE_OUT
 from .batches import check_batch as check_batch
 from .batches import check_scale as check_scale
 from .batches import check_shapes as check_shapes
-from .batches import unlabelled as unlabelled
+from .batches import empty_classes as empty_classes
+from .batches import hint_of as hint_of
 from .means import WEIGHTINGS as WEIGHTINGS
 from .means import ClassMeans as ClassMeans
 from .means import check_weighting as check_weighting
 from .means import mean_of as mean_of
 from .one_pass import ClassMoments as ClassMoments
 from .projections import Projections as Projections
+from .stored import name_of as name_of
 from .values import Classifier as Classifier
 from .values import Objective as Objective
 from .values import Outputs as Outputs

@@ -33,19 +33,31 @@ def check_shapes(features: Tensor, labels: Tensor) -> None:
         )
 
 
-def unlabelled(label: int) -> str:
-    """Says, to add to a message, how to leave out what has no label, if that is what data sets mark with this one."""
-    if label not in (-1, -100, 255):
-        return ""
-    return f"; if {label} marks what has no label, leave it out (labels != {label}, or in models ignore_index={label})"
+def hint_of(label: int, labels: Tensor, num_classes: int | None = None) -> str:
+    """Says, to add to a message about a label out of range, what it may mean beside the others; or nothing."""
+    if label in (-1, -100, 255):
+        return (
+            f"; if {label} marks what has no label, leave it out (labels != {label}, or in models ignore_index={label})"
+        )
+    if label == num_classes and not (labels == 0).any():
+        return f"; if labels count from 1, {FROM_ZERO}"
+    return ""
 
 
-def empty_classes(counts: Tensor, labels: Tensor | None = None) -> tuple[str, str]:
-    """Names the first classes whose count is zero, and says what the counts are, both in a few words."""
+#: What to do with labels that count from 1.
+FROM_ZERO = "pass labels - 1"
+
+
+def empty_classes(counts: Tensor, labels: Tensor | None = None, place: str = "", what: str = "mean") -> str:
+    """Says which classes have no samples, so that something of theirs is undefined, and what the counts are."""
     empty = (counts == 0).nonzero().flatten()
     names = (empty if labels is None else labels[empty]).tolist()
     shown = ", ".join(map(str, names[:5])) + (", …" if len(names) > 5 else "")
-    return shown, str(counts.tolist()) if len(counts) <= 20 else f"{len(names)} of {len(counts)} are zero"
+    given = str(counts.tolist()) if len(counts) <= 20 else f"{len(names)} of {len(counts)} are zero"
+    start = f"; if labels count from 1, {FROM_ZERO}" if names == [0] else ""
+    if len(names) == 1:
+        return f"class {shown} has no samples{place}, so its {what} is undefined (counts: {given}){start}"
+    return f"classes {shown} have no samples{place}, so their {what}s are undefined (counts: {given}){start}"
 
 
 def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features: int | None, seen: int) -> None:
@@ -68,7 +80,7 @@ def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features
             f"label {int(labels[index])}",
             seen + index,
             f"is out of range: with {num_classes} classes labels go from 0 to {num_classes - 1}"
-            + unlabelled(int(labels[index])),
+            + hint_of(int(labels[index]), labels, num_classes),
         )
 
 

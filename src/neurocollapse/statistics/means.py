@@ -11,6 +11,7 @@ from torch import Tensor
 from .._errors import InputError, checks_arguments
 from ..geometry import EPSILON, Span, centered_span, storage_noise
 from .batches import LEAVE_OUT, SQUARABLE, blocks, check_batch, check_finite, check_scale, empty_classes
+from .stored import Stored
 
 #: How the classes enter μ_G and Σ_B: all alike, or each by its share of the samples. Only the second makes
 #: Σ_W + Σ_B = Σ_T for unequal classes.
@@ -43,7 +44,7 @@ class ClassMeans:
         self.sums = torch.empty(0)  # of h − reference, (classes, features)
         self.squares = torch.empty(0)  # of ‖h − reference‖, summed by class
         self.scale = 0.0  # largest ‖h − reference‖
-        self.precision = EPSILON  # of the coarsest type that features were stored or computed in
+        self.stored = Stored()  # in which type, as far as type and values say
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Folds in a batch: features (samples, features) of any float type, integer labels (samples,).
@@ -56,13 +57,13 @@ class ClassMeans:
         check_batch(features, labels, self.num_labels, num_features, seen)
         if not len(features):
             return
-        self.precision = max(self.precision, torch.finfo(features.dtype).eps)
         if self.reference is None:
             # a copy, since the caller may use the batch's memory again
             self._start(features[0].detach().to(torch.float64, copy=True))
         assert self.reference is not None
         scratch: Tensor | None = None  # new memory for every block would cost as much as reading it
         for block, block_labels in self.measured(features, labels):
+            self.stored.update(block)
             scratch = torch.empty_like(block, dtype=torch.float64) if scratch is None else scratch
             offsets = scratch[: len(block)].copy_(block).sub_(self.reference)
             lengths = torch.linalg.vector_norm(offsets, dim=1)
@@ -99,7 +100,7 @@ class ClassMeans:
             raise InputError(f"{int(kept.sum())} classes have {fewer_than} samples or more; two are needed, at least")
         places = kept.nonzero().flatten()
         rest = ClassMeans(self.num_labels, places if self.classes is None else self.classes[places])
-        rest.reference, rest.scale, rest.precision, rest.seen = self.reference, self.scale, self.precision, self.seen
+        rest.reference, rest.scale, rest.stored, rest.seen = self.reference, self.scale, self.stored, self.seen
         rest.counts, rest.sums, rest.squares = self.counts[places], self.sums[places], self.squares[places]
         return rest
 
@@ -119,7 +120,7 @@ class ClassMeans:
         self.sums = self.sums + other.sums + other.counts[:, None] * shift
         self.counts, self.seen = self.counts + other.counts, self.seen + other.seen
         self.scale = max(self.scale, other.scale + torch.linalg.norm(shift).item())
-        self.precision = max(self.precision, other.precision)
+        self.stored.merge(other.stored)
         return self
 
     def _start(self, reference: Tensor) -> None:
@@ -130,14 +131,15 @@ class ClassMeans:
         self.squares = reference.new_zeros(self.num_classes)
 
     @property
+    def precision(self) -> float:
+        """ε, the spacing of numbers at 1, of the coarsest type that features were stored or computed in."""
+        return self.stored.precision
+
+    @property
     def offsets(self) -> Float[Tensor, "classes features"]:
         """Class means less the reference. Raises `ValueError` if a class has no samples, and names it."""
         if not self.counts.all():
-            shown, counts = empty_classes(self.counts, self.classes)
-            raise InputError(
-                f"class {shown} has no samples, so its mean is undefined (counts: {counts}); "
-                f"pass more data, or {LEAVE_OUT}"
-            )
+            raise InputError(f"{empty_classes(self.counts, self.classes)}; pass more data, or {LEAVE_OUT}")
         return self.sums / self.counts[:, None]
 
     def offsets_of(self, classes: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen features"]:
@@ -202,10 +204,10 @@ def center(means: ClassMeans, weighting: str) -> Centered:
     centered = centered - weights @ centered
     root = (means.num_classes * weights).sqrt()[:, None]  # the weight of each row in Σ_B; 1 for equal weights
     span = centered_span(centered * root, means.scale)
-    if means.precision > EPSILON:
+    if (precision := means.precision) > EPSILON:
         squares = means.squares - means.counts * offsets.square().sum(dim=1)
-        averaged = means.precision / 2 * squares.clamp(min=0).add(EPSILON * means.squares).sqrt() / means.counts
-        span = span.above(storage_noise(means.class_means, averaged, means.precision), centered)
+        averaged = precision / 2 * squares.clamp(min=0).add(EPSILON * means.squares).sqrt() / means.counts
+        span = span.above(storage_noise(means.class_means, averaged, precision), centered)
     noise = span.noise.clamp(min=(weights @ span.noise).item())  # of a mean, and of the global mean
     is_zero = torch.linalg.norm(centered, dim=1) <= noise
     return Centered(weights, global_offset, centered.masked_fill(is_zero[:, None], 0.0), span)

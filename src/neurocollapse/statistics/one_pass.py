@@ -100,7 +100,8 @@ class ClassMoments:
             "reference": empty(0) if means.reference is None else means.reference,
             "sums": empty(means.num_classes, 0) if means.reference is None else means.sums,
             "scale": self.class_scatter.new_tensor(means.scale),
-            "precision": self.class_scatter.new_tensor(means.precision),
+            "precision": self.class_scatter.new_tensor(means.stored.coarsest),
+            "digits": means.stored.digits.to(self.class_scatter.device),
             "squares": empty(means.num_classes) if means.reference is None else means.squares,
             "class_scatter": self.class_scatter,
             "scatter": empty(0, 0) if means.reference is None else self.scatter,
@@ -123,8 +124,8 @@ class ClassMoments:
         if len(state["reference"]):
             means = moments.means
             means.counts, means.reference, means.sums = state["counts"], state["reference"], state["sums"]
-            means.scale, means.precision = state["scale"].item(), state["precision"].item()
-            means.squares = state["squares"]
+            means.scale, means.squares = state["scale"].item(), state["squares"]
+            means.stored.coarsest, means.stored.digits = state["precision"].item(), state["digits"].cpu()
             moments.class_scatter, moments.scatter = state["class_scatter"], state["scatter"]
             moments.outputs = OutputSums.of_state(state["outputs"])
         return moments

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._errors import InputError, checks_arguments
 from ..geometry import TIE_TOLERANCE, Gram, first_largest, half_distance_to_nearest
+from .bases import Basis, basis_for
 from .batches import (
     FLOAT32_SCALES,
     LEAVE_OUT,
@@ -84,9 +85,10 @@ class Projections:
         self.class_scatter = zeros(means.num_classes)  # Σ‖h − μ_c‖² per class
         self.span_squares = zeros(self.centered.span.rank)
         self.span_scatter = zeros(self.centered.span.rank, self.centered.span.rank) if covariance else None
-        #: h − μ_c while there are fewer than p, and then Σ (h − μ_c)(h − μ_c)ᵀ
+        #: h − μ_c while there are fewer than p, and then Σ (h − μ_c)(h − μ_c)ᵀ, in a basis if that needs one
         self.rows = zeros(0, self.num_features) if covariance else None
         self.scatter: Tensor | None = None
+        self.basis: Basis | None = None
         self.outputs = OutputSums()
         self.disagreements = 0
         small = classifier is not None and means.num_classes * means.num_labels <= _KEPT_OUTPUTS
@@ -170,10 +172,14 @@ class Projections:
         if self.rows is not None and len(self.rows) + len(residuals) < self.num_features:
             self.rows = torch.cat([self.rows, residuals])
             return
-        squares = residuals.T @ residuals
         if self.rows is not None:
-            squares += self.rows.T @ self.rows
-        self.rows, self.scatter = None, squares if self.scatter is None else self.scatter.add_(squares)
+            residuals = torch.cat([self.rows, residuals])
+            reach = self.means.class_means.abs().amax(dim=0)
+            self.rows, self.basis = None, basis_for(residuals, reach, self.means.precision)
+        if self.basis is not None:
+            residuals = residuals @ self.basis.forward
+        squares = residuals.T @ residuals
+        self.scatter = squares if self.scatter is None else self.scatter.add_(squares)
 
     def _add_decisions(self, features: Tensor, labels: Tensor, on_rows: Tensor, lengths: Tensor) -> None:
         rank, error = len(self.span_squares), self._error(on_rows.dtype)
@@ -269,7 +275,11 @@ class Projections:
             self._add_rows(other.rows)
         else:
             rows, self.rows = self.rows, None
-            self.scatter = other.scatter if self.scatter is None else _sum(self.scatter, other.scatter)
+            assert other.scatter is not None
+            if self.scatter is None:
+                self.scatter, self.basis = other.scatter, other.basis
+            else:
+                self.scatter = self.scatter + _mapped(other.scatter, other.basis, self.basis)
             if rows is not None and len(rows):
                 self._add_rows(rows)
         self.outputs.merge(other.outputs)
@@ -292,16 +302,15 @@ class Projections:
     def statistics(self, objective: Objective | None = None, ood_mean: Tensor | None = None) -> Statistics:
         """The statistics of the samples seen. Raises `ValueError` if a class has none."""
         if not self.counts.all():
-            shown, counts = empty_classes(self.counts, self.means.classes)
-            raise InputError(
-                f"class {shown} has no samples in the second sweep, held out against the means, so its spread is "
-                f"undefined (counts: {counts}); pass samples of every class, or {LEAVE_OUT}"
-            )
+            place = " in the second sweep, held out against the means"
+            fault = empty_classes(self.counts, self.means.classes, place, "spread")
+            raise InputError(f"{fault}; pass samples of every class, or {LEAVE_OUT}")
         if ood_mean is not None and len(ood_mean) != self.num_features:
             raise InputError(
                 f"ood must have {self.num_features} features like the classes' samples, got {len(ood_mean)}"
             )
         total = int(self.counts.sum())
+        scatter = None if self.scatter is None else self.scatter / total
         has_outputs = self.classifier is not None
         return Statistics(
             class_counts=self.counts.clone(),
@@ -312,7 +321,9 @@ class Projections:
             within_class_variances=self.class_scatter / self.counts,
             within_class_variances_on_span=self.span_squares / total,
             within_class_covariance_on_span=None if self.span_scatter is None else self.span_scatter / total,
-            within_class_covariance=None if self.scatter is None else self.scatter / total,
+            within_class_covariance=None if scatter is None else _mapped(scatter, self.basis, None),
+            within_class_covariance_in_basis=None if self.basis is None else scatter,
+            basis=self.basis,
             within_class_rows=None if self.rows is None else self.rows / total**0.5,
             classifier=self.classifier,
             outputs=self._outputs() if has_outputs else None,
@@ -339,6 +350,14 @@ def _rivals(
 ) -> Bool[Tensor, "samples classes"]:
     """The scores of a sample that come within `doubt` of its largest."""
     return scores >= scores.amax(dim=1, keepdim=True) - doubt[:, None]
+
+
+def _mapped(scatter: Tensor, basis: Basis | None, other: Basis | None) -> Tensor:
+    """The scatter in another basis than the one that it is in."""
+    if basis is other:
+        return scatter
+    mapping = basis.to(other) if basis is not None else other.forward  # type: ignore[union-attr]
+    return mapping.T @ scatter @ mapping
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

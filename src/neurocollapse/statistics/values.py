@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._errors import InputError, checks_arguments
 from ..geometry import EPSILON, Gram, Span, centered_span, first_largest, storage_noise
+from .bases import Basis
 from .pairs import MeanPairs, mean_pairs
 
 
@@ -97,6 +98,9 @@ class Statistics:
     within_class_covariance_on_span: Float[Tensor, "rank rank"] | None = None
     within_class_covariance: Float[Tensor, "features features"] | None = None
     within_class_rows: Float[Tensor, "rows features"] | None = None
+    #: Σ_W in a basis in which it keeps all digits, and that basis, where the features' own loses some
+    within_class_covariance_in_basis: Float[Tensor, "features features"] | None = None
+    basis: Basis | None = None
     classifier: Classifier | None = None
     outputs: Outputs | None = None
     nearest_mean_disagreement: float | None = None
@@ -166,15 +170,31 @@ class Statistics:
 
     def span_of_scaled(self, factors: Float[Tensor, " features"]) -> Span:
         """The span of the centred class means of features times these factors, which give them deviations of one."""
+        means = self.class_means * factors
+        return self._span_of(self.centered_class_means * factors, means, means.square().sum(dim=1) + len(factors))
+
+    @property
+    def span_in_basis(self) -> Span:
+        """The span of the centred class means in `basis`, which gives features deviations of one."""
+        assert self.basis is not None
+        forward = self.basis.forward
+        means = (self.class_means.square() @ forward.square()).sqrt()  # as their rounding is spread there
+        lengths = means.square().sum(dim=1) + (self.feature_variances @ forward.square()).sum()
+        return self._span_of(self.centered_class_means @ forward, means, lengths)
+
+    def _span_of(
+        self,
+        centered: Float[Tensor, "classes features"],
+        means: Float[Tensor, "classes features"],
+        lengths: Float[Tensor, " classes"],
+    ) -> Span:
+        """The span of mapped means, with the sizes by which these are rounded, and samples' mean squared lengths."""
         root = (self.num_classes * self.class_weights).sqrt()[:, None]
-        centered = self.centered_class_means * factors
         # no sample is further from the mean than √N deviations
         span = centered_span(centered * root, self.class_counts.sum().item() ** 0.5)
         if self.precision == EPSILON:
             return span
-        means = self.class_means * factors
-        lengths = (means.square().sum(dim=1) + len(factors)).sqrt()
-        averaged = self.precision / 2 * lengths / self.class_counts.sqrt()
+        averaged = self.precision / 2 * (lengths / self.class_counts).sqrt()
         return span.above(storage_noise(means, averaged, self.precision), centered)
 
     @cached_property

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._errors import InputError, InputTypeError, check_names
+from .._errors import InputError, InputTypeError, check_names, checks_arguments
 from .._html import html_table, listed
 from ..datasets import Dataset
 from ..training import RunConfig, epochs, last_epoch, recorded_epochs
@@ -18,6 +18,7 @@ from .threads import torch_threads
 _MOST_RUNS = 20_000
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Sweep:
     """Many configurations: every combination of some fields' values over a base. It is iterable and has a length.
@@ -39,10 +40,6 @@ class Sweep:
     """The values of each field that varies, as tuples."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, RunConfig):
-            raise InputTypeError(f"a sweep's base is a RunConfig, got {self.base!r}")
-        if not isinstance(self.axes, Mapping):
-            raise InputTypeError(f"a sweep's axes map fields of RunConfig to their values, got {self.axes!r}")
         object.__setattr__(self, "axes", {name: self._values(name, given) for name, given in self.axes.items()})
         if len(self) > _MOST_RUNS:
             raise InputError(
@@ -81,7 +78,7 @@ class Sweep:
         if wanting and len(differing) < len(self):
             warnings.warn(
                 f"{len(self) - len(differing)} of the {len(self)} runs repeat others: {', '.join(sorted(wanting))}",
-                stacklevel=4,  # where the sweep is made
+                stacklevel=5,  # where the sweep is made
             )
 
     def __iter__(self) -> Iterator[RunConfig]:

@@ -5,7 +5,6 @@ alone.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import safetensors
 
 from .._errors import RunError
 from .._files import check_opens, in_one_line, irregular, json_lines, read_bytes, write_json_lines
-from .._schema import typed, typed_line
+from .._schema import parsed, typed, typed_line
 from .naming import RUN_NAME
 
 #: The key of the arrays' checksum in a .safetensors file's metadata.
@@ -61,7 +60,7 @@ def reading(path: Path) -> Iterator[None]:
 def read_json(path: Path, hint: Any) -> Any:
     """Returns the value in a .json file, which must be of this type, or None if there is no file."""
     with reading(path):
-        return typed(hint, json.loads(read_bytes(path).decode())) if path.exists() else None
+        return typed(hint, parsed(read_bytes(path))) if path.exists() else None
 
 
 def read_lines(path: Path, hint: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._errors import InputError, InputTypeError, RunError, checks_arguments, did_you_mean
-from .._files import path_of
+from .._files import irregular, path_of
 from .._html import html_table
 from .._schema import typed
 from ..training import DEFAULTS_VERSION, Record, RunConfig, former_defaults, last_epoch, recorded_epochs
@@ -245,13 +245,26 @@ class RunFolder:
             return str(error)
         return None
 
+    @property
+    def remarks(self) -> list[str]:
+        """Says what is wrong in the files of a whole run that does not touch its numbers."""
+        path, found = self.path / "config.json", []
+        known = [field.name for field in dataclasses.fields(Description)]
+        for name in read_json(path, dict[str, Any]).keys() - known:
+            found.append(f"{path} has the unknown key {name!r}{did_you_mean(name, known)}, which is ignored")
+        try:
+            self.timings()
+        except RunError as error:
+            found.append(f"{str(error).partition(';')[0]}; the run is whole but for the seconds that it took")
+        return found
+
 
 def no_run(path: Path) -> RunError:
     """Returns the error for a path that is no folder, or a folder without a run; it names the nearest beside it."""
     if path.is_dir():
         return RunError(f"there is no run in {path}; name the folder of one")
     if path.exists():
-        return RunError(f"{path} is a file, not a folder")
+        return RunError(f"{path} is {irregular(path) or 'a file'}, not a folder")
     beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
     return RunError(f"there is no folder {path}{did_you_mean(path.name, beside)}")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from .._errors import RunError, checks_arguments
+from .._errors import RunError, checks_arguments, did_you_mean
 from .._files import path_of
 from ..training import Record, RunConfig
 from .files import unreadable
@@ -31,6 +31,29 @@ def folders(path: Path) -> list[RunFolder]:
         raise unreadable(path, error) from error
 
 
+class RunsFrame(pd.DataFrame):
+    """A data frame of records, of whose many columns `print` shows those that tell most; all are in `columns`."""
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return RunsFrame
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return super().__getitem__(key)
+        except KeyError:
+            if not isinstance(key, str):
+                raise
+            raise KeyError(f"there is no column {key!r}{did_you_mean(key, map(str, self.columns))}") from None
+
+    def __repr__(self) -> str:
+        telling = [name for name in ("run_id", "status", "epoch", *HEADLINES) if name in self.columns]
+        if len(self.columns) <= len(telling) + 5 or "run_id" not in telling:
+            return super().__repr__()
+        with pd.option_context("display.width", None, "display.max_columns", None):
+            return f"{pd.DataFrame(self)[telling]!r}\nof {len(self.columns)} columns"
+
+
 @checks_arguments
 def runs(path: Path | str) -> pd.DataFrame:
     """Returns every record of every run in the folder `path`, one row each.
@@ -39,8 +62,8 @@ def runs(path: Path | str) -> pd.DataFrame:
     `current_learning_rate` (of the next step), `gradient_norm` (‖∇L‖ over all training data), `relative_gradient`
     (‖∇L‖ / (‖∇L_data‖ + λ‖W‖)), `norm_spread` (max/min − 1 of the ‖W_l‖²), `nc1_slope` (d log NC1 / d log epoch),
     `terminal_phase_start` (the first recorded epoch from which the training error has been zero at every record so
-    far), and `train.*` and `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. A damaged
-    run is left out with a warning. Raises `RunError` if all are damaged.
+    far), and `train.*` and `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Printing
+    shows the columns that tell most. A damaged run is left out with a warning. Raises `RunError` if all are damaged.
     """
     return records_frame(folders(path_of(path)))
 
@@ -53,6 +76,8 @@ def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
     for folder in folders:
         try:
             folder.check_whole()
+            for remark in folder.remarks:
+                warnings.warn(remark, stacklevel=3)
             rows += record_rows(folder.path.name, folder.status, folder.description, folder.records())
         except RunError as error:
             damages.append(error)
@@ -79,7 +104,7 @@ def frame_of(rows: list[Record]) -> pd.DataFrame:
     if not rows:
         names = [field.name for field in fields(RunConfig)]
         return pd.DataFrame(columns=["run_id", "status", *names, "num_classes", "epoch"])
-    return pd.DataFrame(rows).astype({"terminal_phase_start": float})
+    return RunsFrame(rows).astype({"terminal_phase_start": float})
 
 
 def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:

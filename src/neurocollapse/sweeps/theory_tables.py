@@ -1,6 +1,5 @@
 """Verifies runs on disk against the theory and keeps their tables beside them in theory.json."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import nn
 from .._errors import InputError, RunError, VerificationError, WriteError
 from .._files import in_one_line, read_bytes, to_json, write_text
 from .._progress import Progress
-from .._schema import typed
+from .._schema import parsed, typed
 from ..datasets import Dataset
 from ..networks import decays, find_classifier
 from ..theory import Comparison, TheoryTable, balance_along_flow, doubt_of_decoupled, table_of
@@ -124,7 +123,7 @@ class TheoryFile:
         self.unwritten = ""
         """Why the file cannot be written, such as a folder that one may only read."""
         try:
-            self.entries = typed(dict[str, Any], json.loads(read_bytes(path).decode()))
+            self.entries = typed(dict[str, Any], parsed(read_bytes(path)))
         except FileNotFoundError:
             pass
         except Exception as error:  # it is only kept to save time

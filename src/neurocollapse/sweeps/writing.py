@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from .._errors import RunError, WriteError
-from .._files import to_json, write_text
+from .._files import irregular, to_json, write_text
 from ..datasets import Dataset
 from ..metrics import DEFINITIONS_VERSION
 from ..networks import Fingerprint
@@ -40,7 +40,11 @@ class RunWriter(RunFolder):
             on_wait()
             lock.acquire()
         except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-            raise RunError(f"{self.path} cannot be written to ({error.strerror}); name another folder") from error
+            inside = [f"{place} is {irregular(place) or 'a file'}" for place in self.path.parents if place.exists()]
+            in_the_way = (
+                f"{inside[0]}, not a folder" if inside and not inside[0].endswith("a folder") else error.strerror
+            )
+            raise RunError(f"{self.path} cannot be written to ({in_the_way}); name another folder") from error
         except OSError as error:  # the disk fails, which other runs share
             raise WriteError(self.path, error) from error
         try:

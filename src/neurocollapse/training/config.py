@@ -11,7 +11,11 @@ from .._errors import InputError, InputTypeError, check_names
 
 @dataclass(frozen=True, repr=False)
 class RunConfig:
-    """The configuration of one training run. On the same machine it always gives the same numbers, bit for bit."""
+    """The configuration of one training run. On the same machine it always gives the same numbers, bit for bit.
+
+    A data set and a network are looked up when the run starts, not before: a `Dataset` may be given in place of the
+    first, and the second may be in another folder.
+    """
 
     dataset: str = "mnist5k"
     """The data set: mnist5k, mnist, fashion_mnist, kmnist, emnist (or emnist_balanced, emnist_byclass, emnist_bymerge,

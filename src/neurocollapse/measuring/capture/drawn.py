@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, RandomSampler, Subset, WeightedRandomSampler
 
 from ..._errors import CaptureWarning
+from .loaders import Batch
 from .names import Origin
-from .subset import Part
+from .repeats import Repeats
+from .subset import BatchesOf, Part
 
 
 class Drawn:
@@ -27,17 +29,20 @@ class Drawn:
         self.loader = loader
         self.indices: list[int] | None = None  # in the batch yielded last
         self.seen = 0  # samples in the batches before
+        self.batch: int | None = None  # the place of the batch yielded last, in a list of which this is a part
         self.counted: dict[int, bytearray] = {}  # by data set, whether each sample was seen
         self.total = self.different = 0
         self.unequal: tuple[int, int] | None = None  # the samples drawn and the labels yielded, where they differ
         self.copies = 0  # batches of a data set without an index that equal the one before, of another worker
+        self.repeats = Repeats()
         self._waiting: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         before: Any = None
         has_workers = isinstance(self.loader, DataLoader) and isinstance(self.loader.dataset, IterableDataset)
         has_workers &= getattr(self.loader, "num_workers", 0) > 1
-        for item in self._watched():
+        for number, item in enumerate(self._watched()):
+            self.batch = self.loader.places[number] if isinstance(self.loader, BatchesOf) else None
             if has_workers:
                 self.copies += _same(item, before)
                 before = item
@@ -45,13 +50,16 @@ class Drawn:
             self.indices = None if drawn is None else self._looked_up(drawn)
             yield item
 
-    def origin(self, labels: Tensor) -> Origin:
-        """Returns which samples those of the batch yielded last are, given its labels; call it once for each."""
+    def origin(self, batch: Batch) -> Origin:
+        """Returns which samples those of the batch yielded last are, given as it is used; call it once for each."""
+        labels = batch.labels
         if self.indices is not None and len(self.indices) != len(labels):
             self.unequal = self.unequal or ((len(self.indices), len(labels)) if labels.ndim == 1 else None)
             self.indices = None
         self.seen += len(labels)
-        return Origin(labels.shape, self.seen - len(labels), self.indices)
+        origin = Origin(labels.shape, self.seen - len(labels), self.indices, self.batch)
+        self.repeats.add(batch, origin)
+        return origin
 
     def warn(self, *, stacklevel: int) -> None:
         """Warns, with `CaptureWarning`, if samples were not shown once each."""
@@ -59,17 +67,28 @@ class Drawn:
             warnings.warn(fault, CaptureWarning, stacklevel=stacklevel + 1)
 
     def _faults(self) -> Iterator[str]:
+        once = "measure with a loader that shows each sample once"
         if not isinstance(self.loader, DataLoader):
+            if counted := self.repeats.count():
+                yield f"the loader repeats samples: the {counted[0]} that it showed have {counted[1]} inputs; {once}"
             return
         batch_sampler, dataset = self.loader.batch_sampler, self.loader.dataset
         sampler = getattr(batch_sampler, "sampler", self.loader.sampler)
         was_told = isinstance(sampler, RandomSampler | WeightedRandomSampler) and sampler.replacement
+        kinds = dict.fromkeys(type(each).__name__ for each in (batch_sampler, sampler, dataset) if each is not None)
         if self.different < self.total and not was_told:
-            kinds = dict.fromkeys(type(each).__name__ for each in (batch_sampler, sampler, dataset) if each is not None)
             yield (
                 f"the loader repeats samples: the {self.total} that it showed are {self.different} different ones "
-                f"({', '.join(kinds)}); measure with a loader that shows each sample once"
+                f"({', '.join(kinds)}); {once}"
             )
+        elif not was_told and not self.copies and (counted := self.repeats.count()):
+            yield (
+                f"{type(dataset).__name__} repeats samples: the {counted[0]} that it showed have {counted[1]} "
+                f"different inputs; measure with data that hold each sample once"
+            )
+        elif 0 < self.total < len(dataset) and (own := _of_its_own(batch_sampler, sampler)):  # type: ignore[arg-type]
+            left_out = len(dataset) - self.total  # type: ignore[arg-type]
+            yield f"{own} leaves out {left_out} of {left_out + self.total} samples; {once}"
         if self.copies:
             yield (
                 f"workers yield the same samples: {self.copies} batches equal the one before; share a "
@@ -122,6 +141,18 @@ class Drawn:
         except TypeError:
             return None
         return [dataset.indices[index] for index in indices] if isinstance(dataset, Part) else indices
+
+
+def _of_its_own(*samplers: Any) -> str | None:
+    """Returns the class of a sampler that is neither PyTorch's nor a list of indices, which do as they are told.
+
+    What has a number of replicas or processes shows this process's share.
+    """
+    for each in samplers:
+        told = type(each).__module__.startswith("torch.") or hasattr(each, "__getitem__")
+        if each is not None and not told and not (hasattr(each, "num_replicas") or hasattr(each, "num_processes")):
+            return type(each).__name__
+    return None
 
 
 def _same(first: Any, second: Any) -> bool:

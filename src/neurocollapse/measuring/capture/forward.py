@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..._errors import CaptureWarning, InputError, SampleError
 from ...networks import Head, evaluation, unwrap
-from ...statistics import unlabelled
+from ...statistics import hint_of
 from .cautions import warn_of
 from .decisions import Tally, without_autocast
 from .drawn import Drawn
@@ -173,7 +173,7 @@ def capture(
         autocast = torch.autocast(place.type, autocast_dtype) if autocast_dtype else nullcontext()
         drawn = Drawn(loader)
         for done, batch in enumerate(batches(drawn, model, label_key=label_key), start=1):
-            origin = drawn.origin(batch.labels)
+            origin = drawn.origin(batch)
             with autocast:
                 taken = taps.of(to_device(batch, place, precision), origin)
             with without_autocast(place):  # a sink computes in the types that it receives
@@ -254,7 +254,7 @@ class _Taps:
             end = (
                 "" if self.head is None else f" and end at {len(self.head.weight) - 1}, by the head {self.head.name!r}"
             )
-            fault = f"is out of range: labels start at 0{end}{unlabelled(label)}"
+            fault = f"is out of range: labels start at 0{end}{hint_of(label, labels, classes)}"
             raise SampleError(f"label {label}", origin.name(first), fault)
 
 

@@ -12,16 +12,19 @@ from ..._errors import SampleError
 
 @dataclass(frozen=True)
 class Origin:
-    """Which samples those of a batch are: their indices in the data, or if these are unknown, how many came before."""
+    """Which samples those of a batch are: their indices in the data, or how many came before, or which batch it is."""
 
     labels_shape: torch.Size
     seen: int
     indices: list[int] | None
+    batch: int | None = None
 
     def name(self, label: int) -> str:
         """Returns the name of the sample, and of the position in it, that a label of the batch is of."""
         sample, *position = (int(i) for i in torch.unravel_index(torch.tensor(label), self.labels_shape))
         name = str(self.seen + sample if self.indices is None else self.indices[sample])
+        if self.batch is not None:
+            name = f"{sample} of batch {self.batch}"
         return f"{name}, position {position}" if self.labels_shape.numel() > self.labels_shape[0] else name
 
 

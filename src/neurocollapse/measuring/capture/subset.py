@@ -101,6 +101,14 @@ class Part(Subset[Any]):
     """Samples that this package chose: what it says of a sample has the index in the data set that it chose from."""
 
 
+class BatchesOf(list[Any]):
+    """Some batches of a list, and their places in it, by which a sample is named."""
+
+    def __init__(self, whole: Sequence[Any], places: Sequence[int]):
+        super().__init__(whole[place] for place in places)
+        self.places = places
+
+
 def reloaded(loader: DataLoader[Any], indices: Sequence[int] | None) -> DataLoader[Any]:
     """Returns a loader of these samples of the data set, in this order, with the other settings of `loader`.
 

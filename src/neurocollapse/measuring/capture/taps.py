@@ -131,9 +131,9 @@ def _is_per_sample(output: object, samples: int) -> bool:
     return bool(tensors) and tensors[0].ndim > 0 and len(tensors[0]) == samples
 
 
-def _called(name: str, times: int) -> ValueError:
+def _called(name: str, times: int) -> InputError:
     reason = "its weight may be used without calling it" if not times else "it then has several inputs for one label"
-    return ValueError(
+    return InputError(
         f"the head {name!r} was called {times} times in one forward pass, not once ({reason}); pass head= another "
         f"layer, or let the model call it once"
     )

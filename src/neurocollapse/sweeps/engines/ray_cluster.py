@@ -6,6 +6,7 @@ worker or machine dies is started again, perhaps elsewhere, and resumes from the
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -221,6 +222,11 @@ def _connection(address: str | None, cores: int) -> Iterator[None]:
             f"address {address}: the Ray cluster there does not let this process in ({error}); where it asks for a "
             f"token, set RAY_AUTH_MODE=token"
         ) from error
+    except SystemExit as stop:  # Ray's own handler of SIGTERM, while Ray is starting
+        ray.shutdown()
+        if stop.code == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)  # for the handler that was there before
+        raise
     except Exception as error:  # of any class, and of the class Exception itself if Ray's processes take too long
         ray.shutdown()
         raise InputError(f"Ray did not start: {_cause(error)}") from error
