@@ -105,13 +105,15 @@ def gather(
     vci: bool | None = None,
     objective: Objective | None = None,
     precision: float = 0.0,
+    nearest_means: bool = False,
     absent: str = "error",
     min_per_class: int = 1,
     max_per_class: int | None = None,
 ) -> tuple[Statistics, ClassMeans]:
     """Returns the `Statistics` behind `measure` and their class means; arguments and errors are those of `measure`.
 
-    `precision` is ε of the type that the features were computed in, if it is coarser than that of the features.
+    `precision` is ε of the type that the features were computed in, if it is coarser than that of the features. With
+    `nearest_means` there is `nearest_mean_error` too.
     """
     features, labels = as_tensor("features", features), _as_labels(labels)
     check_shapes(features, labels)
@@ -137,7 +139,8 @@ def gather(
         check_batch(features, labels, num_classes, None, 0)
         means = chosen_of(means, absent, min_per_class, torch.bincount(labels, minlength=num_classes))
     covariance = is_cheap(*features.shape) if vci is None else vci
-    projections = Projections(means, classifier, covariance=covariance, weighting=weighting, held_out=held_out)
+    second = {"covariance": covariance, "weighting": weighting, "nearest_means": nearest_means, "held_out": held_out}
+    projections = Projections(means, classifier, **second)  # type: ignore[arg-type]
     projections.update(features, labels)
     return projections.statistics(objective, None if ood_mean is None else ood_mean.to(features.device)), means
 
