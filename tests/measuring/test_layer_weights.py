@@ -146,7 +146,7 @@ def test_an_input_that_is_not_finite_is_named():
     bad = X.clone()
     bad[6, 0, 0, 0] = math.nan
     model = network(nn.Flatten(), nn.Linear(60, 7))
-    with pytest.raises(InputError, match=r"^the input of layer '1': feature 0 of sample 6 is nan; every feature must"):
+    with pytest.raises(InputError, match=r"^layer '1': feature 0 of sample 6 is nan; every feature must"):
         measure_layers(model, batches(bad), layers=["1"])
 
 

@@ -130,11 +130,7 @@ def gather(
         features, labels = features[chosen], labels[chosen]
     held_out = means is not None
     if means is None:
-        present = labels[labels < num_classes].unique() if leave_out else None
-        means = ClassMeans(num_classes, None if present is None or len(present) == num_classes else present)
-        means.update(features, labels)
-        means.precision = max(means.precision, precision)
-        means = chosen_of(means, absent, min_per_class)
+        means = means_of(features, labels, num_classes, precision=precision, absent=absent, min_per_class=min_per_class)
     else:
         check_batch(features, labels, num_classes, None, 0)
         means = chosen_of(means, absent, min_per_class, torch.bincount(labels, minlength=num_classes))
@@ -143,6 +139,17 @@ def gather(
     projections = Projections(means, classifier, **second)  # type: ignore[arg-type]
     projections.update(features, labels)
     return projections.statistics(objective, None if ood_mean is None else ood_mean.to(features.device)), means
+
+
+def means_of(
+    features: Tensor, labels: Tensor, num_classes: int, *, precision: float, absent: str, min_per_class: int
+) -> ClassMeans:
+    """Returns the means of the classes that are measured; arguments and errors are those of `gather`."""
+    present = labels[labels < num_classes].unique() if absent == "leave_out" else None
+    means = ClassMeans(num_classes, None if present is None or len(present) == num_classes else present)
+    means.update(features, labels)
+    means.precision = max(means.precision, precision)
+    return chosen_of(means, absent, min_per_class)
 
 
 def check_choice(absent: str, min_per_class: int, max_per_class: int | None) -> None:

@@ -1,8 +1,7 @@
 """Measures what every layer of a model makes of its data."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, Unpack
 
 import torch
@@ -10,12 +9,12 @@ from torch import Tensor, nn
 
 from .._errors import InputError, checks_arguments
 from ..datasets import Split
-from ..geometry import LeadingDirections, leading_directions
+from ..geometry import Span, leading_directions
 from ..metrics import Measurement
-from ..statistics import ClassMeans, Statistics, center
-from .capture.forward import CaptureOptions, Weighted, capture
+from ..statistics import Statistics, center
+from .capture.forward import CaptureOptions, capture
 from .capture.names import about
-from .features import check_choice, chosen_of, gather
+from .features import check_choice, gather, means_of
 from .models import about_head, chosen_samples, head_of
 
 
@@ -62,54 +61,36 @@ def measure_layers(
     ['1', '2', '3']
     """
     check_choice(absent, min_per_class, options.get("max_per_class"))
-    choose = partial(chosen_of, absent=absent, min_per_class=min_per_class)
     loader = chosen_samples(loader, subset, options.get("label_key"))
     with capture(model, loader, head=head, layers=layers, inputs=True, **options) as captured:
         found, features = head_of(captured)
-        size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}
-        size |= {
-            "nearest_means": True,
-            "precision": captured.precision,
-            "absent": absent,
-            "min_per_class": min_per_class,
-        }
+        size: dict[str, Any] = {"num_classes": len(found.weight), "precision": captured.precision}
+        size |= {"absent": absent, "min_per_class": min_per_class}
+        second: dict[str, Any] = {"weighting": weighting, "vci": vci, "nearest_means": True}
         measured = {}
         for name, store in captured.layers.items():
             naming = about_head(model, head, len(found.weight)), about(f"layer {name!r}")
             with naming[0], naming[1], captured.names[name].naming():
-                statistics, means = gather(store.features, store.labels, **size)  # type: ignore[arg-type]
-                weighted = captured.weighted.get(name)
-                if weighted is not None:
-                    statistics = _with_weight(statistics, weighted, choose, weighting, captured.precision)
+                statistics, means = gather(store.features, store.labels, **size, **second)
+                if (layer := captured.weighted.get(name)) is not None:
+                    span = None
+                    if layer.inputs is not None:
+                        of_input = means_of(layer.inputs.features, layer.inputs.labels, **size)
+                        span = center(of_input, weighting).span
+                    statistics = _with_weight(statistics, layer.weight, span)
                 measured[name] = Measurement(statistics, means)
         naming = about_head(model, head, len(found.weight)), about(f"layer {found.name!r}")
         with naming[0], naming[1], captured.names[None].naming():
             arrays = features.features, features.labels, found.weight, found.bias
-            statistics, means = gather(*arrays, **size)  # type: ignore[arg-type]
-            weight = _leading(found.weight, statistics)
-            last = Measurement(replace(statistics, layer_weight=weight, input_span=statistics.span), means)
+            statistics, means = gather(*arrays, **size, **second)  # type: ignore[misc]
+            last = Measurement(_with_weight(statistics, found.weight, statistics.span), means)
         return {**measured, found.name: last}
 
 
-def _leading(weight: Tensor, statistics: Statistics) -> LeadingDirections:
-    """The leading directions of a weight, as many as there are classes."""
-    return leading_directions(weight.cpu(), statistics.num_classes, torch.finfo(weight.dtype).eps)
-
-
-def _with_weight(
-    statistics: Statistics,
-    layer: Weighted,
-    choose: Callable[[ClassMeans], ClassMeans],
-    weighting: str,
-    precision: float,
-) -> Statistics:
-    """Adds a layer's weight to the statistics of its output, and the span of the class means of its input."""
-    statistics = replace(statistics, layer_weight=_leading(layer.weight, statistics))
-    means = layer.input_means
-    if means is None:
-        return statistics
-    means.precision = max(means.precision, precision)
-    return replace(statistics, input_span=center(choose(means), weighting).span)
+def _with_weight(statistics: Statistics, weight: Tensor, input_span: Span | None) -> Statistics:
+    """Adds a weight, as many of its leading directions as there are classes, and the span of its input's means."""
+    leading = leading_directions(weight.cpu(), statistics.num_classes, torch.finfo(weight.dtype).eps)
+    return replace(statistics, layer_weight=leading, input_span=input_span)
 
 
 @checks_arguments

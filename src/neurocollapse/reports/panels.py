@@ -57,7 +57,9 @@ LAYER_PANELS = {
     "weight_share_simplex": Panel(
         "Weight in C − 1 directions", "share of ‖W‖²", r"share of $\Vert W\Vert_F^2$, $C-1$ directions"
     ),
-    "weight_share_frame": Panel("Weight in C directions", "share of ‖W‖²", r"share of $\Vert W\Vert_F^2$"),
+    "weight_share_frame": Panel(
+        "Weight in C directions", "share of ‖W‖²", r"share of $\Vert W\Vert_F^2$, $C$ directions"
+    ),
     "weight_alignment_simplex": Panel(
         "Alignment with the input's means, C − 1 directions",
         "mean cos² of the principal angles",

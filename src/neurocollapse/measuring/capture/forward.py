@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from ..._errors import CaptureWarning, InputError, SampleError
 from ...networks import Head, evaluation, read_head, unwrap
-from ...statistics import ClassMeans, unlabelled
+from ...statistics import unlabelled
 from .cautions import warn_of
 from .decisions import Tally, without_autocast
 from .drawn import Drawn
 from .loaders import Batch, as_loader, batches, precision_of, to_device
-from .names import Names, Origin, about
+from .names import Names, Origin
 from .next_tokens import NextTokens
 from .samples import Positions, Rows
 from .store import Budget, FeatureStore
@@ -52,10 +52,10 @@ class CaptureOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Weighted:
-    """The weight of a layer as a matrix (outputs, inputs), and the class means of its input, if it has any such."""
+    """The weight of a layer as a matrix (outputs, inputs), and its input, rows as wide, if there are such."""
 
     weight: Tensor
-    input_means: ClassMeans | None
+    inputs: FeatureStore | None
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,10 @@ class Captured:
 
     def close(self) -> None:
         """Releases memory and temporary files."""
-        for store in (*([self.features] if self.features else []), *self.layers.values()):
-            store.close()
+        inputs = (layer.inputs for layer in self.weighted.values())
+        for store in (self.features, *self.layers.values(), *inputs):
+            if store is not None:
+                store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +130,7 @@ def capture(
         layers: names as in `model.named_modules()`, or "all": every module without parts that has parameters or is
             an activation, and attention, in the order of execution, without the head. A layer that runs repeatedly in a
             pass gives name#1, name#2, ...
-        inputs: also give the weights of layers, and the class means of their inputs, for which there must be a head.
+        inputs: also give the weights of layers, and their inputs.
         spatial: how maps (samples, channels, *positions) become features: "flatten" takes every number, "mean" averages
             the positions.
         tokens: how sequences (samples, tokens, features) become features if there is one label per sample: "first",
@@ -201,10 +203,10 @@ def capture(
     if tally is None:
         decisions.warn(stacklevel=2)
     kept = stores.by_place
-    layers_kept = {name: store for name, store in kept.items() if name is not None}
+    layers_kept = {name: store for name, store in kept.items() if isinstance(name, str)}
     weights = {name: read_head(model, name, module).weight for name, module in taps.layer_tap.weighted.items()}
     weighted = {
-        name: Weighted(weight, stores.input_means.get(name))
+        name: Weighted(weight, kept.get(InputOf(name)))
         for name, weight in weights.items()
         if weight.is_floating_point() and not weight.is_meta  # not packed into integers, nor moved away meanwhile
     }
@@ -302,8 +304,7 @@ class _Stores:
         self.budget, self.folder, self.expected = budget, folder, None if max_per_class else expected
         self.max_per_class = max_per_class
         self.quotas: dict[Key, Quota] = {}
-        self.by_place: dict[str | None, FeatureStore] = {}
-        self.input_means: dict[str, ClassMeans] = {}
+        self.by_place: dict[Key, FeatureStore] = {}
         self.names: dict[Key, Names] = {}
         self.num_rows = 0
 
@@ -321,18 +322,12 @@ class _Stores:
                 with names.naming():
                     sink(features, labels, head)
                 continue
-            if isinstance(key, InputOf):
-                assert head is not None
-                with about(f"the input of layer {key.layer!r}"), names.naming():
-                    means = self.input_means.setdefault(key.layer, ClassMeans(len(head.weight)))
-                    means.update(features.cpu(), labels.cpu())
-                continue
             if key not in self.by_place:
                 self.by_place[key] = FeatureStore(self.budget, self.folder, expected=self.expected)
             try:
                 self.by_place[key].append(features, labels)
             except ValueError as error:
-                raise InputError(f"{'the head' if key is None else f'layer {key!r}'}: {error}") from error
+                raise InputError(f"{'the head' if key is None else f'layer {str(key)!r}'}: {error}") from error
 
     def _within_quota(self, key: Key, rows: Rows) -> Rows:
         if self.max_per_class is None:

@@ -147,6 +147,9 @@ class InputOf:
 
     layer: str
 
+    def __str__(self) -> str:
+        return self.layer
+
 
 class LayerTap(Tap):
     """Takes the outputs of the named layers, or of all that compute, in the order in which they run.
