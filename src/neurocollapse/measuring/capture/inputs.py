@@ -5,6 +5,8 @@ convolution sees patches, one at each place of its output, and its row is their 
 are the means of the output maps.
 """
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,27 +24,38 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 def mean_patch(
     convolution: Convolution, maps: Float[Tensor, "samples channels *places"]
 ) -> Float[Tensor, "samples inputs"]:
-    """The mean over the places of a convolution's output of the patch that it sees there, padding included.
-
-    Only sums over each axis are taken: which places a position of the kernel meets is the product of those of the axes.
-    """
-    means = maps.float() if maps.element_size() < 4 else maps
+    """The mean over the places of a convolution's output of the patch that it sees there, padding included."""
+    values = maps.float() if maps.element_size() < 4 else maps
+    # a private name, but the only one that says what padding="same" comes to
+    padding = tuple(convolution._reversed_padding_repeated_twice)
+    kernel, stride, dilation = convolution.kernel_size, convolution.stride, convolution.dilation
+    shares = _shares(tuple(maps.shape[2:]), kernel, stride, dilation, padding, convolution.padding_mode).to(values)
     with full_precision(maps.device):
-        for axis in reversed(range(maps.ndim - 2)):
-            shares = _shares(convolution, axis, maps.shape[2 + axis]).to(means)
-            means = torch.tensordot(means, shares, dims=([2 + axis], [0])).movedim(-1, 2 + axis)
-    return means.flatten(1)
+        means = shares.T @ values.reshape(-1, len(shares)).T  # many times as fast as values @ shares
+    return means.T.reshape(len(maps), -1)
 
 
-def _shares(convolution: Convolution, axis: int, length: int) -> Float[Tensor, "length kernel"]:
-    """How often each place of an axis is met by each position of the kernel, as a share of the output's places."""
-    size, stride, dilation = (getattr(convolution, name)[axis] for name in ("kernel_size", "stride", "dilation"))
-    mode = convolution.padding_mode
-    padding = convolution._reversed_padding_repeated_twice  # (last axis before, after, the one before it, ...)
-    place = 2 * (len(convolution.kernel_size) - 1 - axis)
-    before, after = padding[place : place + 2]
-    numbered = torch.arange(1.0, length + 1)[None, None]
-    padded = nn.functional.pad(numbered, (before, after), "constant" if mode == "zeros" else mode).flatten().long()
-    starts = torch.arange(0, len(padded) - dilation * (size - 1), stride)
-    met = padded[starts[:, None] + dilation * torch.arange(size)]  # zero stands for padding with zeros
-    return (met[None] == torch.arange(1, length + 1)[:, None, None]).double().mean(dim=1)
+@lru_cache(maxsize=64)
+def _shares(
+    lengths: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    padding: tuple[int, ...],
+    mode: str,
+) -> Float[Tensor, "places positions"]:
+    """How often each place of a map is met by each position of the kernel, as a share of the places of the output.
+
+    `padding` is before and after the last axis, then the one before it. What meets what is decided axis by axis.
+    """
+    shares = torch.ones(1, 1, dtype=torch.float64)
+    for axis, (length, size, stride, dilation) in enumerate(zip(lengths, kernel, strides, dilations, strict=True)):
+        place = 2 * (len(lengths) - 1 - axis)
+        numbered = torch.arange(1.0, length + 1)[None, None]
+        around = nn.functional.pad(numbered, padding[place : place + 2], "constant" if mode == "zeros" else mode)
+        positions = around.flatten().long()  # zero stands for padding with zeros
+        starts = torch.arange(0, len(positions) - dilation * (size - 1), stride)
+        met = positions[starts[:, None] + dilation * torch.arange(size)]
+        of_axis = (met == torch.arange(1, length + 1)[:, None, None]).double().mean(dim=1)
+        shares = torch.kron(shares, of_axis)
+    return shares
