@@ -378,7 +378,8 @@ def leading_directions(A: Float[Tensor, "rows columns"], number: int, precision:
     Rounding may move a singular value by the norm of the errors u|a|, u half the precision, which is about that of the
     longest row and column of them; and by max(rows, columns) · 2.2e-16 · σ₁ in computing it.
     """
-    A = A.double() / (A.abs().max().item() or 1.0)
+    A = A.double()
+    A = A / (A.abs().max().item() or 1.0)
     kept = min(number + 1, *A.shape)
     singular_values, directions = _leading_by_gram(A, kept) or _svd(A)
     errors = precision / 2 * (torch.linalg.norm(A, dim=1).max() + torch.linalg.norm(A, dim=0).max()).item()

@@ -142,6 +142,24 @@ def test_where_there_are_no_class_means_of_the_input_there_is_no_alignment(convo
         measured["weight_alignment_frame"]
 
 
+class Packed(nn.Linear):
+    """A linear layer whose weight is stored as integers."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes, bias=False)
+        del self.weight
+        self.register_buffer("weight", torch.randint(-9, 10, sizes[::-1], dtype=torch.int8))
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.to(x) / 9)
+
+
+def test_a_weight_that_is_packed_into_integers_is_passed_over():
+    measured = measure_layers(network(nn.Flatten(), Packed(60, 7)), batches(), layers=["1"])["1"]
+    assert "nearest_mean_error" in measured
+    assert "weight_stable_rank" in measured.missing
+
+
 def test_an_input_that_is_not_finite_is_named():
     bad = X.clone()
     bad[6, 0, 0, 0] = math.nan
@@ -153,7 +171,7 @@ def test_an_input_that_is_not_finite_is_named():
 # ---- directions that are not clear
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float8_e4m3fn])
 @pytest.mark.parametrize("shape", [(8, 12), (400, 300), (300, 400)], ids=str)
 def test_directions_that_rounding_alone_could_have_made_do_not_count(shape, dtype):
     generator = torch.Generator().manual_seed(0)

@@ -72,12 +72,13 @@ def measure_layers(
             naming = about_head(model, head, len(found.weight)), about(f"layer {name!r}")
             with naming[0], naming[1], captured.names[name].naming():
                 statistics, means = gather(store.features, store.labels, **size, **second)
-                if (layer := captured.weighted.get(name)) is not None:
+                layer = captured.weighted.get(name)
+                if layer is not None and (weight := layer.read()) is not None:
                     span = None
                     if layer.inputs is not None:
                         of_input = means_of(layer.inputs.features, layer.inputs.labels, **size)
                         span = center(of_input, weighting).span
-                    statistics = _with_weight(statistics, layer.weight, span)
+                    statistics = _with_weight(statistics, weight, span)
                 measured[name] = Measurement(statistics, means)
         naming = about_head(model, head, len(found.weight)), about(f"layer {found.name!r}")
         with naming[0], naming[1], captured.names[None].naming():

@@ -52,10 +52,20 @@ class CaptureOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Weighted:
-    """The weight of a layer as a matrix (outputs, inputs), and its input, rows as wide, if there are such."""
+    """A layer with a weight, and its input, rows as wide as the weight, if there are such."""
 
-    weight: Tensor
+    model: nn.Module
+    name: str
+    module: nn.Module
     inputs: FeatureStore | None
+
+    def read(self) -> Tensor | None:
+        """Returns the weight as a matrix (outputs, inputs); None if it is packed into integers, or not in memory."""
+        with torch.no_grad(), evaluation(self.model):  # in training, reading may change the weight
+            stored = self.module.weight
+        if not isinstance(stored, Tensor) or not stored.is_floating_point() or stored.is_meta:
+            return None
+        return read_head(self.model, self.name, self.module).weight
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,7 @@ def capture(
         layers: names as in `model.named_modules()`, or "all": every module without parts that has parameters or is
             an activation, and attention, in the order of execution, without the head. A layer that runs repeatedly in a
             pass gives name#1, name#2, ...
-        inputs: also give the weights of layers, and their inputs.
+        inputs: also keep the inputs of layers that have a weight.
         spatial: how maps (samples, channels, *positions) become features: "flatten" takes every number, "mean" averages
             the positions.
         tokens: how sequences (samples, tokens, features) become features if there is one label per sample: "first",
@@ -204,11 +214,8 @@ def capture(
         decisions.warn(stacklevel=2)
     kept = stores.by_place
     layers_kept = {name: store for name, store in kept.items() if isinstance(name, str)}
-    weights = {name: read_head(model, name, module).weight for name, module in taps.layer_tap.weighted.items()}
     weighted = {
-        name: Weighted(weight, kept.get(InputOf(name)))
-        for name, weight in weights.items()
-        if weight.is_floating_point() and not weight.is_meta  # not packed into integers, nor moved away meanwhile
+        name: Weighted(model, name, module, kept.get(InputOf(name))) for name, module in taps.layer_tap.weighted.items()
     }
     return Captured(taps.head, kept.get(None), layers_kept, stores.names, weighted, taps.precision)
 
