@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..._errors import CaptureWarning, InputError, SampleError
-from ...networks import Head, evaluation, read_head, unwrap
+from ...networks import Head, evaluation, unwrap
 from ...statistics import unlabelled
 from .cautions import warn_of
 from .decisions import Tally, without_autocast
 from .drawn import Drawn
+from .inputs import Weighted
 from .loaders import Batch, as_loader, batches, precision_of, to_device
 from .names import Names, Origin
 from .next_tokens import NextTokens
@@ -48,24 +49,6 @@ class CaptureOptions(TypedDict, total=False):
     folder: Path | None
     progress: Callable[[int, int | None], object] | None
     max_per_class: int | None
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """A layer with a weight, and its input, rows as wide as the weight, if there are such."""
-
-    model: nn.Module
-    name: str
-    module: nn.Module
-    inputs: FeatureStore | None
-
-    def read(self) -> Tensor | None:
-        """Returns the weight as a matrix (outputs, inputs); None if it is packed into integers, or not in memory."""
-        with torch.no_grad(), evaluation(self.model):  # in training, reading may change the weight
-            stored = self.module.weight
-        if not isinstance(stored, Tensor) or not stored.is_floating_point() or stored.is_meta:
-            return None
-        return read_head(self.model, self.name, self.module).weight
 
 
 @dataclass(frozen=True)

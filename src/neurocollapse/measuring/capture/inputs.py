@@ -5,17 +5,37 @@ convolution sees patches, one at each place of its output, and its row is their 
 are the means of the output maps.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...networks import CONVOLUTIONS
+from ...networks import CONVOLUTIONS, evaluation, read_head
 from ...statistics import full_precision
+from .store import FeatureStore
 
 #: Layers whose weight is read as a matrix, (outputs, inputs): a convolution's filters are its rows.
 WEIGHTED = (nn.Linear, *CONVOLUTIONS)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A layer with a weight, and its input, rows as wide as the weight, if there are such."""
+
+    model: nn.Module
+    name: str
+    module: nn.Module
+    inputs: FeatureStore | None
+
+    def read(self) -> Tensor | None:
+        """Returns the weight as a matrix (outputs, inputs); None if it is packed into integers, or not in memory."""
+        with torch.no_grad(), evaluation(self.model):  # in training, reading may change the weight
+            stored = self.module.weight
+        if not isinstance(stored, Tensor) or not stored.is_floating_point() or stored.is_meta:
+            return None
+        return read_head(self.model, self.name, self.module).weight
 
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
