@@ -26,6 +26,8 @@ _NEEDS = {
     "within_class_covariance_on_span": "`vci=True`, or few features",
     "ood_mean": "`ood`",
     "objective": "`weight_decay` and a model",
+    "nearest_mean_error": "`measure_layers`",
+    "layer_weight": "`measure_layers`",
 }
 
 

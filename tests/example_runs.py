@@ -27,6 +27,12 @@ def collapsing(classes: int, spread: float, generator: np.random.Generator, show
     }
 
 
+def layers_of(value: float) -> dict[str, float]:
+    """The keys of two layers with a weight, and of a ReLU between."""
+    keys = {f"train.layers.{layer}.nc1": value / depth for depth, layer in enumerate(("body.0", "body.1", "head"), 1)}
+    return keys | {"train.layers.body.0.weight_share_frame": 1 - value, "train.layers.head.weight_share_frame": 1.0}
+
+
 def report_run(*, epochs: int = 4, records: int = 60, classes: int = 4, **fields: Any) -> ReportRun:
     """A finished run with so many records, at most one an epoch, whose keys all fall as 1/(1 + epoch)."""
     config = RunConfig(**{"network": "mlp", "epochs": epochs, **fields})
@@ -40,6 +46,7 @@ def report_run(*, epochs: int = 4, records: int = 60, classes: int = 4, **fields
             **{f"{split}.{key}": value * (place + 1) * (1 if split == "train" else 1.5)
                for split in ("train", "test") for place, key in enumerate(KEYS)},
             "train.weight_norms": [1 + value, 2 - value],
+            **(layers_of(value) if config.layers == "all" else {}),
         }
         for epoch, value in of_epoch.items()
     ]  # fmt: skip

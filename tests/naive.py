@@ -75,6 +75,8 @@ class Data:
     weight_decay: mpf | None = None
     layers: tuple[np.ndarray, ...] = ()
     ood: np.ndarray | None = None
+    #: the weight of a layer whose input the features are
+    layer: np.ndarray | None = None
 
     @property
     def classes(self) -> range:
@@ -414,7 +416,56 @@ def weight_norms(data):
     return tuple(sum(w**2 for w in layer.flat) for layer in data.layers)
 
 
+@twin
+def nearest_mean_error(data):
+    """Share of samples with argmin_c ‖h − μ_c‖ ≠ c(i)."""
+    nearest = [largest([-(norm(h - m) ** 2) for m in data.mu]) for h in data.features]
+    return mean([mpf(c != y) for c, y in zip(nearest, data.labels, strict=True)])
+
+
+def spectrum(A: np.ndarray, nothing: mpf = NOTHING) -> tuple[list[mpf], list[np.ndarray]]:
+    """The positive eigenvalues of A, in decreasing order, and their eigenvectors."""
+    eigenvalues, Q = exact.eigsy(exact.matrix(A.tolist()))
+    order = [k for k in reversed(range(len(A))) if eigenvalues[k] > nothing * max(map(abs, eigenvalues))]
+    return [eigenvalues[k] for k in order], [np.array(list(Q[:, k]), dtype=object) for k in order]
+
+
+def leading(data: Data, number: int) -> tuple[list[mpf], list[np.ndarray]]:
+    """The first σ² of the layer and their right singular vectors, and those equal to the last; none if more than C.
+
+    Equal and zero up to the rounding of a weight that is stored.
+    """
+    squares, vectors = spectrum(gram(data.layer.T, data.layer.T), nothing=mpf(10) ** -28)
+    least = squares[min(number, len(squares)) - 1] - squares[0] * mpf(10) ** -13 if squares else 0
+    chosen = [square for square in squares if square >= least]
+    return (squares[: len(chosen)], vectors[: len(chosen)]) if len(chosen) <= data.num_classes else ([], [])
+
+
+@twin
+def weight_stable_rank(data):
+    """Σ σ² / σ₁²."""
+    squares, _ = spectrum(gram(data.layer.T, data.layer.T))
+    return sum(squares) / squares[0] if squares else exact.nan
+
+
+def share(data: Data, number: int) -> mpf:
+    squares, _ = leading(data, number)
+    return sum(squares) / norm(data.layer) ** 2 if squares else exact.nan
+
+
+def alignment(data: Data, number: int) -> mpf:
+    """‖PQ‖_F² / min(rank P, rank Q) with P and Q the projections on the two spaces."""
+    (_, directions), (_, means) = leading(data, number), spectrum(data.Sigma_B)
+    squares = [dot(u, v) ** 2 for u in directions for v in means]
+    return sum(squares) / min(len(directions), len(means)) if squares else exact.nan
+
+
+for name, fewer in (("simplex", 1), ("frame", 0)):
+    TWINS[f"weight_share_{name}"] = lambda data, fewer=fewer: share(data, data.num_classes - fewer)
+    TWINS[f"weight_alignment_{name}"] = lambda data, fewer=fewer: alignment(data, data.num_classes - fewer)
+
 OBJECTIVE_KEYS = {"loss", "weight_norms"}
+LAYER_KEYS = {key for key in TWINS if key.startswith("weight_")} - OBJECTIVE_KEYS | {"nearest_mean_error"}
 MEANS_KEYS = {key for key in TWINS if key.startswith("nc1")} | {
     "nc2_norm_variance",
     "nc2_equinorm",
@@ -426,7 +477,9 @@ MEANS_KEYS = {key for key in TWINS if key.startswith("nc1")} | {
 }
 
 
-def measure(features, labels, weight=None, bias=None, *, weight_decay=None, layers=(), ood=None) -> dict[str, object]:
+def measure(
+    features, labels, weight=None, bias=None, *, weight_decay=None, layers=(), ood=None, layer=None
+) -> dict[str, object]:
     """Every twin that the arguments allow, rounded to float at the very end."""
     labels = [int(label) for label in labels]
     data = Data(
@@ -438,8 +491,10 @@ def measure(features, labels, weight=None, bias=None, *, weight_decay=None, laye
         weight_decay=None if weight_decay is None else mpf(weight_decay),
         layers=tuple(map(numbers, layers)),
         ood=None if ood is None else numbers(ood),
+        layer=None if layer is None else numbers(layer),
     )
-    keys = MEANS_KEYS if weight is None else set(TWINS) - (set() if layers else OBJECTIVE_KEYS) - {"nc5"}
+    keys = MEANS_KEYS if weight is None else set(TWINS) - (set() if layers else OBJECTIVE_KEYS) - {"nc5"} - LAYER_KEYS
+    keys = keys | (set() if layer is None else LAYER_KEYS)
     keys = keys | (set() if ood is None else {"nc5"})
     values = {key: function(data) for key, function in TWINS.items() if key in keys}
     return {key: tuple(map(float, v)) if isinstance(v, tuple) else float(v) for key, v in values.items()}

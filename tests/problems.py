@@ -22,6 +22,8 @@ NC1 = ("nc1", "nc1_per_class", "nc1_trace_ratio", "nc1_cdnv", "nc1_vci")
 NC2 = ("nc2_norm_variance", "nc2_equinorm", "nc2_cosine", "nc2_cosine_max", "nc2_etf")
 #: 0 when the rows of W form a simplex ETF.
 NC2_WEIGHT = ("nc2_equinorm_weight", "nc2_cosine_weight", "nc2_etf_weight")
+#: 1 when the leading singular directions of W span the centred class means, and hold all of W.
+LEADING = ("weight_share_simplex", "weight_share_frame", "weight_alignment_simplex", "weight_alignment_frame")
 SPREADS = ("sqi_gap_spread", "sqi_off_spread")
 
 
@@ -38,6 +40,8 @@ class Problem:
     objective: Objective | None = None
     #: samples of no class
     ood: Tensor | None = None
+    #: the weight of a layer whose input the features are
+    layer: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -113,6 +117,7 @@ def dual_simplex(num_classes: int, num_features: int, alpha: float = 0.7, counts
     expected = zeros(*NC1, *NC2, *NC2_WEIGHT, "nc0", "nc3", "nc3_centered", "nc3_uncentered", "nc3_duality")
     expected |= decided(C, 1 - alpha, -alpha / (C - 1))
     expected["loss_data"] = ((1 - alpha) ** 2 + alpha**2 / (C - 1)) / 2  # L(α) of Lemma 2.1
+    expected |= {"nearest_mean_error": 0.0, "weight_stable_rank": C - 1.0} | dict.fromkeys(LEADING, 1.0)
     expected |= {
         "nc2_uniformity": -log(2 * C / (C - 1)) / 2,
         "nc2_uniformity_spread": 0.0,
@@ -204,6 +209,7 @@ def orthogonal_frame(decay: Decay) -> Problem:
     expected = zeros(*NC1, *NC2, "nc2_equinorm_weight", "nc3_centered", "nc3_uncentered", "nc3_duality")
     expected |= decided(C, decay.s, 0.0) | {"nc3": orthogonal, "nc2_etf_weight": orthogonal}
     expected |= {"nc0": 1 / sqrt(C), "nc2_cosine_weight": 1 / (C - 1)}
+    expected |= {"weight_stable_rank": float(C)} | dict.fromkeys(LEADING, 1.0)  # C equal singular values
     expected |= optimum(decay.s * (1 - decay.s / 2), x * decay.balance, C)
     objective = decay.objective(weight, features)
     return Problem(f"orthogonal frame, C = {C}", features, labels, weight, None, expected, objective)
@@ -246,6 +252,33 @@ def relu_features(decay: Decay) -> Problem:
     expected |= optimum(loss, x * sqrt((C - 1) / C) * decay.balance, C)
     bias, objective = torch.full((C,), 1 / C, dtype=torch.float64), decay.objective(weight, features)
     return Problem(f"ReLU features, C = {C}", features, labels, weight, bias, expected, objective)
+
+
+def slanted_layer(num_classes: int) -> Problem:
+    """A layer whose C − 1 leading directions are at known angles from those of the means, and two more directions.
+
+    With e_1, … a basis whose first C − 1 vectors span the means, σ_j = C + 1 − j belongs to cos θ_j e_j + sin θ_j
+    e_{C−1+j}, σ = ½ to −sin θ_1 e_1 + cos θ_1 e_C, so that the C leading ones hold all of e_1, and σ = ¼ to a last one.
+    """
+    C, p = num_classes, 2 * num_classes
+    basis, angles = rotation(p, seed=4), tensor([0.3 + 0.9 * j / C for j in range(C - 1)])
+    directions = torch.zeros(C + 1, p, dtype=torch.float64)
+    for j, angle in enumerate(angles):
+        directions[j, j], directions[j, C - 1 + j] = angle.cos(), angle.sin()
+    directions[C - 1, 0], directions[C - 1, C - 1], directions[C, p - 1] = -angles[0].sin(), angles[0].cos(), 1.0
+    sizes = tensor([float(C - j) for j in range(C - 1)] + [0.5, 0.25])
+    features, labels = collapsed(2.0 * simplex_rows(C, p) @ basis + 1.0, 3)
+    squares, cosines = sizes.square(), angles.cos().square()
+    expected = {
+        "weight_stable_rank": squares.sum().item() / C**2,
+        "weight_share_simplex": 1 - squares[-2:].sum().item() / squares.sum().item(),
+        "weight_share_frame": 1 - squares[-1].item() / squares.sum().item(),
+        "weight_alignment_simplex": cosines.mean().item(),
+        "weight_alignment_frame": (1 + cosines[1:].sum().item()) / (C - 1),
+        "nearest_mean_error": 0.0,
+    }
+    layer = rotation(p, seed=5)[:, : C + 1] @ (sizes[:, None] * directions) @ basis
+    return Problem(f"slanted layer, C = {C}", features, labels, expected=expected, layer=layer)
 
 
 def others_aslant(num_classes: int, height: float) -> Problem:
@@ -388,6 +421,7 @@ def unequal_means() -> Problem:
         "sqi_off": 2 * -2 / 6,
         "sqi_off_spread": sqrt(4 / 6 - (2 / 6) ** 2),
         "sqi_sum": 0.0,
+        "nearest_mean_error": 0.0,
         "margin_min": 0.0,
         "margin_mean": 2 / 3,
         "loss_data": (1 + (4 + 1) + 1) / 6,
@@ -429,6 +463,8 @@ PROBLEMS = [
     polygon(8),
     two_classes(),
     unequal_means(),
+    slanted_layer(3),
+    slanted_layer(6),
     others_aslant(4, 2.0),
     others_aslant(9, -4.0),
 ]
@@ -465,7 +501,8 @@ def random_problem(
     labels = torch.arange(C).repeat_interleave(torch.tensor(counts))[torch.randperm(N, generator=generator)]
     features = scale * (draw(C, num_features)[labels] + spread * draw(N, num_features)) + offset
     weight, bias = draw(C, num_features), draw(C) if has_bias else None
-    return Problem(f"seed {seed}, counts {list(counts)}", features, labels, weight, bias)
+    layer = draw(C + 2, num_features)
+    return Problem(f"seed {seed}, counts {list(counts)}", features, labels, weight, bias, layer=layer)
 
 
 @st.composite

@@ -18,6 +18,7 @@ from .datasets import Dataset as Dataset
 from .datasets import load_dataset as load_dataset
 from .geometry import simplex_etf as simplex_etf
 from .measuring import class_table as class_table
+from .measuring import collapse_depth as collapse_depth
 from .measuring import measure as measure
 from .measuring import measure_layers as measure_layers
 from .measuring import measure_model as measure_model

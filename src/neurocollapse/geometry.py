@@ -344,6 +344,79 @@ def _well_conditioned_svd(A: Float[Tensor, "classes features"]) -> tuple[Tensor,
 _MANY_ROWS = 256
 
 
+@dataclass(frozen=True)
+class LeadingDirections:
+    """The `number` leading singular values of a matrix and the one after them, with their right singular directions.
+
+    They are in units of the largest entry, so that their squares fit.
+    """
+
+    number: int
+    singular_values: Float[Tensor, " leading"]
+    directions: Float[Tensor, "leading columns"]
+    #: singular values up to this one count as rounding, and those that differ by up to twice as much as equal
+    tolerance: float
+    #: the squared Frobenius norm of the matrix, in the same units
+    square: float
+
+    def first(self, number: int) -> int | None:
+        """How many directions make up the first `number`: fewer if the rank is lower, more so as not to split a tie.
+
+        None if more than `self.number` of them are tied.
+        """
+        rank = int((self.singular_values > self.tolerance).sum())
+        chosen = min(number, rank)
+        gaps = -self.singular_values.diff()
+        while 0 < chosen < rank and gaps[chosen - 1] <= 2 * self.tolerance:
+            chosen += 1
+        return chosen if chosen <= self.number else None
+
+
+def leading_directions(A: Float[Tensor, "rows columns"], number: int, precision: float = EPSILON) -> LeadingDirections:
+    """The leading singular values and right directions of a matrix whose entries were rounded to `precision`.
+
+    Rounding may move a singular value by the norm of the errors u|a|, u half the precision, which is about that of the
+    longest row and column of them; and by max(rows, columns) · 2.2e-16 · σ₁ in computing it.
+    """
+    A = A.double()
+    A = A / (A.abs().max().item() or 1.0)
+    kept = min(number + 1, *A.shape)
+    singular_values, directions = _leading_by_gram(A, kept) or _svd(A)
+    errors = precision / 2 * (torch.linalg.norm(A, dim=1).max() + torch.linalg.norm(A, dim=0).max()).item()
+    tolerance = max(errors, max(A.shape) * EPSILON * singular_values[0].item())
+    return LeadingDirections(number, singular_values[:kept], directions[:kept], tolerance, A.square().sum().item())
+
+
+def _leading_by_gram(A: Float[Tensor, "rows columns"], number: int) -> tuple[Tensor, Tensor] | None:
+    """The leading singular values and right directions by A Aᵀ or AᵀA, or None where that costs too many digits."""
+    if min(A.shape) < _MANY_ROWS:
+        return None
+    from scipy.linalg import eigh  # which, unlike PyTorch's, computes as many as are asked for
+
+    size, is_wide = min(A.shape), len(A) <= A.shape[1]
+    gram = (A @ A.T if is_wide else A.T @ A).numpy()
+    eigenvalues, found = eigh(gram, subset_by_index=[size - number, size - 1], check_finite=False, overwrite_a=True)
+    if eigenvalues[0] < 1e-4 * eigenvalues[-1]:
+        return None
+    vectors = torch.from_numpy(found).flip(1)
+    if not is_wide:
+        return torch.linalg.norm(A @ vectors, dim=0), vectors.T
+    rows = vectors.T @ A
+    singular_values = torch.linalg.norm(rows, dim=1)
+    return singular_values, rows / singular_values[:, None]
+
+
+def alignment(directions: Float[Tensor, "directions features"], span: Span) -> float:
+    """The mean squared cosine of the principal angles between a space with this orthonormal basis and a span.
+
+    There are as many angles as the smaller space has dimensions; nan if it has none.
+    """
+    angles = min(len(directions), span.rank)
+    if not angles:
+        return math.nan
+    return min(1.0, (directions @ span.directions.T).square().sum().item() / angles)
+
+
 def pseudo_inverse_root(
     covariance: Float[Tensor, "features features"], scale: float = 0.0
 ) -> Float[Tensor, "features rank"]:

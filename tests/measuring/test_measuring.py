@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import neurocollapse.measuring.features
 from neurocollapse import METRICS, Measurement, measure
+from neurocollapse.geometry import leading_directions
 from neurocollapse.measuring import gather
 from neurocollapse.statistics import Classifier, ClassMoments, Objective
 from tests import naive
@@ -305,7 +306,10 @@ def test_samples_of_no_class():
 
 
 def complete() -> Measurement:
-    return Measurement(*gather(H, Y, W, B, ood_mean=H[0].double(), objective=Objective(0.1, (1.0, 2.5))))
+    options = {"ood_mean": H[0].double(), "objective": Objective(0.1, (1.0, 2.5)), "nearest_means": True}
+    statistics, means = gather(H, Y, W, B, **options)
+    layer = {"layer_weight": leading_directions(W, len(W)), "input_span": statistics.span}
+    return Measurement(replace(statistics, **layer), means)
 
 
 def test_a_mapping_from_the_keys_to_numbers():

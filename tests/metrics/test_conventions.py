@@ -259,6 +259,29 @@ def cosines_with_the_others(d: Data) -> float:
     return np.mean(np.abs(d.means @ m) / (np.linalg.norm(d.means, axis=1) * np.linalg.norm(m)))
 
 
+# Layers
+
+
+def leading_trace_of_mean_covariance(d: Data) -> float:
+    counts = np.bincount(d.y)
+    covariances = [np.cov(d.H[d.y == c].T, bias=True) * counts[c] / counts.sum() for c in range(d.C)]
+    U, s, _ = np.linalg.svd(between(d, mean_of_samples(d)))
+    inverse = s**-1
+    inverse[d.C - 1 :] = 0
+    return np.trace(np.mean(covariances, axis=0) @ U @ np.diag(inverse) @ U.T)
+
+
+def ratio_of_traces(d: Data) -> float:
+    return np.mean(variances(d)) / np.mean((around_samples(d) ** 2).sum(axis=1))
+
+
+def cdnv_of_all_pairs(d: Data) -> float:
+    v, distances = variances(d), squared_distances(d)
+    cdnv = (v[:, None] + v) / np.maximum(2 * distances, 1e-15)
+    np.fill_diagonal(cdnv, 0)
+    return cdnv.sum() / (d.C**2 - d.C)
+
+
 # Losses and weight decay, of a network that is this classifier alone
 
 
@@ -304,6 +327,7 @@ class Row:
 
 
 RANGAMANI = "Rangamani and Banburski-Fahey (2022), Section 3"
+INTERMEDIATE = "Rangamani et al. (2023)"
 NOTEBOOK = "Papyan, Han and Donoho, notebook"
 PACKAGE = "Wu, `neural-collapse`"
 LINGUISTIC = "Wu and Papyan, `linguistic-collapse`"
@@ -374,6 +398,11 @@ ROWS = [
     Row("`nc-toolbox`: `nc4_classifier_agreement`", agreement, "1 - nc4", "nc4"),
     Row(f"{PACKAGE}: `clf_ncc_agreement`; {LINGUISTIC} at 83f59b4a: `matches` / N",
         lambda d: np.mean((d.H @ d.W.T).argmax(axis=1) == nearest_mean(d)), "1 - nc4", "nc4", (NO_BIAS,)),
+    Row(f"{INTERMEDIATE}: `NC1`", leading_trace_of_mean_covariance, "nc1_per_class", "nc1", (EQUAL_SIZES,)),
+    Row(f"{INTERMEDIATE}: `CDNV`", cdnv_of_all_pairs, "nc1_cdnv", "2 * nc1_cdnv"),
+    Row(f"{INTERMEDIATE}: `Traces`, within over between", ratio_of_traces, "nc1_trace_ratio", "nc1_per_class",
+        (EQUAL_SIZES,)),
+    Row(f"{INTERMEDIATE}: `NCC`", lambda d: np.mean(nearest_mean(d) == d.y), "1 - nearest_mean_error", "1 - nc4"),
     Row(f"{NOTEBOOK}: `loss` of MSELoss", squared_loss_per_sample, "2 * loss_data", "loss_data"),
     Row("PyTorch: `nn.MSELoss()`", squared_loss_per_output, "2 / C * loss_data", "2 * loss_data"),
     Row(f"{NOTEBOOK}: `reg_loss`", loss_per_sample_and_half_decay, "2 * loss", "loss", ("λ = w / 2",)),
@@ -402,7 +431,7 @@ def evaluate(expression: str, data: Data, when: tuple[str, ...]) -> float:
     H, y, W, b, ood = map(torch.from_numpy, (given.H, given.y, given.W, given.b, given.ood))
     means = ClassMeans(given.C)
     means.update(H, y)
-    projections = Projections(means, Classifier(W, b))
+    projections = Projections(means, Classifier(W, b), nearest_means=True)
     projections.update(H, y)
     objective = Objective(weight_decay, (W.square().sum().item(),), b.square().sum().item())
     measured = Measurement(projections.statistics(objective, ood.mean(dim=0)))

@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from neurocollapse import METRICS, InputError, Measurement, measure
+from neurocollapse.geometry import leading_directions
 from neurocollapse.measuring import gather
 from neurocollapse.statistics import ClassMeans, ClassMoments, Objective, Projections
 from tests import naive
@@ -31,19 +32,27 @@ from tests.problems import (
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
+def layer_of(problem: Problem) -> Tensor | None:
+    """The problem's own layer, or its classifier."""
+    return problem.weight if problem.layer is None else problem.layer
+
+
 def measured(problem: Problem) -> Measurement:
-    return Measurement(
-        *gather(
-            *(problem.features, problem.labels, problem.weight, problem.bias),
-            ood_mean=None if problem.ood is None else problem.ood.mean(dim=0),
-            objective=problem.objective,
-        )
+    statistics, means = gather(
+        *(problem.features, problem.labels, problem.weight, problem.bias),
+        ood_mean=None if problem.ood is None else problem.ood.mean(dim=0),
+        objective=problem.objective,
+        nearest_means=layer_of(problem) is not None,
     )
+    if (layer := layer_of(problem)) is not None:
+        weight = leading_directions(layer, problem.num_classes)
+        statistics = replace(statistics, layer_weight=weight, input_span=statistics.span)
+    return Measurement(statistics, means)
 
 
 def assert_equals_twin(problem: Problem, rel: float = 1e-9) -> None:
     arguments = problem.features, problem.labels, problem.weight, problem.bias
-    expected = naive.measure(*arguments, ood=problem.ood)
+    expected = naive.measure(*arguments, ood=problem.ood, layer=layer_of(problem))
     naive.assert_agree(measured(problem), expected, problem.features, *arguments[2:], rel=rel)
 
 
@@ -74,7 +83,8 @@ def test_exact_problem(problem):
 
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.num_classes <= 5], ids=str)
 def test_twin_agrees_on_exact_problem(problem):
-    values = naive.measure(problem.features, problem.labels, problem.weight, problem.bias, ood=problem.ood)
+    arguments = problem.features, problem.labels, problem.weight, problem.bias
+    values = naive.measure(*arguments, ood=problem.ood, layer=layer_of(problem))
     for key in values.keys() & problem.expected.keys():
         assert values[key] == pytest.approx(problem.expected[key], rel=1e-12, abs=1e-12, nan_ok=True), key
 
@@ -182,6 +192,8 @@ MEAN_ROW = _with_rows(_BASE.weight + _OFF)
 OFFSET = replace(_BASE, features=_BASE.features + _OFF)
 SWAPPED_ROWS = _with_rows(_BASE.weight[[1, 0, 2, 3, 4]])
 _OTHERS = torch.stack([_OFF + 0.1 * _ALONG, _OFF - 0.1 * _ALONG])  # their mean is orthogonal to all means
+MISPLACED = replace(_BASE, features=torch.cat([_BASE.features[-1:] - 0.1 * _OFF, _BASE.features[1:]]))
+MORE_ROWS = replace(_BASE, layer=torch.cat([_BASE.weight, _BASE.weight.norm() * torch.eye(7)[:3]]))
 LARGER_BIAS = replace(_BASE, bias=_BASE.bias + 0.1)
 
 PERTURBED: dict[str, list[Problem]] = {
@@ -221,6 +233,12 @@ PERTURBED: dict[str, list[Problem]] = {
         replace(_BASE, objective=Objective(0.01, (2.0, 4.0))),
         SWAPPED_ROWS,
     ],
+    "nearest_mean_error": [MISPLACED],
+    "weight_stable_rank": [LONGER_ROW, MEAN_ROW, MORE_ROWS],
+    "weight_share_simplex": [MORE_ROWS],
+    "weight_share_frame": [MORE_ROWS],
+    "weight_alignment_simplex": [TURNED_MEAN, MORE_ROWS],
+    "weight_alignment_frame": [TURNED_MEAN, MORE_ROWS],
     "weight_norms": [replace(_BASE, objective=Objective(0.01, (2.0, 4.0)))],
 }
 
@@ -245,6 +263,7 @@ def test_perturbed_collapse_moves_the_key(key, number):
         ("nc3_centered", MEAN_ROW),
         ("nc3_duality", MEAN_ROW),
         ("nc4", ALONG_THE_MEANS),
+        ("nearest_mean_error", SWAPPED_ROWS),
     ],
 )
 def test_what_a_key_is_blind_to_leaves_it(key, problem):
@@ -355,7 +374,7 @@ def permuted_classes(problem: Problem) -> Problem:
 
 def rotated(problem: Problem) -> Problem:
     Q = rotation(problem.features.shape[1], seed=7)
-    return replace(problem, features=problem.features @ Q, weight=problem.weight @ Q)
+    return replace(problem, features=problem.features @ Q, weight=problem.weight @ Q, layer=problem.layer @ Q)
 
 
 def padded(problem: Problem) -> Problem:
@@ -363,7 +382,7 @@ def padded(problem: Problem) -> Problem:
     more = torch.full((len(problem.features), 2), 0.7, dtype=torch.float64)
     unseen = torch.zeros(problem.num_classes, 2, dtype=torch.float64)
     features, weight = torch.cat([problem.features, more], dim=1), torch.cat([problem.weight, unseen], dim=1)
-    return replace(problem, features=features, weight=weight)
+    return replace(problem, features=features, weight=weight, layer=nn.functional.pad(problem.layer, (0, 2)))
 
 
 def shifted(problem: Problem) -> Problem:
@@ -383,6 +402,11 @@ def repeated(problem: Problem) -> Problem:
 
 def scaled_against(problem: Problem) -> Problem:
     return replace(problem, features=3.0 * problem.features, weight=problem.weight / 3)
+
+
+def remixed_outputs(problem: Problem) -> Problem:
+    """Of the layer: its outputs rotated and all made larger."""
+    return replace(problem, layer=3.0 * rotation(len(problem.layer), seed=8) @ problem.layer)
 
 
 def scaled_features(problem: Problem) -> Problem:
@@ -408,6 +432,7 @@ LAWS: dict[str, tuple[Callable[[Problem], Problem], dict[str, float], set[str]]]
     "permutation of classes": (permuted_classes, {}, set()),
     "order of samples": (reordered, {}, set()),
     "every sample twice": (repeated, {}, set()),
+    "outputs of the layer rotated and up": (remixed_outputs, {}, set()),
     "features up, W down": (scaled_against, {"nc2_norm_variance": 9.0}, set()),
     "features and bias up": (
         scaled_features,

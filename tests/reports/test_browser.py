@@ -500,6 +500,21 @@ def test_on_paper_every_plot_is_drawn(opened):
     assert page.run(drawn) == everything
 
 
+def test_layers_of_a_run_of_each_setting_are_side_by_side(opened):
+    runs = [report_run(weight_decay=decay, seed=seed, layers="all") for decay in DECAYS[:2] for seed in range(2)]
+    page = opened(runs)
+    undecayed, decayed = page.drawn("layers")
+    assert undecayed["y"] == decayed["y"] == ["body.0", "body.1", "head"]
+    second = [record["train.layers.body.1.nc1"] for record in runs[0].records]
+    assert undecayed["customdata"][1] == pytest.approx(second, rel=1e-6)
+    assert 10 ** undecayed["z"][1][0] == pytest.approx(second[0], rel=1e-6)
+    page.run("""const e = document.getElementById('layers-measure'); e.value = 'weight_share_frame';
+        e.dispatchEvent(new Event('change'))""")
+    assert page.drawn("layers")[1]["y"] == ["body.0", "head"]
+    page.click("#weight_decay-0")
+    assert len(page.drawn("layers")) == 1
+
+
 def test_what_a_link_leads_to_is_not_under_the_switches(opened):
     page = opened()
     page.click("nav a", 1)

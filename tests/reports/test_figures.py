@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
-from neurocollapse.reports import PANELS, collapse_figure, save_figure
+from neurocollapse.reports import PANELS, collapse_figure, layers_figure, save_figure
 
 #: Those of the pages alone, which are drawn from a script beside them.
 DOCS = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "figures.py"))
@@ -380,3 +380,46 @@ def test_the_minority_figure_shows_both_and_the_threshold(tmp_path):
     assert list(lines["found from random starts"].get_ydata()) == [0.0, 0.3, 0.5]
     assert set(lines["$n_k=N^2\\lambda_W\\lambda_H$"].get_xdata()) == {2.5}
     assert [path.suffix for path in save_figure(figure, tmp_path, "minority")] == [".png", ".pdf", ".svg"]
+
+
+# ---- layers
+
+
+def layered(decays=(0.0, 1e-3), seeds=3, epochs=(0, 1, 4)):
+    """The values of a layer with a weight, and of a ReLU after it, as known functions of λ, seed and epoch."""
+    rows = [
+        {
+            "run_id": f"{decay}-{seed}", "weight_decay": decay, "seed": seed, "epoch": epoch,
+            "train.layers.0.nc1": 10.0**-epoch * (1 + seed), "train.layers.1.nc1": 0.0 if decay else 1.0,
+            "train.layers.0.weight_share_frame": 0.1 * (seed + epoch),
+        }
+        for decay in decays for seed in range(seeds) for epoch in epochs
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_layers_are_rows_and_records_columns_with_the_median_over_seeds_as_colour():
+    figure = layers_figure(layered(), ["nc1", "weight_share_frame"], title="t_1", note="n")
+    draw(figure)
+    undecayed, decayed, share, _ = figure.axes[:4]
+    assert undecayed.collections[0].get_array().tolist() == [[2.0, 0.2, 2e-4], [1.0, 1.0, 1.0]]
+    assert decayed.collections[0].get_array()[1].tolist() == [0.0, 0.0, 0.0]
+    assert share.collections[0].get_array().tolist() == [[pytest.approx(v) for v in (0.1, 0.2, 0.5)]]
+    assert [text.get_text() for text in undecayed.get_yticklabels()] == ["0", "1"]
+    assert [text.get_text() for text in share.get_xticklabels()] == ["0", "1", "4"]
+    assert undecayed.collections[0].norm.vmin == decayed.collections[0].norm.vmin == 2e-4
+    assert (share.collections[0].norm.vmin, share.collections[0].norm.vmax) == (0.0, 1.0)
+    assert undecayed.yaxis_inverted()
+
+
+@pytest.mark.parametrize(
+    ("frame", "measures", "message"),
+    [
+        (records(), ["nc1"], 'the frame has no layers; pass records of runs that were trained with layers="all"'),
+        (layered(), ["nc9"], "there is no measure 'nc9' of layers; choose among nc1, "),
+        (layered(), ["nc1_cdnv"], "no layer of the frame has nc1_cdnv; it has nc1, weight_share_frame"),
+    ],
+)
+def test_what_has_no_layers_to_draw_is_named(frame, measures, message):
+    with pytest.raises(ValueError, match=message):
+        layers_figure(frame, measures)

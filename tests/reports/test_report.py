@@ -18,9 +18,11 @@ import pytest
 
 from neurocollapse.datasets import load_dataset
 from neurocollapse.reports import report_content, report_page
+from neurocollapse.reports.panels import LAYER_PANELS
 from neurocollapse.sweeps import Sweep
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.training import RunConfig
+from neurocollapse.training.run import LAYER_KEYS
 from tests.commands import COMMAND, start, wait_for
 from tests.example_runs import report_run
 
@@ -304,3 +306,24 @@ def test_a_report_that_follows_is_kept_current_until_ctrl_c(tmp_path, seeds):
     assert second == f"there are no runs in {out} yet: waiting for them, until Ctrl-C"
     assert (f"stopped; {page} shows the runs as they are now" if seeds else "no longer reloads itself") in said
     assert of_page(page.read_text())["reload"] is None
+
+
+# Layers
+
+
+def test_layers_are_shown_of_runs_that_recorded_them():
+    made = content([report_run(layers=layers, seed=seed) for seed, layers in enumerate(("last", "all"))])
+    assert [(panel["key"], panel["name"]) for panel in made["layers"]] == [
+        ("nc1", "Variability within classes"),
+        ("weight_share_frame", "Weight in C directions"),
+    ]
+    of_layers, without = (run["layers"] for run in made["runs"])
+    assert without == {}
+    assert list(of_layers["nc1"]) == ["body.0", "body.1", "head"]
+    assert list(of_layers["weight_share_frame"]) == ["body.0", "head"]
+    records = report_run(layers="all", seed=1).records
+    assert of_layers["nc1"]["body.1"] == pytest.approx([r["train.layers.body.1.nc1"] for r in records], rel=1e-6)
+
+
+def test_every_measure_of_layers_that_a_run_records_can_be_shown():
+    assert set(LAYER_KEYS) == set(LAYER_PANELS)

@@ -34,6 +34,7 @@ from neurocollapse.sweeps.networks_tried import NOT_HOMOGENEOUS
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.sweeps.writing import RunWriter
 from neurocollapse.training import DEFAULTS_VERSION, RunConfig
+from tests import naive
 from tests.commands import wait_for
 from tests.folders import GAUSSIAN, Killed
 
@@ -80,8 +81,8 @@ def test_defaults_cannot_change_unnoticed():
         "linear_tail": 0, "loss": "square", "weight_decay": 0.0005, "decay_start": 1.0,
         "initialization": "norm", "initial_norm": 4.0,
         "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "schedule": "linear", "batch_size": 32,
-        "precision": "float32", "balancing": "none", "epochs": 80, "until": "epochs", "gradient_tolerance": 0.0,
-        "seed": 0,
+        "precision": "float32", "balancing": "none", "epochs": 80, "until": "epochs", "layers": "last",
+        "gradient_tolerance": 0.0, "seed": 0,
     }  # fmt: skip
 
 
@@ -95,7 +96,7 @@ TWO_VALUES = {
     "optimizer": ("sgd", "adam"), "learning_rate": (0.123, 0.124), "momentum": (0.8, 0.0),
     "schedule": ("constant", "cosine"), "batch_size": (63, 64), "precision": ("tf32", "bfloat16"),
     "balancing": ("none", "epoch"), "epochs": (100, 101), "until": ("epochs", "rest"),
-    "gradient_tolerance": (0.0, 1e-9), "seed": (0, 1),
+    "layers": ("last", "all"), "gradient_tolerance": (0.0, 1e-9), "seed": (0, 1),
 }  # fmt: skip
 
 
@@ -657,7 +658,7 @@ def test_runs_is_one_row_for_each_record(shelf):
 
 def test_runs_has_the_columns_it_says(shelf):
     frame = runs(shelf)
-    recorded = set(METRICS) - {"weight_norms", "nc5"}
+    recorded = set(METRICS) - {"weight_norms", "nc5", *naive.LAYER_KEYS}
     scalars = {f"{split}.{key}" for split in ("train", "test") for key in recorded}
     norms = {f"{split}.weight_norms.{layer}" for split in ("train", "test") for layer in range(3)}
     fields = {field.name for field in dataclasses.fields(RunConfig)}

@@ -14,15 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from neurocollapse import DivergedError, NetworkError, training
+from neurocollapse import DivergedError, NetworkError, measure_layers, training
 from neurocollapse.datasets import Dataset, Split
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import balance, build_network, find_layers, initialize
 from neurocollapse.training import RunConfig, epochs, learning_rate, network_of, recorded_epochs
-from neurocollapse.training.run import Run
+from neurocollapse.training.run import LAYER_KEYS, Run, first_network
 from neurocollapse.training.schedule import decay_factor
+from tests import naive
 from tests.modules import Model
-from tests.training.runs import GAUSSIAN, history, kept, toy
+from tests.training.runs import FEW, GAUSSIAN, history, kept, toy
 
 SMALL = RunConfig(
     dataset="gaussian",
@@ -162,12 +163,26 @@ def test_the_objective_of_an_epoch_is_that_at_the_weights_of_its_steps():
 
 def test_a_record_has_every_metric_on_train_and_test_data():
     state = history(replace(SMALL, epochs=1))[-1]
-    measured = {*METRICS, "class_counts", "rank"} - {"nc5"}  # a run has no samples of no class
+    measured = {*METRICS, "class_counts", "rank"} - {"nc5", *naive.LAYER_KEYS}  # a run has no samples of no class
     bare = {"epoch", "learning_rate", "gradient_norm", "terminal_phase_start"}
     bare |= {"relative_gradient", "norm_spread", "nc1_slope", "classifier_sum"}
     assert set(state.record) == bare | {f"{split}.{key}" for split in ("train", "test") for key in measured}
     assert state.record["train.class_counts"] == [100] * 4
     assert state.record["test.class_counts"] == [25] * 4
+
+
+def test_all_layers_are_measured_on_training_data_if_asked_for():
+    config = RunConfig(dataset="gaussian", network="mlp", depth=3, width=6, epochs=0, layers="all")
+    (state,) = history(config, FEW)
+    model = first_network(config, FEW)
+    measured = measure_layers(model, FEW.train, vci=False)
+    expected = {
+        f"train.layers.{layer}.{key}": m[key] for layer, m in measured.items() for key in LAYER_KEYS if key in m
+    }
+    assert {key: value for key, value in state.record.items() if "layers" in key} == pytest.approx(expected, rel=1e-9)
+    assert "train.layers.features.3.weight_alignment_frame" in expected
+    (plain,) = history(replace(config, layers="last"), FEW)
+    assert {key: value for key, value in state.record.items() if "layers" not in key} == plain.record
 
 
 def test_without_a_test_split_or_where_it_lacks_a_class_there_are_no_test_metrics():

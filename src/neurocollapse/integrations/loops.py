@@ -146,7 +146,7 @@ def _in_order(loader: Iterable[Any]) -> Iterable[Any]:
 
 def _lacking(key: str, options: Mapping[str, Any]) -> str | None:
     """Returns what `measure_model` must get for this key, beside these options; None if they suffice."""
-    lacking = {}
+    lacking = dict.fromkeys(("nearest_mean_error", "layer_weight", "input_span"), "measure_layers")
     if options.get("weight_decay") is None:
         lacking["objective"] = "weight_decay="
     if options.get("ood") is None:

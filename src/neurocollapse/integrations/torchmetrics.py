@@ -139,7 +139,7 @@ class NeuralCollapse(Metric):
 
     def _undefined(self, covariance: bool) -> dict[str, float]:
         """nan for every key that `compute` would give."""
-        absent = {"objective", "ood_mean"}
+        absent = {"objective", "ood_mean", "nearest_mean_error", "layer_weight", "input_span"}
         absent |= set() if covariance else {"within_class_covariance_on_span"}
         absent |= set() if self.keep_features else {"nearest_mean_disagreement"}
         absent |= set() if self._head else {"classifier", "outputs"}

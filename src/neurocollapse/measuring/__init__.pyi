@@ -17,7 +17,8 @@ from .feature_files import read_features as read_features
 from .features import gather as gather
 from .features import is_cheap as is_cheap
 from .features import measure as measure
-from .models import measure_layers as measure_layers
+from .layers import collapse_depth as collapse_depth
+from .layers import measure_layers as measure_layers
 from .models import measure_model as measure_model
 from .models import objective_of as objective_of
 from .models import try_model as try_model

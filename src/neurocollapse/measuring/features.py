@@ -105,13 +105,15 @@ def gather(
     vci: bool | None = None,
     objective: Objective | None = None,
     precision: float = 0.0,
+    nearest_means: bool = False,
     absent: str = "error",
     min_per_class: int = 1,
     max_per_class: int | None = None,
 ) -> tuple[Statistics, ClassMeans]:
     """Returns the `Statistics` behind `measure` and their class means; arguments and errors are those of `measure`.
 
-    `precision` is ε of the type that the features were computed in, if it is coarser than that of the features.
+    `precision` is ε of the type that the features were computed in, if it is coarser than that of the features. With
+    `nearest_means` there is `nearest_mean_error` too.
     """
     features, labels = as_tensor("features", features), _as_labels(labels)
     check_shapes(features, labels)
@@ -128,18 +130,26 @@ def gather(
         features, labels = features[chosen], labels[chosen]
     held_out = means is not None
     if means is None:
-        present = labels[labels < num_classes].unique() if leave_out else None
-        means = ClassMeans(num_classes, None if present is None or len(present) == num_classes else present)
-        means.update(features, labels)
-        means.stored.at_least(precision)
-        means = chosen_of(means, absent, min_per_class)
+        means = means_of(features, labels, num_classes, precision=precision, absent=absent, min_per_class=min_per_class)
     else:
         check_batch(features, labels, num_classes, None, 0)
         means = chosen_of(means, absent, min_per_class, torch.bincount(labels, minlength=num_classes))
     covariance = is_cheap(*features.shape) if vci is None else vci
-    projections = Projections(means, classifier, covariance=covariance, weighting=weighting, held_out=held_out)
+    second = {"covariance": covariance, "weighting": weighting, "nearest_means": nearest_means, "held_out": held_out}
+    projections = Projections(means, classifier, **second)  # type: ignore[arg-type]
     projections.update(features, labels)
     return projections.statistics(objective, None if ood_mean is None else ood_mean.to(features.device)), means
+
+
+def means_of(
+    features: Tensor, labels: Tensor, num_classes: int, *, precision: float, absent: str, min_per_class: int
+) -> ClassMeans:
+    """Returns the means of the classes that are measured; arguments and errors are those of `gather`."""
+    present = labels[labels < num_classes].unique() if absent == "leave_out" else None
+    means = ClassMeans(num_classes, None if present is None or len(present) == num_classes else present)
+    means.update(features, labels)
+    means.stored.at_least(precision)
+    return chosen_of(means, absent, min_per_class)
 
 
 def check_choice(absent: str, min_per_class: int, max_per_class: int | None) -> None:

@@ -1,10 +1,10 @@
-"""Measures what the head, or every layer, of a model sees on its data."""
+"""Measures what the head of a model sees on its data."""
 
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack
@@ -29,10 +29,11 @@ from ..statistics import (
 from .capture.decisions import Tally
 from .capture.forward import Captured, CaptureOptions, capture
 from .capture.loaders import Unlabelled, as_loader
+from .capture.names import about
 from .capture.store import FeatureStore
 from .capture.subset import stratified_subset
 from .feature_files import write_features
-from .features import check_choice, chosen_of, gather, is_cheap
+from .features import check_choice, chosen_of, is_cheap
 from .process_group import Processes
 
 STRATEGIES = ("keep", "stream", "twice")
@@ -109,7 +110,7 @@ def measure_model(
     max_per_class = options.pop("max_per_class", None)
     check_choice(absent, min_per_class, max_per_class)
     _check_together(strategy, means, save_features, processes.size, min_per_class, max_per_class)
-    loader = _chosen(loader, subset, options.get("label_key"))
+    loader = chosen_samples(loader, subset, options.get("label_key"))
     if strategy == "twice" and isinstance(loader, Iterator):
         raise InputError(
             f"strategy='twice' reads the data several times, and {type(loader).__name__} is empty once it was read; "
@@ -134,13 +135,13 @@ def measure_model(
             feed: Feed = partial(_run_into, read, part)
         else:
             captured = processes.each(lambda: None if part is None else stack.enter_context(read(part)))
-            classifiers = processes.all(lambda: None if captured is None else _classifier_of(_head_of(captured)[0]))
+            classifiers = processes.all(lambda: None if captured is None else _classifier_of(head_of(captured)[0]))
             feed = partial(_fold_into, captured)
             if save_features is not None and captured is not None:
-                found, store = _head_of(captured)
+                found, store = head_of(captured)
                 write_features(path_of(save_features), store.features, store.labels, found.weight, found.bias)
         classifier = next(known for known in classifiers if known is not None)
-        with _naming_head(model, head, len(classifier.weight)):
+        with about_head(model, head, len(classifier.weight)):
             projections = _two_sweeps(processes, feed, classifier, means, weighting, vci, choose)
     processes.merged(lambda: tally).warn(stacklevel=3)
     statistics = projections.statistics(objective, ood_mean)
@@ -176,7 +177,7 @@ def try_model(
     label_key = options.get("label_key")
     options["progress"] = None
     read = partial(capture, model, head=head, **options)
-    part = processes.share(_chosen(loader, subset, label_key))
+    part = processes.share(chosen_samples(loader, subset, label_key))
     processes.each(lambda: None if part is None else _classifier_of_first_batch(read, part))
     if ood is not None:
         others = processes.share(ood)
@@ -210,7 +211,7 @@ def _check_together(
         raise InputError("one pass cannot take back the samples of a class that has too few; use 'keep' or 'twice'")
 
 
-def _chosen(loader: Iterable[Any] | Split, subset: int | None, label_key: str | int | None) -> Iterable[Any]:
+def chosen_samples(loader: Iterable[Any] | Split, subset: int | None, label_key: str | int | None) -> Iterable[Any]:
     """Returns a loader of this many samples of every class, or of all."""
     loader = as_loader(loader)
     if subset is not None and subset < 1:
@@ -254,62 +255,6 @@ def _checked(means: ClassMeans, options: dict[str, Any]) -> ClassMeans:
     return means
 
 
-@checks_arguments
-def measure_layers(
-    model: nn.Module,
-    loader: Iterable[Any] | Split,
-    *,
-    layers: Sequence[str] | Literal["all"] = "all",
-    head: str | nn.Module | None = None,
-    weighting: str = "classes",
-    vci: bool | None = None,
-    subset: int | None = None,
-    absent: Literal["error", "leave_out"] = "error",
-    min_per_class: int = 1,
-    **options: Unpack[CaptureOptions],
-) -> dict[str, Measurement]:
-    """Measures the output of every layer, and then the head's input, in one forward pass over a loader.
-
-    Args:
-        model: any classifier.
-        loader: yields (inputs, labels, ...) or mappings.
-        layers: names as in `model.named_modules()`, or "all" layers that compute, in the order in which they run.
-        head: the classifier head, a module or its name; by default the linear layer whose output is the model's.
-        weighting: "classes" or "samples": see `measure`.
-        vci: whether to measure `nc1_vci`: see `measure`.
-        subset: measure only this many samples of every class.
-        absent: "leave_out" measures without the classes that have no sample: see `measure`.
-        min_per_class: how many samples a class has at least: see `measure`.
-        options: see `measure_model`; `spatial` and `tokens` say how maps and sequences become features.
-
-    Returns:
-        {layer: Measurement}. The last one measures the head's input, under the head's name. Only it has the keys that
-        need the classifier.
-
-    >>> import neurocollapse as nc
-    >>> import torch
-    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> list(nc.measure_layers(network, [(torch.randn(9, 2, 2), torch.arange(9) % 2)]))
-    ['1', '2', '3']
-    """
-    check_choice(absent, min_per_class, options.get("max_per_class"))
-    loader = _chosen(loader, subset, options.get("label_key"))
-    with capture(model, loader, head=head, layers=layers, **options) as captured:
-        found, features = _head_of(captured)
-        size = {"num_classes": len(found.weight), "weighting": weighting, "vci": vci}
-        size |= {"precision": captured.precision, "absent": absent, "min_per_class": min_per_class}
-        measured = {}
-        for name, store in captured.layers.items():
-            naming = _naming_head(model, head, len(found.weight)), _naming(f"layer {name!r}")
-            with naming[0], naming[1], captured.names[name].naming():
-                measured[name] = Measurement(*gather(store.features, store.labels, **size))  # type: ignore[arg-type]
-        naming = _naming_head(model, head, len(found.weight)), _naming(f"layer {found.name!r}")
-        with naming[0], naming[1], captured.names[None].naming():
-            arrays = features.features, features.labels, found.weight, found.bias
-            last = Measurement(*gather(*arrays, **size))  # type: ignore[arg-type]
-        return {**measured, found.name: last}
-
-
 def objective_of(model: nn.Module, weight_decay: float, free: Collection[str] = ()) -> Objective:
     """Returns the penalty of Eq. 1 for a model whose trainable parameters all decay alike, except those in `free`."""
     if isinstance(weight_decay, bool) or not isinstance(weight_decay, numbers.Real):
@@ -325,24 +270,15 @@ def objective_of(model: nn.Module, weight_decay: float, free: Collection[str] = 
     return Objective(weight_decay, layers, other_norms=math.fsum(norms.values()))
 
 
-@contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Adds what it is about to a `ValueError`."""
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(f"{what}: {error}") from error
-
-
-def _naming_head(model: nn.Module, head: str | nn.Module | None, outputs: int) -> AbstractContextManager[None]:
+def about_head(model: nn.Module, head: str | nn.Module | None, outputs: int) -> AbstractContextManager[None]:
     """Adds the head that the caller chose to a `ValueError`, since it decides the number of classes."""
     if head is None:
         return nullcontext()
     others = ", ".join(candidates_for(model, None))
-    return _naming(f"the head {head!r} has {outputs} outputs; pass head= one of {others}, or mend this")
+    return about(f"the head {head!r} has {outputs} outputs; pass head= one of {others}, or mend this")
 
 
-def _head_of(captured: Captured) -> tuple[Head, FeatureStore]:
+def head_of(captured: Captured) -> tuple[Head, FeatureStore]:
     if captured.head is None:
         raise InputTypeError("head must be the name of the classifier, or None, which finds it; got False")
     assert captured.features is not None
@@ -356,7 +292,7 @@ def _classifier_of(head: Head) -> Classifier:
 def _fold_into(captured: Captured | None, gathered: G) -> G:
     """Adds the features that this process kept, if it had samples, to `gathered`."""
     if captured is not None:
-        _, store = _head_of(captured)
+        _, store = head_of(captured)
         with captured.names[None].naming():
             gathered.update(store.features, store.labels)
         _note_precision(gathered, captured)
@@ -383,7 +319,7 @@ def _classifier_of_first_batch(read: Callable[..., Captured], loader: Iterable[A
         yield from itertools.islice(loader, 1)  # not before `capture` asks, which guards the random generator
 
     with read(first(), tally=Tally()) as captured:
-        return _classifier_of(_head_of(captured)[0])
+        return _classifier_of(head_of(captured)[0])
 
 
 def _moments(read: Callable[..., Captured], loader: Iterable[Any], weighting: str) -> ClassMoments:

@@ -9,7 +9,7 @@ from .._errors import did_you_mean
 from .._html import html_table
 from ..geometry import EPSILON
 from ..statistics import ClassMeans, Statistics, name_of
-from . import decisions, duality, simplex, variability
+from . import decisions, duality, layers, simplex, variability
 
 #: Version of the definitions below. It changes when the number behind a key changes.
 DEFINITIONS_VERSION = 1
@@ -44,12 +44,17 @@ _GIVEN_BY = {
     "nearest_mean_disagreement": "a second sweep over the features",
     "objective": "the weight decay and every layer's norm, which are known in training",
     "within_class_covariance_on_span": "the whole of Σ_W, at N p² operations; pass vci=True",
+    "nearest_mean_error": "the nearest class mean of every sample, which measure_layers has",
+    "layer_weight": "the weight of the layer, which measure_layers has of linear layers and convolutions",
+    "input_span": "the class means of the layer's input, which measure_layers has where there is one label per sample",
     "ood_mean": "features of samples of no class; pass ood",
 }
 
 _PAPER = "Rangamani and Banburski-Fahey (2022)"
 _PAPYAN = "Papyan, Han and Donoho (2020)"
+_INTERMEDIATE = "Rangamani et al. (2023)"
 _WEIGHT = ("classifier",)
+_LAYER = ("layer_weight", "input_span")
 _OUTPUTS = ("outputs",)
 _OBJECTIVE = ("objective", "outputs")
 
@@ -91,6 +96,12 @@ METRICS: dict[str, Metric] = _table(
     (decisions.margin_mean, _OUTPUTS, "multiclass margin"),
     (decisions.loss_data, _OUTPUTS, f"{_PAPER}, Eq. 1"),
     (decisions.loss, _OBJECTIVE, f"{_PAPER}, Eq. 1"),
+    (layers.nearest_mean_error, ("nearest_mean_error",), "Galanti et al. (2022), there of test samples too"),
+    (layers.weight_stable_rank, ("layer_weight",), "Rudelson and Vershynin (2007)"),
+    (layers.weight_share_simplex, ("layer_weight",), f"{_INTERMEDIATE}, there of singular values, not squared"),
+    (layers.weight_share_frame, ("layer_weight",), f"{_INTERMEDIATE}, there of singular values, not squared"),
+    (layers.weight_alignment_simplex, _LAYER, f"{_INTERMEDIATE}, there of means not centred, cosines not squared"),
+    (layers.weight_alignment_frame, _LAYER, f"{_INTERMEDIATE}, there of means not centred, cosines not squared"),
     (decisions.weight_norms, ("objective",), f"{_PAPER}, Lemma 2.2"),
 )
 

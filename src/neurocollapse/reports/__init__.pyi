@@ -1,4 +1,5 @@
 from .figures.drawing import save_figure as save_figure
+from .figures.layers import layers_figure as layers_figure
 from .figures.maps import least_over as least_over
 from .figures.maps import map_figure as map_figure
 from .figures.maps import map_table as map_table

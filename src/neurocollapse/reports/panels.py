@@ -41,6 +41,51 @@ PANELS = {
     "nc4": Panel("NC4 · nearest class mean disagrees", "share of samples", "share of samples"),
 }
 
+#: The measures of a layer that can be shown, by the keys of records.
+LAYER_PANELS = {
+    "nc1": Panel(
+        "Variability within classes", "NC1 of its output, Tr(Σ_W Σ_B⁺)", r"$\mathrm{Tr}(\Sigma_W\,\Sigma_B^{+})$"
+    ),
+    "nc1_trace_ratio": Panel(
+        "Variability within classes, all directions",
+        "Tr Σ_W / Tr Σ_B of its output",
+        r"$\mathrm{Tr}\,\Sigma_W\;/\;\mathrm{Tr}\,\Sigma_B$",
+    ),
+    "nc1_cdnv": Panel("Variability beside distances", "CDNV of its output", r"$\mathrm{CDNV}$"),
+    "nearest_mean_error": Panel("Nearest class mean is wrong", "share of samples, by its output", "share of samples"),
+    "weight_stable_rank": Panel("Stable rank", "‖W‖² / ‖W‖²_op", r"$\Vert W\Vert_F^2\;/\;\Vert W\Vert_{op}^2$"),
+    "weight_share_simplex": Panel(
+        "Weight in C − 1 directions", "share of ‖W‖²", r"share of $\Vert W\Vert_F^2$, $C-1$ directions"
+    ),
+    "weight_share_frame": Panel(
+        "Weight in C directions", "share of ‖W‖²", r"share of $\Vert W\Vert_F^2$, $C$ directions"
+    ),
+    "weight_alignment_simplex": Panel(
+        "Alignment with the input's means, C − 1 directions",
+        "mean cos² of the principal angles",
+        r"mean $\cos^2$ of angles, $C-1$ directions",
+    ),
+    "weight_alignment_frame": Panel(
+        "Alignment with the input's means, C directions",
+        "mean cos² of the principal angles",
+        r"mean $\cos^2$ of principal angles",
+    ),
+}
+
+_OF_LAYERS = "train.layers."
+
+
+def layer_keys(keys: Iterable[object]) -> dict[tuple[str, str], str]:
+    """Returns, of the keys of records, those of layers, by the layer's name and the measure.
+
+    >>> layer_keys(["epoch", "train.nc1", "train.layers.features.1.nc1"])
+    {('features.1', 'nc1'): 'train.layers.features.1.nc1'}
+    """
+    of_layers = [key for key in map(str, keys) if key.startswith(_OF_LAYERS)]
+    parts = {key: key.removeprefix(_OF_LAYERS).rpartition(".") for key in of_layers}
+    return {(layer, measure): key for key, (layer, _, measure) in parts.items()}
+
+
 #: The panels without the data terms; the data term that is shown depends on the runs' loss.
 COLLAPSE_PANELS = tuple(key for key in PANELS if key.startswith("nc"))
 

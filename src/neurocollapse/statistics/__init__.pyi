@@ -4,9 +4,11 @@ from .batches import check_batch as check_batch
 from .batches import check_scale as check_scale
 from .batches import check_shapes as check_shapes
 from .batches import empty_classes as empty_classes
+from .batches import full_precision as full_precision
 from .batches import hint_of as hint_of
 from .means import WEIGHTINGS as WEIGHTINGS
 from .means import ClassMeans as ClassMeans
+from .means import center as center
 from .means import check_weighting as check_weighting
 from .means import mean_of as mean_of
 from .one_pass import ClassMoments as ClassMoments

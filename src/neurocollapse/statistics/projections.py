@@ -45,6 +45,7 @@ class Projections:
         classifier: adds the moments of the outputs, accuracy, margins and NC4.
         covariance: keeps Σ_W as a whole too, p × p, which `nc1_vci` needs; N p² operations in float64.
         weighting: "classes", where μ_G and Σ_B weigh every class alike, or "samples".
+        nearest_means: counts the samples whose nearest class mean is not their own, also without a classifier.
         held_out: whether the samples are others than those of the means. If not, the mean outputs follow from the
             means.
 
@@ -65,9 +66,10 @@ class Projections:
         *,
         covariance: bool = True,
         weighting: str = "classes",
+        nearest_means: bool = False,
         held_out: bool = True,
     ):
-        self.means = means
+        self.means, self.nearest_means = means, nearest_means
         self.held_out = held_out
         self.classifier = classifier
         self.centered = center(means, weighting)
@@ -90,13 +92,13 @@ class Projections:
         self.scatter: Tensor | None = None
         self.basis: Basis | None = None
         self.outputs = OutputSums()
-        self.disagreements = 0
+        self.disagreements = self.misplaced = 0  # samples whose nearest mean is not the one decided for, or their own
         small = classifier is not None and means.num_classes * means.num_labels <= _KEPT_OUTPUTS
         self.mean_outputs = classifier(means.class_means) if classifier is not None and small else None
         self.mean_lengths = torch.linalg.norm(means.class_means, dim=1)
         self.mean_coordinates = self.centered.class_means @ self.centered.span.directions.T
         self.reach = -self.centered.span.noise
-        if classifier is not None:
+        if classifier is not None or nearest_means:
             self.reach = half_distance_to_nearest(Gram(self.mean_coordinates)) - self.centered.span.noise
         self.factors: dict[torch.dtype, tuple[Residuals, Tensor]] = {}
 
@@ -111,9 +113,13 @@ class Projections:
                     check_finite(features, seen)
                 if self._is_blurred(on_rows, squares):
                     residuals, on_rows, squares = self._project(block, block_labels, torch.float64)
-                self._add_scatter(residuals, on_rows[:, : len(self.span_squares)], squares, block_labels)
+                on_span = on_rows[:, : len(self.span_squares)]
+                self._add_scatter(residuals, on_span, squares, block_labels)
+                if self.classifier is not None or self.nearest_means:
+                    nearest = self._nearest_means(on_span, block_labels, block, squares.sqrt())
+                    self.misplaced += int((nearest != block_labels).sum())
                 if self.classifier is not None:
-                    self._add_decisions(block, block_labels, on_rows, squares.sqrt())
+                    self._add_decisions(block, block_labels, on_rows, squares.sqrt(), nearest)
                 self.counts += torch.bincount(block_labels, minlength=self.means.num_classes)
         self.seen += len(features)
 
@@ -181,12 +187,13 @@ class Projections:
         squares = residuals.T @ residuals
         self.scatter = squares if self.scatter is None else self.scatter.add_(squares)
 
-    def _add_decisions(self, features: Tensor, labels: Tensor, on_rows: Tensor, lengths: Tensor) -> None:
+    def _add_decisions(
+        self, features: Tensor, labels: Tensor, on_rows: Tensor, lengths: Tensor, nearest: Tensor
+    ) -> None:
         rank, error = len(self.span_squares), self._error(on_rows.dtype)
         outputs = self._mean_outputs(labels).add_(on_rows[:, rank:])
         own = self.labels[labels]
         decisions = self._decide(outputs, own, features, lengths, self.mean_lengths[labels], error)
-        nearest = self._nearest_means(on_rows[:, :rank], labels, features, lengths, error)
         self.disagreements += int((decisions != self.labels[nearest]).sum())
         self.outputs.update(outputs, decisions, own)
 
@@ -223,10 +230,10 @@ class Projections:
         return decisions
 
     def _nearest_means(
-        self, on_span: Tensor, labels: Tensor, features: Tensor, lengths: Tensor, error: float
+        self, on_span: Tensor, labels: Tensor, features: Tensor, lengths: Tensor
     ) -> Int[Tensor, " samples"]:
         """The class of the nearest mean: the sample's own, unless h lies half-way or further to another mean."""
-        nearest = labels.clone()
+        nearest, error = labels.clone(), self._error(on_span.dtype)
         away = torch.linalg.vector_norm(on_span, dim=1) + error * lengths
         far = _where(away >= self.reach[labels])
         if not len(far):
@@ -283,7 +290,7 @@ class Projections:
             if rows is not None and len(rows):
                 self._add_rows(rows)
         self.outputs.merge(other.outputs)
-        self.disagreements += other.disagreements
+        self.disagreements, self.misplaced = self.disagreements + other.disagreements, self.misplaced + other.misplaced
         return self
 
     def _outputs(self) -> Outputs:
@@ -328,6 +335,7 @@ class Projections:
             classifier=self.classifier,
             outputs=self._outputs() if has_outputs else None,
             nearest_mean_disagreement=self.disagreements / total if has_outputs else None,
+            nearest_mean_error=self.misplaced / total if self.nearest_means else None,
             objective=objective,
             ood_mean=ood_mean,
             precision=self.means.precision,

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .._errors import InputError, checks_arguments
-from ..geometry import EPSILON, Gram, Span, centered_span, first_largest, storage_noise
+from ..geometry import EPSILON, Gram, LeadingDirections, Span, centered_span, first_largest, storage_noise
 from .bases import Basis
 from .pairs import MeanPairs, mean_pairs
 
@@ -103,10 +103,15 @@ class Statistics:
     basis: Basis | None = None
     classifier: Classifier | None = None
     outputs: Outputs | None = None
+    #: shares of samples whose nearest class mean is not of the class decided for, and not of their own class
     nearest_mean_disagreement: float | None = None
+    nearest_mean_error: float | None = None
     objective: Objective | None = None
     #: the mean feature of samples of no class
     ood_mean: Float[Tensor, " features"] | None = None
+    #: of the weight of the layer that gives the features, or of their classifier, and the span of its input's means
+    layer_weight: LeadingDirections | None = None
+    input_span: Span | None = None
     #: the spacing of numbers at 1 in the coarsest type that features were stored in
     precision: float = EPSILON
     #: the labels of the classes, which are rows of the classifier, where others are left out; None if none is

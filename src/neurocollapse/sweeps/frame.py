@@ -62,8 +62,9 @@ def runs(path: Path | str) -> pd.DataFrame:
     `current_learning_rate` (of the next step), `gradient_norm` (‖∇L‖ over all training data), `relative_gradient`
     (‖∇L‖ / (‖∇L_data‖ + λ‖W‖)), `norm_spread` (max/min − 1 of the ‖W_l‖²), `nc1_slope` (d log NC1 / d log epoch),
     `terminal_phase_start` (the first recorded epoch from which the training error has been zero at every record so
-    far), and `train.*` and `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. Printing
-    shows the columns that tell most. A damaged run is left out with a warning. Raises `RunError` if all are damaged.
+    far), and `train.*` and `test.*`, the metric keys; layers are numbered, `train.weight_norms.0` the first. With
+    layers="all" there are `train.layers.NAME.KEY` too, of the layer called NAME. Printing shows the columns that tell
+    most. A damaged run is left out with a warning. Raises `RunError` if all are damaged.
     """
     return records_frame(folders(path_of(path)))
 

@@ -94,6 +94,9 @@ class RunConfig:
     schedule, twice as many epochs as the one before and eight times the batch_size, and ends at the first measurement
     at rest: with λ > 0 where ‖∇L‖ is at most a tenth of ‖∇L_data‖ + λ‖W‖ and the ‖W_l‖² differ by at most a tenth; with
     λ = 0 where the square loss is at most 1e-4 (the cross-entropy 1e-3) with no training error."""
+    layers: Literal["last", "all"] = "last"
+    """What is measured at a recorded epoch: the last layer, on training and test data, or all layers too, on training
+    data, which takes one more pass over them."""
     gradient_tolerance: float = 0.0
     """Stops the run at a recorded epoch where ‖∇L‖ is below this."""
     seed: int = 0
@@ -204,6 +207,7 @@ GROUPS = {
         "decay_start",
         "precision",
         "balancing",
+        "layers",
         "gradient_tolerance",
     ),
 }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .._errors import CheckpointError, DivergedError, NetworkError
 from ..datasets import Dataset, Split
-from ..measuring import gather, objective_of
+from ..measuring import gather, measure_layers, objective_of
 from ..metrics import Measurement
 from ..networks import (
     Layer,
@@ -39,6 +39,12 @@ from .step import Pace, Weights, fresh_moments
 
 #: Samples in one forward pass while measuring.
 _CHUNK = 1000
+
+#: What a record has of each layer, if it is there.
+LAYER_KEYS = (
+    *("nc1", "nc1_trace_ratio", "nc1_cdnv", "nearest_mean_error", "weight_stable_rank", "weight_share_simplex"),
+    *("weight_share_frame", "weight_alignment_simplex", "weight_alignment_frame"),
+)
 
 #: Images used to find the classifier, and the channels of a network that is balanced.
 _TRIED = 16
@@ -197,11 +203,23 @@ class Run:
             "classifier_sum": self.classifier.weight.detach().double().sum(dim=0).tolist(),
             **self._gradient_norms(),
             **{f"train.{key}": value for key, value in train_values.items()},
+            **(self._measure_layers() if self.config.layers == "all" else {}),
         }
         if self.test_split is not None:
             test_values, *_ = self._measure_split(self.test_split, with_gradient=False)
             record |= {f"test.{key}": value for key, value in test_values.items()}
         return record, snapshot(statistics, features[self.shown], self.train_split.labels[self.shown])
+
+    def _measure_layers(self) -> Record:
+        images, labels = (values.split(_CHUNK) for values in (self.train_split.images, self.train_split.labels))
+        batches = list(zip(images, labels, strict=True))
+        measured = measure_layers(self.model, batches, head=self.classifier, vci=False, device=self.device)
+        return {
+            f"train.layers.{layer}.{key}": measurement[key]
+            for layer, measurement in measured.items()
+            for key in LAYER_KEYS
+            if key in measurement
+        }
 
     def _measure_split(self, split: Split, *, with_gradient: bool) -> tuple[dict[str, Any], Statistics, Tensor]:
         self.model.zero_grad()

@@ -18,18 +18,21 @@ from ...statistics import hint_of
 from .cautions import warn_of
 from .decisions import Tally, without_autocast
 from .drawn import Drawn
+from .inputs import Weighted
 from .loaders import Batch, as_loader, batches, precision_of, to_device
 from .names import Names, Origin
 from .next_tokens import NextTokens
 from .samples import Positions, Rows
 from .store import Budget, FeatureStore
 from .subset import Quota
-from .taps import HeadTap, LayerTap
+from .taps import HeadTap, InputOf, LayerTap
 
 #: 4 GiB: half a million samples of 2048 float32 features, and a quarter of the memory of a common laptop.
 MEMORY_BUDGET = 4 * 2**30
 
 Sink = Callable[[Tensor, Tensor, Head | None], object]
+#: A place whose rows are taken: the head's input, None; a layer's output, by name; or a layer's input.
+Key = str | InputOf | None
 
 
 class CaptureOptions(TypedDict, total=False):
@@ -60,14 +63,18 @@ class Captured:
     features: FeatureStore | None = None
     layers: dict[str, FeatureStore] = field(default_factory=dict)
     #: the names of the samples in `features`, under None, and in each of the layers
-    names: dict[str | None, Names] = field(default_factory=dict)
+    names: dict[Key, Names] = field(default_factory=dict)
+    #: of the layers that have a weight, if `inputs` were asked for
+    weighted: dict[str, Weighted] = field(default_factory=dict)
     #: ε of the coarsest type that the model computed in: that of its parameters, or of an autocast
     precision: float = 0.0
 
     def close(self) -> None:
         """Releases memory and temporary files."""
-        for store in (*([self.features] if self.features else []), *self.layers.values()):
-            store.close()
+        inputs = (layer.inputs for layer in self.weighted.values())
+        for store in (self.features, *self.layers.values(), *inputs):
+            if store is not None:
+                store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -82,6 +89,7 @@ def capture(
     *,
     head: str | nn.Module | Literal[False] | None = None,
     layers: Sequence[str] | Literal["all"] = (),
+    inputs: bool = False,
     spatial: str = "flatten",
     tokens: str | int | None = None,
     ignore_index: int = -100,
@@ -115,6 +123,7 @@ def capture(
         layers: names as in `model.named_modules()`, or "all": every module without parts that has parameters or is
             an activation, and attention, in the order of execution, without the head. A layer that runs repeatedly in a
             pass gives name#1, name#2, ...
+        inputs: also keep the inputs of layers that have a weight.
         spatial: how maps (samples, channels, *positions) become features: "flatten" takes every number, "mean" averages
             the positions.
         tokens: how sequences (samples, tokens, features) become features if there is one label per sample: "first",
@@ -165,7 +174,8 @@ def capture(
         if eval_mode:
             stack.enter_context(evaluation(model))
         decisions = Tally() if tally is None else tally
-        taps = stack.enter_context(_Taps(model, head, layers, Positions(spatial, tokens, ignore_index), decisions))
+        positions = Positions(spatial, tokens, ignore_index)
+        taps = stack.enter_context(_Taps(model, head, layers, inputs, positions, decisions))
         if sink is not None and not taps.is_single:
             raise InputError("a sink takes features of one place: the head alone, or with head=False one layer")
         stores = _Stores(Budget(memory_budget), folder, samples, max_per_class)
@@ -186,8 +196,11 @@ def capture(
     if tally is None:
         decisions.warn(stacklevel=2)
     kept = stores.by_place
-    layers_kept = {name: store for name, store in kept.items() if name is not None}
-    return Captured(taps.head, kept.get(None), layers_kept, stores.names, taps.precision)
+    layers_kept = {name: store for name, store in kept.items() if isinstance(name, str)}
+    weighted = {
+        name: Weighted(model, name, module, kept.get(InputOf(name))) for name, module in taps.layer_tap.weighted.items()
+    }
+    return Captured(taps.head, kept.get(None), layers_kept, stores.names, weighted, taps.precision)
 
 
 class _Taps:
@@ -198,13 +211,14 @@ class _Taps:
         model: nn.Module,
         head: str | nn.Module | Literal[False] | None,
         layers: Sequence[str],
+        inputs: bool,
         positions: Positions,
         tally: Tally,
     ):
         self.model, self.positions = unwrap(model), positions
         self.next_tokens = NextTokens(self.model, positions.ignore_index)
         self.head_tap = None if head is False else HeadTap(model, head, positions, tally)
-        self.layer_tap = LayerTap(model, layers, positions)
+        self.layer_tap = LayerTap(model, layers, positions, inputs=inputs)
         self.precision = _precision_of_parameters(model)
         if self.head_tap is None and not self.layer_tap.layers:
             raise InputError("there is nothing to capture: head is False, and layers names none")
@@ -228,7 +242,7 @@ class _Taps:
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
-    def of(self, batch: Batch, origin: Origin) -> dict[str | None, Rows]:
+    def of(self, batch: Batch, origin: Origin) -> dict[Key, Rows]:
         """Returns the rows of a forward pass: the head's under None, the layers' by name."""
         shown = self.next_tokens(batch)
         for tap in (self.head_tap, self.layer_tap):
@@ -236,7 +250,7 @@ class _Taps:
                 tap.start(shown)
         output = self.model(*batch.args, **batch.kwargs)
         self.precision = max(self.precision, _precision_of_autocast(batch.labels.device))
-        taken: dict[str | None, Rows] = {} if self.head_tap is None else {None: self.head_tap.finish(output)}
+        taken: dict[Key, Rows] = {} if self.head_tap is None else {None: self.head_tap.finish(output)}
         self._check_labels(batch.labels, origin)
         picked = None if self.head_tap is None else self.head_tap.picked
         if picked is not None and self.layer_tap.layers:  # once more, since layers run before the head shows its tokens
@@ -279,12 +293,12 @@ class _Stores:
     def __init__(self, budget: Budget, folder: Path | None, expected: int | None, max_per_class: int | None):
         self.budget, self.folder, self.expected = budget, folder, None if max_per_class else expected
         self.max_per_class = max_per_class
-        self.quotas: dict[str | None, Quota] = {}
-        self.by_place: dict[str | None, FeatureStore] = {}
-        self.names: dict[str | None, Names] = {}
+        self.quotas: dict[Key, Quota] = {}
+        self.by_place: dict[Key, FeatureStore] = {}
+        self.names: dict[Key, Names] = {}
         self.num_rows = 0
 
-    def keep(self, taken: dict[str | None, Rows], origin: Origin, sink: Sink | None, head: Head | None) -> None:
+    def keep(self, taken: dict[Key, Rows], origin: Origin, sink: Sink | None, head: Head | None) -> None:
         if sink is not None and len(taken) > 1:
             raise InputError(f"a sink takes features of one place, but the layer gives {', '.join(map(str, taken))}")
         for key, rows in taken.items():
@@ -303,9 +317,9 @@ class _Stores:
             try:
                 self.by_place[key].append(features, labels)
             except ValueError as error:
-                raise InputError(f"{'the head' if key is None else f'layer {key!r}'}: {error}") from error
+                raise InputError(f"{'the head' if key is None else f'layer {str(key)!r}'}: {error}") from error
 
-    def _within_quota(self, key: str | None, rows: Rows) -> Rows:
+    def _within_quota(self, key: Key, rows: Rows) -> Rows:
         if self.max_per_class is None:
             return rows
         wanted = self.quotas.setdefault(key, Quota(self.max_per_class))(rows.labels).to(rows.labels.device)

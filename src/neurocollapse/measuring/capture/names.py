@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..._errors import SampleError
+from ..._errors import InputError, SampleError
 
 
 @dataclass(frozen=True)
@@ -54,3 +54,12 @@ class Names:
             yield
         except SampleError as error:
             raise error.named(self[int(error.sample)]) from error
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Adds what it is about to a `ValueError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"{what}: {error}") from error

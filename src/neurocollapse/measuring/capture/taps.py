@@ -1,14 +1,15 @@
 """Takes features from a model while it runs, with hooks: the input of its head, the outputs of its layers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..._errors import InputError
 from ...networks import (
+    CONVOLUTIONS,
     Calls,
     Head,
     candidates_for,
@@ -20,6 +21,7 @@ from ...networks import (
     tensors_of,
 )
 from .decisions import Tally, count, picked_by_the_model
+from .inputs import WEIGHTED, mean_patch
 from .loaders import Batch
 from .samples import Picked, Place, Positions, Rows
 
@@ -42,12 +44,12 @@ class Tap:
         while self.handles:
             self.handles.pop().remove()
 
-    def rows(self, place: Place, values: Any, picked: Picked | None = None) -> Rows:
+    def rows(self, place: Place, values: Any, picked: Picked | None = None, positions: Positions | None = None) -> Rows:
         """Returns a copy of the rows at a place, since the model may later change its tensors in place."""
         assert self.batch is not None
         value = first_tensor(place, values).detach()
         mask = self.batch.kwargs.get("attention_mask")
-        rows = replace(self.positions, picked=picked)(place, value, self.batch.labels, mask)
+        rows = replace(positions or self.positions, picked=picked)(place, value, self.batch.labels, mask)
         shared = rows.features.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
         return rows._replace(features=rows.features.clone()) if shared else rows
 
@@ -139,21 +141,38 @@ def _called(name: str, times: int) -> InputError:
     )
 
 
-class LayerTap(Tap):
-    """Takes the outputs of the named layers, or of all that compute, in the order in which they run."""
+@dataclass(frozen=True)
+class InputOf:
+    """The key of the rows of a layer's input, beside those of its output under its name."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], positions: Positions):
+    layer: str
+
+    def __str__(self) -> str:
+        return self.layer
+
+
+class LayerTap(Tap):
+    """Takes the outputs of the named layers, or of all that compute, in the order in which they run.
+
+    With `inputs` also the inputs of those that have a weight.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], positions: Positions, *, inputs: bool = False):
         super().__init__(positions)
+        self.inputs = inputs
         self.all = layers == "all"
         modules = modules_by_name(model)
         self.layers = computing_layers(modules) if self.all else _named(modules, layers)
         self.names: list[str] | None = None
         self.picked: Picked | None = None
-        self.taken: dict[str, list[Rows]] = {}
+        self.taken: dict[str, list[tuple[Rows, Rows | None]]] = {}
+        #: the layers with a weight by the names that their rows have
+        self.weighted: dict[str, nn.Module] = {}
 
     def __enter__(self) -> Self:
         for name, module in self.layers.items():
-            self.handles.append(module.register_forward_hook(self._after(Place(name, module))))
+            hook = self._after(Place(name, module))
+            self.handles.append(module.register_forward_hook(hook, with_kwargs=True))
         return self
 
     def start(self, batch: Batch, picked: Picked | None = None) -> None:
@@ -161,32 +180,52 @@ class LayerTap(Tap):
         self.batch, self.picked = batch, picked
         self.taken = {}
 
-    def finish(self, head: Head | None) -> dict[str, Rows]:
+    def finish(self, head: Head | None) -> dict[str | InputOf, Rows]:
         """Returns the rows of every layer in the last forward pass by name; name#1, name#2 if it ran repeatedly."""
         order = self.taken if self.all else self.layers
-        result: dict[str, Rows] = {}
+        result: dict[str, tuple[Rows, Rows | None]] = {}
         for name in order:
             if self.all and head is not None and name == head.name:
                 continue
             calls = self.taken.get(name, [])
             if not calls:
                 raise InputError(f"layer {name!r} was not called in the forward pass; leave it out of layers=")
-            result |= {name: calls[0]} if len(calls) == 1 else {f"{name}#{i}": c for i, c in enumerate(calls, 1)}
+            found = {name: calls[0]} if len(calls) == 1 else {f"{name}#{i}": c for i, c in enumerate(calls, 1)}
+            if self.inputs and isinstance(self.layers[name], WEIGHTED):
+                self.weighted |= dict.fromkeys(found, self.layers[name])
+            result |= found
         if self.names is None:
             self.names = list(result)
         if self.names != list(result):
             changed = sorted({*self.names} ^ {*result}) or list(result)
             raise InputError(f"layers ran otherwise than in the first batch: {', '.join(changed)}; leave these out")
-        return result
+        outputs = {name: rows for name, (rows, _) in result.items()}
+        return outputs | {InputOf(name): rows for name, (_, rows) in result.items() if rows is not None}
 
     def _after(self, place: Place) -> Any:
-        def hook(_: nn.Module, __: object, output: object) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
             assert self.batch is not None
             if self.all and not _is_per_sample(output, len(self.batch.labels)):
                 return  # such as the embeddings of positions, the same for all samples
-            self.taken.setdefault(place.name, []).append(self.rows(place, output, self.picked))
+            rows = self.rows(place, output, self.picked)
+            taken = self._input_rows(place, first_tensor(place, [*args, *kwargs.values()])) if self.inputs else None
+            self.taken.setdefault(place.name, []).append((rows, taken))
 
         return hook
+
+    def _input_rows(self, place: Place, value: Tensor) -> Rows | None:
+        """Returns the rows of a layer's input, or None for one whose classes of inputs are not those of a weight.
+
+        These are layers without a weight, and convolutions in groups, or of maps that have a label at every position.
+        """
+        assert self.batch is not None
+        if isinstance(place.module, nn.Linear):
+            positions = replace(self.positions, spatial="mean")  # a row is as wide as the weight
+            return self.rows(place, value, self.picked, positions)
+        labels = self.batch.labels
+        if not isinstance(place.module, CONVOLUTIONS) or place.module.groups > 1 or labels.numel() != len(value):
+            return None
+        return self.rows(place, mean_patch(place.module, value))
 
 
 def computing_layers(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...training import RunConfig
-from ..panels import COLLAPSE_PANELS, PANELS, data_term
+from ..panels import COLLAPSE_PANELS, LAYER_PANELS, PANELS, data_term, layer_keys
 
 #: The most bytes of samples in motion in a page, as 16-bit integers; base64 makes them a third larger.
 _MOTION_BYTES = 2_800_000
@@ -67,6 +67,7 @@ def report_content(
         "fields": [{"name": name, "values": values} for name, values in varied.items()],
         "common": _common(whole),
         "panels": _panels(whole),
+        "layers": _layer_panels(whole),
         "runs": [_run(run, varied) for run in whole],
         "motion": {run.name: _motion(run) for run in moving},
         "theory": _finite(theory or {}),
@@ -117,6 +118,16 @@ def _panels(runs: Sequence[ReportRun]) -> list[dict[str, str]]:
     ]
 
 
+def _layer_panels(runs: Sequence[ReportRun]) -> list[dict[str, str]]:
+    """Returns the measures of layers that some run has."""
+    there = {measure for run in runs for record in run.records[:1] for _, measure in layer_keys(record)}
+    return [
+        {"key": key, "name": panel.name, "formula": panel.formula}
+        for key, panel in LAYER_PANELS.items()
+        if key in there
+    ]
+
+
 def _run(run: ReportRun, varied: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": run.name,
@@ -130,6 +141,7 @@ def _run(run: ReportRun, varied: Mapping[str, Any]) -> dict[str, Any]:
         "recorded": [record["epoch"] for record in run.records],
         "series": {split: _series(run, split) for split in ("train", "test")},
         "norms": _norms(run.records),
+        "layers": _layers(run.records),
         "terminal": run.records[-1].get("terminal_phase_start") if run.records else None,
     }
 
@@ -161,6 +173,14 @@ def _norms(records: Sequence[Mapping[str, Any]]) -> list[list[float | None]]:
     """Returns ‖W_l‖² of every layer, over the records."""
     by_record = [record.get("train.weight_norms", []) for record in records]
     return [[_rounded(value) for value in layer] for layer in zip(*by_record, strict=True)] if by_record else []
+
+
+def _layers(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float | None]]]:
+    """Returns the values over the records by measure and layer, the layers in their order."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for (layer, measure), key in layer_keys(records[0] if records else ()).items():
+        found.setdefault(measure, {})[layer] = [_rounded(record.get(key)) for record in records]
+    return {measure: found[measure] for measure in LAYER_PANELS if measure in found}
 
 
 def _moving(runs: Sequence[ReportRun], varied: Mapping[str, Any]) -> list[ReportRun]:

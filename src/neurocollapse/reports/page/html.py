@@ -17,6 +17,7 @@ _SCRIPTS = (
     "state.js",
     "plots.js",
     "panels.js",
+    "layers.js",
     "projection.js",
     "motion.js",
     "matrices.js",

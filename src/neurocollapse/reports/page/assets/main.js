@@ -143,6 +143,7 @@ makeSwitches();
 if (runs.length) {
   showLegend();
   makePanels();
+  makeLayers();
   makeRun();
 } else {
   const empty = ["#switches", "#panels-section", "#run-section", "#theory-section", "nav"];

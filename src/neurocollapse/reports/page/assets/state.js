@@ -9,6 +9,7 @@ const state = {
   hidden: {}, // field -> the values that are switched off
   split: "train",
   logEpochs: true,
+  layers: null, // the measure of layers that is shown
   linear: {}, // panel -> whether its values are on a linear axis
   run: null, // name of the one run
   classes: [0, 1, 2],
