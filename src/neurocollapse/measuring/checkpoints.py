@@ -1,29 +1,24 @@
 """Measures the checkpoints of one model in turn: the trajectory that was not recorded while it trained."""
 
-import glob
 import hashlib
-import pickle
-import re
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._errors import CheckpointError
-from .._files import check_opens, check_unpacked, in_one_line, irregular, json_lines, path_of, write_json_lines
+from .._files import in_one_line, irregular, json_lines, matching, write_json_lines
 from .._schema import typed, typed_line
 from ..datasets import Split, load_dataset
 from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, plain_name, unwrap
 from .models import measure_model
+from .saved import load_saved
 
 #: The keys under which training scripts keep the weights beside the optimiser's state.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
@@ -36,20 +31,7 @@ def find_checkpoints(*patterns: str) -> list[Path]:
 
     Raises `CheckpointError` if nothing matches one of them.
     """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        whole = path_of(pattern)
-        matches = [whole] if whole.is_file() else [Path(name) for name in glob.glob(str(whole)) if Path(name).is_file()]
-        if not matches:
-            raise CheckpointError(f"no file matches {pattern!r}; name files of weights, or a pattern for several")
-        found |= dict.fromkeys(matches)
-    return sorted(found, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Returns a key that sorts epoch_9 before epoch_10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    return matching(patterns, CheckpointError, "name files of weights, or a pattern for several")
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -107,27 +89,7 @@ def _memory(value: object) -> tuple[int, int] | None:
 def _read(path: Path) -> Mapping[str, Any]:
     if kind := irregular(path):
         raise CheckpointError(f"{path} is {kind}, not a file; name a file of weights")
-    try:
-        check_opens(path)
-        if zipfile.is_zipfile(path):  # as torch.save writes them
-            with zipfile.ZipFile(path) as archive:
-                check_unpacked(path, sum(member.file_size for member in archive.infolist()), CheckpointError)
-        if path.suffix.lower() == ".safetensors":
-            return safetensors.torch.load_file(path)
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except (PermissionError, FileNotFoundError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
-        ) from error
-    except pickle.UnpicklingError as error:  # PyTorch's message is advice to trust the file
-        kinds = ", ".join(_kinds_beside_weights(path, error))
-        fault = f"it holds {kinds}, which is no weight" if kinds else "it is no file of PyTorch's"
-        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from None
-    except Exception as error:  # each format has its own ways to say that a file is not whole
-        fault = in_one_line(error) if path.suffix.lower() == ".safetensors" else "it is no whole file of PyTorch's"
-        raise CheckpointError(f"{path} is damaged or holds more than weights ({fault}); save a state_dict") from error
+    saved = load_saved(path, CheckpointError, "weight", "save a state_dict")
     for key in WEIGHT_KEYS:
         if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
             saved = saved[key]
@@ -137,14 +99,6 @@ def _read(path: Path) -> Mapping[str, Any]:
     ):
         raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
     return saved
-
-
-def _kinds_beside_weights(path: Path, error: pickle.UnpicklingError) -> list[str]:
-    """Returns the names of the classes and functions for which `torch.load` refused the file; it executes nothing."""
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # a file in PyTorch's older format
-        return re.findall(r"GLOBAL (\S+) was not an allowed", str(error))
 
 
 @dataclass(frozen=True)
