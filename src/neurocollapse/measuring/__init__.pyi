@@ -22,3 +22,4 @@ from .models import measure_layers as measure_layers
 from .models import measure_model as measure_model
 from .models import objective_of as objective_of
 from .models import try_model as try_model
+from .streamed import StreamedFeatures as StreamedFeatures

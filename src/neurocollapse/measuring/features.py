@@ -19,13 +19,13 @@ from ..statistics import (
     Objective,
     Projections,
     Statistics,
-    check_batch,
     check_scale,
     check_shapes,
     mean_of,
     unlabelled,
 )
 from .capture.subset import Quota
+from .streamed import StreamedFeatures
 
 #: By default `nc1_vci` is measured up to this many multiplications: a tenth of a second on a few cores.
 _CHEAP_COVARIANCE = 10**10
@@ -33,7 +33,7 @@ _CHEAP_COVARIANCE = 10**10
 
 @checks_arguments
 def measure(
-    features: Tensor | ArrayLike,
+    features: Tensor | ArrayLike | StreamedFeatures,
     labels: Tensor | ArrayLike,
     weight: Tensor | ArrayLike | None = None,
     bias: Tensor | ArrayLike | None = None,
@@ -58,6 +58,7 @@ def measure(
     Args:
         features: (samples, features), any floating type; the classifier's input. The tolerance of the rank follows
             their type. That float64 features were computed in fewer digits cannot be seen: pass them as they were.
+            `neurocollapse.measuring.read_features` reads them from files, block by block where there are many.
         labels: (samples,), integers from 0 to C−1.
         weight: (classes, features), the weight of the classifier. Without it the keys that need it are absent.
         bias: (classes,), the bias of the classifier.
@@ -93,7 +94,7 @@ def measure(
 
 
 def gather(
-    features: Tensor | ArrayLike,
+    features: Tensor | ArrayLike | StreamedFeatures,
     labels: Tensor | ArrayLike,
     weight: Tensor | ArrayLike | None = None,
     bias: Tensor | ArrayLike | None = None,
@@ -113,10 +114,10 @@ def gather(
 
     `precision` is ε of the type that the features were computed in, if it is coarser than that of the features.
     """
-    features, labels = as_tensor("features", features), _as_labels(labels)
-    check_shapes(features, labels)
-    if not features.numel():
-        raise InputError(f"there is nothing to measure: features have shape {tuple(features.shape)}")
+    labels = _as_labels(labels)
+    features = features if isinstance(features, StreamedFeatures) else _in_one_block(features, labels)
+    if 0 in features.shape:
+        raise InputError(f"there is nothing to measure: features have shape {features.shape}")
     check_choice(absent, min_per_class, max_per_class)
     labels = labels.to(features.device)
     classifier = _as_classifier(weight, bias, features)
@@ -125,21 +126,27 @@ def gather(
     num_classes = _number_of_classes(labels, classifier, num_classes, leave_out=leave_out)
     if max_per_class is not None and labels.max() < num_classes:  # a label out of range is an error below
         chosen = Quota(max_per_class)(labels).to(features.device)
-        features, labels = features[chosen], labels[chosen]
+        features, labels = features.chosen(chosen), labels[chosen]
     held_out = means is not None
     if means is None:
         present = labels[labels < num_classes].unique() if leave_out else None
         means = ClassMeans(num_classes, None if present is None or len(present) == num_classes else present)
-        means.update(features, labels)
+        features.sweep(labels, means.update)
         means.precision = max(means.precision, precision)
         means = chosen_of(means, absent, min_per_class)
     else:
-        check_batch(features, labels, num_classes, None, 0)
-        means = chosen_of(means, absent, min_per_class, torch.bincount(labels, minlength=num_classes))
+        counts = torch.bincount(labels[labels < num_classes], minlength=num_classes)  # the others are an error below
+        means = chosen_of(means, absent, min_per_class, counts)
     covariance = is_cheap(*features.shape) if vci is None else vci
     projections = Projections(means, classifier, covariance=covariance, weighting=weighting, held_out=held_out)
-    projections.update(features, labels)
+    features.sweep(labels, projections.update)
     return projections.statistics(objective, None if ood_mean is None else ood_mean.to(features.device)), means
+
+
+def _in_one_block(values: Tensor | ArrayLike, labels: Tensor) -> StreamedFeatures:
+    features = as_tensor("features", values)
+    check_shapes(features, labels)
+    return StreamedFeatures(tuple(features.shape), lambda: [features], features.device)
 
 
 def check_choice(absent: str, min_per_class: int, max_per_class: int | None) -> None:
@@ -246,7 +253,7 @@ def _as_others(values: Tensor | ArrayLike) -> Tensor:
     return others
 
 
-def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier | None:
+def _as_classifier(weight: object, bias: object, features: StreamedFeatures) -> Classifier | None:
     if weight is None:
         if bias is not None:
             raise InputError("bias was given without weight; give both, or neither")
