@@ -1,4 +1,5 @@
 from .figures.drawing import save_figure as save_figure
+from .figures.plotted import plot as plot
 from .figures.records import collapse_figure as collapse_figure
 from .folder_report import report as report
 from .folder_report import write_report as write_report
