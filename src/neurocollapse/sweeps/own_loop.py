@@ -67,13 +67,13 @@ class Recorder:
         """Records an epoch: `measurement` as `train.nc1`, …, and `more`.
 
         Args:
-            epoch: 0 is before training. It increases from one record to the next.
+            epoch: 0 is before training. Epochs come in order; a second record of the last one replaces the first.
             measurement: of the training data, from `measure`, `measure_model` or TorchMetrics.
             more: numbers by their names, such as `learning_rate=0.1`; or another measurement, such as `test=`, whose
                 keys become `test.nc1`, ….
 
         Raises:
-            InputError: the epoch is not later than the last one, or a value is no number.
+            InputError: the epoch is before the last one, or a value is no number.
             RunError: the folder cannot be written to, or its run is damaged.
             WriteError: the disk is full.
         """
@@ -81,8 +81,8 @@ class Recorder:
             raise InputTypeError(f"epoch must be an integer from 0, got {epoch!r}")
         if not isinstance(measurement, Mapping):
             raise InputTypeError(f"measurement must be a Measurement or a mapping, got {type(measurement).__name__}")
-        if self._added and self.epoch is not None and epoch <= self.epoch:
-            raise InputError(f"epoch {epoch} cannot follow epoch {self.epoch}; record epochs in order, each once")
+        if self._added and self.epoch is not None and epoch < self.epoch:
+            raise InputError(f"epoch {epoch} cannot follow epoch {self.epoch}; record epochs in their order")
         record: Record = {"epoch": int(epoch), "terminal_phase_start": None}
         for name, value in {"train": measurement, **more}.items():
             record |= _numbers(name, value)
