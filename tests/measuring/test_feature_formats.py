@@ -238,8 +238,18 @@ def test_a_set_that_is_not_complete_or_has_no_file(tmp_path):
     np.savez(tmp_path / "x-00001-of-00003.npz", **of())
     with pytest.raises(FeatureFileError, match=r"1 of the 3 files .*x-\*-of-00003.npz were given; give all of them"):
         read_features(tmp_path / "x-*.npz")
+    assert list(read_features(tmp_path / "x-00001-of-00003.npz")) == ["features", "labels"]
     with pytest.raises(FeatureFileError, match=r"no file matches .*y-.*; name a feature file, or a pattern"):
         read_features(tmp_path / "y-*.npz")
+
+
+def test_a_sample_of_several_files_is_named_by_its_place_in_all(tmp_path):
+    for number, last in enumerate((1.0, np.nan)):
+        contents = of()
+        contents["features"][-1, 2] = last
+        np.savez(tmp_path / f"features-{number}.npz", **contents)
+    with pytest.raises(nc.InputError, match="feature 2 of sample 11 is nan"):
+        nc.measure(**read_features(tmp_path / "*-0.npz", tmp_path / "*-1.npz"))
 
 
 def test_files_that_change_while_they_are_read(tmp_path):

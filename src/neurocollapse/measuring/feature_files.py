@@ -27,7 +27,7 @@ OPTIONAL = ("weight", "bias", "ood")
 NAMES = REQUIRED + OPTIONAL
 
 
-def read_features(*paths: Path | str) -> dict[str, Any]:
+def read_features(path: Path | str, *others: Path | str) -> dict[str, Any]:
     """Returns what a file of features holds by name, as arguments of `measure`. Nothing is unpickled.
 
     `.npz`, `.safetensors` and `.pt` files hold an array for each name; `features.npy` has `labels.npy` beside it, and
@@ -43,10 +43,12 @@ def read_features(*paths: Path | str) -> dict[str, Any]:
         FeatureFileError: a file is absent, damaged, incomplete, of another format, or does not fit the others, or the
             package that reads it is not installed; the message names it.
     """
-    found = list(dict.fromkeys(file for path in paths for file in _matched(path_of(path))))
-    _check_complete(found)
-    parts = {path: _read(path) if len(found) == 1 else _part(path) for path in found}
-    ignored = {_with_hint(name, arrays): path for path, arrays in parts.items() for name in arrays if name not in NAMES}
+    given = [path_of(each) for each in (path, *others)]
+    found = list(dict.fromkeys(file for each in given for file in _matched(each)))
+    if found != given or others:  # whoever names a single file wants that alone
+        _check_complete(found)
+    parts = {file: _read(file) if len(found) == 1 else _part(file) for file in found}
+    ignored = {_with_hint(name, arrays): file for file, arrays in parts.items() for name in arrays if name not in NAMES}
     if ignored:
         warnings.warn(f"{next(iter(ignored.values()))}: ignored: {', '.join(ignored)}", stacklevel=2)
     whole = parts[found[0]] if len(found) == 1 else _joined(parts)
@@ -55,7 +57,7 @@ def read_features(*paths: Path | str) -> dict[str, Any]:
 
 def _matched(path: Path) -> list[Path]:
     """Returns the path, or if it is a pattern and no path, what matches it."""
-    if path.exists() or not re.search(r"[*?[]", path.name):
+    if path.exists() or not re.search(r"[*?[]", str(path)):
         return [path]
     return matching([path], FeatureFileError, "name a feature file, or a pattern for several", folders=True)
 
