@@ -1,9 +1,7 @@
 """Runs of the user's own loop: what is kept, what reads it, how a loop resumes, and what is refused."""
 
 import json
-import multiprocessing
-import os
-import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,23 +91,35 @@ def test_an_exception_leaves_the_run_unfinished(tmp_path):
     assert RunFolder(tmp_path).status == "unfinished"
 
 
-def record_and_die(path):
-    recorder = nc.Recorder(path)
+def test_a_loop_that_is_killed_leaves_the_last_whole_state(tmp_path, monkeypatch):
+    recorder = nc.Recorder(tmp_path)
     recorder.add(0, {"nc1": 1.0})
-
-    Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    recorder.add(1, {"nc1": 0.5})
-
-
-def test_a_loop_that_is_killed_leaves_the_last_whole_state(tmp_path):
-    process = multiprocessing.get_context("fork").Process(target=record_and_die, args=(tmp_path,))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+    (tmp_path / ".records-killed.jsonl").write_text('{"epoch": 1, "train.n')
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda *_: sys.exit())
+    with pytest.raises(SystemExit):
+        recorder.add(1, {"nc1": 0.5})
+    monkeypatch.setattr(Path, "replace", replace)
     assert nc.runs(tmp_path)["epoch"].tolist() == [0]
     nc.Recorder(tmp_path).add(1, {"nc1": 0.25})
     assert nc.runs(tmp_path)["train.nc1"].tolist() == [1.0, 0.25]
     assert not list(tmp_path.glob(".records-*"))
+
+
+def test_numbers_that_are_no_curve_stop_no_reader(tmp_path):
+    recorder = nc.Recorder(tmp_path)
+    for epoch, norms in enumerate(([1.0, 2.0], [1.0], 3.0)):
+        recorder.add(epoch, {"nc1": [1.0], "weight_norms": norms})
+    assert "nc1" not in RunFolder(tmp_path)._repr_html_()
+    assert nc.report(tmp_path).exists()
+    assert nc.runs(tmp_path)["train.weight_norms"].tolist()[-1] == 3.0
+
+
+def test_layers_are_recorded_by_name(tmp_path):
+    by_layer = {"1": measured(), "head": measured(seed=1)}
+    nc.Recorder(tmp_path).add(1, by_layer["head"], layers=by_layer)
+    last = nc.runs(tmp_path).iloc[0]
+    assert (last["layers.1.nc1"], last["layers.head.nc1"]) == (by_layer["1"]["nc1"], last["train.nc1"])
 
 
 def test_what_else_is_made_of_it(tmp_path):
@@ -136,7 +146,7 @@ def test_what_else_is_made_of_it(tmp_path):
         (lambda out: nc.Recorder(out / "x").add(-1, {}), InputTypeError, "epoch must be an integer from 0, got -1"),
         (lambda out: nc.Recorder(out / "x").add(True, {}), InputTypeError, "epoch must be an integer from 0, got True"),
         (lambda out: nc.Recorder(out / "x").add(0, {}, x="a"), InputTypeError, "x must be a number or a measurement"),
-        (lambda out: nc.Recorder(out / "x").add(0, {"a": {}}), InputTypeError, r"train\.a must be a number.*dict"),
+        (lambda out: nc.Recorder(out / "x").add(0, {"a": "b"}), InputTypeError, r"train\.a must be a number.*str"),
     ],
 )  # fmt: skip
 def test_what_is_refused(tmp_path, call, error, message):

@@ -78,7 +78,7 @@ class RunFolder:
             yield "message", result["message"]
         settings = self.description["config"] if own else self.config.changed
         yield from ((name, str(value)) for name, value in settings.items())
-        yield from ((key, f"{last[key]:.6g}") for key in HEADLINES if last.get(key) is not None)
+        yield from ((key, f"{last[key]:.6g}") for key in HEADLINES if isinstance(last.get(key), int | float))
 
     @property
     def result(self) -> dict[str, Any] | None:

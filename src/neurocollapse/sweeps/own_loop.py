@@ -70,7 +70,7 @@ class Recorder:
             epoch: 0 is before training. Epochs come in order; a second record of the last one replaces the first.
             measurement: of the training data, from `measure`, `measure_model` or TorchMetrics.
             more: numbers by their names, such as `learning_rate=0.1`; or another measurement, such as `test=`, whose
-                keys become `test.nc1`, ….
+                keys become `test.nc1`, …; or what `measure_layers` returns.
 
         Raises:
             InputError: the epoch is before the last one, or a value is no number.
@@ -149,12 +149,15 @@ def _plain(value: Any) -> str | bool | int | float | None:
 
 
 def _numbers(name: str, value: Any) -> Record:
-    """Returns a number by its name, or those of a measurement with this name before each."""
+    """Returns a number by its name, or those of a measurement, or of several by name, with this name before each."""
     if isinstance(value, Measurement):
         value = value.to_dict()
-    if isinstance(value, Mapping):
-        return {f"{name}.{key}": _number(f"{name}.{key}", each) for key, each in value.items() if key != "class_counts"}
-    return {name: _number(name, value)}
+    if not isinstance(value, Mapping):
+        return {name: _number(name, value)}
+    found: Record = {}
+    for key, each in value.items():
+        found |= {} if key == "class_counts" else _numbers(f"{name}.{key}", each)
+    return found
 
 
 def _number(name: str, value: Any) -> Any:

@@ -45,6 +45,8 @@ def plot(
         raise InputError(f"nothing in the records begins with {split}.; measure that split, or draw another")
     absent = [name for name in ("terminal_phase_start", *columns) if name not in frame]
     frame = frame.assign(**dict.fromkeys(absent, float("nan")))
+    if not {"loss", "bias"} <= set(frame):  # which say whether the reference of NC3 is that of these networks
+        frame = frame.drop(columns="num_classes", errors="ignore")
     return collapse_figure(
         frame, split=split, title=title, note=note, by="weight_decay" if _by_decay(frame) else "run_id"
     )

@@ -167,9 +167,11 @@ def _rounded(value: Any) -> float | None:
 
 
 def _norms(records: Sequence[Mapping[str, Any]]) -> list[list[float | None]]:
-    """Returns ‖W_l‖² of every layer, over the records."""
-    by_record = [record.get("train.weight_norms", []) for record in records]
-    return [[_rounded(value) for value in layer] for layer in zip(*by_record, strict=True)] if all(by_record) else []
+    """Returns ‖W_l‖² of every layer, over the records; an empty list unless each has them, of as many layers."""
+    by_record = [norms for record in records if isinstance(norms := record.get("train.weight_norms"), list)]
+    if len(by_record) < len(records) or len(set(map(len, by_record))) > 1:
+        return []
+    return [[_rounded(value) for value in layer] for layer in zip(*by_record, strict=True)]
 
 
 def _moving(runs: Sequence[ReportRun], varied: Mapping[str, Any]) -> list[ReportRun]:
