@@ -6,13 +6,12 @@ from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from .._errors import InputError, InputTypeError, RunError, checks_arguments
 from .._files import to_json, write_text
 from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..training import Record, RunConfig
-from .files import write_lines
 from .folder import RunFolder
 from .frame import folders
 from .identity import provenance
@@ -55,7 +54,7 @@ class Recorder:
             raise InputError(f"config has {taken[0]!r}, which is a column of every run; call it otherwise")
         #: the last recorded epoch; None if there is none
         self.epoch: int | None = None
-        self._added = False
+        self._kept: list[_Kept] | None = None  # the records, from the first `add` on
         path = self.folder.path
         if self.folder.started:
             self._check_same()
@@ -81,7 +80,7 @@ class Recorder:
             raise InputTypeError(f"epoch must be an integer from 0, got {epoch!r}")
         if not isinstance(measurement, Mapping):
             raise InputTypeError(f"measurement must be a Measurement or a mapping, got {type(measurement).__name__}")
-        if self._added and self.epoch is not None and epoch < self.epoch:
+        if self._kept and epoch < self._kept[-1].epoch:
             raise InputError(f"epoch {epoch} cannot follow epoch {self.epoch}; record epochs in their order")
         record: Record = {"epoch": int(epoch), "terminal_phase_start": None}
         for name, value in {"train": measurement, **more}.items():
@@ -93,11 +92,13 @@ class Recorder:
                 self._check_same()
             else:
                 self._describe(measurement)
-            before = [line for line in writer.records() if line["epoch"] < epoch]
-            record["terminal_phase_start"] = _terminal_phase_start(record, before)
+            known = map(_kept, writer.records()) if self._kept is None else self._kept
+            before = [each for each in known if each.epoch < epoch]
+            record["terminal_phase_start"] = _terminal_phase_start(record, before[-1] if before else None)
             (writer.path / "result.json").unlink(missing_ok=True)
-            write_lines(writer.path / "records.jsonl", [*before, record])
-        self.epoch, self._added = int(epoch), True
+            kept = [*before, _kept(record)]
+            write_text(writer.path / "records.jsonl", "".join(each.line for each in kept))
+        self.epoch, self._kept = int(epoch), kept
 
     def finish(self) -> None:
         """Says that the run has ended, if anything was recorded."""
@@ -138,6 +139,18 @@ class Recorder:
         write_text(self.folder.path / "config.json", to_json(described, indent=2) + "\n")
 
 
+class _Kept(NamedTuple):
+    """A record as its line, so that records are read and written as JSON once."""
+
+    epoch: int
+    terminal_phase_start: int | None
+    line: str
+
+
+def _kept(record: Record) -> _Kept:
+    return _Kept(record["epoch"], record["terminal_phase_start"], to_json(record) + "\n")
+
+
 def _plain(value: Any) -> str | bool | int | float | None:
     """Returns a value of a configuration as JSON has it; what JSON lacks becomes text."""
     plain = value.tolist() if hasattr(value, "tolist") else value  # of a tensor, or of NumPy
@@ -169,10 +182,11 @@ def _number(name: str, value: Any) -> Any:
     return float(plain) if isinstance(plain, float) else plain
 
 
-def _terminal_phase_start(record: Record, before: list[Record]) -> int | None:
+def _terminal_phase_start(record: Record, before: _Kept | None) -> int | None:
     """Returns the first epoch from which the training error has been zero at every record; None if it is not now."""
     accuracy = record.get("train.accuracy")
     if accuracy is None or not accuracy >= 1:
         return None
-    start: int | None = before[-1]["terminal_phase_start"] if before else None
-    return record["epoch"] if start is None else start
+    if before is None or before.terminal_phase_start is None:
+        return int(record["epoch"])
+    return before.terminal_phase_start
