@@ -26,6 +26,8 @@ from neurocollapse.measuring import Trajectory, load_weights, read_features
 from neurocollapse.sweeps import RunFolder, TheoryFile, folders, runs_table, verify_runs
 from neurocollapse.sweeps.resuming import execute
 
+from .feature_formats import WRITERS, write_npz, write_safetensors
+
 pytestmark = pytest.mark.slow
 
 CONFIG = nc.RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=1, learning_rate=0.01)
@@ -184,6 +186,25 @@ def test_feature_files_and_data_sets(tmp_path, seed):
             failed += attempt(load_dataset, path)
         assert path.read_bytes() == before
     assert failed > 400
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("write", [write for write in WRITERS if write not in (write_npz, write_safetensors)])
+def test_other_feature_files(tmp_path, write):
+    chance, failed = random.Random(0), 0
+    for number in range(150):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        try:
+            path = write(folder, strange_arrays(chance))
+        except Exception:  # what cannot be written
+            continue
+        if number % 3:
+            damage(chance.choice([file for file in sorted(folder.rglob("*")) if file.is_file()]), chance)
+        before = files(folder)
+        failed += attempt(measured, path)
+        assert files(folder) == before
+    assert failed > 60
 
 
 @pytest.fixture(scope="module")

@@ -29,12 +29,14 @@ from .metrics import reference_values as reference_values
 from .networks import build_network as build_network
 from .networks import check_homogeneous as check_homogeneous
 from .reports import Reproduction as Reproduction
+from .reports import plot as plot
 from .reports import report as report
 from .reports import reproduce as reproduce
 from .statistics import Classifier as Classifier
 from .statistics import ClassMeans as ClassMeans
 from .statistics import Projections as Projections
 from .statistics import Statistics as Statistics
+from .sweeps import Recorder as Recorder
 from .sweeps import RunFolder as RunFolder
 from .sweeps import Sweep as Sweep
 from .sweeps import SweepResult as SweepResult

@@ -1,12 +1,14 @@
 """Reads and writes files: regular ones alone, whole or not at all; strict JSON, and the arrays of .npz files."""
 
 import errno
+import glob
 import json
 import math
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, overload
@@ -88,6 +90,33 @@ def path_of(given: Path | str | None) -> Path | None:
     return None if given is None else Path(os.path.expanduser(given))
 
 
+def matching(
+    patterns: Iterable[Path | str],
+    kind: type[NeurocollapseError],
+    remedy: str,
+    counts: Callable[[Path], Any] = Path.is_file,
+) -> list[Path]:
+    """Returns the files that patterns such as `epoch_*.pt` match, or all that `counts`, numbers sorted as such.
+
+    Raises an error of type `kind` if one of them matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        whole = path_of(pattern)
+        named = [whole] if whole.exists() else map(Path, glob.glob(str(whole)))
+        matches = [path for path in named if counts(path)]
+        if not matches:
+            raise kind(f"no file matches {str(pattern)!r}; {remedy}")
+        found |= dict.fromkeys(matches)
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Returns a key that sorts epoch_9 before epoch_10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes the text to a file, whole or not at all."""
     with atomic_path(path) as temporary:
@@ -123,8 +152,9 @@ def write_json_lines(path: Path, values: Iterable[Any]) -> None:
 
 
 def check_unpacked(path: Path, declared: int, kind: type[NeurocollapseError]) -> None:
-    """Raises an error if a compressed file declares a size beyond reason, which may be made to fill the memory."""
-    size = path.stat().st_size
+    """Raises an error if a file or folder declares a size beyond reason, which may be made to fill the memory."""
+    parts = path.rglob("*") if path.is_dir() else [path]
+    size = sum(part.stat().st_size for part in parts)
     if declared > _SMALL and declared > _LARGEST_RATIO * size:
         raise kind(
             f"{path} has {size} bytes and would unpack to {declared}, which is beyond reason; if it is meant, save it "

@@ -412,6 +412,18 @@ def test_measure_prints_what_the_library_measures(tmp_path, run, suffix, names):
     assert ("nc3" in said) == (not names)
 
 
+def test_measure_takes_several_files_as_one(tmp_path, run):
+    arrays = {"features": np.eye(4).repeat(3, 0) + np.arange(48).reshape(12, 4) % 5 / 9, "labels": np.arange(12) // 3}
+    for part in range(2):
+        np.savez(tmp_path / f"f-{part}.npz", **{name: array[part::2] for name, array in arrays.items()})
+    named = [tmp_path / "f-0.npz", tmp_path / "f-1.npz"]
+    for words in ([tmp_path / "f-*.npz"], named):
+        status, printed, _ = run("measure", *words, "--json")
+        assert (status, strict_json(printed)["nc1"]) == (0, pytest.approx(nc.measure(**arrays)["nc1"]))
+    assert_one_line(run("measure", *named, tmp_path / "absent.pt"), "absent.pt is not there; name a feature file")
+    assert_one_line(run("measure", *named, "--jso"), "there is no option --jso (did you mean --json?)")
+
+
 def test_measure_writes_infinity_as_strict_json(tmp_path, run):
     same_means = {"features": np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]]), "labels": np.array([0, 0, 1, 1])}
     np.savez(tmp_path / "features.npz", **same_means)

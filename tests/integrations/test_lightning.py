@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
-from neurocollapse import METRICS, measure, measure_model
+from neurocollapse import METRICS, Recorder, measure, measure_model, runs
 from neurocollapse._errors import CaptureWarning
 from neurocollapse.integrations import loops
 from neurocollapse.integrations.lightning import NeuralCollapseCallback
@@ -104,6 +104,21 @@ def test_every_so_many_epochs_chosen_keys_under_a_prefix_of_ones_own(tmp_path):
     names = {"nc/collapse.nc1", "nc/collapse.weight_norms.0", "nc/collapse.weight_norms.1"}
     assert {epoch: set(values) for epoch, values in rows(tmp_path).items()} == {1: names, 3: names}
     assert callback.measurement.class_counts == (4, 4, 4)
+
+
+def test_a_run_is_recorded(tmp_path, monkeypatch):
+    recorder = Recorder(tmp_path / "run", config={"lr": 0.1})
+    callback = NeuralCollapseCallback(2, keys=["nc1"], recorder=recorder)
+    fit(callback, tmp_path, epochs=4)
+    frame = runs(tmp_path / "run")
+    assert frame[["epoch", "lr", "status"]].values.tolist() == [[2, 0.1, "finished"], [4, 0.1, "finished"]]
+    assert frame["train.nc3"].iloc[-1] == callback.measurement["nc3"]
+    with pytest.raises(TypeError, match=r"recorder must be a Recorder, got str; pass nc\.Recorder\(folder, config="):
+        loops.Probe(1, None, "nc/", False, {}, "run")
+    monkeypatch.setattr(Recorder, "add", lambda *_: 1 / 0)
+    with pytest.warns(CaptureWarning, match="epoch 1 was not recorded .*ZeroDivisionError.*; the training goes on"):
+        fit(NeuralCollapseCallback(recorder=recorder), tmp_path / "again", epochs=1)
+    assert "nc/nc1" in rows(tmp_path / "again")[0]
 
 
 def test_training_is_the_same_with_and_without(tmp_path):

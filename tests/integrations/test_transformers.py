@@ -13,7 +13,7 @@ from transformers import (
     set_seed,
 )
 
-from neurocollapse import measure_model
+from neurocollapse import Recorder, measure_model, runs
 from neurocollapse._errors import CaptureWarning
 from neurocollapse.integrations import loops
 from neurocollapse.integrations.transformers import NeuralCollapseCallback
@@ -105,6 +105,24 @@ def test_at_evaluation(tmp_path):
     assert steps == [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry] == [7, 14, 21]
     trainer.evaluate()
     assert trainer.state.log_history[-1]["nc/nc1"] == expected_of(trainer, EVAL)["nc/nc1"]
+
+
+@pytest.mark.parametrize(
+    ("callback", "options", "epochs"),
+    [
+        ({}, {}, [1, 2, 3]),
+        ({"every_k_epochs": None, "loader": "eval"}, {"eval_strategy": "steps", "eval_steps": 4}, [1, 2, 3]),
+    ],
+)
+def test_a_run_is_recorded(tmp_path, callback, options, epochs):
+    trainer = trainer_in(tmp_path, **options)
+    callback = NeuralCollapseCallback(**callback, recorder=Recorder(tmp_path / "run")).attach(trainer)
+    trainer.train()
+    last = callback.measurement["nc3"]
+    trainer.evaluate()
+    frame = runs(tmp_path / "run")
+    assert (frame["epoch"].tolist(), set(frame["status"])) == (epochs, {"finished"})
+    assert frame["train.nc3"].iloc[-1] == last
 
 
 class Stream(IterableDataset):

@@ -205,9 +205,10 @@ FILES = [
     ("truncated.safetensors", of_safetensors()[:-10], "is not a whole safetensors file"),
     ("an_npz.safetensors", of_npz(), "is not a whole safetensors file"),
     ("no_features.safetensors", safetensors.torch.save({"labels": torch.zeros(3)}), "has no features"),
-    ("features.csv", b"1,2,3\n", r"must end in \.npz or \.safetensors"),
-    ("features.npy", of_npy(np.zeros((3, 4))), r"must end in \.npz or \.safetensors"),
-    ("features", of_npz(), r"must end in \.npz or \.safetensors"),
+    ("features.csv", b"1,2,3\n", r"must end in \.npz, \.safetensors, .*, to say which of these it is, or be a folder"),
+    ("features.npy", of_npy(np.zeros((3, 4))), r"there is no .*labels\.npy beside .*; save the labels there"),
+    ("x.npy", of_npy(np.zeros((3, 4))), r"call them features\.npy and labels\.npy, or anything with these"),
+    ("features", of_npz(), r"must end in \.npz, \.safetensors"),
 ]  # fmt: skip
 
 

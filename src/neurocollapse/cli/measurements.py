@@ -30,7 +30,7 @@ _PARTS = form(RunConfig, {"network": ("depth", "width", "bias", "normalization")
 
 def measure(
     parts: Annotated[RunConfig, _PARTS],
-    file: tyro.conf.Positional[Path | None] = None,
+    file: tyro.conf.Positional[tuple[Path, ...]] = (),
     model: str | None = None,
     checkpoint: tuple[str, ...] = (),
     dataset: str | None = None,
@@ -51,12 +51,16 @@ def measure(
 
     Example: neurocollapse measure features.npz
 
+    Example: neurocollapse measure 'features-*.safetensors'
+
     Example: neurocollapse measure --model models:resnet --checkpoint 'epoch_*.safetensors' --dataset cifar10
 
     Args:
         parts: The parts of the convnet or mlp that --model names.
-        file: An .npz or .safetensors file with features (samples, features), labels (samples,) and, optionally,
-            weight (classes, features) and bias (classes,), and ood (others, features), samples of no class.
+        file: A file with features (samples, features), labels (samples,) and, optionally, weight (classes, features)
+            and bias (classes,), and ood (others, features), samples of no class: .npz, .safetensors, .pt, .npy with
+            labels.npy beside it, .parquet, .arrow, a .zarr folder, or one that Hugging Face's save_to_disk wrote.
+            Several files, or a pattern such as features-*.safetensors, are measured as one, read block by block.
         model: A model instead of a file: convnet, mlp, timm:NAME[,pretrained], torchvision:NAME[,pretrained], hf:ID of
             Hugging Face, or module:function, which is called as function(input_shape, num_classes) or without
             arguments.
@@ -79,7 +83,7 @@ def measure(
         explain: Show beside each number what it would be without structure, and at collapse.
         json: Print JSON, with NaN and infinity as the strings "nan", "inf", "-inf", and null where there is no value.
     """
-    if (file is None) == (model is None):
+    if bool(file) == (model is not None):
         raise InputError("measure takes either a file of features, or --model with --dataset")
     chosen = {"absent": absent, "min_per_class": min_per_class, "max_per_class": max_per_class}
     usual = {"absent": "error", "min_per_class": 1, "max_per_class": None}
@@ -97,8 +101,9 @@ def measure(
             "out": out != TRAJECTORY,
         }
         refuse("a file of features is measured as it is", **of_a_model)
-        assert file is not None
-        return _print_measurement(_measured_file(file, num_classes, vci, classes), None, explain, json)
+        return _print_measurement(
+            _measured_files(file, num_classes=num_classes, vci=vci, **classes), None, explain, json
+        )
     from ..measuring import find_checkpoints, load_weights, subject
     from ..training import builder_of
 
@@ -136,24 +141,15 @@ def measure(
     return _print_measurement(measured, initial if checkpoints else None, explain, json)
 
 
-def _measured_file(file: Path, num_classes: int | None, vci: bool | None, classes: dict[str, Any]) -> "Measurement":
+def _measured_files(files: tuple[Path, ...], **options: Any) -> "Measurement":
     from ..measuring import measure as measure_features
     from ..measuring import read_features
 
-    arrays = read_features(file)
+    arrays = read_features(*files)
     try:
-        return measure_features(
-            arrays["features"],
-            arrays["labels"],
-            arrays.get("weight"),
-            arrays.get("bias"),
-            ood=arrays.get("ood"),
-            num_classes=num_classes,
-            vci=vci,
-            **classes,
-        )
-    except ValueError as error:
-        raise InputError(f"{file}: {error}") from error
+        return measure_features(**arrays, **options)
+    except InputError as error:
+        raise InputError(f"{files[0]}{' ...' if files[1:] else ''}: {error}") from error
 
 
 def _print_measurement(measured: "Measurement", initial: "Measurement | None", explain: bool, json: bool) -> int:

@@ -128,7 +128,8 @@ def plainly(name: str, hint: Any, default: Any) -> Any:
     if default is None or default is False or default == ():
         shown["help_behavior_hint"] = ""
     if _POSITIONAL in extras:
-        shown["metavar"] = name.upper() if default is inspect.Parameter.empty else f"[{name.upper()}]"
+        several = " ..." if get_origin(bare) is tuple else ""
+        shown["metavar"] = name.upper() if default is inspect.Parameter.empty else f"[{name.upper()}{several}]"
     elif type(None) in get_args(bare):
         (kind,) = (kind for kind in get_args(bare) if kind is not type(None))
         shown["metavar"] = _METAVARS[_unwrapped(kind)[0]]
@@ -222,7 +223,8 @@ def _complaint(command: Callable[..., int], words: Sequence[str]) -> str | None:
             except ValueError as error:
                 return f"{option} cannot be {value!r}: {error}"
         loose += values[used:]
-    if len(loose) > len(places):
+    several = any(get_origin(_unwrapped(hint)[0]) is tuple for key, hint in _hints(command)[0].items() if key in places)
+    if len(loose) > len(places) and not several:
         return f"{loose[len(places)]!r} belongs to no option"
     given = inspect.signature(command).parameters
     needed = [key for key in places[len(loose) :] if given[key].default is inspect.Parameter.empty]

@@ -9,6 +9,7 @@ import tyro
 
 from .._files import atomic_path
 from .options import Folder
+from .parsing import refuse
 from .printing import messages, out_console, print_frame, shown
 
 #: The seconds between two looks at the folder of runs in training, and those after which their page reloads.
@@ -24,12 +25,14 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
     Example: neurocollapse report results/reproduce
 
     Args:
-        folder: The folder that a command wrote with --out.
+        folder: The folder that a command, or a recorder in your own loop, wrote; or the .jsonl file of a trajectory.
         follow: Keep the page current while runs are trained, until Ctrl-C; the page reloads itself.
     """
     from ..reports import write_report
     from ..sweeps import folders
 
+    if folder.suffix == ".jsonl":
+        refuse("a trajectory is complete", follow=follow)
     if follow and not folder.exists():
         folder.mkdir(parents=True)
         messages.print(f"{folder} did not exist, and is a new folder now")

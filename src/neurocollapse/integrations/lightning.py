@@ -21,6 +21,7 @@ except ImportError:
         ) from error
 
 from ..metrics import Measurement
+from ..sweeps import Recorder
 from .loops import FirstBatches, Probe, Subject
 
 
@@ -44,6 +45,7 @@ class NeuralCollapseCallback(Callback):
         subset: measures only this many samples of every class.
         keys: the keys of `neurocollapse.METRICS` to log; by default all.
         strict: raise every error while measuring, which ends the training.
+        recorder: a `neurocollapse.Recorder`, which gets every measurement, with all keys; the first process writes.
         options: further arguments of `neurocollapse.measure_model`, such as `strategy`, `weight_decay`, `tokens` and
             `autocast_dtype`.
 
@@ -68,11 +70,12 @@ class NeuralCollapseCallback(Callback):
         subset: int | None = None,
         keys: Collection[str] | None = None,
         strict: bool = False,
+        recorder: Recorder | None = None,
         **options: Any,
     ):
         if isinstance(loader, str) and loader not in ("train", "val"):
             raise InputError(f"loader must be 'train', 'val' or a loader, got {loader!r}")
-        self.probe = Probe(every_k_epochs, keys, prefix, strict, {"head": head, "subset": subset, **options})
+        self.probe = Probe(every_k_epochs, keys, prefix, strict, {"head": head, "subset": subset, **options}, recorder)
         self.loader, self.model = loader, model
         self._measured: int | None = None  # the last epoch that was
 
@@ -98,13 +101,21 @@ class NeuralCollapseCallback(Callback):
         """Measures and logs, if this epoch is due and was not measured with the validation."""
         self._measure(trainer, pl_module)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says in the recorded run that it has ended."""
+        if self.probe.recorder is not None and trainer.is_global_zero:
+            self.probe.recorder.finish()
+
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not self.probe.is_due(trainer.current_epoch + 1):
             return
         if self._measured != trainer.current_epoch:
             self._measured = trainer.current_epoch
             # all processes have the same numbers already, but without sync_dist Lightning warns
-            pl_module.log_dict(self.probe(self._subject(trainer, pl_module)), sync_dist=True, batch_size=1)
+            values = self.probe(
+                self._subject(trainer, pl_module), trainer.current_epoch + 1, writes=trainer.is_global_zero
+            )
+            pl_module.log_dict(values, sync_dist=True, batch_size=1)
 
     def _is_monitored(self, trainer: Trainer) -> bool:
         """Whether a callback or a scheduler goes by one of the numbers."""

@@ -4,7 +4,7 @@ import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,11 +13,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from .._errors import CaptureWarning, InputError, InputTypeError, did_you_mean
 from ..measuring import CaptureOptions, indices_of, measure_model, reloaded, try_model
 from ..metrics import METRICS, Measurement
+from ..sweeps import Recorder
 
 _OPTIONS = (*inspect.signature(measure_model).parameters, *CaptureOptions.__annotations__)
 
 #: A model and the data to measure it on, looked up when they are needed.
 Subject = Callable[[], tuple[nn.Module, Iterable[Any]]]
+
+T = TypeVar("T")
 
 
 class Probe:
@@ -29,6 +32,7 @@ class Probe:
         prefix: the prefix of the logged names.
         strict: whether an error while measuring is raised. Otherwise it becomes a warning, and the numbers are missing.
         options: arguments of `measure_model`.
+        recorder: gets every measurement.
 
     Raises:
         ValueError: if `every` is less than one, or for an unknown key.
@@ -40,7 +44,15 @@ class Probe:
     [5, 10]
     """
 
-    def __init__(self, every: int, keys: Collection[str] | None, prefix: str, strict: bool, options: Mapping[str, Any]):
+    def __init__(
+        self,
+        every: int,
+        keys: Collection[str] | None,
+        prefix: str,
+        strict: bool,
+        options: Mapping[str, Any],
+        recorder: object = None,
+    ):
         if every < 1:
             raise InputError(f"measure every 1 or more epochs, got {every}")
         # check now, and not after the first epochs
@@ -55,6 +67,10 @@ class Probe:
             if key not in METRICS:
                 raise InputError(f"there is no key {key!r}{did_you_mean(key, METRICS)}; see neurocollapse.METRICS")
         self.every, self.keys, self.prefix, self.strict, self.options = every, keys, prefix, strict, options
+        if recorder is not None and not isinstance(recorder, Recorder):
+            given = type(recorder).__name__
+            raise InputTypeError(f"recorder must be a Recorder, got {given}; pass nc.Recorder(folder, config=...)")
+        self.recorder = recorder
         #: the last measurement
         self.measurement: Measurement | None = None
         #: its numbers by logged name; empty before the first measurement
@@ -90,21 +106,31 @@ class Probe:
         with torch.inference_mode(False):
             try_model(model, _in_order(loader), **self.options)
 
-    def __call__(self, subject: Subject) -> dict[str, float]:
-        """Measures as `measure` does; returns no numbers if that fails, with a warning, unless it is strict."""
+    def __call__(self, subject: Subject, epoch: int, *, writes: bool = True) -> dict[str, float]:
+        """Measures as `measure` does and, if this process `writes`, records it; an error is a warning, unless strict.
+
+        Returns no numbers if the measurement fails.
+        """
+        missing = "neural collapse was not measured, and its numbers are missing here"
+        values = self._guarded(missing, lambda: self.measure(subject)) or {}
+        recorder, measurement = self.recorder, self.measurement
+        if values and writes and recorder is not None and measurement is not None:
+            self._guarded(f"epoch {epoch} was not recorded", lambda: recorder.add(epoch, measurement))
+        return values
+
+    def _guarded(self, failure: str, call: Callable[[], T]) -> T | None:
         try:
-            return self.measure(subject)
+            return call()
         except Exception as error:  # whatever it is, the training is worth more than the numbers
             if self.strict:
                 raise
             text = " ".join(f"{type(error).__name__}: {error}".split())
             warnings.warn(
-                f"neural collapse was not measured, and its numbers are missing here ({text}); the training goes on; "
-                f"pass strict=True to stop it instead",
+                f"{failure} ({text}); the training goes on; pass strict=True to stop it instead",
                 CaptureWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-            return {}
+            return None
 
     def measure(self, subject: Subject) -> dict[str, float]:
         """Measures the model and returns the numbers to log, by name; `weight_norms` become `weight_norms.0`, ..."""

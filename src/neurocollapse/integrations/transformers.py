@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from ..metrics import Measurement
+from ..sweeps import Recorder
 from .loops import FirstBatches, Probe, Subject
 
 
@@ -42,6 +43,7 @@ class NeuralCollapseCallback(TrainerCallback):
         subset: measures only this many samples of every class.
         keys: the keys of `neurocollapse.METRICS` to log; by default all.
         strict: raise every error while measuring, which ends the training.
+        recorder: a `neurocollapse.Recorder`, which gets every measurement, with all keys; the first process writes.
         options: further arguments of `neurocollapse.measure_model`, such as `tokens`, `strategy`, `weight_decay` and
             `autocast_dtype`.
 
@@ -66,12 +68,13 @@ class NeuralCollapseCallback(TrainerCallback):
         subset: int | None = None,
         keys: Collection[str] | None = None,
         strict: bool = False,
+        recorder: Recorder | None = None,
         **options: Any,
     ):
         if isinstance(loader, str) and loader not in ("train", "eval"):
             raise InputError(f"loader must be 'train', 'eval' or a loader, got {loader!r}")
         every = 1 if every_k_epochs is None else every_k_epochs
-        self.probe = Probe(every, keys, prefix, strict, {"head": head, "subset": subset, **options})
+        self.probe = Probe(every, keys, prefix, strict, {"head": head, "subset": subset, **options}, recorder)
         self.loader, self.at_evaluation = loader, every_k_epochs is None
         self.trainer: Trainer | None = None
         self.epoch = 0
@@ -115,6 +118,13 @@ class NeuralCollapseCallback(TrainerCallback):
         if not self.at_evaluation and self.probe.is_due(self.epoch):
             self._measure(lambda: (model, self._loader()))
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Says in the recorded run that it has ended."""
+        if self.probe.recorder is not None and state.is_world_process_zero:
+            self.probe.recorder.finish()
+
     def on_evaluate(
         self,
         args: TrainingArguments,
@@ -144,9 +154,11 @@ class NeuralCollapseCallback(TrainerCallback):
                 metrics.setdefault(monitor, math.nan)  # the trainer would stop for a number that is not there
 
     def _measure(self, subject: Subject) -> dict[str, float]:
-        values = self.probe(subject)
+        trainer = self._attached()
+        epoch = math.ceil((trainer.state.epoch or 0) - 1e-6) if self.at_evaluation else self.epoch
+        values = self.probe(subject, epoch, writes=trainer.is_in_train and trainer.is_world_process_zero())
         if values:
-            self._attached().log(values)
+            trainer.log(values)
         return values
 
     def _loader(self, evaluated: Iterable[Any] | None = None) -> Iterable[Any]:

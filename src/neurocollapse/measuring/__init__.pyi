@@ -22,5 +22,6 @@ from .layers import measure_layers as measure_layers
 from .models import measure_model as measure_model
 from .models import objective_of as objective_of
 from .models import try_model as try_model
+from .streamed import StreamedFeatures as StreamedFeatures
 from .weights import find_checkpoints as find_checkpoints
 from .weights import load_weights as load_weights

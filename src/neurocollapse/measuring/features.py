@@ -19,13 +19,13 @@ from ..statistics import (
     Objective,
     Projections,
     Statistics,
-    check_batch,
     check_scale,
     check_shapes,
     hint_of,
     mean_of,
 )
 from .capture.subset import Quota
+from .streamed import StreamedFeatures
 
 #: By default `nc1_vci` is measured up to this many multiplications: a tenth of a second on a few cores.
 _CHEAP_COVARIANCE = 10**10
@@ -33,7 +33,7 @@ _CHEAP_COVARIANCE = 10**10
 
 @checks_arguments
 def measure(
-    features: "Tensor | ArrayLike",
+    features: "Tensor | ArrayLike | StreamedFeatures",
     labels: "Tensor | ArrayLike",
     weight: "Tensor | ArrayLike | None" = None,
     bias: "Tensor | ArrayLike | None" = None,
@@ -58,6 +58,7 @@ def measure(
     Args:
         features: (samples, features), any floating type; the classifier's input. The tolerance of the rank follows
             their type, or the narrower one to which all values were rounded, as when float32 was stored as float64.
+            `neurocollapse.measuring.read_features` reads them from files, block by block where there are many.
         labels: (samples,), integers from 0 to C−1.
         weight: (classes, features), the weight of the classifier. Without it the keys that need it are absent.
         bias: (classes,), the bias of the classifier.
@@ -93,7 +94,7 @@ def measure(
 
 
 def gather(
-    features: Tensor | ArrayLike,
+    features: Tensor | ArrayLike | StreamedFeatures,
     labels: Tensor | ArrayLike,
     weight: Tensor | ArrayLike | None = None,
     bias: Tensor | ArrayLike | None = None,
@@ -115,10 +116,10 @@ def gather(
     `precision` is ε of the type that the features were computed in, if it is coarser than that of the features. With
     `nearest_means` there is `nearest_mean_error` too.
     """
-    features, labels = as_tensor("features", features), _as_labels(labels)
-    check_shapes(features, labels)
-    if not features.numel():
-        raise InputError(f"there is nothing to measure: features have shape {tuple(features.shape)}")
+    labels = _as_labels(labels)
+    features = features if isinstance(features, StreamedFeatures) else in_one_block(features, labels)
+    if 0 in features.shape:
+        raise InputError(f"there is nothing to measure: features have shape {features.shape}")
     check_choice(absent, min_per_class, max_per_class)
     labels = labels.to(features.device)
     classifier = _as_classifier(weight, bias, features)
@@ -127,27 +128,34 @@ def gather(
     num_classes = _number_of_classes(labels, classifier, num_classes, leave_out=leave_out)
     if max_per_class is not None and labels.max() < num_classes:  # a label out of range is an error below
         chosen = Quota(max_per_class)(labels).to(features.device)
-        features, labels = features[chosen], labels[chosen]
+        features, labels = features.chosen(chosen), labels[chosen]
     held_out = means is not None
     if means is None:
         means = means_of(features, labels, num_classes, precision=precision, absent=absent, min_per_class=min_per_class)
     else:
-        check_batch(features, labels, num_classes, None, 0)
-        means = chosen_of(means, absent, min_per_class, torch.bincount(labels, minlength=num_classes))
+        counts = torch.bincount(labels[labels < num_classes], minlength=num_classes)  # the others are an error below
+        means = chosen_of(means, absent, min_per_class, counts)
     covariance = is_cheap(*features.shape) if vci is None else vci
     second = {"covariance": covariance, "weighting": weighting, "nearest_means": nearest_means, "held_out": held_out}
     projections = Projections(means, classifier, **second)  # type: ignore[arg-type]
-    projections.update(features, labels)
+    features.sweep(labels, projections.update)
     return projections.statistics(objective, None if ood_mean is None else ood_mean.to(features.device)), means
 
 
+def in_one_block(values: Tensor | ArrayLike, labels: Tensor) -> StreamedFeatures:
+    """Returns features that are in memory. Raises `ValueError` where they and the labels do not fit together."""
+    features = as_tensor("features", values)
+    check_shapes(features, labels)
+    return StreamedFeatures(tuple(features.shape), lambda: [features], features.device)
+
+
 def means_of(
-    features: Tensor, labels: Tensor, num_classes: int, *, precision: float, absent: str, min_per_class: int
+    features: StreamedFeatures, labels: Tensor, num_classes: int, *, precision: float, absent: str, min_per_class: int
 ) -> ClassMeans:
     """Returns the means of the classes that are measured; arguments and errors are those of `gather`."""
     present = labels[labels < num_classes].unique() if absent == "leave_out" else None
     means = ClassMeans(num_classes, None if present is None or len(present) == num_classes else present)
-    means.update(features, labels)
+    features.sweep(labels, means.update)
     means.stored.at_least(precision)
     return chosen_of(means, absent, min_per_class)
 
@@ -256,7 +264,7 @@ def _as_others(values: Tensor | ArrayLike) -> Tensor:
     return others
 
 
-def _as_classifier(weight: object, bias: object, features: Tensor) -> Classifier | None:
+def _as_classifier(weight: object, bias: object, features: StreamedFeatures) -> Classifier | None:
     if weight is None:
         if bias is not None:
             raise InputError("bias was given without weight; give both, or neither")

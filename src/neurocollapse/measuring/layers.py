@@ -14,7 +14,7 @@ from ..metrics import Measurement
 from ..statistics import Statistics, center
 from .capture.forward import CaptureOptions, capture
 from .capture.names import about
-from .features import check_choice, gather, means_of
+from .features import check_choice, gather, in_one_block, means_of
 from .models import about_head, chosen_samples, head_of
 
 
@@ -76,7 +76,8 @@ def measure_layers(
                 if layer is not None and (weight := layer.read()) is not None:
                     span = None
                     if layer.inputs is not None:
-                        of_input = means_of(layer.inputs.features, layer.inputs.labels, **size)
+                        inputs = layer.inputs.features, layer.inputs.labels
+                        of_input = means_of(in_one_block(*inputs), inputs[1], **size)
                         span = center(of_input, weighting).span
                     statistics = _with_weight(statistics, weight, span)
                 measured[name] = Measurement(statistics, means)

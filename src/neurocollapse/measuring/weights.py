@@ -1,21 +1,23 @@
 """Finds files and folders of weights, and loads them into a model without running code in them."""
 
-import glob
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._errors import CheckpointError
-from .._files import in_one_line, path_of
+from .._files import in_one_line, irregular, matching
 from ..networks import plain_name, unwrap
-from .weight_files import kind_of, read_weights
+from .saved import load_saved
+
+#: The keys under which training scripts keep the weights beside the optimiser's state.
+WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 
 #: The parts of a prefix that wrappers and this package's own checkpoints give to parameter names.
 PREFIXES = {"", "module", "model"}
@@ -35,20 +37,7 @@ def find_checkpoints(*patterns: str) -> list[Path]:
 
     A folder in which Hugging Face keeps weights counts as one. Raises `CheckpointError` if nothing matches a pattern.
     """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        whole = path_of(pattern)
-        matches = [path for path in (whole, *map(Path, sorted(glob.glob(str(whole))))) if _weight_files(path)]
-        if not matches:
-            raise CheckpointError(f"no file matches {pattern!r}; name files of weights, or a pattern for several")
-        found |= dict.fromkeys(matches)
-    return sorted(found, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Returns a key that sorts epoch_9 before epoch_10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    return matching(patterns, CheckpointError, "name files of weights, or a pattern for several", _weight_files)
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -76,8 +65,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     weights = _read_all(model, path)
     state = model.state_dict()
     fitting = _under_own_names(path, weights, state)
-    kinds = {name: kind for name, value in fitting.items() if (kind := kind_of(value))}
-    if wrong := [f"{name} is {kind}" for name, kind in kinds.items() if kind != kind_of(state.get(name))]:
+    kinds = {name: kind for name, value in fitting.items() if (kind := _kind_of(value))}
+    if wrong := [f"{name} is {kind}" for name, kind in kinds.items() if kind != _kind_of(state.get(name))]:
         raise CheckpointError(f"{path} cannot be loaded: {', '.join(wrong[:3])}; save dense tensors of real numbers")
     on_meta = any(isinstance(value, Tensor) and value.is_meta for value in state.values())
     try:
@@ -117,12 +106,8 @@ def _read_all(model: nn.Module, path: Path) -> Mapping[str, Any]:
     if hasattr(model, "from_pretrained") and (folder / "config.json").is_file():
         return _of_hugging_face(model, folder)
     first, *others = _weight_files(path) or [path]
-    weights = read_weights(first)
-    return (
-        {**weights, **{name: value for file in others for name, value in read_weights(file).items()}}
-        if others
-        else weights
-    )
+    weights = _read(first)
+    return {**weights, **{name: value for file in others for name, value in _read(file).items()}} if others else weights
 
 
 def _of_hugging_face(model: Any, folder: Path) -> Mapping[str, Any]:
@@ -165,6 +150,40 @@ def _memory(value: object) -> tuple[int, int] | None:
     if not isinstance(value, Tensor) or value.is_meta or is_lazy(value):
         return None
     return (value.data_ptr(), value.numel()) if value.numel() else None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Returns the state_dict in a .safetensors file, or in one that `torch.save` wrote. Raises `CheckpointError`."""
+    if kind := irregular(path):
+        raise CheckpointError(f"{path} is {kind}, not a file; name a file of weights")
+    saved = load_saved(path, CheckpointError, "weight", "save a state_dict")
+    for key in WEIGHT_KEYS:
+        if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
+            saved = saved[key]
+    if not isinstance(saved, Mapping) or not all(isinstance(name, str) for name in saved):
+        raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
+    for name, value in saved.items():
+        if not (isinstance(value, Tensor) or name.endswith("_extra_state")):
+            kind = type(value).__name__
+            raise CheckpointError(
+                f"{path} is no state_dict: its {name!r} is {kind}, no tensor; save model.state_dict()"
+            )
+    return saved
+
+
+def _kind_of(value: object) -> str:
+    """Says in words why a tensor could be no weight; an empty string for one of real numbers."""
+    if not isinstance(value, Tensor) or is_lazy(value):
+        return ""
+    if value.is_meta:
+        return "a tensor without data"
+    if value.is_quantized:
+        return "a quantized tensor"
+    if value.is_nested:
+        return "a nested tensor"
+    if value.layout != torch.strided:
+        return "a sparse tensor"
+    return "a tensor of complex numbers" if value.is_complex() else ""
 
 
 def digest_of(path: Path) -> str:

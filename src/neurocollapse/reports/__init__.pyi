@@ -3,6 +3,7 @@ from .figures.layers import layers_figure as layers_figure
 from .figures.maps import least_over as least_over
 from .figures.maps import map_figure as map_figure
 from .figures.maps import map_table as map_table
+from .figures.plotted import plot as plot
 from .figures.records import collapse_figure as collapse_figure
 from .folder_report import report as report
 from .folder_report import write_report as write_report

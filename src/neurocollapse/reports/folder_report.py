@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import GenericAlias
 from typing import Any
@@ -12,9 +13,9 @@ from .._files import in_one_line, path_of, read_bytes, write_text
 from .._schema import parsed, typed
 from ..datasets import PUBLICATIONS
 from ..sweeps import RunFolder, TheoryFile, folders
-from ..training import RunConfig
 from .page.content import ReportRun, report_content
 from .page.html import report_page
+from .trajectories import trajectory_runs
 
 #: The names of the data sets in titles.
 _TITLES = {"mnist5k": "5,000 MNIST digits", **{name: each.title for name, each in PUBLICATIONS.items()}}
@@ -30,7 +31,8 @@ def report(folder: Path | str) -> Path:
     """Writes the report on a folder of runs, one HTML file that opens anywhere and offline, and returns its path.
 
     It shows the curves, the samples in motion, Gram matrices, the layers' norms, and the theory tables and claims that
-    are in the folder. Damaged files are left out, with a warning. Raises `RunError` if the folder holds no run.
+    are in the folder. The .jsonl file of a trajectory gets a page beside it. Damaged files are left out, with a
+    warning. Raises `RunError` if the folder holds no run.
     """
     path, damages = write_report(path_of(folder))
     for damage in damages:
@@ -45,18 +47,20 @@ def write_report(
 
     Raises `RunError` if there is no run, unless `may_be_empty`.
     """
+    if folder.suffix == ".jsonl":
+        return _write_trajectory(folder), []
     found = folders(folder)
     if not found and not may_be_empty:
         raise RunError(f"there are no runs in {folder}; name the folder that the runs were written to")
     left_out: list[str] = []
-    runs = [_as_found(run, left_out) for run in found]
+    runs = _told_apart([_as_found(run, left_out) for run in found])
     alone = [run.path for run in found] == [folder]
     kept = TheoryFile((folder.parent if alone else folder) / "theory.json")
     left_out += [kept.damage] if kept.damage else []
     claims = _claims(folder / "claims.json", left_out)
     content = report_content(
         runs,
-        title=titled([run.config for run in found if run.damage is None]),
+        title=titled([run.config for run in runs if run.status != "damaged"]),
         theory={run.path.name: table.to_dict() for run in found if (table := kept.get(run)) is not None},
         claims=claims,
         left_out=left_out,
@@ -67,13 +71,31 @@ def write_report(
     return path, [run.message for run in runs if run.status == "damaged"] + left_out
 
 
-def titled(configs: Iterable[RunConfig]) -> str:
+def _write_trajectory(file: Path) -> Path:
+    runs = _told_apart(trajectory_runs(file))
+    models = [{"network": run.config["model"], "dataset": run.config["dataset"]} for run in runs]
+    path = file.with_suffix(".html")
+    write_text(path, report_page(report_content(runs, title=titled(models))))
+    return path
+
+
+def titled(configs: Iterable[Mapping[str, Any]]) -> str:
     """Returns a title that names all networks and data, such as `Neural collapse of the convnet on MNIST`."""
     kept = list(configs)
-    networks = sorted({f"the {config.network}" for config in kept})
-    datasets = sorted({_TITLES.get(config.dataset, Path(config.dataset).name) for config in kept})
+    networks = sorted({f"the {config['network']}" for config in kept if config.get("network")})
+    there = {str(config["dataset"]) for config in kept if config.get("dataset")}
+    datasets = sorted({_TITLES.get(name, Path(name).name) for name in there})
     named = [f" {word} {' and '.join(names)}" for word, names in (("of", networks), ("on", datasets)) if names]
     return "Neural collapse" + "".join(named)
+
+
+def _told_apart(runs: list[ReportRun]) -> list[ReportRun]:
+    """Adds the name of each run to its configuration, unless λ or other fields of all tell the runs apart."""
+    configs = [run.config for run in runs if run.status != "damaged"]
+    distinct = all(configs) and len(set(map(repr, configs))) == len(configs)
+    if distinct and (len(configs) != 1 or "weight_decay" in configs[0]):
+        return runs
+    return [replace(run, config={"run": run.name, **run.config}) for run in runs]
 
 
 def _as_found(folder: RunFolder, left_out: list[str]) -> ReportRun:
@@ -86,10 +108,12 @@ def _as_found(folder: RunFolder, left_out: list[str]) -> ReportRun:
             status=result["status"],
             config=described["config"],
             message=result.get("message", ""),
-            num_classes=described["num_classes"],
+            num_classes=described["num_classes"] or 0,
             records=folder.records(),
             snapshots=_snapshots(folder, left_out),
-            seconds=math.fsum(line[part] for line in folder.timings() for part in line.keys() - {"epoch"}),
+            seconds=math.fsum(line[part] for line in folder.timings() for part in line.keys() - {"epoch"})
+            if (folder.path / "timings.jsonl").exists()
+            else math.nan,
             provenance=described.get("provenance", []),
             notes=described.get("notes", []),
         )

@@ -82,7 +82,7 @@ def reproduce(
     if not len(frame):
         return Reproduction(done, frame, pd.DataFrame(), {}, list(weight_decays), [], None)
     note = "; ".join([*plan.notes, *filter(None, [describe_rest(frame)])]) or None
-    figure = collapse_figure(frame, title=titled([config]), note=note, weight_decays=weight_decays)
+    figure = collapse_figure(frame, title=titled([vars(config)]), note=note, weight_decays=weight_decays)
     figures = save_figure(figure, out)
     table = summary(frame)
     with atomic_path(out / "summary.csv") as temporary:

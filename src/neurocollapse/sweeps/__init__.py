@@ -8,6 +8,7 @@
                  model.safetensors       the weights, once the run has finished
                  result.json             how the run ended; a run that has one is not run again
 
+A run that a loop of the user's own recorded has config.json, records.jsonl and, at its end, result.json alone.
 Every file is first written beside its place and then renamed, so a killed process leaves the last whole state.
 """
 

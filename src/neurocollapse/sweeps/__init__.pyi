@@ -10,11 +10,14 @@ from .engines.events import Event as Event
 from .engines.work import default_workers as default_workers
 from .folder import RunFolder as RunFolder
 from .frame import folders as folders
+from .frame import frame_of as frame_of
+from .frame import record_rows as record_rows
 from .frame import records_frame as records_frame
 from .frame import runs as runs
 from .frame import runs_table as runs_table
 from .identity import run_id as run_id
 from .machines import Machines as Machines
+from .own_loop import Recorder as Recorder
 from .planning import Plan as Plan
 from .planning import SweepResult as SweepResult
 from .planning import plan_sweep as plan_sweep

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from .._schema import typed
 from ..training import DEFAULTS_VERSION, Record, RunConfig, former_defaults, last_epoch, recorded_epochs
 from .files import damaged, missing, read_arrays, read_json, read_lines, reading
 from .naming import FORMAT, RUN_NAME, run_name
-from .schemas import RECORD, SNAPSHOT, TIMING, Description, Ending
+from .schemas import OWN, OWN_RECORD, RECORD, SNAPSHOT, TIMING, Description, Ending, OwnDescription
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,13 +70,15 @@ class RunFolder:
             yield "status", "there is no run here"
             return
         self.check_whole()
-        config, result, records = self.config, self.result or {"status": "unfinished"}, self.records()
+        own, result, records = self.is_own_loop, self.result or {"status": "unfinished"}, self.records()
         last = records[-1] if records else {"epoch": 0}
-        yield "status", f"{result['status']} at epoch {last['epoch']} of {last_epoch(config)}"
+        of_all = "" if own else f" of {last_epoch(self.config)}"
+        yield "status", f"{result['status']} at epoch {last['epoch']}{of_all}"
         if "message" in result:
             yield "message", result["message"]
-        yield from ((name, str(value)) for name, value in config.changed.items())
-        yield from ((key, f"{last[key]:.6g}") for key in HEADLINES if last.get(key) is not None)
+        settings = self.description["config"] if own else self.config.changed
+        yield from ((name, str(value)) for name, value in settings.items())
+        yield from ((key, f"{last[key]:.6g}") for key in HEADLINES if isinstance(last.get(key), int | float))
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -109,12 +111,20 @@ class RunFolder:
         return (self.result or {"status": "unfinished"})["status"]
 
     @property
+    def is_own_loop(self) -> bool:
+        """Whether a loop of the user's own recorded the run, with `Recorder`, so that it has no `config`."""
+        values = read_json(self.path / "config.json", dict[str, Any] | None)
+        return values is not None and values.get("loop") == OWN
+
+    @property
     def description(self) -> dict[str, Any]:
         """The content of config.json, with every field of the configuration."""
         path = self.path / "config.json"
         values = read_json(path, dict[str, Any] | None)
         if values is None and self.started:
             raise missing(path)
+        if values is not None and values.get("loop") == OWN:
+            return self._own_description(values)
         its_own = values is not None and isinstance(values.get("config"), dict) and "epochs" in values["config"]
         if values is None or not ((its_own and "num_classes" in values) or RUN_NAME.fullmatch(self._name)):
             fault = "has no config.json" if values is None else "has a config.json of something else"
@@ -125,11 +135,17 @@ class RunFolder:
             "format": described.schema if described.format is None else described.format,
             "defaults": described.schema if described.defaults is None else described.defaults,
         }
-        self._check_version(described, versions["format"])
+        unknown = sorted(described.config.keys() - {field.name for field in dataclasses.fields(RunConfig)})
+        self._check_version(unknown, versions["format"])
         return {**values, **versions, "config": asdict(self._config(described, versions["defaults"]))}
 
-    def _check_version(self, described: Description, made_with: int) -> None:
-        unknown = sorted(described.config.keys() - {field.name for field in dataclasses.fields(RunConfig)})
+    def _own_description(self, values: dict[str, Any]) -> dict[str, Any]:
+        with reading(self.path / "config.json"):
+            described = typed(OwnDescription, values)
+        self._check_version([], described.format)
+        return {**values, **vars(described)}
+
+    def _check_version(self, unknown: Sequence[str], made_with: int) -> None:
         if unknown:
             reason = f"its config.json has the unknown field {unknown[0]!r}"
         elif made_with != FORMAT:
@@ -161,8 +177,14 @@ class RunFolder:
 
     @property
     def config(self) -> RunConfig:
-        """The configuration of the run. Raises `RunError` if another version of this package wrote it."""
-        return RunConfig(**self.description["config"])
+        """The configuration of the run. Raises `RunError` if another version, or a loop of your own, wrote it."""
+        described = self.description
+        if described.get("loop") == OWN:
+            raise RunError(
+                "a loop of your own recorded this run, and its network and data are not known here; verify the model "
+                "itself, with its loader and weight_decay"
+            )
+        return RunConfig(**described["config"])
 
     def weights(self) -> "dict[str, Tensor]":
         """Returns the last weights of a finished run by parameter name; an empty dict if the run has not finished."""
@@ -179,7 +201,7 @@ class RunFolder:
 
     def records(self) -> list[Record]:
         """Returns the record of every measured epoch."""
-        return read_lines(self.path / "records.jsonl", RECORD)
+        return read_lines(self.path / "records.jsonl", OWN_RECORD if self.is_own_loop else RECORD)
 
     def timings(self) -> list[dict[str, Any]]:
         """Returns, for each record, the seconds spent to `train` and to `measure` since the one before."""
@@ -214,6 +236,9 @@ class RunFolder:
         of weights and checkpoint are compared when those are read, not here.
         """
         if not self.started:
+            return
+        if self.is_own_loop:
+            self.description, self.result, self.records()
             return
         config = self.config
         # Another process may be writing, so the files are read in the reverse of its order.

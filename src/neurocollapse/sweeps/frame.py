@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,12 @@ def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
 
 def record_rows(run_id: str, status: str, described: dict[str, Any], records: Iterable[Record]) -> list[Record]:
     """Returns a row of `runs` for each record; `described` describes the run as config.json does."""
-    common = {"run_id": run_id, "status": status, **described["config"], "num_classes": described["num_classes"]}
+    config = described["config"]
+    common = {"run_id": run_id, "status": status, **config, "num_classes": described["num_classes"]}
     rows = []
     for record in records:
-        values = {key: value for key, value in record.items() if key != "learning_rate"}
-        values["current_learning_rate"] = record["learning_rate"]  # beside the configuration's
-        rows.append({**common, **_flat(values)})
+        beside = {f"current_{key}" if key in config else key: value for key, value in record.items()}
+        rows.append({**common, **_flat(beside)})
     return rows
 
 
@@ -118,10 +119,11 @@ def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:
     unused = [name for name in ("train.loss", "train.objective") if name in table and table[name].isna().all()]
     table = table.drop(columns=unused[-1:])  # before anything is recorded, the square loss's column stays
     configs = [folder.description["config"] if folder.damage is None else {} for folder in folders]
-    for name in [field.name for field in fields(RunConfig) if field.name not in (*_IN_THE_ID, *table)][::-1]:
-        values = [config.get(name) for config in configs]
-        if len({repr(value) for value, config in zip(values, configs, strict=True) if config}) > 1:
-            table.insert(1, name, values)
+    in_the_id = () if any(folder.damage is None and folder.is_own_loop for folder in folders) else _IN_THE_ID
+    names = dict.fromkeys(chain((field.name for field in fields(RunConfig)), *configs))
+    for name in [name for name in names if name not in (*in_the_id, *table)][::-1]:
+        if len({repr(config[name]) for config in configs if name in config}) > 1:
+            table.insert(1, name, [config.get(name) for config in configs])
     return table
 
 
@@ -131,8 +133,10 @@ def _row(folder: RunFolder) -> dict[str, Any]:
     if folder.damage is None:
         records = folder.records()
         last = records[-1] if records else {}
-        row |= {"status": folder.status, "epochs": folder.description["config"]["epochs"]}
+        row |= {"status": folder.status, "epochs": folder.description["config"].get("epochs")}
         row |= {key: last[key] for key in row if key in last}
+        if row["epochs"] is None:
+            del row["epochs"]  # of a loop of the user's own, which may not say it
     return row
 
 

@@ -31,6 +31,21 @@ class Description:
     defaults: int | None = None
 
 
+#: What config.json says under `loop` of a run that the user's own loop recorded.
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class OwnDescription:
+    """The keys of config.json of a run that the user's own loop recorded."""
+
+    config: dict[str, str | bool | int | float | None]
+    format: int
+    definitions: int
+    num_classes: int | None = None
+    provenance: tuple[dict[str, Any], ...] = ()
+
+
 @dataclass(frozen=True)
 class Ending:
     """The keys of result.json."""
@@ -49,6 +64,8 @@ RECORD = {
     "train.accuracy": float,
     "train.weight_norms": list[float],
 }
+#: The keys that every record of the user's own loop has.
+OWN_RECORD = {"epoch": int, "terminal_phase_start": int | None}
 TIMING = {"epoch": int, "train": float, "measure": float}
 
 #: The tensors of each epoch in snapshots.safetensors, and their axes: see `training.snapshot`.

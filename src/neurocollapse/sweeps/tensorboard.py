@@ -79,7 +79,7 @@ def scalars(record: Record) -> Iterator[tuple[str, float]]:
     {'train.nc1': 0.5, 'train.weight_norms/0': 2.0, 'train.weight_norms/1': 3.0}
     """
     for key, value in record.items():
-        if key.endswith("weight_norms"):
+        if key.endswith("weight_norms") and isinstance(value, list):
             yield from ((f"{key}/{layer}", norm) for layer, norm in enumerate(value))
         elif isinstance(value, int | float) and key != "epoch":  # the epoch is the step
             yield key, value

@@ -7,7 +7,7 @@ A row with a NaN or an infinity for a metric adds no point to that metric's pane
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -55,8 +55,11 @@ def collapse_figure(
     title: str | None = None,
     note: str | None = None,
     weight_decays: Sequence[float] = (),
+    by: Literal["weight_decay", "run_id"] = "weight_decay",
 ) -> Figure:
     """Draws the paper's panels against epochs: data term, NC1, NC2 (three readings), NC3, NC4, with a line for each λ.
+
+    With `by="run_id"` there is a line for each run instead.
 
     The data term is the square loss, or the cross-entropy if a column `loss` says so for every run.
 
@@ -72,22 +75,23 @@ def collapse_figure(
     """
     panels = (data_term(values(frame, "loss")), *COLLAPSE_PANELS)
     columns = [f"{split}.{key}" for key in panels]
-    frame = checked(frame, ["terminal_phase_start", *columns], one_run_per=["weight_decay", "seed"])
-    there = set(frame["weight_decay"])
-    looks = {decay: look for decay, look in _looks({*weight_decays, *there}).items() if decay in there}
+    one_run_per = ["weight_decay", "seed"] if by == "weight_decay" else ["run_id"]
+    frame = checked(frame, ["terminal_phase_start", *columns], one_run_per=one_run_per)
+    there = set(frame[by])
+    looks = {value: look for value, look in _looks({*weight_decays, *there}).items() if value in there}
     with house_style():
         figure, cells = grid(2, 4, size=(10.8, 5.9))
         write_around(figure, title, note)
         reference = nc3_reference(frame)
         for axes, key, column in zip(cells[:7], panels, columns, strict=True):
-            _draw_trajectories(axes, frame, column, looks)
+            _draw_trajectories(axes, frame, by, column, looks)
             dress(axes, key, frame[column], reference)
             _set_epoch_axis(axes, int(frame["epoch"].max()))
         for axes in cells[3:7]:  # the lowest of each column, since the eighth cell holds the legend
             axes.set_xlabel("epoch")
         drawn = {line.get_label() for axes in cells for line in axes.lines}
-        marks = _marks(frame, drawn) | {str(line.get_label()): line for line in reference_entry(reference)}
-        _draw_legend(cells[7], looks, marks, split)
+        marks = _marks(frame, by, drawn) | {str(line.get_label()): line for line in reference_entry(reference)}
+        _draw_legend(cells[7], looks, marks, by, split)
     return figure
 
 
@@ -104,8 +108,9 @@ def checked(frame: pd.DataFrame, columns: list[str], one_run_per: list[str]) -> 
     if twice := frame[frame.duplicated(["run_id", "epoch"])][["run_id", "epoch"]].values.tolist():
         raise InputError(f"run {twice[0][0]} has more than one record of epoch {twice[0][1]}; pass each record once")
     _check_one_run_per(one_run_per, frame)
-    numbers = [column for column in columns if column != "network"]
-    return frame.sort_values("epoch", kind="stable").astype(dict.fromkeys(["weight_decay", *numbers], float))
+    decay = [column for column in one_run_per if column == "weight_decay"]
+    numbers = [column for column in (*decay, *columns) if column != "network"]
+    return frame.sort_values("epoch", kind="stable").astype(dict.fromkeys(numbers, float))
 
 
 def _check_one_run_per(keys: list[str], frame: pd.DataFrame) -> None:
@@ -122,18 +127,21 @@ def _check_one_run_per(keys: list[str], frame: pd.DataFrame) -> None:
     )
 
 
-def _looks(weight_decays: set[float]) -> dict[float, dict[str, Any]]:
-    """Returns colour and dashes of each λ: green and solid for 0, then orange, blue and others as λ grows."""
-    positive = sorted(weight_decays - {0.0})
-    looks: dict[float, dict[str, Any]] = {0.0: {"color": GREEN, "linestyle": "-"}} if 0.0 in weight_decays else {}
-    for i, weight_decay in enumerate(positive):
-        looks[weight_decay] = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+def _looks(lines: set[Any]) -> dict[Any, dict[str, Any]]:
+    """Returns colour and dashes of each λ or run: green and solid for 0, then orange, blue and others in order."""
+    looks: dict[Any, dict[str, Any]] = {0.0: {"color": GREEN, "linestyle": "-"}} if 0.0 in lines else {}
+    for i, line in enumerate(sorted(lines - {0.0})):
+        looks[line] = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
     return looks
 
 
-def _draw_trajectories(axes: Axes, frame: pd.DataFrame, column: str, looks: dict[float, dict[str, Any]]) -> None:
-    for weight_decay, look in looks.items():
-        group = frame[frame["weight_decay"] == weight_decay]
+def _label(line: Any) -> str:
+    return in_powers(line) if isinstance(line, float) else str(line).replace("$", r"\$")
+
+
+def _draw_trajectories(axes: Axes, frame: pd.DataFrame, by: str, column: str, looks: dict[Any, dict[str, Any]]) -> None:
+    for line, look in looks.items():
+        group = frame[frame[by] == line]
         finite = group[np.isfinite(group[column])]
         if finite.empty:
             continue
@@ -141,7 +149,7 @@ def _draw_trajectories(axes: Axes, frame: pd.DataFrame, column: str, looks: dict
         runs = runs.interpolate(method="index", limit_area="inside")
         median = runs.median(axis=1)
         single: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(median) == 1 else {}
-        axes.plot(median.index, median, label=in_powers(weight_decay), **look, **single)
+        axes.plot(median.index, median, label=_label(line), **look, **single)
         if len(runs.columns) > 1:
             axes.fill_between(median.index, runs.min(axis=1), runs.max(axis=1), color=look["color"], alpha=0.18, lw=0)
         for run in (runs[run_id].dropna() for run_id in runs):
@@ -201,10 +209,10 @@ def _set_epoch_axis(axes: Axes, last: int) -> None:
     set_ticks(axes.xaxis, {tick: f"{tick:.0f}" for tick in ticks}, between)
 
 
-def _marks(frame: pd.DataFrame, drawn: set[object]) -> dict[str, Any]:
+def _marks(frame: pd.DataFrame, by: str, drawn: set[object]) -> dict[str, Any]:
     """Returns legend entries for the band, if there are several seeds, and for the marks whose labels are `drawn`."""
     marks: dict[str, Any] = {}
-    seeds = frame.drop_duplicates("run_id").groupby("weight_decay").size()
+    seeds = frame.drop_duplicates("run_id").groupby(by).size()
     if seeds.max() > 1:
         count = f"{seeds.max()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
         marks[f"median and range of {count} seeds"] = (Patch(color=GREY, alpha=0.25, lw=0), Line2D([], [], color=GREY))
@@ -213,11 +221,12 @@ def _marks(frame: pd.DataFrame, drawn: set[object]) -> dict[str, Any]:
     }
 
 
-def _draw_legend(axes: Axes, looks: dict[float, dict[str, Any]], marks: dict[str, Any], split: str) -> None:
+def _draw_legend(axes: Axes, looks: dict[Any, dict[str, Any]], marks: dict[str, Any], by: str, split: str) -> None:
     """Draws λ above and the marks below, in a cell without axes, which leaves the height of titles and ticks free."""
     axes.set_axis_off()
-    lines = [Line2D([], [], label=in_powers(value), **look) for value, look in looks.items()]
-    title = r"Weight decay $\lambda$, " + {"train": "training set", "test": "test set"}.get(split, split)
+    lines = [Line2D([], [], label=_label(line), **look) for line, look in looks.items()]
+    title = "Run" if by == "run_id" else r"Weight decay $\lambda$"
+    title += ", " + {"train": "training set", "test": "test set"}.get(split, split)
     place: dict[str, Any] = {"borderaxespad": 0, "borderpad": 0, "handlelength": 2.8, "alignment": "left"}
     columns = math.ceil(len(lines) / 5)
     above = axes.legend(handles=lines, title=title, ncols=columns, loc="upper left", bbox_to_anchor=(0, 1.2), **place)

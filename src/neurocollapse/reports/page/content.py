@@ -80,10 +80,20 @@ def report_content(
 
 
 def _varied(runs: Sequence[ReportRun]) -> dict[str, list[Any]]:
-    """Returns the fields in which the runs differ with all their values: λ first, the seed last, and always both."""
-    names = [name for name in vars(RunConfig()) if name not in ("weight_decay", "seed")]
-    found = {name: _values(runs, name) for name in ("weight_decay", *names, "seed")}
-    return {name: values for name, values in found.items() if len(values) > 1 or name in ("weight_decay", "seed")}
+    """Returns the fields in which the runs differ with all their values: λ first, the seed last, and always both.
+
+    Runs of the user's own loop may lack both; their names are then among the fields.
+    """
+    there = _fields(runs)
+    names = [name for name in there if name not in ("weight_decay", "seed")]
+    found = {name: _values(runs, name) for name in ("weight_decay", *names, "seed") if name in there}
+    return {n: values for n, values in found.items() if len(values) > 1 or n in ("weight_decay", "seed", "run")}
+
+
+def _fields(runs: Sequence[ReportRun]) -> dict[str, Any]:
+    """Returns the fields of all configurations, each with its default if it has one."""
+    names = dict.fromkeys(name for run in runs for name in run.config) if runs else vars(RunConfig())
+    return {name: vars(RunConfig()).get(name, ...) for name in names}
 
 
 def _values(runs: Sequence[ReportRun], name: str) -> list[Any]:
@@ -101,10 +111,9 @@ def _distinct(values: Any) -> list[Any]:
 
 def _common(runs: Sequence[ReportRun]) -> dict[str, Any]:
     """Returns the fields that have one value in all runs, and whether it is the default."""
-    defaults = vars(RunConfig())
     return {
         name: {"value": values[0], "default": values[0] == default}
-        for name, default in defaults.items()
+        for name, default in _fields(runs).items()
         if len(values := _values(runs, name)) == 1
     }
 
@@ -157,7 +166,7 @@ def _finite(value: Any) -> Any:
 
 def _series(run: ReportRun, split: str) -> dict[str, list[float | None]]:
     """Returns the values over the records by key, for the keys that have a value; NC2 is constant for two classes."""
-    keys = [key for key in (*_PANELS, *_OTHER_KEYS) if run.num_classes > 2 or not key.startswith("nc2")]
+    keys = [key for key in (*_PANELS, *_OTHER_KEYS) if run.num_classes != 2 or not key.startswith("nc2")]
     found = {key: [_rounded(record.get(f"{split}.{key}")) for record in run.records] for key in keys}
     return {key: values for key, values in found.items() if any(value is not None for value in values)}
 
@@ -170,9 +179,11 @@ def _rounded(value: Any) -> float | None:
 
 
 def _norms(records: Sequence[Mapping[str, Any]]) -> list[list[float | None]]:
-    """Returns ‖W_l‖² of every layer, over the records."""
-    by_record = [record.get("train.weight_norms", []) for record in records]
-    return [[_rounded(value) for value in layer] for layer in zip(*by_record, strict=True)] if by_record else []
+    """Returns ‖W_l‖² of every layer, over the records; an empty list unless each has them, of as many layers."""
+    by_record = [norms for record in records if isinstance(norms := record.get("train.weight_norms"), list)]
+    if len(by_record) < len(records) or len(set(map(len, by_record))) > 1:
+        return []
+    return [[_rounded(value) for value in layer] for layer in zip(*by_record, strict=True)]
 
 
 def _layers(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float | None]]]:

@@ -94,10 +94,16 @@ function showHead() {
   document.getElementById("title").textContent = content.title;
   const ended = runs.filter((run) => run.status === "finished").length;
   const seconds = runs.reduce((sum, run) => sum + (run.seconds || 0), 0);
-  const values = (name) => content.fields.find((field) => field.name === name).values;
+  const values = (name) => content.fields.find((field) => field.name === name)?.values ?? [];
+  const [decays, seeds] = [values("weight_decay"), values("seed")];
+  const parts = [
+    `${runs.length} run${runs.length === 1 ? "" : "s"}, ${ended} finished`,
+    ...(decays.length ? [`λ = ${decays.join(", ")}`] : []),
+    ...(seeds.length ? [`${seeds.length} seed${seeds.length === 1 ? "" : "s"}`] : []),
+    ...(seconds ? [`${duration(seconds)} of training and measuring`] : []),
+  ];
   document.getElementById("summary").textContent = runs.length
-    ? `${runs.length} run${runs.length === 1 ? "" : "s"}, ${ended} finished; λ = ${values("weight_decay").join(", ")}; ` +
-      `${values("seed").length} seed${values("seed").length === 1 ? "" : "s"}; ${duration(seconds)} of training and measuring.`
+    ? `${parts.join("; ")}.`
     : "There are no runs here yet.";
 }
 

@@ -114,7 +114,7 @@ function showFailures() {
     ...runs.filter((run) => run.status === "diverged").map((run) => `${labelOf(run)}: diverged: ${run.message}`),
     ...runs
       .filter((run) => run.status === "unfinished")
-      .map((run) => `${labelOf(run)}: unfinished, at epoch ${run.epoch ?? "–"} of ${run.epochs}`),
+      .map((run) => `${labelOf(run)}: unfinished, at epoch ${run.epoch ?? "–"}${run.epochs ? ` of ${run.epochs}` : ""}`),
   ];
   const target = document.getElementById("failures");
   if (!bad.length) return;
