@@ -374,7 +374,9 @@ def test_to_dict_of_exact_and_degenerate_problems(problem):
 
 
 def test_help_names_the_types_as_they_are_written():
-    assert "features: 'Tensor | ArrayLike', labels: 'Tensor | ArrayLike'," in str(inspect.signature(measure))
+    assert "features: 'Tensor | ArrayLike | StreamedFeatures', labels: 'Tensor | ArrayLike'," in str(
+        inspect.signature(measure)
+    )
 
 
 def test_repr_is_a_table_with_every_key():

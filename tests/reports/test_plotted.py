@@ -99,7 +99,7 @@ def test_models_in_one_trajectory_are_runs(tmp_path):
     ("content", "message"),
     [
         ('{"epoch": 1}\n', "is no trajectory (line 1 has no 'checkpoint'); mend it, or name another file"),
-        ("[\n", "is no trajectory (line 1: "),
+        ("[\n", "is no trajectory (line 1 is cut off); mend it, or name another file"),
         (None, "there are no checkpoints in "),
     ],
 )

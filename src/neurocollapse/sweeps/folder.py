@@ -275,7 +275,7 @@ class RunFolder:
         """Says what is wrong in the files of a whole run that does not touch its numbers."""
         path, found = self.path / "config.json", []
         known = [field.name for field in dataclasses.fields(Description)]
-        for name in read_json(path, dict[str, Any]).keys() - known:
+        for name in set() if self.is_own_loop else read_json(path, dict[str, Any]).keys() - known:
             found.append(f"{path} has the unknown key {name!r}{did_you_mean(name, known)}, which is ignored")
         try:
             self.timings()

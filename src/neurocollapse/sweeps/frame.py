@@ -51,7 +51,7 @@ class RunsFrame(pd.DataFrame):
         telling = [name for name in ("run_id", "status", "epoch", *HEADLINES) if name in self.columns]
         if len(self.columns) <= len(telling) + 5 or "run_id" not in telling:
             return super().__repr__()
-        with pd.option_context("display.width", None, "display.max_columns", None):
+        with pd.option_context("display.expand_frame_repr", False, "display.max_columns", None):
             return f"{pd.DataFrame(self)[telling]!r}\nof {len(self.columns)} columns"
 
 
