@@ -182,7 +182,7 @@ FILES = [
     (write_pt, damaged(-100), "is damaged or holds more than tensors .*; write it with torch.save"),
     (write_pt, lambda path: torch.save([1, 2], path), "holds list, and no tensors by name; write it with"),
     (write_pt, lambda path: torch.save({"features": [1.0], "labels": 3}, path), "features in .* is list, and no tens"),
-    (write_pt, lambda path: torch.save(arrays(), path), "holds values of NumPy, for which PyTorch would run what the file says"),
+    (write_pt, lambda path: torch.save(arrays(), path), "holds values of NumPy, for which PyTorch"),
     (write_npy, damaged(-1), r"features\.npy is not a whole \.npy file"),
     (write_parquet, damaged(-1), "is not a whole Parquet file"),
     (write_parquet, damaged(12), "is not a whole (Parquet file|table)"),
