@@ -441,3 +441,9 @@ def test_a_mapped_file_is_measured_where_it_lies(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < features.nbytes / 10  # a copy by NumPy would be all of it
+
+
+@pytest.mark.parametrize("constant", [1e3, 1e8, 1e12])
+def test_a_large_constant_feature_changes_nothing_in_float32(constant):
+    features = torch.cat([H.float(), torch.full((len(H), 1), constant)], dim=1)
+    assert measure(features, Y)["nc1"] == pytest.approx(measure(H.float(), Y)["nc1"], rel=1e-6)

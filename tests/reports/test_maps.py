@@ -100,3 +100,11 @@ def test_a_field_that_does_not_vary_is_named(across, message):
 def test_records_of_earlier_versions_do_not_say_whether_they_are_at_rest():
     table = map_table(frame().drop(columns=["relative_gradient", "norm_spread"]))
     assert dict(zip(table["weight_decay"], table["at_rest"], strict=True)) == {0.0: 3, 1e-3: 0, 1e-4: 0}
+
+
+def test_runs_that_differ_in_what_is_no_field_of_a_run_are_not_taken_for_seeds():
+    data = frame()
+    data["lr"] = 0.1
+    other = data.assign(run_id="other " + data["run_id"], lr=0.2)
+    with pytest.raises(ValueError, match="have the same seed and the same fields of RunConfig"):
+        map_table(pd.concat([data, other]))

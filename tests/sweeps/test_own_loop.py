@@ -188,3 +188,24 @@ def test_a_damaged_file_is_that_runs_alone(tmp_path, name, change, message):
     assert message in RunFolder(tmp_path / "bad").damage
     with pytest.warns(UserWarning, match=message):
         assert set(nc.runs(tmp_path)["run_id"]) == {"good"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"train": {"nc1": 0.5}}, {"train.nc1": 7.0}, {"status": 1.0}, {"run_id": 7}, {"width": 3}, {"epoch": 4}],
+    ids=str,
+)
+def test_a_keyword_replaces_nothing(tmp_path, more):
+    recorder = nc.Recorder(tmp_path / "mine", config={"width": 5, "learning_rate": 0.1})
+    with pytest.raises((InputError, TypeError), match=r"is a column of this record already|multiple values"):
+        recorder.add(1, {"nc1": 1.0}, **more)
+    recorder.add(1, {"nc1": 1.0}, learning_rate=0.05)
+    with pytest.raises(InputError, match=r"config has 'train\.nc1', which is a column"):
+        nc.Recorder(tmp_path / "other", config={"train.nc1": 5})
+
+
+def test_what_another_recorder_wrote_is_kept(tmp_path):
+    one, other = nc.Recorder(tmp_path / "mine"), nc.Recorder(tmp_path / "mine")
+    for recorder, epoch in ((one, 1), (other, 2), (one, 3)):
+        recorder.add(epoch, {"nc1": float(epoch)})
+    assert nc.runs(tmp_path)["epoch"].tolist() == [1, 2, 3]

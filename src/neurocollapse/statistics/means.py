@@ -207,7 +207,9 @@ def center(means: ClassMeans, weighting: str) -> Centered:
     if (precision := means.precision) > EPSILON:
         squares = means.squares - means.counts * offsets.square().sum(dim=1)
         averaged = precision / 2 * squares.clamp(min=0).add(EPSILON * means.squares).sqrt() / means.counts
-        span = span.above(storage_noise(means.class_means, averaged, precision), centered)
+        # a feature that is constant, however large, moves no mean away from the others
+        differing = means.class_means * (centered != 0).any(dim=0)
+        span = span.above(storage_noise(differing, averaged, precision), centered)
     noise = span.noise.clamp(min=(weights @ span.noise).item())  # of a mean, and of the global mean
     is_zero = torch.linalg.norm(centered, dim=1) <= noise
     return Centered(weights, global_offset, centered.masked_fill(is_zero[:, None], 0.0), span)

@@ -50,11 +50,12 @@ class Recorder:
         self.folder = RunFolder(out)
         given = asdict(config) if isinstance(config, RunConfig) else dict(config or {})
         self.config = {str(name): _plain(value) for name, value in given.items()}
-        if taken := [name for name in self.config if name in _TAKEN]:
+        if taken := [name for name in self.config if name in _TAKEN or name.startswith(("train.", "test."))]:
             raise InputError(f"config has {taken[0]!r}, which is a column of every run; call it otherwise")
         #: the last recorded epoch; None if there is none
         self.epoch: int | None = None
         self._kept: list[_Kept] | None = None  # the records, from the first `add` on
+        self._stamp: tuple[int, int] | None = None  # of the file that holds them
         path = self.folder.path
         if self.folder.started:
             self._check_same()
@@ -83,8 +84,14 @@ class Recorder:
         if self._kept and epoch < self._kept[-1].epoch:
             raise InputError(f"epoch {epoch} cannot follow epoch {self.epoch}; record epochs in their order")
         record: Record = {"epoch": int(epoch), "terminal_phase_start": None}
-        for name, value in {"train": measurement, **more}.items():
-            record |= _numbers(name, value)
+        for name, value in [("train", measurement), *more.items()]:
+            numbers = _numbers(name, value)
+            there = (
+                record.keys() | set(_TAKEN) | (self.config.keys() - {"learning_rate"})
+            )  # of which records have theirs
+            if taken := sorted(numbers.keys() & there):
+                raise InputError(f"{taken[0]!r} is a column of this record already; call the other one otherwise")
+            record |= numbers
         writer = RunWriter(self.folder.path)
         with writer.lock():
             writer.clear_leftovers()
@@ -92,12 +99,15 @@ class Recorder:
                 self._check_same()
             else:
                 self._describe(measurement)
-            known = map(_kept, writer.records()) if self._kept is None else self._kept
+            records = writer.path / "records.jsonl"
+            changed = self._kept is None or _stamp(records) != self._stamp  # by another recorder
+            known = map(_kept, writer.records()) if changed else self._kept
             before = [each for each in known if each.epoch < epoch]
             record["terminal_phase_start"] = _terminal_phase_start(record, before[-1] if before else None)
             (writer.path / "result.json").unlink(missing_ok=True)
             kept = [*before, _kept(record)]
-            write_text(writer.path / "records.jsonl", "".join(each.line for each in kept))
+            write_text(records, "".join(each.line for each in kept))
+            self._stamp = _stamp(records)
         self.epoch, self._kept = int(epoch), kept
 
     def finish(self) -> None:
@@ -137,6 +147,15 @@ class Recorder:
             "provenance": [{name: value for name, value in provenance("cpu").items() if name != "device"}],
         }
         write_text(self.folder.path / "config.json", to_json(described, indent=2) + "\n")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Returns what changes with the file; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 class _Kept(NamedTuple):

@@ -39,10 +39,23 @@ def map_table(frame: pd.DataFrame, across: str = "weight_decay", *, split: str =
     varied = [name for name in _FIELDS if name != "seed" and len({*map(repr, cells[name])} - {"nan"}) > 1]
     if across not in varied:
         raise InputError(f"{across} is the same in all runs; choose a field that varies: {', '.join(varied) or 'none'}")
+    _check_seeds(last, cells[[*varied, "seed"]])
     cells = cells[varied].assign(at_rest=list(map(_rests, configs, records)))
     cells[keys] = last[[f"{split}.{key}" for key in keys]].to_numpy()
     kinds = {"seeds": ("at_rest", "size"), "at_rest": ("at_rest", "sum")} | {key: (key, "median") for key in keys}
     return cells.groupby(varied, dropna=False, sort=False).agg(**kinds).reset_index()
+
+
+def _check_seeds(last: pd.DataFrame, told: pd.DataFrame) -> None:
+    """Raises `ValueError` for two runs of one cell and seed, as those whose other fields are not `RunConfig`'s."""
+    alike = told.map(repr).duplicated(keep=False).to_numpy()
+    if alike.any():
+        first = told.map(repr).to_numpy()[alike][0]
+        one, other, *_ = last["run_id"][(told.map(repr).to_numpy() == first).all(axis=1)]
+        raise InputError(
+            f"runs {one} and {other} have the same seed and the same fields of RunConfig, and a cell of a map would "
+            f"mix them; select one of them, or give each a seed"
+        )
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
