@@ -244,6 +244,15 @@ def _is_damaged(folder):
     (folder / "b" / "0.png").write_bytes((folder / "b" / "0.png").read_bytes()[:40])
 
 
+def _is_linked(folder):
+    (folder / "c").symlink_to(folder / "a")
+
+
+def _is_of_splits(folder):
+    for name in ("a", "b"):
+        save_images(folder / "training" / name, pixels(2, 4, 4, 3))
+
+
 def _is_deep(folder):
     save_images(folder / "c", GENERATOR.integers(0, 2**16, (1, 4, 4), dtype=np.uint16))
 
@@ -254,6 +263,8 @@ def _is_deep(folder):
         (_is_of_two_sizes, "sample 4 is of shape (3, 5, 4) and sample 0 of (3, 4, 4); resize them to one size"),
         (_is_damaged, "b/0.png cannot be read ("),
         (_is_deep, "has pixels of more than eight bits (mode I;16"),
+        (_is_linked, "are one file, by a link; remove one of them"),
+        (_is_of_splits, "training has images in several folders, as a split has; call the splits train and test"),
         (lambda folder: (folder / "c").mkdir(), "c has no images in it (.png, "),
         (lambda folder: save_images(folder / "train/x", pixels(1, 4, 4)), "train has 1 folder(s) in it, and classif"),
     ],
@@ -371,6 +382,7 @@ PAIRS = TensorDataset(torch.from_numpy(IMAGES), torch.from_numpy(LABELS))
         ({"images": IMAGES, "labels": LABELS}, False),
         (PAIRS, False),
         ([PAIRS, PAIRS], True),
+        (list(zip(IMAGES, LABELS, strict=True)), False),
     ],
 )
 def test_function_of_the_users_own(monkeypatch, given, has_test):
@@ -390,6 +402,7 @@ def test_function_of_the_users_own(monkeypatch, given, has_test):
         ({"images": IMAGES}, "returned no labels; it must"),
         ((IMAGES, np.array(list("abcabc"))), "data_of_mine:load: labels is ndarray, not real numbers"),
         ((IMAGES, LABELS[:4]), "do not fit"),
+        ((np.ma.masked_equal(IMAGES, IMAGES[0, 0, 0]), LABELS), "load: images has masked values; leave those"),
         ([[1, 2], [3]], "sample 0 is no pair of an image and a label ("),
         (ZeroDivisionError("no"), "raised ZeroDivisionError: no; it is called as function()"),
     ],

@@ -50,13 +50,20 @@ def _number(part: Path) -> int:
 def _images(part: Path, classes: Mapping[str, int]) -> Iterator[tuple[Any, int]]:
     from PIL import Image
 
+    seen: dict[Path, Path] = {}
     for folder in _subfolders(part):
         if folder.name not in classes:
             raise DatasetError(f"{folder} is of a class without training images; drop it, or add some")
         files = _files(folder)
+        if len({path.relative_to(folder).parts[0] for path in files} & {path.name for path in _subfolders(folder)}) > 1:
+            raise DatasetError(
+                f"{folder} has images in several folders, as a split has; call the splits train and test (or val)"
+            )
         if not files:
             raise DatasetError(f"{folder} has no images in it ({', '.join(ENDINGS)}); add some, or remove the folder")
         for path in files:
+            if (other := seen.setdefault(path.resolve(), path)) != path:
+                raise DatasetError(f"{path} and {other} are one file, by a link; remove one of them")
             try:
                 with Image.open(path) as image:
                     image.load()

@@ -29,7 +29,8 @@ def read_function(name: str) -> Source:
 
 
 def _arrays(name: str, given: Any) -> dict[str, NDArray[Any]]:
-    parts = tuple(given) if isinstance(given, list | tuple) else (given,)
+    is_data_set = isinstance(given, list) and bool(given) and isinstance(given[0], tuple)  # of pairs
+    parts = tuple(given) if isinstance(given, list | tuple) and not is_data_set else (given,)
     if isinstance(given, Mapping):
         for key in given:
             if key not in ARRAYS:

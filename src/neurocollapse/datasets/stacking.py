@@ -58,6 +58,8 @@ def array_of(value: Any, place: str) -> NDArray[Any]:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         value = value.float() if value.dtype == torch.bfloat16 else value
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise DatasetError(f"{place} has masked values; leave those samples out, or fill them")
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise DatasetError(f"{place} is {type(value).__name__}, not real numbers; give images, arrays or tensors")
