@@ -95,6 +95,17 @@ def test_models_in_one_trajectory_are_runs(tmp_path):
     assert of_page(nc.report(path).read_text())["fields"] == [{"name": "model", "values": ["mine:net", "other:net"]}]
 
 
+def test_a_page_of_the_users_own_is_not_replaced(tmp_path):
+    path = trajectory(tmp_path / "t.jsonl")
+    page = tmp_path / "t.html"
+    page.write_text("precious")
+    with pytest.raises(RunError, match="t.html is no report, and the report would replace it"):
+        nc.report(path)
+    assert page.read_text() == "precious"
+    page.unlink()
+    assert nc.report(path) == nc.report(path) == page
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

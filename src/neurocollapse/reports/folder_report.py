@@ -20,6 +20,9 @@ from .trajectories import trajectory_runs
 #: The names of the data sets in titles.
 _TITLES = {"mnist5k": "5,000 MNIST digits", **{name: each.title for name, each in PUBLICATIONS.items()}}
 
+#: What every page has.
+_MARK = b'<script id="content" type="application/json">'
+
 #: The keys that the page shows of a verdict in claims.json, of its parts, and of their findings.
 _FINDING = {"label": str, "estimate": float, "low": float, "high": float, "seeds": int}
 _PART = {"quantity": str, "verdict": str, "findings": GenericAlias(list, _FINDING)}
@@ -75,6 +78,8 @@ def _write_trajectory(file: Path) -> Path:
     runs = _told_apart(trajectory_runs(file))
     models = [{"network": run.config["model"], "dataset": run.config["dataset"]} for run in runs]
     path = file.with_suffix(".html")
+    if path.exists() and _MARK not in path.read_bytes():
+        raise RunError(f"{path} is no report, and the report would replace it; move it elsewhere")
     write_text(path, report_page(report_content(runs, title=titled(models))))
     return path
 
