@@ -99,7 +99,7 @@ def test_a_page_of_the_users_own_is_not_replaced(tmp_path):
     path = trajectory(tmp_path / "t.jsonl")
     page = tmp_path / "t.html"
     page.write_text("precious")
-    with pytest.raises(RunError, match="t.html is no report, and the report would replace it"):
+    with pytest.raises(RunError, match=r"t\.html is no report, and the report would replace it"):
         nc.report(path)
     assert page.read_text() == "precious"
     page.unlink()
