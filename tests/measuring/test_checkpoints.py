@@ -365,3 +365,14 @@ def test_a_relative_path_of_an_earlier_version_may_be_another_runs(tmp_path, mon
     ((_, begun),) = trajectory.missing([given])
     trajectory.add(begun)
     assert len(trajectory.lines) == lines
+
+
+@pytest.mark.parametrize("written_anew", [True, False])
+def test_the_splits_of_a_record_are_of_one_content(tmp_path, written_anew):
+    save_file(weights(0), checkpoint := tmp_path / "epoch_0.safetensors")
+    for seed, split in enumerate(("train", "test")):
+        save_file(weights(seed * written_anew), checkpoint)
+        trajectory = Trajectory(tmp_path / "t.jsonl", {"split": split})
+        ((_, begun),) = trajectory.missing([checkpoint])
+        trajectory.add(begun)
+    assert [line["split"] for line in trajectory.lines] == (["test"] if written_anew else ["train", "test"])

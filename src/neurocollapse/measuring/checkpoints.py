@@ -158,7 +158,12 @@ class Trajectory:
         self._replace(start, [])
 
     def _replace(self, start: Mapping[str, Any], lines: list[dict[str, Any]]) -> None:
-        same = [_is_of(start, known) and _agrees(self.conditions, known) for known in self.lines]
+        # What was measured of earlier content on the other split goes too, or a record would be of two contents.
+        either = {name: value for name, value in self.conditions.items() if name != "split"}
+        same = [
+            _is_of(start, known) and _agrees(self.conditions if known["sha256"] == start["sha256"] else either, known)
+            for known in self.lines
+        ]
         place = same.index(True) if True in same else len(same)
         kept = [known for known, replaced in zip(self.lines, same, strict=True) if not replaced]
         if len(kept) < len(same) or lines:
