@@ -511,6 +511,16 @@ def test_a_damaged_checkpoint_does_not_stop_the_others(run, checkpoints):
     assert "not measured: epoch_0.safetensors is damaged or holds more than weights" in said
 
 
+def test_a_checkpoint_that_was_damaged_loses_its_old_numbers(run, checkpoints):
+    arguments = [*checkpoints, "--checkpoint", "epoch_*.safetensors", "--out", "t.jsonl", "--json"]
+    assert len(strict_json(run(*arguments)[1])) == 3
+    Path("epoch_2.safetensors").write_bytes(b"")
+    status, printed, _ = run(*arguments)
+    kept = ["epoch_1.safetensors", "epoch_10.safetensors"]
+    assert (status, [line["checkpoint"] for line in strict_json(printed)]) == (2, kept)
+    assert [json.loads(line)["checkpoint"] for line in Path("t.jsonl").read_text().splitlines()] == kept
+
+
 def test_a_trajectory_of_an_edited_network_is_measured_anew(run, checkpoints, tmp_path):
     arguments = [*checkpoints, "--checkpoint", "epoch_*.safetensors", "--json"]
     before = strict_json(run(*arguments)[1])

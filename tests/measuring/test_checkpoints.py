@@ -265,7 +265,7 @@ def test_a_trajectory_goes_on_where_it_was(tmp_path):
     assert checkpoint == checkpoints[0]
     again.add({**begun, "nc1": 1.0, "name": "new"})
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(line["name"], line["nc1"]) for line in lines] == [("epoch_1", "inf"), ("new", 1.0)]
+    assert [(line["name"], line["nc1"]) for line in lines] == [("new", 1.0), ("epoch_1", "inf")]
 
 
 @pytest.mark.parametrize(
@@ -339,3 +339,40 @@ def test_a_line_of_an_earlier_version_has_the_name_alone(tmp_path):
     trajectory = Trajectory(tmp_path / "t.jsonl", {})
     assert not list(trajectory.missing([checkpoint]))
     assert trajectory.of([checkpoint])[0]["nc1"] == 0.5
+
+
+def test_runs_that_are_measured_from_their_own_folders_keep_their_lines(tmp_path, monkeypatch):
+    given, out = Path("epoch_0.safetensors"), tmp_path / "t.jsonl"
+    for seed, run in enumerate(("run1", "run2")):
+        (tmp_path / run).mkdir()
+        monkeypatch.chdir(tmp_path / run)
+        save_file(weights(seed), given)
+        trajectory = Trajectory(out, {})
+        ((_, begun),) = trajectory.missing([given])
+        trajectory.add({**begun, "nc1": float(seed)})
+    both = [tmp_path / run / given for run in ("run1", "run2")]
+    assert [line["nc1"] for line in Trajectory(out, {}).of(both)] == [0.0, 1.0]
+    assert not list(Trajectory(out, {}).missing([Path("../run1") / given, given]))
+
+
+@pytest.mark.parametrize(("earlier", "lines"), [("epoch_0.safetensors", 2), ("{folder}/epoch_0.safetensors", 1)])
+def test_a_relative_path_of_an_earlier_version_may_be_another_runs(tmp_path, monkeypatch, earlier, lines):
+    monkeypatch.chdir(tmp_path)
+    save_file(weights(0), given := Path("epoch_0.safetensors"))
+    line = {"checkpoint": earlier.format(folder=tmp_path.resolve()), "sha256": "of other content"}
+    Path("t.jsonl").write_text(json.dumps(line) + "\n")
+    trajectory = Trajectory(Path("t.jsonl"), {})
+    ((_, begun),) = trajectory.missing([given])
+    trajectory.add(begun)
+    assert len(trajectory.lines) == lines
+
+
+@pytest.mark.parametrize("written_anew", [True, False])
+def test_the_splits_of_a_record_are_of_one_content(tmp_path, written_anew):
+    save_file(weights(0), checkpoint := tmp_path / "epoch_0.safetensors")
+    for seed, split in enumerate(("train", "test")):
+        save_file(weights(seed * written_anew), checkpoint)
+        trajectory = Trajectory(tmp_path / "t.jsonl", {"split": split})
+        ((_, begun),) = trajectory.missing([checkpoint])
+        trajectory.add(begun)
+    assert [line["split"] for line in trajectory.lines] == (["test"] if written_anew else ["train", "test"])

@@ -53,7 +53,7 @@ def test_what_was_not_recorded_leaves_its_panel_empty():
         nc.plot(frame().iloc[:0])
 
 
-def trajectory(path: Path, names=("epoch_1.pt", "epoch_2.pt", "epoch_10.pt"), **conditions) -> Path:
+def trajectory(path: Path, names=("epoch_1.pt", "epoch_2.pt", "epoch_10.pt"), /, **conditions) -> Path:
     shared = {"model": "mine:net", "dataset": "mnist", "split": "train", "data_sha256": "0", "definitions": 1}
     network = {"network": {"sha256": "a", "outputs": [1.0]}}
     with path.open("a") as file:
@@ -82,17 +82,52 @@ def test_a_trajectory_is_drawn_and_reported(tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "epochs"),
-    [(("a/last.pt", "b/best.pt"), [1, 2]), (("a/3.pt", "b/3.pt"), [1, 2]), (("7.pt", "3.pt"), [3, 7])],
+    [
+        (("a/last.pt", "b/best.pt"), [1, 2]),
+        (("a/3.pt", "b/3.pt"), [1, 2]),
+        (("7.pt", "3.pt"), [3, 7]),
+        (("epoch=1-val_loss=0.50.ckpt", "epoch=3-val_loss=0.25.ckpt"), [1, 3]),
+        (("epoch=0-step=500.ckpt", "epoch=0-step=900.ckpt"), [500, 900]),
+        (("checkpoint-10/model.safetensors", "checkpoint-30/model.safetensors"), [10, 30]),
+        (("checkpoint-10", "checkpoint-30"), [10, 30]),
+        (("10/resnet18.pt", "30/resnet18.pt"), [10, 30]),
+        (("resnet18_10.pt", "resnet18_30.pt"), [10, 30]),
+        (("iter_5000_lr0.1.pt", "iter_6000_lr0.01.pt"), [5000, 6000]),
+        (("epoch_5.pt", "last7.pt"), [1, 2]),
+        (("5_a3.pt", "6_a4.pt"), [1, 2]),
+        (("loss0.50.pt", "loss0.25.pt"), [1, 2]),
+        (("model_1_v2.pt", "best_2_v2.pt"), [1, 2]),
+        (("epoch_7.pt",), [7]),
+        (("resnet18.pt",), [1]),
+        ((f"epoch_{10**30}.pt", "epoch_2.pt"), [1, 2]),
+    ],
 )
 def test_the_epoch_of_a_checkpoint(tmp_path, names, epochs):
     (run,) = trajectory_runs(trajectory(tmp_path / "t.jsonl", names))
     assert [record["epoch"] for record in run.records] == epochs
 
 
-def test_models_in_one_trajectory_are_runs(tmp_path):
-    path = trajectory(trajectory(tmp_path / "t.jsonl"), model="other:net")
+@pytest.mark.parametrize(
+    ("one", "other", "field"),
+    [
+        ({}, {"model": "other:net"}, {"name": "model", "values": ["mine:net", "other:net"]}),
+        ({"head": "h1"}, {"head": "h2"}, {"name": "head", "values": ["h1", "h2"]}),
+        ({}, {"head": "h2"}, {"name": "head", "values": [None, "h2"]}),
+        ({}, {"data_sha256": "1"}, {"name": "run", "values": ["t-0", "t-1"]}),
+    ],
+)
+def test_what_was_measured_otherwise_is_another_run(tmp_path, one, other, field):
+    path = trajectory(trajectory(tmp_path / "t.jsonl", **one), **other)
     assert lines_of(nc.plot(path)) == ["t-0", "t-1"]
-    assert of_page(nc.report(path).read_text())["fields"] == [{"name": "model", "values": ["mine:net", "other:net"]}]
+    assert of_page(nc.report(path).read_text())["fields"] == [field]
+
+
+def test_a_checkpoint_of_two_runs_is_told_by_its_path(tmp_path):
+    path = trajectory(tmp_path / "t.jsonl", ["epoch_1.pt"], path="/run1/epoch_1.pt")
+    trajectory(path, ["epoch_1.pt"], split="test")  # of an earlier version, which kept no path
+    assert len(trajectory_runs(path)[0].records) == 1
+    (run,) = trajectory_runs(trajectory(path, ["epoch_1.pt"], path="/run2/epoch_1.pt"))
+    assert [record["epoch"] for record in run.records] == [1, 2]
 
 
 def test_a_page_of_the_users_own_is_not_replaced(tmp_path):

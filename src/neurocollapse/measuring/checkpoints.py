@@ -105,9 +105,9 @@ _OPTIONAL = ("head", "absent", "min_per_class", "max_per_class")
 class Trajectory:
     """The measurements of checkpoints in a .jsonl file, one on each line; the file is rewritten after each.
 
-    A line counts for a checkpoint with the same path, as it was given, and content, measured under the same
-    `conditions`, one of which, `network`, is a `Fingerprint`. So a replay that was killed resumes, and a checkpoint
-    that was overwritten is measured again. A line of earlier versions has the file's name alone.
+    A line counts for a checkpoint of the same place on disk and content, measured under the same `conditions`, one of
+    which, `network`, is a `Fingerprint`. So a replay that was killed resumes, and a checkpoint that was overwritten is
+    measured again. A line of earlier versions has the path as it was given, or the file's name, alone.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any]):
@@ -117,6 +117,7 @@ class Trajectory:
             for number, content in json_lines(path):
                 line = typed_line(_LINE, content, number)
                 typed(Fingerprint | str | None, line.get("network"), f"line {number}: network")
+                typed(str | None, line.get("path"), f"line {number}: path")
                 self.lines.append(line)
         except PermissionError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
@@ -128,28 +129,55 @@ class Trajectory:
     def missing(self, checkpoints: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yields the checkpoints that are not measured yet, each with the first keys of its line."""
         for checkpoint in checkpoints:
-            start = {"checkpoint": str(checkpoint), "sha256": digest_of(checkpoint), **self.conditions}
-            if self._line(start, checkpoint) is None:
+            start = self._start(checkpoint)
+            if self._line(start) is None:
                 yield checkpoint, start
 
     def of(self, checkpoints: list[Path]) -> list[dict[str, Any]]:
-        """Returns the lines of these checkpoints, in their order."""
-        found = [(checkpoint, self._line(self.conditions, checkpoint)) for checkpoint in checkpoints]
+        """Returns the lines of these checkpoints as they are on disk now, in their order."""
+        found = [(checkpoint, self._line(self._start(checkpoint))) for checkpoint in checkpoints]
         return [{**line, "checkpoint": str(checkpoint)} for checkpoint, line in found if line is not None]
 
-    def _line(self, start: Mapping[str, Any], checkpoint: Path) -> dict[str, Any] | None:
-        """Returns the checkpoint's line that agrees with `start`, by its path or else, as before, by its name."""
-        for name in (str(checkpoint), checkpoint.name):
-            for line in self.lines:
-                if _agrees({**start, "checkpoint": name}, line):
-                    return line
-        return None
+    def _start(self, checkpoint: Path) -> dict[str, Any]:
+        # A link is a checkpoint of its own: the files that the links of a cache point to have no telling names.
+        path = checkpoint.parent.resolve() / checkpoint.name
+        known = {"checkpoint": str(checkpoint), "path": str(path), "sha256": digest_of(checkpoint)}
+        return {**known, **self.conditions}
+
+    def _line(self, start: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the line of the same checkpoint, content and conditions."""
+        wanted = {"sha256": start["sha256"], **self.conditions}
+        return next((line for line in self.lines if _is_of(start, line) and _agrees(wanted, line)), None)
 
     def add(self, line: dict[str, Any]) -> None:
         """Adds a line, in place of an earlier one for the same checkpoint and conditions, and writes the file."""
-        same = {"checkpoint": line["checkpoint"], **self.conditions}
-        self.lines = [known for known in self.lines if not _agrees(same, known)] + [line]
-        write_json_lines(self.path, self.lines)
+        self._replace(line, [line])
+
+    def drop(self, start: Mapping[str, Any]) -> None:
+        """Removes the line of a checkpoint that has another content by now, and writes the file."""
+        self._replace(start, [])
+
+    def _replace(self, start: Mapping[str, Any], lines: list[dict[str, Any]]) -> None:
+        # What was measured of earlier content on the other split goes too, or a record would be of two contents.
+        either = {name: value for name, value in self.conditions.items() if name != "split"}
+        same = [
+            _is_of(start, known) and _agrees(self.conditions if known["sha256"] == start["sha256"] else either, known)
+            for known in self.lines
+        ]
+        place = same.index(True) if True in same else len(same)
+        kept = [known for known, replaced in zip(self.lines, same, strict=True) if not replaced]
+        if len(kept) < len(same) or lines:
+            self.lines = kept[:place] + lines + kept[place:]
+            write_json_lines(self.path, self.lines)
+
+
+def _is_of(start: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
+    """Whether a line is of the checkpoint whose line begins so."""
+    if (path := line.get("path", line["checkpoint"])) == start["path"]:
+        return True
+    # Earlier versions kept a path as it was given, which says the file only together with the content.
+    given = (start["checkpoint"], Path(start["checkpoint"]).name)
+    return "path" not in line and path in given and line["sha256"] == start["sha256"]
 
 
 def _agrees(conditions: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
@@ -169,14 +197,16 @@ def replay(
     """Measures the checkpoints that a trajectory lacks, as its `missing` yields them.
 
     Yields, after each checkpoint, None once its line is on disk, or the reason why it could not be measured; the others
-    are still measured.
+    are still measured. What was measured of a file's earlier content is dropped.
     """
     for checkpoint, start in todo:
         try:
             load_weights(subject.model, checkpoint)
-            trajectory.add({**start, **subject.measure(vci=False).to_dict()})
-            yield None
-        except CheckpointError as error:
-            yield str(error)
+            measured = subject.measure(vci=False).to_dict()
         except ValueError as error:  # for example, the model has diverged
-            yield f"{checkpoint}: {error}"
+            if start["sha256"]:  # else the file cannot be read now, which says nothing about its content
+                trajectory.drop(start)
+            yield str(error) if isinstance(error, CheckpointError) else f"{checkpoint}: {error}"
+        else:
+            trajectory.add({**start, **measured})
+            yield None

@@ -6,27 +6,36 @@ from typing import Any
 
 from .._errors import RunError
 from .._files import in_one_line, json_lines
-from .._schema import NON_FINITE, typed_line
+from .._schema import NON_FINITE, typed, typed_line
 from .page.content import ReportRun
 
 #: What a line says besides numbers: its checkpoint, and the conditions under which that was measured.
-_CHECKPOINT = ("checkpoint", "sha256")
+_CHECKPOINT = ("checkpoint", "path", "sha256")
 _CONDITIONS = (
-    "model", "network", "dataset", "split", "data_sha256", "definitions", "absent", "min_per_class", "max_per_class",
+    "model", "head", "network", "dataset", "split", "data_sha256", "definitions", "absent", "min_per_class",
+    "max_per_class",
 )  # fmt: skip
-_SHOWN = ("model", "dataset")
+_SHOWN = ("model", "head", "dataset")
+
+#: The words before the number of a checkpoint, the most telling first.
+_COUNTED = ("epoch", "step", "iter(?:ation)?", "checkpoint", "ckpt")
+#: A number as names have it, with its decimals and exponent.
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", re.IGNORECASE)
 
 
 def trajectory_runs(path: Path) -> list[ReportRun]:
     """Returns a run for each set of conditions in a trajectory, with a record for each checkpoint.
 
-    The epoch of a checkpoint is the last number in its name, or its place if these numbers do not tell all apart.
+    The epoch of a checkpoint is the number after epoch, step, iteration or checkpoint in its name or its folder's; else
+    the number, if the names differ in it alone; else its place, also where the numbers do not tell all apart.
     Measurements on the training and the test split of one model are records of one run. Raises `RunError`.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     try:
         for number, line in json_lines(path):
             values = typed_line({"checkpoint": str, "split": str}, line, number)
+            for name in ("path", "sha256", "data_sha256"):
+                typed(str | None, values.get(name), f"line {number}: {name}")
             same = {name: values.get(name) for name in _CONDITIONS if name not in ("split", "data_sha256")}
             groups.setdefault(repr(same), []).append(values)
     except PermissionError as error:
@@ -35,18 +44,30 @@ def trajectory_runs(path: Path) -> list[ReportRun]:
         raise RunError(f"{path} is no trajectory ({in_one_line(error)}); mend it, or name another file") from error
     if not groups:
         raise RunError(f"there are no checkpoints in {path}; name a trajectory that measure wrote")
-    names = [path.stem if len(groups) == 1 else f"{path.stem}-{place}" for place in range(len(groups))]
-    return [_run(name, lines) for name, lines in zip(names, groups.values(), strict=True)]
+    runs = [part for lines in groups.values() for part in _by_data(lines)]
+    names = [path.stem if len(runs) == 1 else f"{path.stem}-{place}" for place in range(len(runs))]
+    return [_run(name, lines) for name, lines in zip(names, runs, strict=True)]
+
+
+def _by_data(lines: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Parts lines by the digest of their data, if lines of one split differ in it."""
+    seen = {(line["split"], line.get("data_sha256")) for line in lines}
+    if len(seen) == len({split for split, _ in seen}):
+        return [lines]
+    digests = dict.fromkeys(line.get("data_sha256") for line in lines)
+    return [[line for line in lines if line.get("data_sha256") == digest] for digest in digests]
 
 
 def _run(name: str, lines: list[dict[str, Any]]) -> ReportRun:
-    names = list(dict.fromkeys(line["checkpoint"] for line in lines))
-    numbers = [int(found[-1]) if (found := re.findall(r"\d+", Path(each).stem)) else None for each in names]
-    distinct = None not in numbers and len(set(numbers)) == len(numbers)
-    epochs = dict(zip(names, numbers if distinct else range(1, len(names) + 1), strict=True))
+    # A line of earlier versions has no path; it is of the file that another line gives by the same words and content.
+    paths = {(line["checkpoint"], line.get("sha256")): line["path"] for line in lines if line.get("path")}
+    given = [(line["checkpoint"], line.get("sha256")) for line in lines]
+    files = [line.get("path") or paths.get(words, words[0]) for line, words in zip(lines, given, strict=True)]
+    names = list(dict.fromkeys(files))
+    epochs = dict(zip(names, _epochs([Path(name) for name in names]), strict=True))
     records: dict[int, dict[str, Any]] = {}
-    for line in lines:
-        epoch = epochs[line["checkpoint"]]
+    for line, file in zip(lines, files, strict=True):
+        epoch = epochs[file]
         record = records.setdefault(epoch, {"epoch": epoch, "terminal_phase_start": None})
         record |= {f"{line['split']}.{key}": _number(value) for key, value in line.items() if _is_number(key, value)}
     counts = lines[0].get("class_counts", [])
@@ -57,6 +78,34 @@ def _run(name: str, lines: list[dict[str, Any]]) -> ReportRun:
         num_classes=sum(count > 0 for count in counts),
         records=[records[epoch] for epoch in sorted(records)],
     )
+
+
+def _epochs(files: list[Path]) -> list[int]:
+    """Returns the epoch of each checkpoint, in which no two agree."""
+    names = [[file.stem for file in files], [file.parent.name for file in files]]
+    said = [[_number_after(word, *each) for each in zip(*names, strict=True)] for word in _COUNTED]
+    for numbers in said + [_only_difference(each) for each in names]:
+        found = [number for number in numbers if number is not None]
+        if len(set(found)) == len(files):
+            return found
+    return list(range(1, len(files) + 1))
+
+
+def _number_after(word: str, *names: str) -> int | None:
+    """Returns the whole number after a word in the first of the names that has one."""
+    pattern = rf"{word}[^a-z0-9]{{0,2}}(\d{{1,15}})(?!\d|\.\d)"
+    matches = (re.search(pattern, name, re.IGNORECASE) for name in names)
+    return next((int(match[1]) for match in matches if match), None)
+
+
+def _only_difference(names: list[str]) -> list[int | None]:
+    """Returns the whole numbers in which alone the names differ, or None for each."""
+    columns = list(zip(*map(_NUMBER.split, names), strict=False))
+    differing = [column for column in columns if len(set(column)) > 1]
+    same_length = len({len(_NUMBER.split(name)) for name in names}) == 1
+    if not same_length or len(differing) != 1 or not all(re.fullmatch(r"\d{1,15}", each) for each in differing[0]):
+        return [None] * len(names)
+    return [int(each) for each in differing[0]]
 
 
 def _is_number(key: str, value: Any) -> bool:
