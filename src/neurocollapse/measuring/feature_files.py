@@ -193,7 +193,7 @@ def _mapped(path: Path) -> np.ndarray:
         raise FeatureFileError(f"{path} is a link to a file that is not there; mend or remove the link")
     with reading(path, ".npy file"):
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
+    if not isinstance(array, np.memmap) or array.dtype.kind not in "buif":
         raise FeatureFileError(f"{path} holds {getattr(array, 'dtype', 'several arrays')}; it must hold numbers")
     if extra := path.stat().st_size - array.offset - array.nbytes:
         raise FeatureFileError(f"{path} has {extra} bytes after its array; write it again")
