@@ -73,7 +73,8 @@ def write_zarr(folder: Path, arrays: Arrays, version: int = 3) -> Path:
     group = zarr.open_group(folder / "features.zarr", mode="w", zarr_format=version)
     for name, array in arrays.items():
         chunks = tuple(max(1, min(7, length)) for length in array.shape)
-        group.create_array(name, shape=array.shape, chunks=chunks, dtype=array.dtype)[...] = array
+        options = {"shape": array.shape, "dtype": array.dtype, "config": {"write_empty_chunks": True}}
+        group.create_array(name, chunks=chunks, **options)[...] = array
     return folder / "features.zarr"
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import sys
+import warnings
 import weakref
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from neurocollapse.measuring import StreamedFeatures, read_features, streamed
 from ..feature_formats import (
     OF_TABLES,
     WRITERS,
+    table,
     write_arrow,
     write_npy,
     write_parquet,
@@ -145,6 +147,40 @@ def removed(name):
     return lambda path: (path / name).unlink()
 
 
+def hole(name):
+    """Removes the chunks of an array of Zarr."""
+    return lambda path: shutil.rmtree(path / name / "c")
+
+
+def stream(change):
+    """Writes a stream of Arrow in place of the file, with its bytes changed."""
+
+    def write(path):
+        arrow = pytest.importorskip("pyarrow")
+        columns = table(arrays())
+        with arrow.ipc.new_stream(path, columns.schema) as writer:
+            writer.write_table(columns, max_chunksize=7)
+        path.write_bytes(change(path.read_bytes()))
+
+    return write
+
+
+def twice_labels(path):
+    columns = table(arrays())
+    pytest.importorskip("pyarrow.parquet").write_table(columns.append_column("labels", columns["labels"]), path)
+
+
+def saved(**changes):
+    tensors = {name: torch.tensor(array) for name, array in arrays().items()}
+
+    def save(path):
+        with warnings.catch_warnings():  # of a prototype, and that its first use is slow
+            warnings.simplefilter("ignore")
+            torch.save({**tensors, **{name: made() for name, made in changes.items()}}, path)
+
+    return save
+
+
 LISTS = [[1.0, 2.0]] * 23 + [[1.0]]
 CONTENTS = [
     (write_pt, renamed("labels", "y"), r"has no labels \(it has: features, weight, bias, y\)"),
@@ -183,13 +219,23 @@ FILES = [
     (write_pt, lambda path: torch.save([1, 2], path), "holds list, and no tensors by name; write it with"),
     (write_pt, lambda path: torch.save({"features": [1.0], "labels": 3}, path), "features in .* is list, and no tens"),
     (write_pt, lambda path: torch.save(arrays(), path), "holds values of NumPy, for which PyTorch"),
+    (write_pt, saved(features=lambda: torch.nested.nested_tensor([torch.ones(11, 5), torch.ones(13, 5)])),
+     "features must be a dense tensor with data, got a nested tensor on cpu"),
+    (write_pt, saved(weight=torch.eye(3, 5).to_sparse), "weight must be a dense tensor with data, got torch.sparse"),
+    (write_npy, lambda path: path.write_bytes(path.read_bytes() + bytes(4000)), "has 4000 bytes after its array; wri"),
     (write_npy, damaged(-1), r"features\.npy is not a whole \.npy file"),
     (write_parquet, damaged(-1), "is not a whole Parquet file"),
     (write_parquet, damaged(12), "is not a whole (Parquet file|table)"),
+    (write_parquet, twice_labels, "has 2 columns that are called 'labels'; write one"),
+    (write_arrow, stream(lambda data: data[:-8]), "does not end with the mark of the end of a stream"),
+    (write_arrow, stream(lambda data: data[:-4]), "is not a whole Arrow file"),
+    (write_arrow, stream(lambda data: data + bytes(8)), "does not end with the mark of the end of a stream"),
     (write_arrow, damaged(-9), "is not a whole Arrow file"),
     (write_arrow, lambda path: path.write_bytes(b"features, labels"), "is not a whole Arrow file"),
     (write_saved_dataset, damaged(-90, of="00001-of-00002.arrow"), "saved is not a whole data set of Hugging Face"),
     (write_saved_dataset, state({"_data_files": [{"filename": "../x.arrow"}]}), "'../x.arrow', which is no file in it"),
+    (write_saved_dataset, state({"_data_files": [{"filename": "data-00000-of-00002.arrow"}] * 2}), "more than once"),
+    (write_saved_dataset, damaged(-8, of="00001-of-00002.arrow"), "does not end with the mark of the end of a stream"),
     (write_saved_dataset, state({}), "it has no '_data_files'"),
     (write_saved_dataset, removed("data-00001-of-00002.arrow"), "No such file"),
     (write_saved_dataset, removed("state.json"), "is a folder without state.json, so save_to_disk did not write it"),
@@ -199,6 +245,8 @@ FILES = [
     (write_zarr, damaged(3, of="features/zarr.json"), "is not a whole Zarr group"),
     (write_zarr, damaged(5, of="features/c/1/0"), "is not a whole Zarr group"),
     (write_zarr, removed("features/c/1/0"), "1 of 4 chunks of features are absent"),
+    *((write_zarr, hole(name), rf"\d of \d chunks of {name} are absent; .* with write_empty_chunks=True where")
+      for name in ("labels", "weight", "bias")),
     (write_zarr_2, removed("features/1.0"), "1 of 4 chunks of features are absent"),
 ]  # fmt: skip
 
@@ -211,6 +259,21 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, write, change, 
         list(read_features(path)["features"].blocks())
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["start", "end"])
+@pytest.mark.parametrize(("shard", "chunk", "absent"), [((14, 10), (7, 5), "1 of 4"), ((12, 6), (4, 2), "3 of 18")])
+def test_a_chunk_that_its_shard_lacks_is_absent(tmp_path, place, shard, chunk, absent):
+    path, contents = write_zarr(tmp_path, arrays()), arrays()["features"]
+    zarr = pytest.importorskip("zarr")
+    shards = {"shape": shard, "index_location": place}
+    options = {"shape": (24, 5), "chunks": chunk, "shards": shards, "dtype": "float32", "overwrite": True}
+    array = zarr.open_group(path).create_array("features", **options)
+    array[...] = contents
+    assert np.array_equal(whole(read_features(path)["features"]), contents)
+    array[chunk[0] : 2 * chunk[0]] = 0.0
+    with pytest.raises(FeatureFileError, match=f"{absent} chunks of features are absent"):
+        read_features(path)
 
 
 def of(rows=6, width=5, **others):
@@ -243,6 +306,29 @@ def test_a_set_that_is_not_complete_or_has_no_file(tmp_path):
         read_features(tmp_path / "y-*.npz")
 
 
+def test_a_file_of_several_names_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(2):
+        np.savez(f"x-{number}-of-2.npz", **of())
+    os.link("x-0-of-2.npz", "hard.npz")
+    os.symlink("x-0-of-2.npz", "link.npz")
+    names = ["x-0-of-2.npz", "link.npz", "hard.npz", tmp_path / "x-0-of-2.npz", f"../{tmp_path.name}/x-1-of-2.npz"]
+    read = read_features(*names)
+    assert len(read["labels"]) == len(read["features"]) == 12
+    expected = nc.class_table(whole(read["features"]), read["labels"], absent="leave_out")
+    assert nc.class_table(**read, absent="leave_out").equals(expected)
+    os.symlink("nothing", "x-2.npz")
+    with pytest.raises(FeatureFileError, match=r"x-2\.npz is not there; name a feature file"):
+        read_features("x-*.npz")
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".npz", "a" * 300 + "*.npz", "a\0.npz", "\0*.npz", "loop.npz", "lo*.npz"])
+def test_a_name_that_no_file_can_have(tmp_path, name):
+    os.symlink("loop.npz", tmp_path / "loop.npz")
+    with pytest.raises(FeatureFileError, match=r"^'.*' cannot be read \(.*\); check the path$"):
+        read_features(tmp_path / name)
+
+
 def test_a_sample_of_several_files_is_named_by_its_place_in_all(tmp_path):
     for number, last in enumerate((1.0, np.nan)):
         contents = of()
@@ -273,6 +359,14 @@ def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch, name, p
         (tmp_path / name).write_bytes(b"PAR1")
     with pytest.raises(FeatureFileError, match=rf"x\.\w+ needs a package .*: pip install 'neurocollapse\[{extra}\]'$"):
         read_features(tmp_path / name)
+
+
+def test_a_link_to_nothing_is_not_taken_for_no_file(tmp_path):
+    path = write_npy(tmp_path, arrays())
+    (tmp_path / "train_weight.npy").rename(tmp_path / "moved.npy")
+    (tmp_path / "train_weight.npy").symlink_to("nothing")
+    with pytest.raises(FeatureFileError, match=r"train_weight\.npy is a link to a file that is not there; mend or"):
+        read_features(path)
 
 
 class Runs:

@@ -13,11 +13,12 @@ from torch import Tensor
 from .._errors import InputError, checks_arguments
 from ..statistics import Statistics
 from .features import as_tensor, gather
+from .streamed import StreamedFeatures
 
 
 @checks_arguments
 def class_table(
-    features: "Tensor | ArrayLike",
+    features: "Tensor | ArrayLike | StreamedFeatures",
     labels: "Tensor | ArrayLike",
     weight: "Tensor | ArrayLike | None" = None,
     *,
@@ -32,7 +33,8 @@ def class_table(
     `effective_rank` of those deviations, exp(−Σ_k p_k log p_k) with p_k = σ_k / Σ σ (Roy and Vetterli, 2007), nan for
     a class without spread; if the weight is given, `weight_norm` ‖W^c‖ and `alignment`, the cosine of W^c and
     μ_c − μ_G, whose spread over classes is uniform duality (Wu and Papyan, 2024). Arguments and errors are those of
-    `measure`. The effective rank needs the eigenvalues of a matrix of min(n_c, p) rows for every class.
+    `measure`. The effective rank needs the eigenvalues of a matrix of min(n_c, p) rows for every class, and all
+    features in memory.
 
     >>> import neurocollapse as nc
     >>> features = torch.tensor([[3.0, 1.0], [3.0, -1.0], [0.0, 0.0], [0.0, 0.0]])
@@ -42,6 +44,8 @@ def class_table(
     choice = {"absent": absent, "min_per_class": min_per_class}
     statistics, _ = gather(features, labels, weight, num_classes=num_classes, weighting=weighting, vci=False, **choice)  # type: ignore[arg-type]
     means = statistics.centered_class_means
+    if isinstance(features, StreamedFeatures):
+        features = torch.cat(list(features.blocks()))
     rows, of_rows = as_tensor("features", features), as_tensor("labels", labels).long()
     order, all_counts = of_rows.argsort(stable=True), torch.bincount(of_rows, minlength=statistics.num_outputs)
     classes = _classes(statistics)
@@ -60,7 +64,7 @@ def class_table(
 
 @checks_arguments
 def pair_table(
-    features: Tensor | ArrayLike,
+    features: Tensor | ArrayLike | StreamedFeatures,
     labels: Tensor | ArrayLike,
     weight: Tensor | ArrayLike | None = None,
     *,

@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._errors import FeatureFileError
-from .._files import atomic_path, check_opens, irregular, matching, path_of, read_npz
+from .._files import atomic_path, check_opens, in_one_line, irregular, matching, path_of, read_npz
 from .feature_tables import read_arrow, read_parquet, read_saved_dataset
 from .features import as_tensor
 from .reading import reading
@@ -44,7 +45,10 @@ def read_features(path: Path | str, *others: Path | str) -> dict[str, Any]:
             package that reads it is not installed; the message names it.
     """
     given = [path_of(each) for each in (path, *others)]
-    found = list(dict.fromkeys(file for each in given for file in _matched(each)))
+    names: dict[object, Path] = {}
+    for file in (file for each in given for file in _matched(each)):
+        names.setdefault(_identity(file), file)
+    found = list(names.values())
     if found != given or others:  # whoever names a single file wants that alone
         _check_complete(found)
     parts = {file: _read(file) if len(found) == 1 else _part(file) for file in found}
@@ -55,18 +59,31 @@ def read_features(path: Path | str, *others: Path | str) -> dict[str, Any]:
     return {name: whole[name] for name in NAMES if name in whole}
 
 
+def _identity(path: Path) -> object:
+    """Returns what is the same for all names of a file. Raises `FeatureFileError` for a name that no file can have."""
+    try:
+        there = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, ValueError) as error:
+        fault = getattr(error, "strerror", None) or in_one_line(error)
+        raise FeatureFileError(f"{str(path)!r} cannot be read ({fault}); check the path") from error
+    return there.st_dev, there.st_ino
+
+
 def _matched(path: Path) -> list[Path]:
     """Returns the path, or if it is a pattern and no path, what matches it."""
-    if path.exists() or not re.search(r"[*?[]", str(path)):
+    if _identity(path) != path or not re.search(r"[*?[]", str(path)):
         return [path]
-    return matching([path], FeatureFileError, "name a feature file, or a pattern for several", Path.exists)
+    return matching([path], FeatureFileError, "name a feature file, or a pattern for several", os.path.lexists)
 
 
 def _check_complete(paths: Iterable[Path]) -> None:
     """Raises `FeatureFileError` if names such as x-00001-of-00004.parquet show that a file of a set is not there."""
     sets: dict[tuple[str, int], set[int]] = {}
     for path in paths:
-        if numbered := re.fullmatch(r"(.*-)(\d+)(-of-(\d+)\D*)", str(path)):
+        whole = os.path.join(os.path.realpath(path.parent), path.name)
+        if numbered := re.fullmatch(r"(.*-)(\d+)(-of-(\d+)\D*)", whole):
             sets.setdefault((numbered[1] + "*" + numbered[3], int(numbered[4])), set()).add(int(numbered[2]))
     for (pattern, number), there in sets.items():
         if len(there) < number:
@@ -164,7 +181,7 @@ def _read_npy(path: Path) -> dict[str, Tensor]:
         raise FeatureFileError(f"there is no {files['labels']} beside {path}; save the labels there")
     arrays = {}
     for name, file in files.items():
-        if file.exists():
+        if os.path.lexists(file):
             arrays[name] = _as_tensor(file, name, _mapped(file))
     return arrays
 
@@ -172,10 +189,14 @@ def _read_npy(path: Path) -> dict[str, Tensor]:
 def _mapped(path: Path) -> np.ndarray:
     if kind := irregular(path):
         raise FeatureFileError(f"{path} is {kind}; name a feature file")
+    if not path.exists():
+        raise FeatureFileError(f"{path} is a link to a file that is not there; mend or remove the link")
     with reading(path, ".npy file"):
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
+        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.memmap) or array.dtype.kind not in "buif":
         raise FeatureFileError(f"{path} holds {getattr(array, 'dtype', 'several arrays')}; it must hold numbers")
+    if extra := path.stat().st_size - array.offset - array.nbytes:
+        raise FeatureFileError(f"{path} has {extra} bytes after its array; write it again")
     return array
 
 
@@ -199,6 +220,9 @@ def _read_pt(path: Path) -> dict[str, Tensor]:
     for name in NAMES:
         if name in saved and not isinstance(saved[name], Tensor):
             raise FeatureFileError(f"{name} in {path} is {type(saved[name]).__name__}, and no tensor; {remedy}")
+        if name in saved:
+            with reading(path, "file of dense tensors"):
+                as_tensor(name, saved[name])
     return {str(name): value.detach() if isinstance(value, Tensor) else value for name, value in saved.items()}
 
 

@@ -15,6 +15,9 @@ from .features import as_tensor
 from .reading import reading
 from .streamed import StreamedFeatures, rows_at_once
 
+#: What a stream of Arrow ends with, in its present format and that before version 0.15.
+_ENDS_OF_STREAM = (b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
+
 #: Yields the values of a column, in arrays of so many rows or fewer; None stands for any number.
 Batches = Callable[[str, int | None], Iterator[Any]]
 
@@ -56,6 +59,8 @@ def read_saved_dataset(folder: Path) -> dict[str, Any]:
         names = [typed({"filename": str}, each, "_data_files")["filename"] for each in state["_data_files"]]
         if outside := [name for name in names if Path(name).name != name]:
             raise InputError(f"its state.json names {outside[0]!r}, which is no file in it")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"its state.json names {twice[0]!r} more than once")
         return _of_record_batches(folder, [folder / name for name in names])
 
 
@@ -84,11 +89,20 @@ def _record_batches(path: Path) -> Iterator[Any]:
             file = ipc.open_file(source)
             yield from (file.get_batch(number) for number in range(file.num_record_batches))
         else:
-            yield from ipc.open_stream(source)
+            stream = ipc.open_stream(source)
+            end = source.tell()
+            for batch in stream:
+                end = source.tell()
+                yield batch
+            source.seek(end)  # PyArrow takes the end of the file for that of the stream
+            if source.read(9) not in _ENDS_OF_STREAM:
+                raise InputError(f"{path.name} does not end with the mark of the end of a stream")
 
 
 def _columns(path: Path, names: Sequence[str], batches: Batches) -> dict[str, Any]:
     """Returns the columns by name: labels, features to be read in each sweep, and None for the others."""
+    if twice := [name for name in ("features", "labels") if names.count(name) > 1]:
+        raise FeatureFileError(f"{path} has {names.count(twice[0])} columns that are called {twice[0]!r}; write one")
     columns: dict[str, Any] = dict.fromkeys(names)
     if "labels" in names:
         labels = [_labels(path, array) for array in batches("labels", None)]

@@ -231,8 +231,9 @@ def as_tensor(name: str, values: Tensor | ArrayLike) -> Tensor:
     if isinstance(values, Tensor):
         if values.is_complex():
             raise InputError(f"{name} must be real numbers, got {values.dtype}")
-        if values.layout != torch.strided or values.is_meta:
-            raise InputError(f"{name} must be a dense tensor with data, got {values.layout} on {values.device}")
+        if values.layout != torch.strided or values.is_meta or values.is_nested or values.is_quantized:
+            kind = "a nested tensor" if values.is_nested else values.dtype if values.is_quantized else values.layout
+            raise InputError(f"{name} must be a dense tensor with data, got {kind} on {values.device}")
         return values.detach()
     if np.ma.is_masked(values):
         raise InputError(f"{name} is a masked array, whose masked entries are no numbers; leave out those samples")
