@@ -126,7 +126,7 @@ def test_tiles_are_those_of_the_matrix(monkeypatch):
     one, crossed = Gram(vectors), Gram(vectors[:, :2], vectors[:, 2:])
     spread, noise = vectors[:, 0].abs(), 1e-12 * vectors[:, 1].abs()
     expected = {name: whole(one, name) for name in GRAM_TILES}
-    distance, sums = half_distance_to_nearest(one), mean_pairs(one, spread, noise)
+    distance, sums = half_distance_to_nearest(one), mean_pairs(one, spread, noise, 1e-12)
     squares = torch.cdist(vectors, vectors).square()
     torch.testing.assert_close(expected["squared_distances"], squares.triu(1), atol=1e-13, rtol=0)
     assert expected["squared_distances"][3, 7].item() == pytest.approx((vectors[3] - vectors[7]).square().sum().item())
@@ -142,7 +142,7 @@ def test_tiles_are_those_of_the_matrix(monkeypatch):
     torch.testing.assert_close(half_distance_to_nearest(gram), distance)
     tiled = [simplex_distance(each) for each in (gram, Gram(crossed.A, crossed.B))]
     assert tiled == pytest.approx(simplex, rel=1e-12)
-    tiled = mean_pairs(gram, spread, noise)
+    tiled = mean_pairs(gram, spread, noise, 1e-12)
     for name in ("cdnv", "cosine", "cosine_max", "log_inverse_distance"):
         assert getattr(tiled, name) == pytest.approx(getattr(sums, name), rel=1e-12, nan_ok=True), name
 

@@ -237,6 +237,8 @@ class Span:
     tolerance: float
     #: rounding alone could have moved each class mean by up to this length
     noise: Float[Tensor, " classes"]
+    #: by how much sums in float64 may have moved a class mean, however few digits the samples were stored in
+    summing: float
 
     @property
     def rank(self) -> int:
@@ -244,13 +246,18 @@ class Span:
         return len(self.singular_values)
 
     def above(
-        self, noise: Float[Tensor, " classes"], centered_class_means: Float[Tensor, "classes features"]
+        self,
+        noise: Float[Tensor, " classes"],
+        centered_class_means: Float[Tensor, "classes features"],
+        by_feature: Float[Tensor, " features"] | None = None,
     ) -> "Span":
         """The span without the directions that noise of these lengths in the class means could have made.
 
         Where the lengths differ, as for a class with a sample far out, the means are divided by them first, and the
         direction of an error that all centred means share is taken out; then directions count whose singular values
-        exceed one.
+        exceed one. The leading directions count too as long as the noise along each is below its singular value. In
+        direction v that is √(Σ_j e_j² v_j²) (1 + √(p/C)) with the lengths e of the noise in each feature, `by_feature`:
+        the noise of one large feature is not in the others.
         """
         noise = noise.clamp(min=self.tolerance)
         largest = noise.max().item()
@@ -262,7 +269,13 @@ class Span:
             rows = rows - shared[:, None] * (shared @ rows)
             rank = min(self.rank, int((torch.linalg.svdvals(rows) > 1).sum()))
             tolerance = max([self.tolerance, *self.singular_values[rank : rank + 1].tolist()])
-        return Span(self.directions[:rank], self.singular_values[:rank], tolerance, noise)
+        if by_feature is not None and rank < self.rank:
+            num_classes, num_features = centered_class_means.shape
+            along = torch.linalg.norm(self.directions * by_feature, dim=1) * (1 + (num_features / num_classes) ** 0.5)
+            leading = int((self.singular_values > along).cumprod(dim=0).sum())
+            if leading > rank:
+                rank, tolerance = leading, max([self.tolerance, *self.singular_values[leading : leading + 1].tolist()])
+        return Span(self.directions[:rank], self.singular_values[:rank], tolerance, noise, self.summing)
 
 
 #: Lengths of noise that differ by less than this factor count as one.
@@ -310,7 +323,7 @@ def centered_span(centered_class_means: Float[Tensor, "classes features"], scale
     tolerance = max(num_classes, num_features) * EPSILON * largest
     rank = min(int((singular_values > tolerance).sum()), num_classes - 1)
     noise = torch.full_like(centered_class_means[:, 0], tolerance)
-    return Span(directions[:rank], singular_values[:rank], tolerance, noise)
+    return Span(directions[:rank], singular_values[:rank], tolerance, noise, tolerance)
 
 
 def _svd(A: Float[Tensor, "classes features"]) -> tuple[Tensor, Tensor]:

@@ -559,6 +559,39 @@ def test_the_precision_survives_merging_and_one_pass():
     assert moments.statistics().span.rank == restored.statistics().span.rank == 63
 
 
+@pytest.mark.parametrize("size", [1.0, 1e6, 1e9, 1e12])
+def test_the_rounding_of_one_large_feature_hides_no_direction_of_the_others(size):
+    """A feature that tells nothing, 1e9 times the others, is rounded by more than these are apart: they are not."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 4
+    features = torch.randn(400, 6, generator=generator) + torch.randn(4, 6, generator=generator)[labels]
+    features[:, 0] = size * torch.randn(400, generator=generator)
+    exact = features.double()
+    exact[0, 0] += size / 2**30  # so that float32 does not hold it, and nothing counts as rounded
+    assert measure(exact, labels)["nc1"] == pytest.approx(measure(features, labels)["nc1"], rel=1e-6)
+    assert measure(features, labels).rank == measure(exact, labels).rank == 3
+    moments = [ClassMoments(4) for _ in range(2)]
+    for each, part in zip(moments, (slice(0, 150), slice(150, 400)), strict=True):
+        each.update(features[part], labels[part])
+    merged = ClassMoments.of_state(moments[0].state()).merge(moments[1])
+    assert merged.statistics().span.rank == 3
+
+
+def test_a_large_feature_of_nothing_but_rounding_is_no_direction():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 4
+    features = torch.randn(400, 6, generator=generator) + torch.randn(4, 6, generator=generator)[labels]
+    features[:, 0] = 1e9 + 64 * torch.randint(-1, 2, (400,), generator=generator)
+    assert measure(features, labels).rank == 0
+
+
+def test_directions_of_means_that_differ_are_told_apart_however_few_digits_were_stored():
+    problem = random_problem(0, [2, 1, 1, 2], 2, offset=3, scale=1e-5)
+    stored = problem.features.float()
+    expected = naive.measure(stored.double(), problem.labels)["nc2_uniformity"]
+    assert measure(stored, problem.labels)["nc2_uniformity"] == pytest.approx(expected, rel=1e-8)
+
+
 def test_a_class_far_away_makes_no_ties_of_the_others():
     """Here every sample is nearest to the mean of the class that the classifier chooses, by 0.005 at least."""
     features = torch.tensor([(1e7, 0), (0, 0), (0, 0), (0, 1), (0, 1), (0, -0.1), (0, -0.1)], dtype=torch.float64)

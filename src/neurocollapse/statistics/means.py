@@ -43,6 +43,7 @@ class ClassMeans:
         self.reference: Tensor | None = None  # (features,), the first sample seen
         self.sums = torch.empty(0)  # of h − reference, (classes, features)
         self.squares = torch.empty(0)  # of ‖h − reference‖, summed by class
+        self.feature_squares = torch.empty(0)  # of h − reference, summed by feature
         self.scale = 0.0  # largest ‖h − reference‖
         self.stored = Stored()  # in which type, as far as type and values say
 
@@ -74,6 +75,7 @@ class ClassMeans:
             self.scale = max(self.scale, largest)
             self.squares.index_add_(0, block_labels, lengths.square_())
             self.sums.index_add_(0, block_labels, offsets)
+            self.feature_squares.addmv_(offsets.square_().T, torch.ones_like(lengths))
             self.counts += torch.bincount(block_labels, minlength=self.num_classes)
         self.seen += len(features)
 
@@ -102,6 +104,7 @@ class ClassMeans:
         rest = ClassMeans(self.num_labels, places if self.classes is None else self.classes[places])
         rest.reference, rest.scale, rest.stored, rest.seen = self.reference, self.scale, self.stored, self.seen
         rest.counts, rest.sums, rest.squares = self.counts[places], self.sums[places], self.squares[places]
+        rest.feature_squares = self.feature_squares
         return rest
 
     def merge(self, other: "ClassMeans") -> Self:
@@ -117,6 +120,11 @@ class ClassMeans:
             raise InputError(f"cannot merge means of {len(self.reference)} and of {len(other.reference)} features")
         shift = other.reference - self.reference
         self.squares = self.squares + other.squares + 2 * other.sums @ shift + other.counts * (shift @ shift)
+        self.feature_squares = (
+            self.feature_squares
+            + other.feature_squares
+            + shift * (2 * other.sums.sum(dim=0) + other.counts.sum() * shift)
+        )
         self.sums = self.sums + other.sums + other.counts[:, None] * shift
         self.counts, self.seen = self.counts + other.counts, self.seen + other.seen
         self.scale = max(self.scale, other.scale + torch.linalg.norm(shift).item())
@@ -129,6 +137,7 @@ class ClassMeans:
         self.classes = None if self.classes is None else self.classes.to(reference.device)
         self.sums = reference.new_zeros(self.num_classes, len(reference))
         self.squares = reference.new_zeros(self.num_classes)
+        self.feature_squares = torch.zeros_like(reference)
 
     @property
     def precision(self) -> float:
@@ -206,10 +215,13 @@ def center(means: ClassMeans, weighting: str) -> Centered:
     span = centered_span(centered * root, means.scale)
     if (precision := means.precision) > EPSILON:
         squares = means.squares - means.counts * offsets.square().sum(dim=1)
-        averaged = precision / 2 * squares.clamp(min=0).add(EPSILON * means.squares).sqrt() / means.counts
+        squares = squares.clamp(min=0).add(EPSILON * means.squares)
+        averaged = precision / 2 * squares.sqrt() / means.counts
         # a feature that is constant, however large, moves no mean away from the others
         differing = means.class_means * (centered != 0).any(dim=0)
-        span = span.above(storage_noise(differing, averaged, precision), centered)
+        shares = means.feature_squares.clamp(min=0) / means.feature_squares.sum().clamp(min=SQUARABLE[0] ** 2)
+        by_feature = precision / 2 * torch.linalg.norm(differing, dim=0) + torch.linalg.norm(averaged) * shares.sqrt()
+        span = span.above(storage_noise(differing, averaged, precision), centered, by_feature)
     noise = span.noise.clamp(min=(weights @ span.noise).item())  # of a mean, and of the global mean
     is_zero = torch.linalg.norm(centered, dim=1) <= noise
     return Centered(weights, global_offset, centered.masked_fill(is_zero[:, None], 0.0), span)

@@ -103,6 +103,7 @@ class ClassMoments:
             "precision": self.class_scatter.new_tensor(means.stored.coarsest),
             "digits": means.stored.digits.to(self.class_scatter.device),
             "squares": empty(means.num_classes) if means.reference is None else means.squares,
+            "feature_squares": empty(0) if means.reference is None else means.feature_squares,
             "class_scatter": self.class_scatter,
             "scatter": empty(0, 0) if means.reference is None else self.scatter,
             "outputs": self.outputs.state().to(self.class_scatter.device),
@@ -125,6 +126,7 @@ class ClassMoments:
             means = moments.means
             means.counts, means.reference, means.sums = state["counts"], state["reference"], state["sums"]
             means.scale, means.squares = state["scale"].item(), state["squares"]
+            means.feature_squares = state["feature_squares"]
             means.stored.coarsest, means.stored.digits = state["precision"].item(), state["digits"].cpu()
             moments.class_scatter, moments.scatter = state["class_scatter"], state["scatter"]
             moments.outputs = OutputSums.of_state(state["outputs"])

@@ -32,8 +32,13 @@ class MeanPairs:
     one_point: int = 0
     number: int = 0
 
-    def add(self, tile: Tile, variances: Float[Tensor, " classes"], noise: Float[Tensor, " classes"]) -> None:
-        """Folds in the pairs of a tile; rounding may have moved each mean by up to `noise`."""
+    def add(
+        self, tile: Tile, variances: Float[Tensor, " classes"], noise: Float[Tensor, " classes"], summing: float
+    ) -> None:
+        """Folds in the pairs of a tile; rounding may have moved each mean by up to `noise`, sums by `summing`.
+
+        Directions of different means are those of the means as stored: what rounding makes of a logarithm is small.
+        """
         cosines = shifted(tile.pairs(tile.cosines()), len(noise))
         self.cosines += cosines.sum().item()
         self.cosine_max = max(self.cosine_max, cosines.max().item(), key=lambda value: (math.isnan(value), value))
@@ -44,7 +49,7 @@ class MeanPairs:
         differ = (squares > 0) | (spread > rounding)
         self.ratios += (spread / (2 * squares))[differ].sum().item()
         self.one_point += len(differ) - int(differ.sum())
-        of_directions = torch.maximum(*tile.of_pairs(noise / tile.gram.norms)).square()
+        of_directions = torch.maximum(*tile.of_pairs(summing / tile.gram.norms)).square()
         lengths = tile.squared_distances_of_directions()
         lengths = tile.pairs(lengths.masked_fill_(lengths <= of_directions, 0.0))
         logs = -lengths[differ].log() / 2
@@ -70,9 +75,11 @@ class MeanPairs:
         return (math.inf, math.nan) if self.unbounded else (self.logs.mean, self.logs.deviation)
 
 
-def mean_pairs(gram: Gram, variances: Float[Tensor, " classes"], noise: Float[Tensor, " classes"]) -> MeanPairs:
+def mean_pairs(
+    gram: Gram, variances: Float[Tensor, " classes"], noise: Float[Tensor, " classes"], summing: float
+) -> MeanPairs:
     """Gathers the sums over all pairs of the rows of a Gram matrix, the centred class means."""
     gathered = MeanPairs()
     for tile in gram.tiles():
-        gathered.add(tile, variances, noise)
+        gathered.add(tile, variances, noise, summing)
     return gathered

@@ -210,7 +210,7 @@ class Statistics:
     @cached_property
     def mean_pairs(self) -> MeanPairs:
         """What the metrics say of pairs of class means."""
-        return mean_pairs(self.means_gram, self.within_class_variances, self.span.noise)
+        return mean_pairs(self.means_gram, self.within_class_variances, self.span.noise, self.span.summing)
 
     @cached_property
     def weight_gram(self) -> Gram:
