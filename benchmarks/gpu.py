@@ -87,7 +87,7 @@ def main() -> None:
     print(f"{name}: {rate / 1e12:.2f} TFLOP/s in float32 products, torch {torch.__version__}")
     total = 0.0
     for dataset_name in arguments.dataset:
-        base = RunConfig(dataset=dataset_name, epochs=arguments.epochs)
+        base = RunConfig.of_version(2, dataset=dataset_name, epochs=arguments.epochs)
         dataset = training_data(base, arguments.data_dir)
         configs = list(Sweep(base, AXES))
         stacked, measured = seconds_of(configs, dataset, arguments.device)

@@ -17,7 +17,7 @@ import neurocollapse as nc
 from neurocollapse.sweeps import ENGINES
 
 #: Runs long enough that what is timed is training, and not the two seconds of importing PyTorch.
-BASE = nc.RunConfig(per_class=200, epochs=10)
+BASE = nc.RunConfig.of_version(2, per_class=200, epochs=10)
 RUNS, REPETITIONS = 6, 3
 
 

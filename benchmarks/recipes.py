@@ -13,8 +13,14 @@ import torch
 from neurocollapse.datasets import load_dataset
 from neurocollapse.training import RunConfig, State, epochs
 
-PAPER_LIKE = RunConfig(
-    initialization="default", optimizer="sgd", learning_rate=0.067, schedule="steps", batch_size=128, weight_decay=5e-4
+PAPER_LIKE = RunConfig.of_version(
+    2,
+    initialization="default",
+    optimizer="sgd",
+    learning_rate=0.067,
+    schedule="steps",
+    batch_size=128,
+    weight_decay=5e-4,
 )
 DEFAULT = RunConfig(weight_decay=5e-4)
 

@@ -42,9 +42,9 @@ POINTS = {"mnist5k": 40, "cifar10": 10}
 #: How many samples of the data, and how often, --paces trains on.
 PART, ROUNDS = 10240, 11
 
-MUON = nc.RunConfig(optimizer="muon", batch_size=128, precision="bfloat16", decay_start=10.0)
+MUON = nc.RunConfig.of_version(2, optimizer="muon", batch_size=128, precision="bfloat16", decay_start=10.0)
 MUON_512 = replace(MUON, decay_start=1.0, batch_size=512, learning_rate=0.2, initial_norm=2.5)
-PAPER_LIKE = nc.RunConfig(initialization="default", learning_rate=0.067, schedule="steps", batch_size=128)
+PAPER_LIKE = nc.RunConfig.of_version(2, initialization="default", learning_rate=0.067, schedule="steps", batch_size=128)
 PAPER_LIKE_EPOCHS = (50, 100, 200, 350)
 RECIPES = {
     "muon": MUON,

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 DATA = HERE / "layers.csv"
 DECAYS = (0.0, 2e-3)
 SEEDS = (0, 1)
-BASE = nc.RunConfig(network="mlp", per_class=100, depth=6, width=256, epochs=300, layers="all")
+BASE = nc.RunConfig.of_version(2, network="mlp", per_class=100, depth=6, width=256, epochs=300, layers="all")
 
 
 def trained(folder: Path) -> pd.DataFrame:

@@ -52,7 +52,8 @@ def cells() -> Iterator[Cell]:
 
 def config_of(cell: Cell) -> nc.RunConfig:
     seed, network, weight_decay, start, optimizer = cell
-    return nc.RunConfig(
+    return nc.RunConfig.of_version(
+        2,
         dataset="mnist5k",
         network=network,
         depth=5,

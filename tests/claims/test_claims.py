@@ -1,6 +1,7 @@
 """Claims: intervals and rules by hand and by law, every claim on runs built so that it holds, and does not."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -907,3 +908,9 @@ def test_claims_are_run_judged_and_written_once(claims, monkeypatch, tmp_path):
     for options in ([], ["--read"]):
         assert claims("--out", tmp_path, *options)[0] == 0
         assert ((tmp_path / "claims.md").read_bytes(), (tmp_path / "claims.json").read_bytes()) == before
+
+
+def test_changed_defaults_change_no_run_of_the_claims():
+    """The runs that were published: what they are made of is named by the version of its defaults."""
+    runs = json.dumps([config.changed_from(2) for setting in FULL for config in setting])
+    assert hashlib.sha256(runs.encode()).hexdigest()[:16] == "b6cf017488397b6b"

@@ -202,6 +202,8 @@ def test_a_copy_under_another_runs_name_is_not_that_run(shelf):
 def test_a_run_of_older_defaults_is_read_and_verified_but_not_resumed(shelf, monkeypatch):
     monkeypatch.setattr(configuration, "FORMER_DEFAULTS", {1: {"width": 8, "optimizer": "adam"}})
     older = dataclasses.replace(CONFIG, optimizer="sgd")
+    assert [nc.RunConfig.of_version(v).optimizer for v in (1, 2)] == ["adam", "sgd"]
+    assert nc.RunConfig.of_version(1, optimizer="muon", width=9) == nc.RunConfig(optimizer="muon", width=9)
     assert older.changed_from(1).keys() == {"dataset", "network", "depth", "epochs", "learning_rate", "optimizer"}
     name = run_name(older, DATA.sha256, 1)
     assert name != run_id(older, DATA)

@@ -207,6 +207,15 @@ def test_workers_fill_the_cores():
 
 
 @pytest.mark.parametrize(
+    ("cores", "runs", "workers"),
+    [(2, 1, 1), (2, 2, 2), (2, 3, 3), (2, 4, 2), (2, 5, 3), (2, 11, 2), (16, 17, 17), (16, 31, 16), (1, 3, 1)],
+)
+def test_no_core_is_idle_in_the_last_round(cores, runs, workers, monkeypatch):
+    monkeypatch.setattr("neurocollapse.sweeps.engines.work.default_workers", lambda: cores)
+    assert work.workers_for(runs) == workers
+
+
+@pytest.mark.parametrize(
     ("error", "kind"),
     [(RunError("f is damaged"), "failed"), (WriteError(Path("f"), OSError("no room")), "stuck")],
     ids=["folder", "disk"],

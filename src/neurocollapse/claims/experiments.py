@@ -29,9 +29,12 @@ class Setting:
         return iter(dict.fromkeys(config for sweep in self.experiments.values() for config in sweep))
 
 
+#: The defaults that the runs were made with.
+_DEFAULTS = 2
+
 _LAMBDAS = (0.0, 1e-4, DECAY, 1e-3, 2e-3)
 
-_MLP = RunConfig(network="mlp", depth=4, width=128, epochs=100)
+_MLP = RunConfig.of_version(_DEFAULTS, network="mlp", depth=4, width=128, epochs=100)
 
 # Random labels take more epochs: 600 epochs of 50 digits a class have as many steps as 67 of all digits.
 _FEW = replace(_MLP, per_class=50, epochs=600)
@@ -60,7 +63,7 @@ MNIST5K = Setting(
 
 
 def _full(dataset: str, words: str) -> Setting:
-    base = RunConfig(dataset=dataset, epochs=100)
+    base = RunConfig.of_version(_DEFAULTS, dataset=dataset, epochs=100)
     sweep = Sweep(base, {"weight_decay": (0.0, 1e-4, DECAY), "seed": _SEEDS[:3]})
     return Setting(dataset, f"{words}, the five-layer convnet, 100 epochs", {"decay": sweep})
 

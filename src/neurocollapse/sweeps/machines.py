@@ -11,7 +11,8 @@ class Machines:
     data_dir: Path | None = None
     """The folder that holds mnist and cifar10, or that they are downloaded to."""
     workers: int | None = None
-    """Number of runs at a time; by default one per core, and on a cluster as many as it has room for."""
+    """Number of runs at a time; by default as many as keep every core busy until the end, one per core or a few more,
+    and on a cluster as many as it has room for."""
     device: str = "cpu"
     """The device to train on: cpu, or cuda for an NVIDIA GPU."""
     engine: str = "processes"

@@ -14,7 +14,7 @@ from .._progress import Progress, duration
 from ..training import RunConfig
 from .checks import Planned, check_device, check_precision, check_runs
 from .engines import Engine, engine_named
-from .engines.work import check_workers, default_workers
+from .engines.work import check_workers, default_workers, workers_for
 from .folder import RunFolder
 from .machines import Machines
 from .watching import follow, run_labels
@@ -76,7 +76,10 @@ class Plan:
         each = [run.seconds for run in self.todo if not isinstance(run.seconds, str)]
         if len(each) < len(self.todo):
             return None
-        return max(sum(each) / (self.machines.workers or 1), max(each, default=0.0))
+        at_once = self.machines.workers or 1
+        if self.machines.device == "cpu" and not self.machines.is_shared:
+            at_once = min(at_once, default_workers())  # more share the cores
+        return max(sum(each) / at_once, max(each, default=0.0))
 
     def carry_out(self) -> SweepResult:
         """Trains the runs that have not ended. Raises `RunError` if the disk fails."""
@@ -144,7 +147,7 @@ def plan_sweep(configs: Iterable[RunConfig], out: Path | str, machines: Machines
         raise RunError(runs[0].damage)
     unfinished, workers = sum(run.due for run in runs), machines.workers
     if not (machines.is_shared or stacked):  # a stacking engine takes as many as it can
-        workers = workers or (default_workers() if machines.device == "cpu" else 1)
+        workers = workers or (workers_for(unfinished) if machines.device == "cpu" else 1)
     workers = workers and min(workers, max(unfinished, 1))
     plan = Plan(runs, out, replace(machines, workers=workers), engine, track, shown)
     say_notes(runs, shown)
@@ -178,7 +181,7 @@ def sweep(
         out: the folder for the runs, each in `out`/<run-id>.
         engine: "processes" trains side by side on this machine; "batched" stacks runs that are alike into one program,
             for a GPU; "ray" trains on this machine or a cluster.
-        workers: runs at a time; by default one for each core, or what the engine can take.
+        workers: runs at a time; by default as many as keep every core busy, or what the engine can take.
         device: "cpu", "cuda" or "cuda:1".
         data_dir: the folder that holds published data sets, or that they are downloaded to.
         address: the address of a Ray cluster; "auto" is that of this machine.

@@ -145,9 +145,20 @@ class RunConfig:
         """
         return self.changed_from(DEFAULTS_VERSION)
 
+    @classmethod
+    def of_version(cls, version: int, **fields: Any) -> "RunConfig":
+        """Returns the configuration with these fields, and the others at the defaults of that version.
+
+        An experiment whose numbers are published is written so, and a default that changes does not change it.
+
+        >>> RunConfig.of_version(2, network="mlp").learning_rate
+        0.1
+        """
+        return cls(**{**former_defaults(version), **fields})
+
     def changed_from(self, version: int) -> dict[str, Any]:
         """Returns the fields that are not at the defaults of that version."""
-        defaults = RunConfig(**former_defaults(version))
+        defaults = RunConfig.of_version(version)
         return {name: value for name, value in vars(self).items() if value != getattr(defaults, name)}
 
     @property

@@ -18,7 +18,9 @@ class Recipe:
 RECIPES = {
     "default": Recipe(RunConfig(), (0.0, 5e-4, 1e-3)),
     "paper": Recipe(
-        RunConfig(initialization="default", learning_rate=0.0134, batch_size=128, schedule="steps", epochs=350),
+        RunConfig.of_version(
+            2, initialization="default", learning_rate=0.0134, batch_size=128, schedule="steps", epochs=350
+        ),
         (0.0, 5e-4, 2.5e-3),
     ),
 }

@@ -22,6 +22,17 @@ def default_workers(threads: int = 1) -> int:
     return max(1, cores // threads)
 
 
+def workers_for(runs: int) -> int:
+    """Returns the number of runs at a time that keeps every core busy until the end, as far as runs take equally long.
+
+    Of three runs on two cores all three share these, where two and then one would leave a core idle for half the time.
+    Where the last round costs less than a tenth it is one run for each core, which takes less memory.
+    """
+    cores = default_workers()
+    rounds = max(1, runs // cores)
+    return -(-runs // rounds) if -(-runs // cores) > 1.1 * runs / cores else cores
+
+
 def check_workers(workers: int | None) -> None:
     """Raises `ValueError` for a number of workers below one."""
     if workers is not None and workers < 1:
