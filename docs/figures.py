@@ -175,3 +175,45 @@ def minority_figure(frame: pd.DataFrame, threshold: float) -> Figure:
         axes.set_ylabel("its own output")
         axes.legend(loc="best")
     return figure
+
+
+def finding_figure(apart: pd.DataFrame, joined: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Where collapse follows from weight decay: features of two exact problems, and what trained networks end with.
+
+    Args:
+        apart: samples of two classes, their coordinate `seen` by W and one `unseen`, without a linear layer.
+        joined: the same with a linear layer before the classifier.
+        runs: a row for each run: `linear_tail`, `weight_decay` and `unseen`, the share of Tr Σ_W that W does not see.
+    """
+    with house_style():
+        figure, (left, middle, right) = grid(1, 3, size=(11.0, 3.9))
+        for axes, frame, title in (
+            (left, apart, "ReLU before the classifier:\noutputs collapsed, features not"),
+            (middle, joined, "a linear layer before it:\nfeatures collapsed too"),
+        ):
+            axes.set_title(title)
+            axes.axvline(0, **REFERENCE)
+            for label, group in frame.groupby("label"):
+                look: dict[str, Any] = {"marker": MARKERS[label], "color": COLOURS[label], "markersize": 9}
+                axes.plot(group["seen"], group["unseen"], linestyle="none", label=f"class {label + 1}", **look)
+            axes.set(xlim=(-0.75, 0.75), ylim=(-0.75, 0.75), xlabel="what the classifier sees of a feature")
+        left.set_ylabel("what it does not see")
+        left.legend(loc="upper center", ncols=2)
+        _draw_unseen(right, runs)
+        write_around(
+            figure, None, "Left and middle: critical points with exact SQI. Right: 18 networks on 1,000 digits."
+        )
+    return figure
+
+
+def _draw_unseen(axes: Axes, runs: pd.DataFrame) -> None:
+    axes.set_title("trained on digits: share of the spread\nwithin classes that it does not see")
+    for index, (decay, group) in enumerate(runs.groupby("weight_decay")):
+        middle = group.groupby("linear_tail")["unseen"].median()
+        look: dict[str, Any] = {"color": COLOURS[index], "marker": MARKERS[index]}
+        axes.plot(middle.index, middle, label=rf"$\lambda=${in_powers(decay)}", **look)
+        axes.plot(group["linear_tail"], group["unseen"], linestyle="none", alpha=0.5, markersize=4, **look)
+    axes.set_xticks(sorted(set(runs["linear_tail"])))
+    axes.set_xlabel("linear layers before the classifier")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="best")
