@@ -20,7 +20,7 @@ from neurocollapse.training import FullBatch
 
 HERE = Path(__file__).parent
 DATA = HERE / "finding.csv"
-#: Fixed before the runs: 1,000 digits, an mlp of five layers with a bias in the classifier that does not decay, all runs.
+#: Fixed before the runs: 1,000 digits, an mlp of five layers with a free bias in the classifier. All runs are shown.
 BASE = nc.RunConfig.of_version(2, network="mlp", per_class=100, depth=5, width=256, bias="free", epochs=300)
 AXES = {"weight_decay": (0.0, 2e-3), "linear_tail": (0, 1, 2), "seed": (0, 1, 2)}
 

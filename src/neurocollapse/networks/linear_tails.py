@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .calls import Call, Calls
-from .heads import find_classifier, modules_by_name
+from .heads import find_classifier
 from .modes import evaluation
+from .wrappers import modules_by_name
 
 
 @dataclass(frozen=True)
