@@ -154,6 +154,31 @@ def lines_in(out: Path) -> list[dict[str, Any]]:
     return [found[cell] for cell in sorted(found, key=order.__getitem__)]
 
 
+#: The measures that are judged, as the paper has them.
+JUDGED = ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
+FACTOR = 2
+
+
+def verdicts(lines: list[dict[str, Any]]) -> pd.DataFrame:
+    """For each start: where λ = 0 lies, in every seed, against the cells with λ > 0, by the rule of the page."""
+    ended = pd.DataFrame(
+        [{**line, **{key: line["rounds"][-1][f"train.{key}"] for key in JUDGED}} for line in lines if line["rounds"]]
+    )
+    rows = []
+    for names, cells in ended.groupby(["network", "optimizer", "start"], sort=False):
+        seeds = [seed.set_index("weight_decay") for _, seed in cells.groupby("seed")]
+        pairs = [(seed.loc[0.0], seed.drop(index=0.0)) for seed in seeds if 0.0 in seed.index and len(seed) > 1]
+        row = dict(zip(("network", "optimizer", "start"), names, strict=True))
+        row |= {"seeds": len(pairs), "at rest": f"{int(cells['rest'].sum())} of {len(cells)}"}
+        for key in JUDGED:
+            least = [(without[key], decays[key].min()) for without, decays in pairs]
+            above = all(alone >= FACTOR * other and alone > other for alone, other in least)
+            below = all(alone < other for alone, other in least)
+            row[key] = "above" if above and pairs else "below" if below and pairs else "neither"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 #: In these the cells of a row differ too, and the map has no rows for them.
 OF_THE_CELL = {"learning_rate": 0.1, "epochs": 1}
 
@@ -161,6 +186,7 @@ OF_THE_CELL = {"learning_rate": 0.1, "epochs": 1}
 def draw(lines: list[dict[str, Any]]) -> None:
     """Draws a map of each network and optimiser, and prints its tables."""
     kinds = sorted({(line["network"], line["optimizer"]) for line in lines})
+    print(verdicts(lines).to_string(index=False))
     for network, optimizer in kinds:
         told = [
             line for line in lines if (line["network"], line["optimizer"]) == (network, optimizer) and line["rounds"]
@@ -176,7 +202,7 @@ def draw(lines: list[dict[str, Any]]) -> None:
         with TemporaryDirectory() as folder:
             drawn = save_figure(map_figure(table, title=title, note=note), Path(folder))[0]
             Path(__file__).with_name(f"map-{network}-{optimizer}.png").write_bytes(drawn.read_bytes())
-        for key in ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4"):
+        for key in JUDGED:
             found = least_over(table, "weight_decay", key)
             print(f"\n{title}: {key}", found.to_string(index=False, float_format="{:.3g}".format), sep="\n")
 
