@@ -20,11 +20,20 @@ from neurocollapse.reports.figures.drawing import (
     set_ticks,
     write_around,
 )
-from neurocollapse.reports.figures.records import checked, dress, nc3_reference, reference_entry, values
+from neurocollapse.reports.figures.records import (
+    checked,
+    draw_trajectories,
+    dress,
+    looks_of,
+    nc3_reference,
+    reference_entry,
+    set_epoch_axis,
+    values,
+)
 from neurocollapse.reports.panels import data_term
 
 MARKERS = "osD^vP"
-TRADE_OFF_PANELS = ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
+MEASURES = ("nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
 
 #: Two strokes across an axis.
 GAP: dict[str, Any] = {
@@ -45,7 +54,7 @@ def trade_off_figure(frame: pd.DataFrame) -> Figure:
 
     Raises `ValueError` for an empty frame, a missing column, an epoch recorded twice, two runs of one network, λ, seed.
     """
-    panels = (*TRADE_OFF_PANELS, data_term(values(frame, "loss")))
+    panels = (*MEASURES, data_term(values(frame, "loss")))
     columns = [f"train.{key}" for key in panels]
     frame = checked(frame, ["network", *columns], one_run_per=["network", "weight_decay", "seed"])
     last = frame.groupby("run_id").tail(1)
@@ -109,6 +118,32 @@ def _set_weight_decay_axis(axes: Axes, weight_decays: list[float]) -> None:
         if all(abs(place(value) - place(other)) > 0.15 * (high - low) for other in labelled):
             labelled.append(value)
     set_ticks(axes.xaxis, {value: in_powers(value) if value in labelled else "" for value in weight_decays}, [])
+
+
+def starts_figure(frames: dict[str, pd.DataFrame], note: str | None = None) -> Figure:
+    """NC1 to NC4 against epochs, with a line and a band over seeds for each λ: a row of panels for each named start."""
+    columns = [f"train.{key}" for key in MEASURES]
+    frames = {
+        name: checked(frame, ["terminal_phase_start", *columns], one_run_per=["weight_decay", "seed"])
+        for name, frame in frames.items()
+    }
+    looks = looks_of({decay for frame in frames.values() for decay in frame["weight_decay"]})
+    with house_style():
+        figure, cells = grid(len(frames), len(MEASURES), size=(15.5, 2.8 * len(frames)))
+        for row, (name, frame) in enumerate(frames.items()):
+            for place, (key, column) in enumerate(zip(MEASURES, columns, strict=True)):
+                axes = cells[row * len(MEASURES) + place]
+                draw_trajectories(axes, frame, "weight_decay", column, looks)
+                dress(axes, key, pd.concat([each[column] for each in frames.values()]), nc3_reference(frame))
+                set_epoch_axis(axes, int(frame["epoch"].max()))
+                axes.sharey(cells[place])
+            cells[row * len(MEASURES)].set_ylabel(name)
+        for axes in cells[-len(MEASURES) :]:
+            axes.set_xlabel("epoch")
+        entries = [Line2D([], [], label=rf"$\lambda=${in_powers(decay)}", **look) for decay, look in looks.items()]
+        cells[0].legend(handles=entries, loc="lower left")
+        write_around(figure, None, note)
+    return figure
 
 
 def theory_figure(rows: pd.DataFrame, flow: pd.DataFrame, weight_decay: float, note: str | None = None) -> Figure:

@@ -14,8 +14,8 @@ from neurocollapse.reports import PANELS, collapse_figure, layers_figure, save_f
 
 #: Those of the pages alone, which are drawn from a script beside them.
 DOCS = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "figures.py"))
-trade_off_figure, theory_figure, minority_figure = (
-    DOCS[name] for name in ("trade_off_figure", "theory_figure", "minority_figure")
+trade_off_figure, theory_figure, minority_figure, starts_figure, finding_figure = (
+    DOCS[f"{name}_figure"] for name in ("trade_off", "theory", "minority", "starts", "finding")
 )
 
 
@@ -423,3 +423,32 @@ def test_layers_are_rows_and_records_columns_with_the_median_over_seeds_as_colou
 def test_what_has_no_layers_to_draw_is_named(frame, measures, message):
     with pytest.raises(ValueError, match=message):
         layers_figure(frame, measures)
+
+
+# Starts, and the finding
+
+
+def test_each_start_has_a_row_of_panels_with_the_same_axes():
+    frames = {"small": records(seeds=2), "large": records(seeds=2)}
+    frames["large"] = frames["large"].assign(**{"train.nc1": 100 * frames["large"]["train.nc1"]})
+    figure = starts_figure(frames)
+    cells = figure.axes
+    assert len(cells) == 10
+    assert [cells[place].get_ylabel() for place in (0, 5)] == ["small", "large"]
+    for above, below in zip(cells[:5], cells[5:], strict=True):
+        assert above.get_ylim() == below.get_ylim()
+        assert len([line for line in above.lines if len(line.get_xdata()) > 2]) >= 3
+
+
+def test_the_finding_shows_every_run_and_both_problems():
+    problem = pd.DataFrame({"label": [0, 0, 1, 1], "seen": [0.4, 0.4, -0.4, -0.4], "unseen": [0.4, -0.4, 0.4, -0.4]})
+    runs = pd.DataFrame(
+        [(tail, decay, 0.1 * tail + decay) for tail in (0, 1) for decay in (0.0, 2e-3, 2e-3)],
+        columns=["linear_tail", "weight_decay", "unseen"],
+    )
+    left, middle, right = finding_figure(problem, problem.assign(unseen=0.0), runs).axes
+    drawn = [[*zip(*map(list, line.get_data()), strict=True)] for line in left.lines[1:]]
+    assert drawn == [[(0.4, 0.4), (0.4, -0.4)], [(-0.4, 0.4), (-0.4, -0.4)]]
+    assert all(list(line.get_ydata()) == [0, 0] for line in middle.lines[1:])
+    points = sorted((x, y) for line in right.lines[1::2] for x, y in zip(*line.get_data(), strict=True))
+    assert points == sorted(zip(runs["linear_tail"], runs["unseen"], strict=True))

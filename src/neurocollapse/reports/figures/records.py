@@ -78,15 +78,15 @@ def collapse_figure(
     one_run_per = ["weight_decay", "seed"] if by == "weight_decay" else ["run_id"]
     frame = checked(frame, ["terminal_phase_start", *columns], one_run_per=one_run_per)
     there = set(frame[by])
-    looks = {value: look for value, look in _looks({*weight_decays, *there}).items() if value in there}
+    looks = {value: look for value, look in looks_of({*weight_decays, *there}).items() if value in there}
     with house_style():
         figure, cells = grid(2, 4, size=(10.8, 5.9))
         write_around(figure, title, note)
         reference = nc3_reference(frame)
         for axes, key, column in zip(cells[:7], panels, columns, strict=True):
-            _draw_trajectories(axes, frame, by, column, looks)
+            draw_trajectories(axes, frame, by, column, looks)
             dress(axes, key, frame[column], reference)
-            _set_epoch_axis(axes, int(frame["epoch"].max()))
+            set_epoch_axis(axes, int(frame["epoch"].max()))
         for axes in cells[3:7]:  # the lowest of each column, since the eighth cell holds the legend
             axes.set_xlabel("epoch")
         drawn = {line.get_label() for axes in cells for line in axes.lines}
@@ -127,7 +127,7 @@ def _check_one_run_per(keys: list[str], frame: pd.DataFrame) -> None:
     )
 
 
-def _looks(lines: set[Any]) -> dict[Any, dict[str, Any]]:
+def looks_of(lines: set[Any]) -> dict[Any, dict[str, Any]]:
     """Returns colour and dashes of each λ or run: green and solid for 0, then orange, blue and others in order."""
     looks: dict[Any, dict[str, Any]] = {0.0: {"color": GREEN, "linestyle": "-"}} if 0.0 in lines else {}
     for i, line in enumerate(sorted(lines - {0.0})):
@@ -139,7 +139,7 @@ def _label(line: Any) -> str:
     return in_powers(line) if isinstance(line, float) else str(line).replace("$", r"\$")
 
 
-def _draw_trajectories(axes: Axes, frame: pd.DataFrame, by: str, column: str, looks: dict[Any, dict[str, Any]]) -> None:
+def draw_trajectories(axes: Axes, frame: pd.DataFrame, by: str, column: str, looks: dict[Any, dict[str, Any]]) -> None:
     for line, look in looks.items():
         group = frame[frame[by] == line]
         finite = group[np.isfinite(group[column])]
@@ -200,7 +200,7 @@ def dress(axes: Axes, key: str, column: pd.Series, reference: float) -> None:
     set_value_axis(axes, finite)
 
 
-def _set_epoch_axis(axes: Axes, last: int) -> None:
+def set_epoch_axis(axes: Axes, last: int) -> None:
     axes.set_xscale("symlog", linthresh=1, linscale=0.35)
     axes.set_xlim(-0.3, max(last, 1) * 1.2)
     decades = [10.0**k for k in range(len(str(last)))]
