@@ -250,5 +250,5 @@ def _draw_unseen(axes: Axes, runs: pd.DataFrame) -> None:
         axes.plot(group["linear_tail"], group["unseen"], linestyle="none", alpha=0.5, markersize=4, **look)
     axes.set_xticks(sorted(set(runs["linear_tail"])))
     axes.set_xlabel("linear layers before the classifier")
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")
     axes.legend(loc="best")

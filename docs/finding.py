@@ -41,7 +41,8 @@ def unseen_share(features: Tensor, labels: Tensor, weight: Tensor) -> float:
     one_hot = torch.nn.functional.one_hot(labels).double()
     residuals = features - (one_hot / one_hot.sum(dim=0)) @ (one_hot.T @ features)
     directions = torch.linalg.svd(weight, full_matrices=False).Vh[: len(weight) - 1]
-    return 1 - ((residuals @ directions.T).square().sum() / residuals.square().sum()).item()
+    unseen = residuals - residuals @ directions.T @ directions
+    return (unseen.square().sum() / residuals.square().sum()).item()
 
 
 def trained(folder: Path) -> pd.DataFrame:
