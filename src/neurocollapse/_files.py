@@ -81,13 +81,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @overload
-def path_of(given: Path | str) -> Path: ...
+def path_of(given: Path | str, kind: type[NeurocollapseError] = InputError) -> Path: ...
 @overload
-def path_of(given: None) -> None: ...
-def path_of(given: Path | str | None) -> Path | None:
-    """Returns the path that a user means, if any: ~ and ~name at its beginning are home folders."""
-    # unlike that of pathlib, this leaves the name of no user alone
-    return None if given is None else Path(os.path.expanduser(given))
+def path_of(given: None, kind: type[NeurocollapseError] = InputError) -> None: ...
+def path_of(given: Path | str | None, kind: type[NeurocollapseError] = InputError) -> Path | None:
+    """Returns the path that a user means, if any: ~ and ~name at its beginning are home folders.
+
+    Raises an error of type `kind` for what no file or folder can be called, such as an empty name.
+    """
+    if given is None:
+        return None
+    if given == "":
+        raise kind("the name of a file or folder is empty; use . for the current folder")
+    path = Path(os.path.expanduser(given))  # unlike that of pathlib, this leaves the name of no user alone
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            fault = getattr(error, "strerror", None) or in_one_line(error)
+            raise kind(f"{str(given)!r} cannot be opened ({fault}); check the path") from error
+    return path
 
 
 def matching(
@@ -102,7 +115,7 @@ def matching(
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        whole = path_of(pattern)
+        whole = path_of(pattern, kind)
         named = [whole] if whole.exists() else map(Path, glob.glob(str(whole)))
         matches = [path for path in named if counts(path)]
         if not matches:

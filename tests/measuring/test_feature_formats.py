@@ -325,7 +325,7 @@ def test_a_file_of_several_names_is_read_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a" * 300 + ".npz", "a" * 300 + "*.npz", "a\0.npz", "\0*.npz", "loop.npz", "lo*.npz"])
 def test_a_name_that_no_file_can_have(tmp_path, name):
     os.symlink("loop.npz", tmp_path / "loop.npz")
-    with pytest.raises(FeatureFileError, match=r"^'.*' cannot be read \(.*\); check the path$"):
+    with pytest.raises(FeatureFileError, match=r"^'.*' cannot be opened \(.*\); check the path$"):
         read_features(tmp_path / name)
 
 

@@ -8,7 +8,6 @@ from typing import Literal
 import tyro
 
 from .._files import atomic_path
-from .options import Folder
 from .parsing import refuse
 from .printing import messages, out_console, print_frame, shown
 
@@ -61,7 +60,7 @@ def map(
     folder: tyro.conf.Positional[Path],
     across: str = "weight_decay",
     split: Literal["train", "test"] = "train",
-    out: Folder | None = None,
+    out: Path | None = None,
 ) -> int:
     """Draw a map of a sweep: a field across, all others that vary down, the colour a measure of the last records.
 

@@ -84,7 +84,7 @@ def load_dataset(
     """
     selection = Selection(per_class, imbalance, imbalance_ratio, label_noise, seed)
     if data_dir is not None:
-        data_dir = path_of(data_dir)
+        data_dir = path_of(data_dir, DatasetError)
         # The folder is not created: a mistyped name would silently become a download of 170 MB.
         if not data_dir.is_dir():
             wrong = "is a file, not a folder" if data_dir.exists() else "does not exist"
@@ -105,9 +105,9 @@ def _read(name: str, data_dir: Path | None, per_class: int | None) -> Source:
     if name.startswith("hf:"):
         return read_hub(name, per_class)
     if name.lower().endswith(".npz"):
-        return read_user_file(path_of(name))
-    if os.path.isdir(path_of(name)):  # unlike pathlib's, false also for what can be no path
-        return read_folder(path_of(name))
+        return read_user_file(path_of(name, DatasetError))
+    if os.path.isdir(path_of(name, DatasetError)):
+        return read_folder(path_of(name, DatasetError))
     if ":" in name:
         return read_function(name)
     close = difflib.get_close_matches(name.lower(), DATASETS, n=1)

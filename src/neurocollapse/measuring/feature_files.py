@@ -44,7 +44,7 @@ def read_features(path: Path | str, *others: Path | str) -> dict[str, Any]:
         FeatureFileError: a file is absent, damaged, incomplete, of another format, or does not fit the others, or the
             package that reads it is not installed; the message names it.
     """
-    given = [path_of(each) for each in (path, *others)]
+    given = [path_of(each, FeatureFileError) for each in (path, *others)]
     names: dict[object, Path] = {}
     for file in (file for each in given for file in _matched(each)):
         names.setdefault(_identity(file), file)
@@ -60,14 +60,13 @@ def read_features(path: Path | str, *others: Path | str) -> dict[str, Any]:
 
 
 def _identity(path: Path) -> object:
-    """Returns what is the same for all names of a file. Raises `FeatureFileError` for a name that no file can have."""
+    """Returns what is the same for all names of a file."""
     try:
-        there = path.stat()
+        there = path_of(path, FeatureFileError).stat()
     except (FileNotFoundError, NotADirectoryError):
         return path
-    except (OSError, ValueError) as error:
-        fault = getattr(error, "strerror", None) or in_one_line(error)
-        raise FeatureFileError(f"{str(path)!r} cannot be read ({fault}); check the path") from error
+    except OSError as error:
+        raise FeatureFileError(f"{path} cannot be read ({error.strerror}); check the path") from error
     return there.st_dev, there.st_ino
 
 

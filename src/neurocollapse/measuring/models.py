@@ -201,10 +201,10 @@ def _check_together(
         raise InputError("one pass centres on the means it finds, not on given ones; use strategy='keep' or 'twice'")
     if save_features is not None and (strategy != "keep" or size > 1):
         raise InputError("save_features needs all features in one process; use strategy='keep' and together=False")
-    if save_features is not None and Path(save_features).suffix != ".safetensors":
-        raise InputError(f"save_features must end in .safetensors, got {save_features}")
     if save_features is not None and not path_of(save_features).parent.is_dir():
         raise InputError(f"save_features is {save_features}, and there is no such folder; make it first")
+    if save_features is not None and Path(save_features).suffix != ".safetensors":
+        raise InputError(f"save_features must end in .safetensors, got {save_features}")
     if strategy == "twice" and max_per_class is not None:
         raise InputError("max_per_class keeps the first samples, and two passes may differ in these; use 'keep'")
     if strategy == "stream" and min_per_class > 1:

@@ -37,7 +37,7 @@ def report(folder: Path | str) -> Path:
     are in the folder. The .jsonl file of a trajectory gets a page beside it. Damaged files are left out, with a
     warning. Raises `RunError` if the folder holds no run.
     """
-    path, damages = write_report(path_of(folder))
+    path, damages = write_report(path_of(folder, RunError))
     for damage in damages:
         warnings.warn(f"left out of the report: {damage}", stacklevel=3)
     return path

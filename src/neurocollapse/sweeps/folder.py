@@ -53,7 +53,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str):
-        self.path = path_of(path)
+        self.path = path_of(path, RunError)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..._errors import InputError, checks_arguments
+from ..._errors import InputError, RunError, checks_arguments
 from ..._files import path_of
 from ...sweeps import frame_of, record_rows, runs
 from ..panels import COLLAPSE_PANELS, data_term
@@ -39,7 +39,7 @@ def plot(
     >>> figure.get_suptitle()
     'My run'
     """
-    frame = records if isinstance(records, pd.DataFrame) else records_of(path_of(records))
+    frame = records if isinstance(records, pd.DataFrame) else records_of(path_of(records, RunError))
     columns = [f"{split}.{key}" for key in (data_term(values(frame, "loss")), *COLLAPSE_PANELS)]
     if len(frame) and not frame.columns.intersection(columns).size:
         raise InputError(f"nothing in the records begins with {split}.; measure that split, or draw another")
