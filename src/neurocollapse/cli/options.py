@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
@@ -11,7 +10,6 @@ from .._errors import InputError, did_you_mean
 from ..sweeps import ENGINES, Machines
 from ..training import GROUPS, RECIPES, RunConfig
 from .parsing import Form, Presets, form, read
-
 
 EngineName = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(ENGINES)}}}")]
 

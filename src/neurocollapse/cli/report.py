@@ -82,7 +82,7 @@ def map(
     where = out or folder
     where.mkdir(parents=True, exist_ok=True)
     paths = save_figure(map_figure(table, across, title=f"{folder.name}, {split} data"), where, "map")
-    with atomic_path(where / "map.csv") as temporary:
+    with atomic_path(where / "map.csv", b",seeds,at_rest,") as temporary:
         table.to_csv(temporary, index=False)
     print_frame(least_over(table, across, "nc1").map(shown), f"NC1 over {across}, {split} data, median over seeds")
     out_console.print(f"figure: {paths[0]}   numbers: {where / 'map.csv'}")

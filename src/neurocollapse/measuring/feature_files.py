@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._errors import FeatureFileError
-from .._files import atomic_path, check_opens, in_one_line, irregular, matching, path_of, read_npz
+from .._files import atomic_path, check_opens, irregular, matching, path_of, read_npz
 from .feature_tables import read_arrow, read_parquet, read_saved_dataset
 from .features import as_tensor
 from .reading import reading
@@ -238,10 +238,14 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
+#: What is in the header of a file that `write_features` wrote.
+SAVED_MARK = b'"features":{"dtype"'
+
+
 def write_features(path: Path, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Writes a .safetensors file that `read_features` reads."""
     arrays = {"features": features, "labels": labels, "weight": weight, "bias": bias}
-    with atomic_path(path) as temporary:
+    with atomic_path(path, SAVED_MARK) as temporary:
         try:
             safetensors.torch.save_file(
                 {name: a.cpu().contiguous() for name, a in arrays.items() if a is not None}, temporary
