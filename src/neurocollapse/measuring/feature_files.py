@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .._errors import FeatureFileError
+from .._errors import FeatureFileError, InputError
 from .._files import atomic_path, check_opens, irregular, matching, path_of, read_npz
+from ..statistics import int64_labels
 from .feature_tables import read_arrow, read_parquet, read_saved_dataset
 from .features import as_tensor
 from .reading import reading
@@ -146,14 +147,26 @@ def _joined(parts: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
     shape = (sum(map(len, features)), features[0].shape[1])
     whole: dict[str, Any] = {
         "features": StreamedFeatures(shape, lambda: itertools.chain.from_iterable(part.blocks() for part in features)),
-        "labels": torch.cat([arrays["labels"].long() for arrays in parts.values()]),
+        "labels": torch.cat([_labels(path, arrays["labels"]) for path, arrays in parts.items()]),
     }
     for name in OPTIONAL:
         there = {path: arrays[name] for path, arrays in parts.items() if name in arrays}
         for path, array in there.items():
-            if not torch.equal(array, whole.setdefault(name, array)):
+            if not _equal(array, whole.setdefault(name, array)):
                 raise FeatureFileError(f"{name} in {path} is not that in {next(iter(there))}; keep it in one of them")
     return whole
+
+
+def _labels(path: Path, labels: Tensor) -> Tensor:
+    try:
+        return int64_labels(labels)
+    except InputError as error:
+        raise FeatureFileError(f"{path}: {error}") from error
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two arrays hold the same numbers, nan in the same places too."""
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _with_hint(name: str, there: Iterable[str]) -> str:
