@@ -190,6 +190,19 @@ def test_what_the_package_wrote_is_replaced(tmp_path):
     assert {"map.csv", "map.png", "report.html"} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.parametrize("layout", ["{run}/epoch_{epoch}.pt", "{run}/checkpoint-{epoch}/model.safetensors"])
+def test_the_checkpoints_of_two_runs_in_one_trajectory_are_two_lines(tmp_path, layout):
+    path = tmp_path / "t5.jsonl"
+    for name in ("one", "two"):
+        for epoch in (1, 2, 10):
+            file = layout.format(run=f"/runs/{name}", epoch=epoch)
+            trajectory(path, [Path(file).name], path=file)
+    assert [[record["epoch"] for record in run.records] for run in trajectory_runs(path)] == [[1, 2, 10]] * 2
+    assert lines_of(nc.plot(path)) == ["t5-0", "t5-1"]
+    with pytest.raises(RunError, match=r"there is no folder .*t5 \(did you mean 't5\.jsonl'\?\)"):
+        nc.report(tmp_path / "t5")
+
+
 def own_runs(out: Path) -> Path:
     for decay in (0.0, 0.5):
         with nc.Recorder(out / str(decay), {"weight_decay": decay, "seed": 0}) as recorder:

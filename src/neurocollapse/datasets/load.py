@@ -1,6 +1,5 @@
 """Loads a data set by its name."""
 
-import difflib
 import os
 import warnings
 from pathlib import Path
@@ -15,7 +14,7 @@ from .formats import read_published
 from .functions import read_function
 from .hub import read_hub
 from .mixture import sample_mixture
-from .publications import DATASETS, OTHER_DATA, PUBLICATIONS
+from .publications import PUBLICATIONS, unknown_data
 from .selection import Selection, select
 
 
@@ -110,6 +109,4 @@ def _read(name: str, data_dir: Path | None, per_class: int | None) -> Source:
         return read_folder(path_of(name, DatasetError))
     if ":" in name:
         return read_function(name)
-    close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ";"
-    raise DatasetError(f"unknown data set {name!r}{meant} the choices are {', '.join(DATASETS)}, or {OTHER_DATA}")
+    raise unknown_data(name)

@@ -68,9 +68,10 @@ def _config(row: dict[str, Any]) -> RunConfig:
     """The configuration of a row. In a column of integers a pandas frame has floats if one of them is missing."""
     given = {name: row[name] for name in _FIELDS if name in row and not _missing(row[name])}
     whole = {name: int(given[name]) for name in _INTEGERS & given.keys() if given[name] % 1 == 0}
+    data = str(given.pop("dataset", RunConfig.dataset))
     try:
-        return RunConfig(**given | whole)
-    except InputError as error:
+        return RunConfig(**given | whole).with_data(data)
+    except ValueError as error:
         raise InputError(f"run {row['run_id']} has no configuration of RunConfig ({error}); leave it out") from error
 
 
