@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 
 try:
     from torchmetrics import Metric
@@ -17,7 +17,7 @@ except ImportError as error:
         "neurocollapse.integrations.torchmetrics needs torchmetrics; pip install 'neurocollapse[metrics]'"
     ) from error
 
-from ..measuring import is_cheap, measure
+from ..measuring import as_tensor, is_cheap, measure
 from ..metrics import METRICS, Measurement
 from ..networks import find_head
 from ..statistics import Classifier, ClassMoments, check_batch, check_weighting
@@ -26,6 +26,7 @@ from ..statistics import Classifier, ClassMoments, check_batch, check_weighting
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+@checks_arguments
 class NeuralCollapse(Metric):
     """Computes every neural-collapse metric of the features it is updated with, over all processes together.
 
@@ -93,16 +94,17 @@ class NeuralCollapse(Metric):
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Folds in a batch: the classifier's inputs, (samples, features), and labels (samples,)."""
+        features, labels = as_tensor("features", features), as_tensor("labels", labels)
         if not self.keep_features:
             moments = self._moments()
-            moments.update(features.detach(), labels)
+            moments.update(features, labels)
             self._set_moments(moments)
             return
         width = self.features[0].shape[1] if self.features else None
         check_batch(features, labels, self.num_classes, width, seen=sum(map(len, self.labels)))
         # copy, since the batch may be a slice of a much larger tensor, or change later
-        self.features.append(features.detach().clone())
-        self.labels.append(labels.detach().long())
+        self.features.append(features.clone())
+        self.labels.append(labels.long())
 
     def compute(self) -> dict[str, Tensor]:
         """Computes every metric that the samples and the head allow: {key of `METRICS`: float64 scalar}."""
