@@ -250,7 +250,7 @@ def test_a_page_of_the_users_own_is_not_replaced(tmp_path):
     [
         ('{"epoch": 1}\n', "is no trajectory (line 1 has no 'checkpoint'); mend it, or name another file"),
         ("[\n", "is no trajectory (line 1 is cut off); mend it, or name another file"),
-        (None, "there are no checkpoints in "),
+        (None, "there is no file "),
     ],
 )
 def test_what_is_no_trajectory(tmp_path, run, content, message):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from .._errors import InputError, checks_arguments
@@ -92,7 +93,7 @@ class NeuralCollapse(Metric):
             for name in ClassMoments(num_classes).state():
                 self.add_state(name, [], dist_reduce_fx=None)
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> None:
         """Folds in a batch: the classifier's inputs, (samples, features), and labels (samples,)."""
         features, labels = as_tensor("features", features), as_tensor("labels", labels)
         if not self.keep_features:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .._errors import RunError
+from .._errors import RunError, did_you_mean
 from .._files import in_one_line, json_lines
 from .._schema import NON_FINITE, typed, typed_line
 from .page.content import ReportRun
@@ -31,6 +31,9 @@ def trajectory_runs(path: Path) -> list[ReportRun]:
     Measurements on the training and the test split of one model are records of one run. Raises `RunError`.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
+    if path.parent.is_dir() and not path.exists():
+        beside = [each.name for each in path.parent.glob("*.jsonl")]
+        raise RunError(f"there is no file {path}{did_you_mean(path.name, beside)}; name a trajectory")
     try:
         for number, line in json_lines(path):
             values = typed_line({"checkpoint": str, "split": str}, line, number)
