@@ -20,8 +20,8 @@ from neurocollapse.reports.figures.drawing import (
     set_ticks,
     write_around,
 )
+from neurocollapse.reports.figures.frames import checked
 from neurocollapse.reports.figures.records import (
-    checked,
     draw_trajectories,
     dress,
     looks_of,

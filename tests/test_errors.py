@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import neurocollapse as nc
-from neurocollapse.measuring import as_loader, load_weights, read_features
+from neurocollapse.measuring import as_loader, find_checkpoints, load_weights, read_features
 from neurocollapse.sweeps import Machines, plan_sweep
 from neurocollapse.sweeps.files import read_arrays
 
@@ -103,3 +103,30 @@ def test_a_file_that_may_not_be_opened_is_not_called_absent_or_damaged(tmp_path,
     monkeypatch.setattr(Path, "open", refuse)  # the superuser may open everything
     with pytest.raises(nc.NeurocollapseError, match=r"cannot be read \(Permission denied\); check .*permissions"):
         read(path)
+
+
+PATHS = {
+    "runs": (nc.runs, nc.RunError),
+    "report": (nc.report, nc.RunError),
+    "plot": (nc.plot, nc.RunError),
+    "RunFolder": (nc.RunFolder, nc.RunError),
+    "Recorder": (nc.Recorder, nc.RunError),
+    "verify": (nc.verify, nc.RunError),
+    "read_features": (read_features, nc.FeatureFileError),
+    "find_checkpoints": (find_checkpoints, nc.CheckpointError),
+    "load_dataset": (nc.load_dataset, nc.DatasetError),
+    "data_dir": (lambda path: nc.load_dataset("gaussian", data_dir=path), nc.DatasetError),
+    "out": (lambda path: nc.sweep([CONFIG], path), nc.InputError),
+    "out of one": (lambda path: nc.train(CONFIG, out=path), nc.InputError),
+    "tensorboard": (lambda path: nc.sweep([CONFIG], "x", tensorboard=path), nc.InputError),
+    "save_features": (lambda path: nc.measure_model(MODEL, DATA.train, save_features=path), nc.InputError),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "kind"), PATHS.values(), ids=PATHS)
+def test_a_name_that_no_file_can_have_is_refused_wherever_it_is_given(tmp_path, monkeypatch, call, kind):
+    monkeypatch.chdir(tmp_path)
+    for name, fault in (("", "is empty; use"), ("x" * 300, r"File name too long"), ("a\0", "null")):
+        with pytest.raises(kind, match=fault):
+            call(name)
+    assert not list(tmp_path.iterdir())

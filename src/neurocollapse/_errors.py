@@ -89,7 +89,7 @@ class FeatureStoreError(NeurocollapseError, OSError):
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or name another folder"),
     **dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "name a folder on a file system with locks"),
-    errno.EEXIST: "name another file or folder",
+    errno.EEXIST: "move that elsewhere, or name another file or folder",
 }
 
 
@@ -120,13 +120,13 @@ def printable(text: str) -> str:
     )
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Returns the nearest of the known words, to append to a message; an empty string if none is near.
 
     >>> "there is no key 'nc_1'" + did_you_mean("nc_1", ["nc1", "nc4"])
     "there is no key 'nc_1' (did you mean 'nc1'?)"
     """
-    close = difflib.get_close_matches(word.lower(), list(known), n=1)
+    close = difflib.get_close_matches(str(word).lower(), list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -159,8 +159,8 @@ def checks_arguments(called: F) -> F:
 
 def _check_call(called: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     taker = called.__qualname__.removesuffix(".__init__")
-    signature, kinds = _signature(called)
-    check_names(taker, kwargs, kinds)
+    signature, kinds, is_open = _signature(called)
+    check_names(taker, () if is_open else kwargs, kinds)
     try:
         given = signature.bind(*args, **kwargs).arguments
     except TypeError as error:
@@ -174,18 +174,24 @@ def _check_call(called: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 
 
 @functools.cache
-def _signature(called: Callable[..., Any]) -> tuple["inspect.Signature", dict[str, tuple[type, ...]]]:
-    """Returns a signature and, for each argument, the classes that it may be of; none if they cannot be checked."""
+def _signature(called: Callable[..., Any]) -> tuple["inspect.Signature", dict[str, tuple[type, ...]], bool]:
+    """Returns a signature and, for each argument, the classes that it may be of; none if they cannot be checked.
+
+    The last value says whether it takes arguments by any name, `**options: Any`, which somebody else checks.
+    """
     import inspect  # not for the commands that call no public function
 
     signature, hints = inspect.signature(called), get_type_hints(called)
     kinds: dict[str, tuple[type, ...]] = {}
+    is_open = False
     for name, parameter in signature.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
+        if parameter.kind is parameter.VAR_KEYWORD and hints[name] is Any:
+            is_open = True
+        elif parameter.kind is parameter.VAR_KEYWORD:
             kinds |= dict.fromkeys(get_type_hints(get_args(hints[name])[0]), ())  # Unpack[a TypedDict]
         elif name != "self":
             kinds[name] = _classes(hints[name])
-    return signature, kinds
+    return signature, kinds, is_open
 
 
 def _classes(hint: Any) -> tuple[type, ...]:
@@ -215,7 +221,10 @@ def _either(kinds: tuple[type, ...]) -> str:
 
 
 #: Where an argument leads that was given something else.
-_INSTEAD = {"head": "; a matrix is the weight of measure(features, labels, weight, bias)"}
+_INSTEAD = {
+    "head": "; a matrix is the weight of measure(features, labels, weight, bias)",
+    "recorder": "; pass nc.Recorder(folder, config=...)",
+}
 
 #: The kinds of values that a message shows.
 _SHOWN = (str, int, float, dict, list, tuple, type(None))
@@ -231,6 +240,7 @@ _WORDS = {
     "bool": "True or False",
     "NoneType": "None",
     "Iterable": "a sequence",
+    "Collection": "a sequence",
     "Mapping": "a dict",
     "Module": "a torch.nn.Module",
     "Optimizer": "an optimizer",

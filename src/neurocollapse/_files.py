@@ -4,6 +4,7 @@ import errno
 import glob
 import json
 import math
+import mmap
 import os
 import re
 import stat
@@ -55,17 +56,32 @@ def read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; it replaces `path` if the block succeeds, and is removed otherwise.
+def check_replaceable(path: Path, *marks: bytes) -> None:
+    """Raises `WriteError` for a file that is somebody else's: it is not empty and has none of these marks.
 
-    Several processes may write the same file at once, and any of them may be killed. A link is followed. Raises
-    `WriteError` for every `OSError`, also for one in the block, and for whatever is no regular file, such as /dev/null:
-    it would be replaced.
+    Every file that this package writes under a name of its own choice has one of its marks. Without marks, or without a
+    file, nothing is checked; whatever is no regular file, such as /dev/null, is never replaced.
     """
     try:
         if kind := irregular(path):
             raise FileExistsError(errno.EEXIST, f"it is {kind}, not a file")
+        if marks and path.exists() and path.stat().st_size:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if all(content.find(mark) < 0 for mark in marks):
+                    raise FileExistsError(errno.EEXIST, "it is there, and neurocollapse did not write it")
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+@contextmanager
+def atomic_path(path: Path, *marks: bytes) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; it replaces `path` if the block succeeds, and is removed otherwise.
+
+    Several processes may write the same file at once, and any of them may be killed. A link is followed. Raises
+    `WriteError` for every `OSError`, also for one in the block, and for what is not `check_replaceable`.
+    """
+    check_replaceable(path, *marks)
+    try:
         path = Path(os.path.realpath(path))
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
         os.close(descriptor)
@@ -81,13 +97,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @overload
-def path_of(given: Path | str) -> Path: ...
+def path_of(given: Path | str, kind: type[NeurocollapseError] = InputError) -> Path: ...
 @overload
-def path_of(given: None) -> None: ...
-def path_of(given: Path | str | None) -> Path | None:
-    """Returns the path that a user means, if any: ~ and ~name at its beginning are home folders."""
-    # unlike that of pathlib, this leaves the name of no user alone
-    return None if given is None else Path(os.path.expanduser(given))
+def path_of(given: None, kind: type[NeurocollapseError] = InputError) -> None: ...
+def path_of(given: Path | str | None, kind: type[NeurocollapseError] = InputError) -> Path | None:
+    """Returns the path that a user means, if any: ~ and ~name at its beginning are home folders.
+
+    Raises an error of type `kind` for what no file or folder can be called, such as an empty name.
+    """
+    if given is None:
+        return None
+    if given == "":
+        raise kind("the name of a file or folder is empty; use . for the current folder")
+    path = Path(os.path.expanduser(given))  # unlike that of pathlib, this leaves the name of no user alone
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            fault = getattr(error, "strerror", None) or in_one_line(error)
+            raise kind(f"{str(given)!r} cannot be opened ({fault}); check the path") from error
+    return path
 
 
 def matching(
@@ -102,7 +131,7 @@ def matching(
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        whole = path_of(pattern)
+        whole = path_of(pattern, kind)
         named = [whole] if whole.exists() else map(Path, glob.glob(str(whole)))
         matches = [path for path in named if counts(path)]
         if not matches:
@@ -117,9 +146,9 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes the text to a file, whole or not at all."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, *marks: bytes) -> None:
+    """Writes the text to a file, whole or not at all, unless the file is somebody else's: see `check_replaceable`."""
+    with atomic_path(path, *marks) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -646,7 +646,7 @@ COMMANDS = [
     (["verify", ".", "--device", "nonsense"], "device nonsense cannot be used here; there is: cpu"),
     (["claims", "--quick", "--read", "--out", ".", "--device", "nonsense"], "device nonsense cannot be used here"),
     ([*TRAIN, "--device", "mps"], "device mps cannot be used here; there is: cpu"),
-    ([*TRAIN, "--out", "x" * 300], "is not a folder that can be written to; name another (File name too long)"),
+    ([*TRAIN, "--out", "x" * 300], "cannot be opened (File name too long); check the path"),
     ([*TRAIN, "--out", "/proc/x"], "/proc is not a folder that can be written to; name another"),
     ([*TRAIN, "--device", "meta"], "device meta cannot be used here"),
     ([*TRAIN, "--out", "a_file"], "a_file is not a folder that can be written to; name another"),

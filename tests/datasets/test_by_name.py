@@ -5,6 +5,7 @@ import io
 import re
 import sys
 import tracemalloc
+import types
 import zipfile
 from pathlib import Path
 
@@ -417,6 +418,37 @@ def test_wrong_function(monkeypatch, given, message):
     module.load = load
     monkeypatch.setitem(sys.modules, "data_of_mine", module)
     assert message in error_of(load_dataset, "data_of_mine:load")
+
+
+X, Y = torch.eye(4).repeat(2, 1), torch.arange(8) % 4
+UNREADABLE = {
+    "sparse": (X.to_sparse(), Y),
+    "without data": (X.to("meta"), Y),
+    "labels that are sparse": (X, Y.to_sparse()),
+    "complex": (X * 1j, Y),
+    "samples that are sparse": [(x.to_sparse(), 0) for x in X],
+    "labels without data": [(x, torch.tensor(0, device="meta")) for x in X],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_tensor_that_is_no_array_is_named(monkeypatch, given):
+    monkeypatch.setitem(sys.modules, "data_of_mine", types.SimpleNamespace(load=lambda: given))
+    said = error_of(load_dataset, "data_of_mine:load")
+    assert re.match(r"data_of_mine:load: .*(images|labels|sample 0) is (no dense tensor of|Tensor, not) real", said)
+
+
+@pytest.mark.parametrize(
+    ("images", "test", "place"), [(1.0, 1e100, "test_images[1, 2]"), (1e-200, 0.0, "images[0, 0]")]
+)
+def test_numbers_that_float32_cannot_hold_are_named(tmp_path, images, test, place):
+    held_out = np.zeros((2, 4))
+    held_out[1, 2] = test
+    np.savez(
+        tmp_path / "x.npz", images=X.numpy() * np.float64(images), labels=Y, test_images=held_out, test_labels=[0, 1]
+    )
+    said = error_of(load_dataset, tmp_path / "x.npz")
+    assert f"x.npz: {place} is {test or images:g}, which float32 cannot hold once" in said
 
 
 @pytest.mark.parametrize(

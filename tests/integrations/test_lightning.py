@@ -113,8 +113,10 @@ def test_a_run_is_recorded(tmp_path, monkeypatch):
     frame = runs(tmp_path / "run")
     assert frame[["epoch", "lr", "status"]].values.tolist() == [[2, 0.1, "finished"], [4, 0.1, "finished"]]
     assert frame["train.nc3"].iloc[-1] == callback.measurement["nc3"]
-    with pytest.raises(TypeError, match=r"recorder must be a Recorder, got str; pass nc\.Recorder\(folder, config="):
-        loops.Probe(1, None, "nc/", False, {}, "run")
+    with pytest.raises(
+        TypeError, match=r"recorder must be a Recorder, got 'run' .* str; pass nc\.Recorder\(folder, con"
+    ):
+        NeuralCollapseCallback(recorder="run")
     monkeypatch.setattr(Recorder, "add", lambda *_: 1 / 0)
     with pytest.warns(CaptureWarning, match="epoch 1 was not recorded .*ZeroDivisionError.*; the training goes on"):
         fit(NeuralCollapseCallback(recorder=recorder), tmp_path / "again", epochs=1)
@@ -253,6 +255,9 @@ def test_what_one_batch_shows_is_an_error_before_the_training(options, message, 
         ({"loader": "test"}, ValueError, "loader must be 'train', 'val' or a loader, got 'test'"),
         ({"every_k_epochs": 0}, ValueError, "measure every 1 or more epochs, got 0"),
         ({"keys": ["nc1", "nc9"]}, ValueError, "there is no key 'nc9' .did you mean 'nc"),
+        ({"keys": "nc1"}, TypeError, r"keys must be a sequence of keys, got 'nc1'; write \['nc1'\]"),
+        ({"every_k_epochs": 2.5}, TypeError, "every_k_epochs must be an integer, got 2.5 of type float"),
+        ({"prefix": None}, TypeError, "prefix must be a string, got None"),
         ({"token": "first"}, TypeError, "there is no option 'token' .did you mean 'tokens'.*see measure_model"),
     ],
 )

@@ -170,10 +170,14 @@ def test_bad_input_is_named(keep):
         NeuralCollapse(1, keep_features=keep)
     with pytest.raises(ValueError, match="weighting must be one of classes, samples, got 'sample'"):
         NeuralCollapse(3, keep_features=keep, weighting="sample")
-    metric = updated(NeuralCollapse(3, keep_features=keep), H[:10], Y[:10])
+    with pytest.raises(TypeError, match="num_classes must be an integer, got 'x' of type str"):
+        NeuralCollapse("x", keep_features=keep)
+    metric = NeuralCollapse(3, keep_features=keep)
+    metric.update(H[:10].numpy(), Y[:10].tolist())
     for features, labels, message in (
         (H, Y.float(), "labels must be integers, got torch.float32"),
         (H[:2], torch.tensor([0, 3]), "label 3 of sample 11 is out of range"),
+        ("ab", Y, "features must be numbers, got an array of <U2"),
         (H[:, :4], Y, "earlier batches had 5 features, this one has 4"),
         (H, Y[:5], r"the same length, got \(24, 5\) and \(5,\)"),
     ):

@@ -10,8 +10,10 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 
 import neurocollapse as nc
 from neurocollapse import FeatureFileError
@@ -325,8 +327,45 @@ def test_a_file_of_several_names_is_read_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a" * 300 + ".npz", "a" * 300 + "*.npz", "a\0.npz", "\0*.npz", "loop.npz", "lo*.npz"])
 def test_a_name_that_no_file_can_have(tmp_path, name):
     os.symlink("loop.npz", tmp_path / "loop.npz")
-    with pytest.raises(FeatureFileError, match=r"^'.*' cannot be read \(.*\); check the path$"):
+    with pytest.raises(FeatureFileError, match=r"^'.*' cannot be opened \(.*\); check the path$"):
         read_features(tmp_path / name)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5)])
+def test_tensors_of_arrow_are_vectors_or_refused(tmp_path, shape):
+    contents = arrays()
+    lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(contents["features"].ravel()), 5)
+    tensors = pyarrow.ExtensionArray.from_storage(pyarrow.fixed_shape_tensor(pyarrow.float32(), shape), lists)
+    parquet.write_table(pyarrow.table({"features": tensors, "labels": contents["labels"]}), tmp_path / "x.parquet")
+    if len(shape) == 1:
+        assert np.array_equal(whole(read_features(tmp_path / "x.parquet")["features"]).numpy(), contents["features"])
+    else:
+        with pytest.raises(FeatureFileError, match=r"x\.parquet: features are tensors of shape \(1, 5\); flatten them"):
+            read_features(tmp_path / "x.parquet")
+
+
+def test_features_of_another_shape_in_a_group_are_named(tmp_path):
+    path = write_zarr(tmp_path, {**arrays(), "features": np.ones(24, np.float32)})
+    with pytest.raises(FeatureFileError, match=r"features must be \(samples, features\), got \(24,\)$"):
+        read_features(path)
+
+
+@pytest.mark.parametrize("files", [1, 2])
+@pytest.mark.parametrize("write", [write_npy, write_parquet, write_zarr])
+def test_a_label_beyond_int64_is_shown_as_it_is(tmp_path, write, files):
+    for place in range(files):
+        contents = {**arrays(), "labels": np.array([0] * 23 + [2**64 - 1], np.uint64)}
+        (tmp_path / str(place)).mkdir()
+        path = write(tmp_path / str(place), contents)
+    with pytest.raises(nc.NeurocollapseError, match="label 18446744073709551615 of sample 23 is out of range"):
+        nc.measure(**read_features(path if files == 1 else tmp_path / "*" / path.name))
+
+
+def test_weights_of_nan_in_two_files_are_the_same(tmp_path):
+    for place in range(2):
+        np.savez(tmp_path / f"{place}.npz", **{**arrays(), "weight": np.full((3, 5), np.nan)})
+    with pytest.raises(nc.InputError, match=r"weight\[0, 0\] is nan"):
+        nc.measure(**read_features(tmp_path / "*.npz"))
 
 
 def test_a_sample_of_several_files_is_named_by_its_place_in_all(tmp_path):

@@ -1,16 +1,22 @@
 """The paper's panels, and the page, from what is not a folder of this package's runs."""
 
 import json
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import neurocollapse as nc
 from neurocollapse import InputError, RunError
+from neurocollapse.claims import QUICK, judge_all
+from neurocollapse.cli.report import map as drawn_map
+from neurocollapse.reports import collapse_figure, layers_figure, map_table
 from neurocollapse.reports.trajectories import trajectory_runs
+from neurocollapse.sweeps import Machines
 from tests.reports.test_report import of_page
 
 KEYS = ("loss_data", "nc1", "nc2_norm_variance", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
@@ -130,11 +136,109 @@ def test_a_checkpoint_of_two_runs_is_told_by_its_path(tmp_path):
     assert [record["epoch"] for record in run.records] == [1, 2]
 
 
+FRAMES = {
+    "no run": ({"run_id": ["a", None]}, "a row of the frame has no run_id"),
+    "words for epochs": ({"epoch": ["1", "two"]}, "epoch of run mine is 'two'; it must be a number"),
+    "a date": ({"epoch": pd.to_datetime(["2026-01-01", "2026-01-02"])}, "epoch of run mine is Timestamp("),
+    "an epoch of nan": ({"epoch": [1, math.nan]}, "an epoch of run mine is nan; epochs are numbers from 0 on"),
+    "an epoch without end": ({"epoch": [math.inf, 1]}, "an epoch of run mine is inf"),
+    "an epoch far away": ({"epoch": [1, 1e300]}, "an epoch of run mine is 1e+300"),
+    "an epoch before the first": ({"epoch": [-1, 1]}, "an epoch of run mine is -1.0"),
+    "beyond any float": ({"train.nc1": [1, 10**400]}, "train.nc1 of run mine is an integer beyond any float"),
+    "words for a metric": ({"train.nc1": [1, "x"]}, "train.nc1 of run mine is 'x'; it must be a number"),
+    "complex numbers": ({"train.nc1": [1j, 2]}, "train.nc1 of run mine is 1j; it must be a number"),
+    "a list in a cell": ({"loss": [["a"], "b"]}, "loss of run mine is ['a']; a cell holds one number or text"),
+    "words for a number of classes": ({"num_classes": "four"}, "num_classes of run mine is 'four'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "message"), FRAMES.values(), ids=FRAMES)
+def test_what_a_frame_cannot_hold_is_named_with_its_run(columns, message):
+    given = pd.DataFrame({"run_id": "mine", "epoch": [1, 2], **{f"train.{key}": 0.5 for key in KEYS}} | columns)
+    for draw in (nc.plot, map_table):
+        with pytest.raises(InputError, match=re.escape(message)):
+            draw(given)
+
+
+@pytest.mark.parametrize("draw", [map_table, collapse_figure, layers_figure])
+def test_a_figure_is_drawn_from_a_frame(draw):
+    with pytest.raises(InputError, match=f"{draw.__name__}: frame must be a DataFrame, got .* of type list"):
+        draw([{"run_id": "mine"}])
+    with pytest.raises(InputError, match="more than one column 'epoch'"):
+        draw(pd.DataFrame([[1, 2]], columns=["epoch", "epoch"]))
+    if draw is map_table:
+        with pytest.raises(InputError, match=r"^the frame has no column epoch, train\.loss_data") as caught:
+            draw(pd.DataFrame({"run_id": ["mine"]}))
+        assert str(caught.value).count("run_id") == 1
+
+
+def test_ids_of_two_types_and_a_decay_in_words_are_lines():
+    given = pd.DataFrame({"run_id": ["a", 1], "weight_decay": [0.1, "high"], "seed": 0, "epoch": 1, "train.nc1": 0.5})
+    assert lines_of(nc.plot(given)) == ["1", "a"]
+
+
+def test_a_map_names_the_run_that_has_no_configuration():
+    with pytest.raises(InputError, match=r"run b has no configuration of RunConfig \(weight_decay must be at least 0"):
+        map_table(frame(weight_decay=[0.5] * 3 + [-1.0] * 3))
+
+
+def test_what_the_package_wrote_is_replaced(tmp_path):
+    own_runs(tmp_path)
+    for _ in range(2):
+        drawn_map(tmp_path)
+        nc.report(tmp_path)
+    assert {"map.csv", "map.png", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("layout", ["{run}/epoch_{epoch}.pt", "{run}/checkpoint-{epoch}/model.safetensors"])
+def test_the_checkpoints_of_two_runs_in_one_trajectory_are_two_lines(tmp_path, layout):
+    path = tmp_path / "t5.jsonl"
+    for name in ("one", "two"):
+        for epoch in (1, 2, 10):
+            file = layout.format(run=f"/runs/{name}", epoch=epoch)
+            trajectory(path, [Path(file).name], path=file)
+    assert [[record["epoch"] for record in run.records] for run in trajectory_runs(path)] == [[1, 2, 10]] * 2
+    assert lines_of(nc.plot(path)) == ["t5-0", "t5-1"]
+    with pytest.raises(RunError, match=r"there is no folder .*t5 \(did you mean 't5\.jsonl'\?\)"):
+        nc.report(tmp_path / "t5")
+
+
+def own_runs(out: Path) -> Path:
+    for decay in (0.0, 0.5):
+        with nc.Recorder(out / str(decay), {"weight_decay": decay, "seed": 0}) as recorder:
+            recorder.add(1, dict.fromkeys(KEYS, 0.5))
+    return out
+
+
+OUTPUTS = {
+    **dict.fromkeys(("map.csv", "map.png", "map.pdf", "map.svg"), drawn_map),
+    "report.html": nc.report,
+    "save.safetensors": lambda out: nc.measure_model(
+        torch.nn.Linear(16, 4), nc.load_dataset("gaussian").train, save_features=out / "save.safetensors"
+    ),
+    **dict.fromkeys(
+        ("figure.png", "figure.pdf", "figure.svg", "summary.csv"), lambda out: nc.reproduce(out=out, progress=False)
+    ),
+    **dict.fromkeys(("claims.md", "claims.json"), lambda out: judge_all(QUICK, out, Machines())),
+}
+
+
+@pytest.mark.parametrize(("name", "write"), OUTPUTS.items(), ids=OUTPUTS)
+def test_what_the_package_did_not_write_is_never_replaced(tmp_path, monkeypatch, name, write):
+    for planned in ("neurocollapse.reports.reproduction.plan_sweep", "neurocollapse.claims.judging.plan_claims"):
+        monkeypatch.setattr(planned, lambda *_: pytest.fail("the file is not looked for before the runs"))
+    mine = own_runs(tmp_path) / name
+    mine.write_text("epoch,nc1\n1,2\n")
+    with pytest.raises(nc.WriteError, match=rf"{name} cannot be written \(it is there, and neurocollapse did not"):
+        write(tmp_path)
+    assert mine.read_text() == "epoch,nc1\n1,2\n"
+
+
 def test_a_page_of_the_users_own_is_not_replaced(tmp_path):
     path = trajectory(tmp_path / "t.jsonl")
     page = tmp_path / "t.html"
     page.write_text("precious")
-    with pytest.raises(RunError, match=r"t\.html is no report, and the report would replace it"):
+    with pytest.raises(nc.WriteError, match=r"t\.html cannot be written \(it is there, and neurocollapse did not"):
         nc.report(path)
     assert page.read_text() == "precious"
     page.unlink()
@@ -146,7 +250,7 @@ def test_a_page_of_the_users_own_is_not_replaced(tmp_path):
     [
         ('{"epoch": 1}\n', "is no trajectory (line 1 has no 'checkpoint'); mend it, or name another file"),
         ("[\n", "is no trajectory (line 1 is cut off); mend it, or name another file"),
-        (None, "there are no checkpoints in "),
+        (None, "there is no file "),
     ],
 )
 def test_what_is_no_trajectory(tmp_path, run, content, message):

@@ -124,6 +124,16 @@ def test_a_data_file_counts_by_its_content_wherever_it_lies(tmp_path):
     assert run_id(SMALL, edited) == run_id(SMALL, FEW)
 
 
+def test_a_run_on_a_folder_with_nearly_a_known_name_is_read_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("cifar-10").mkdir()
+    config = dataclasses.replace(SMALL, dataset="cifar-10", epochs=0)
+    folder = execute(config, FEW, tmp_path / "runs")
+    Path("cifar-10").rmdir()
+    assert folder.config == config
+    assert runs(tmp_path / "runs")["dataset"].tolist() == ["cifar-10"]
+
+
 def test_an_id_is_one_folder_name():
     config = dataclasses.replace(SMALL, dataset="/some/where/my data.npz", network="package.module:function")
     assert Path(run_id(config, FEW)).name == run_id(config, FEW)

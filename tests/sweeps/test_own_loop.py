@@ -147,6 +147,12 @@ def test_what_else_is_made_of_it(tmp_path):
         (lambda out: nc.Recorder(out / "x").add(True, {}), InputTypeError, "epoch must be an integer from 0, got True"),
         (lambda out: nc.Recorder(out / "x").add(0, {}, x="a"), InputTypeError, "x must be a number or a measurement"),
         (lambda out: nc.Recorder(out / "x").add(0, {"a": "b"}), InputTypeError, r"train\.a must be a number.*str"),
+        (lambda out: nc.Recorder(out / "x").add(0, {"a": 10**5000}), InputError, r"train\.a is an integer beyond any"),
+        (lambda out: nc.Recorder(out / "x", {"a": 10**5000}), InputError, "config: a is an integer beyond any float"),
+        (lambda out: nc.Recorder(out / "x").add(0, {}, a=torch.zeros((), device="meta")), InputTypeError, "a cannot"),
+        (lambda out: nc.Recorder(out / "x").add(0, {"class_counts": 5}), InputTypeError, "class_counts must be .*int"),
+        (lambda out: nc.Recorder(out / "x").add(0, {"class_counts": "ab"}), InputTypeError, "class_counts must be"),
+        (lambda out: nc.Recorder(out / "x").add(0, {"class_counts": [0.5]}), InputTypeError, "class_counts must be"),
     ],
 )  # fmt: skip
 def test_what_is_refused(tmp_path, call, error, message):
@@ -154,6 +160,13 @@ def test_what_is_refused(tmp_path, call, error, message):
     with pytest.raises(error, match=message):
         call(tmp_path)
     assert not (tmp_path / "x" / "records.jsonl").exists()
+
+
+@pytest.mark.parametrize("counts", [torch.tensor([3, 0, 2]), np.array([1, 1, 0]), (2, 2)])
+def test_counts_may_be_any_array_and_names_any_text(tmp_path, counts):
+    nc.Recorder(tmp_path / "x", {"file": "\udc80"}).add(0, {"a\udc80": 1.0, "accuracy": [1, 2], "class_counts": counts})
+    (row,) = nc.runs(tmp_path).to_dict("records")
+    assert (row["num_classes"], row["file"], row[r"train.a\udc80"]) == (2, r"\udc80", 1.0)
 
 
 def test_epochs_come_in_order(tmp_path):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .._errors import InputError
-from .._files import atomic_path, path_of, to_json
+from .._files import check_replaceable, path_of, to_json, write_text
 from .._progress import Progress
 from ..sweeps import Machines, Plan, Planned, check_device, check_runs, keep_tables, plan_sweep, say_notes
 from ..training import RunConfig
@@ -13,6 +13,9 @@ from .kept import RESULTS, read_results, write_results
 from .page import claims_page, claims_values
 from .results import Result, notes_on, results_of
 from .statements import Judged, corrected, judge_claims
+
+#: What is written for people and programs to read, and what is in every such file.
+_MARKS = {"claims.md": b"# The paper's claims, judged\n", "claims.json": b'"claim": '}
 
 
 def plan_claims(settings: Sequence[Setting], out: Path | str, machines: Machines, *, read: bool = False) -> Plan | None:
@@ -64,6 +67,8 @@ def judge_all(
         The judged claims, and a message for each run that failed or is damaged.
     """
     out = path_of(out)
+    for name, mark in _MARKS.items():  # now, and not after the runs
+        check_replaceable(out / name, mark)
     if read:
         _check_readable(out)
     kept = read_results(out / RESULTS)
@@ -129,6 +134,5 @@ def _write_page(settings: Sequence[Setting], kept: Mapping[RunConfig, Result], o
     judged = corrected([each for setting in settings for each in judge_claims(setting, kept.values())])
     page = claims_page(judged, command, {setting.name: notes_on(setting, kept) for setting in settings})
     for name, text in (("claims.md", page), ("claims.json", to_json(claims_values(judged), indent=1) + "\n")):
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(out / name, text, _MARKS[name])
     return judged

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .._errors import InputError
 from .._files import to_json
-from .options import Folder, MachineOptions
+from .options import MachineOptions
 from .printing import out_console, print_frame
 
 
@@ -12,7 +12,7 @@ def claims(
     machines: MachineOptions,
     quick: bool = False,
     full: bool = False,
-    out: Folder = Path("results/claims"),
+    out: Path = Path("results/claims"),
     read: bool = False,
     dry_run: bool = False,
     json: bool = False,

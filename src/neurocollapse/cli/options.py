@@ -2,41 +2,20 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
 from .._errors import InputError, did_you_mean
-from .._files import path_of
 from ..sweeps import ENGINES, Machines
 from ..training import GROUPS, RECIPES, RunConfig
 from .parsing import Form, Presets, form, read
-
-
-def _folder(text: str) -> Path:
-    if not text:
-        raise InputError("the name of the folder is empty; use . for this one")
-    return path_of(text)
-
-
-#: A folder to write to. An empty name, which `Path` reads as the current folder, is an error.
-Folder = Annotated[
-    Path,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH",
-        instance_from_str=lambda words: _folder(words[0]),
-        is_instance=lambda value: isinstance(value, Path),
-        str_from_instance=lambda path: [str(path)],
-    ),
-]
 
 EngineName = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(ENGINES)}}}")]
 
 
 def _machines(*names: str) -> Form:
-    asked = form(Machines, {"machine": names}, engine=EngineName, tensorboard=Folder | None)
+    asked = form(Machines, {"machine": names}, engine=EngineName)
     return Form(partial(Machines, progress=True), asked.groups)
 
 

@@ -26,6 +26,22 @@ _POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 _KINDS = {int: "whole numbers", float: "numbers"}
 _METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", bool: "{True,False}"}
 
+_PATHS = tyro.constructors.ConstructorRegistry()
+
+
+@_PATHS.primitive_rule
+def _path(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+    """Reads a path: ~ is the home folder, and an empty word, which `Path` reads as the current folder, is an error."""
+    if info.type is not Path:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: path_of(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)  # tyro hashes what annotates a type
 class Presets:
@@ -95,7 +111,7 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
     try:
         with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(said):
             answers: Any = tyro.cli(
-                asked, prog=f"neurocollapse {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,)
+                asked, prog=f"neurocollapse {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,), registry=_PATHS
             )
     except SystemExit as end:
         if not end.code:
@@ -104,9 +120,9 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
         raise InputError(f"{wrong}; see neurocollapse {name} --help") from None
     if repeated := _repeated(command, words):
         raise InputError(repeated)
-    typed = _at_home(vars(answers))
+    typed = dict(vars(answers))
     for key, form in forms.items():
-        given = [_at_home(vars(typed.pop(group.__name__))).items() for group in form.groups]
+        given = [vars(typed.pop(group.__name__)).items() for group in form.groups]
         typed[key] = form.kind(**dict(chain(*given)))
     return partial(command, **typed)
 
@@ -134,11 +150,6 @@ def plainly(name: str, hint: Any, default: Any) -> Any:
         (kind,) = (kind for kind in get_args(bare) if kind is not type(None))
         shown["metavar"] = _METAVARS[_unwrapped(kind)[0]]
     return Annotated[hint, tyro.conf.arg(**shown)] if shown else hint
-
-
-def _at_home(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values with the home folder in paths that begin with ~, which a quoted word still has."""
-    return {name: path_of(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 class _Page(io.StringIO):
@@ -185,10 +196,9 @@ def refuse(reason: str, **options: Any) -> None:
 
 def read(hint: Any, word: str) -> Any:
     """Reads the word as a value of this type. Raises `InputError`, which says what a value looks like."""
-    hint, extras = _unwrapped(hint)
-    for extra in extras:
-        if isinstance(extra, tyro.constructors.PrimitiveConstructorSpec):
-            return extra.instance_from_str([word])
+    hint, _ = _unwrapped(hint)
+    if hint is Path:
+        return path_of(word)
     choices = get_args(hint)
     if get_origin(hint) is Literal:
         if word in choices:
@@ -217,18 +227,30 @@ def _complaint(command: Callable[..., int], words: Sequence[str]) -> str | None:
         used = len(values) if many else 0 if bare in (None, bool) else 1
         if len(values) < used:
             return f"{option} needs a value"
-        for value in values[:used]:
-            try:
-                read(get_args(bare)[0] if many else hint, value)
-            except ValueError as error:
-                return f"{option} cannot be {value!r}: {error}"
+        if wrong := _unreadable(option, hint, values[:used]):
+            return wrong
         loose += values[used:]
-    several = any(get_origin(_unwrapped(hint)[0]) is tuple for key, hint in _hints(command)[0].items() if key in places)
+    hints = [_hints(command)[0][key] for key in places]
+    several = any(get_origin(_unwrapped(hint)[0]) is tuple for hint in hints)
     if len(loose) > len(places) and not several:
         return f"{loose[len(places)]!r} belongs to no option"
+    for key, hint in zip(places, hints, strict=True):
+        if wrong := _unreadable(f"the {key}", hint, loose if several else loose[:1]):
+            return wrong
     given = inspect.signature(command).parameters
     needed = [key for key in places[len(loose) :] if given[key].default is inspect.Parameter.empty]
     return f"the {needed[0]} is missing" if needed else None
+
+
+def _unreadable(what: str, hint: Any, words: Sequence[str]) -> str | None:
+    """Describes the first word that cannot be a value of this type, or an item of a tuple of it; None if all can be."""
+    bare, _ = _unwrapped(hint)
+    for word in words:
+        try:
+            read(get_args(bare)[0] if get_origin(bare) is tuple else hint, word)
+        except ValueError as error:
+            return f"{what} cannot be {word!r}: {error}"
+    return None
 
 
 def _places_and_options(command: Callable[..., int]) -> tuple[list[str], dict[str, Any]]:

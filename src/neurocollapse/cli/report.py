@@ -8,7 +8,6 @@ from typing import Literal
 import tyro
 
 from .._files import atomic_path
-from .options import Folder
 from .parsing import refuse
 from .printing import messages, out_console, print_frame, shown
 
@@ -61,7 +60,7 @@ def map(
     folder: tyro.conf.Positional[Path],
     across: str = "weight_decay",
     split: Literal["train", "test"] = "train",
-    out: Folder | None = None,
+    out: Path | None = None,
 ) -> int:
     """Draw a map of a sweep: a field across, all others that vary down, the colour a measure of the last records.
 
@@ -83,7 +82,7 @@ def map(
     where = out or folder
     where.mkdir(parents=True, exist_ok=True)
     paths = save_figure(map_figure(table, across, title=f"{folder.name}, {split} data"), where, "map")
-    with atomic_path(where / "map.csv") as temporary:
+    with atomic_path(where / "map.csv", b",seeds,at_rest,") as temporary:
         table.to_csv(temporary, index=False)
     print_frame(least_over(table, across, "nc1").map(shown), f"NC1 over {across}, {split} data, median over seeds")
     out_console.print(f"figure: {paths[0]}   numbers: {where / 'map.csv'}")

@@ -8,7 +8,7 @@ from .._errors import InputError
 from .._files import to_json
 from ..training import RECIPES, RunConfig
 from .listing import print_runs
-from .options import ComparedOptions, Folder, FollowedOptions, RecipeName, RunOptions, axis
+from .options import ComparedOptions, FollowedOptions, RecipeName, RunOptions, axis
 from .printing import messages, out_console, print_frame, rows
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def reproduce(
     recipe: RecipeName = "default",
     weight_decay: tuple[float, ...] = RECIPES["default"].weight_decays,
     seeds: int = 1,
-    out: Folder = Path("results/reproduce"),
+    out: Path = Path("results/reproduce"),
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
@@ -71,7 +71,7 @@ def train(
     config: RunOptions,
     machines: FollowedOptions,
     vary: tuple[str, ...] = (),
-    out: Folder = Path("results/runs"),
+    out: Path = Path("results/runs"),
     dry_run: bool = False,
     json: bool = False,
 ) -> int:

@@ -5,4 +5,5 @@ from .load import load_dataset as load_dataset
 from .mixture import gaussian_mixture as gaussian_mixture
 from .publications import DATASETS as DATASETS
 from .publications import PUBLICATIONS as PUBLICATIONS
+from .publications import check_data_name as check_data_name
 from .selection import Selection as Selection

@@ -76,7 +76,7 @@ def _samples(path: Path | str, arrays: Mapping[str, NDArray[Any]], prefix: str) 
 def _check(path: Path | str, name: str, array: NDArray[Any], good: NDArray[np.bool_], remedy: str) -> None:
     if not good.all():
         index = tuple(np.argwhere(~good)[0].tolist())
-        raise DatasetError(f"{path}: {name}[{', '.join(map(str, index))}] is {array[index]}; {remedy}")
+        raise DatasetError(f"{path}: {name}[{', '.join(map(str, index))}] is {array[index]!s}; {remedy}")
 
 
 def _channels_first(images: NDArray[Any]) -> NDArray[Any]:

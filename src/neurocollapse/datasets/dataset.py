@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._errors import InputTypeError
+from .._errors import DatasetError, InputTypeError
 from .._html import Brief
 
 # Samples converted to float64 at a time: all 50,000 images of CIFAR-10 at once would take 1.2 GB.
@@ -177,12 +177,23 @@ def assemble(source: Source) -> Dataset:
     standardise = Standardisation(train.images)
     return Dataset(
         name=name,
-        train=standardise.split(train),
-        test=test and standardise.split(test),
+        train=_finite(f"{name}: images", train, standardise.split(train)),
+        test=test and _finite(f"{name}: test_images", test, standardise.split(test)),
         num_classes=num_classes,
         sha256=digest(*train, *(test or ())),
         notes=notes,
     )
+
+
+def _finite(what: str, samples: Samples, split: Split) -> Split:
+    """Returns the split. Raises `DatasetError` for a number that float32 cannot hold once it is standardised."""
+    if not isinstance(split, ByteSplit) and not (finite := torch.isfinite(split.images)).all():
+        place = tuple((~finite).nonzero()[0].tolist())
+        raise DatasetError(
+            f"{what}[{', '.join(map(str, place))}] is {samples.images[place]:g}, which float32 cannot hold once it is "
+            f"standardised by the training samples; remove or repair such samples, or scale all"
+        )
+    return split
 
 
 class Standardisation:
@@ -204,7 +215,8 @@ class Standardisation:
     def __call__(self, images: NDArray[Any]) -> Float32[Tensor, "..."]:
         whole = torch.empty(images.shape, dtype=torch.float32)
         for target, block in zip(whole.split(BLOCK), _blocks(images), strict=True):
-            target.copy_(torch.from_numpy((block - self.mean) / self.deviation))
+            with np.errstate(all="ignore"):  # what is not finite afterwards is refused
+                target.copy_(torch.from_numpy((block - self.mean) / self.deviation))
         return whole
 
     def split(self, samples: Samples) -> Split:

@@ -25,7 +25,13 @@ def read_function(name: str) -> Source:
     keys; or data sets as PyTorch has them, of (image, label): the training split, or a tuple of it and the test split.
     """
     given = call_users(users_function(name, "data set", DatasetError), name, (), DatasetError)
-    return source_of(name, name, _arrays(name, given))
+    try:
+        arrays = _arrays(name, given)
+    except DatasetError:
+        raise
+    except Exception as error:  # of values of no use that the user's code made
+        raise DatasetError(f"{name} returned what cannot be read ({in_one_line(error)}); {_RETURNS}") from error
+    return source_of(name, name, arrays)
 
 
 def _arrays(name: str, given: Any) -> dict[str, NDArray[Any]]:

@@ -72,7 +72,7 @@ def _parsed(name: str) -> tuple[str, dict[str, str]]:
 def _opened(name: str, where: str, options: Mapping[str, str]) -> Mapping[str, Any]:
     """Returns the splits by name."""
     hub = import_extra("datasets", "hub", name, DatasetError)
-    folder: Path = path_of(where)
+    folder: Path = path_of(where, DatasetError)
     try:
         if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
             splits = hub.load_from_disk(str(folder))

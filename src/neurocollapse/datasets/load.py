@@ -1,6 +1,5 @@
 """Loads a data set by its name."""
 
-import difflib
 import os
 import warnings
 from pathlib import Path
@@ -15,7 +14,7 @@ from .formats import read_published
 from .functions import read_function
 from .hub import read_hub
 from .mixture import sample_mixture
-from .publications import DATASETS, OTHER_DATA, PUBLICATIONS
+from .publications import PUBLICATIONS, unknown_data
 from .selection import Selection, select
 
 
@@ -84,7 +83,7 @@ def load_dataset(
     """
     selection = Selection(per_class, imbalance, imbalance_ratio, label_noise, seed)
     if data_dir is not None:
-        data_dir = path_of(data_dir)
+        data_dir = path_of(data_dir, DatasetError)
         # The folder is not created: a mistyped name would silently become a download of 170 MB.
         if not data_dir.is_dir():
             wrong = "is a file, not a folder" if data_dir.exists() else "does not exist"
@@ -105,11 +104,9 @@ def _read(name: str, data_dir: Path | None, per_class: int | None) -> Source:
     if name.startswith("hf:"):
         return read_hub(name, per_class)
     if name.lower().endswith(".npz"):
-        return read_user_file(path_of(name))
-    if os.path.isdir(path_of(name)):  # unlike pathlib's, false also for what can be no path
-        return read_folder(path_of(name))
+        return read_user_file(path_of(name, DatasetError))
+    if os.path.isdir(path_of(name, DatasetError)):
+        return read_folder(path_of(name, DatasetError))
     if ":" in name:
         return read_function(name)
-    close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ";"
-    raise DatasetError(f"unknown data set {name!r}{meant} the choices are {', '.join(DATASETS)}, or {OTHER_DATA}")
+    raise unknown_data(name)

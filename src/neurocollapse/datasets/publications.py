@@ -4,7 +4,12 @@ Sizes and SHA-256 of what is downloaded are those that TensorFlow Datasets (`url
 the same files) check too.
 """
 
+import difflib
+import os
+import re
 from dataclasses import dataclass
+
+from .._errors import DatasetError
 
 
 @dataclass(frozen=True)
@@ -197,3 +202,21 @@ PUBLICATIONS = {
 #: Every name that `load_dataset` knows, and the other things that it takes.
 DATASETS = ("mnist5k", *PUBLICATIONS, "gaussian")
 OTHER_DATA = "a path ending in .npz, a folder of images, hf:ID of Hugging Face, or module:function"
+
+
+def unknown_data(name: str) -> DatasetError:
+    """Returns the error for a name that is no data set."""
+    close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ";"
+    return DatasetError(f"unknown data set {name!r}{meant} the choices are {', '.join(DATASETS)}, or {OTHER_DATA}")
+
+
+def check_data_name(name: str) -> None:
+    """Raises `DatasetError` for a misspelt name of a data set, as far as a name tells it.
+
+    Any other word may be a folder, or stand for data that are given later; so may a known name with something added.
+    """
+    plain = re.fullmatch(r"[\w-]+", name) and not any(name.startswith(known) for known in DATASETS)
+    near = plain and difflib.get_close_matches(name.lower(), DATASETS, n=1, cutoff=0.8)
+    if not name or (near and not os.path.isdir(name)):
+        raise unknown_data(name)

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from .._errors import DatasetError
+from .._files import in_one_line
 
 #: PIL's modes of one channel of bytes, and those of more than eight bits, which bytes would cut off.
 GRAY, DEEP = ("1", "L", "LA"), ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -25,7 +26,8 @@ def stacked(
     images, labels = [], []
     for index, (image, label) in enumerate(tqdm(pairs, origin, total, delay=2, disable=None)):
         images.append(array_of(image, f"{origin}: sample {index}"))
-        labels.append(np.asarray(label))
+        place = f"{origin}: the label of sample {index}"
+        labels.append(array_of(label, place) if isinstance(label, torch.Tensor) else np.asarray(label))
     if not images:
         raise DatasetError(f"{origin} has no samples; check that it is the data set that is meant")
     if {image.shape[:-2] for image in images} == {(), (3,)}:
@@ -55,12 +57,16 @@ def array_of(value: Any, place: str) -> NDArray[Any]:
         if mode in DEEP:
             raise DatasetError(f"{place} has pixels of more than eight bits (mode {mode}); convert it to eight")
         return np.asarray(value.convert("L")) if mode in GRAY else np.asarray(value.convert("RGB")).transpose(2, 0, 1)
+    given = type(value).__name__
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        value = value.float() if value.dtype == torch.bfloat16 else value
+        try:
+            value = value.detach().cpu().resolve_conj()
+            value = value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
+        except Exception as error:  # of tensors that are sparse, quantized or without data
+            raise DatasetError(f"{place} is no dense tensor of real numbers ({in_one_line(error)})") from error
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise DatasetError(f"{place} has masked values; leave those samples out, or fill them")
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        raise DatasetError(f"{place} is {type(value).__name__}, not real numbers; give images, arrays or tensors")
+        raise DatasetError(f"{place} is {given}, not real numbers; give images, arrays or tensors")
     return array

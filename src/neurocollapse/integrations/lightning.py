@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from .._errors import InputError, did_you_mean
+from .._errors import InputError, checks_arguments, did_you_mean
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -25,6 +25,7 @@ from ..sweeps import Recorder
 from .loops import FirstBatches, Probe, Subject
 
 
+@checks_arguments
 class NeuralCollapseCallback(Callback):
     """Measures neural collapse after every k-th training epoch, and logs the numbers with `log_dict`.
 

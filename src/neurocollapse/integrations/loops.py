@@ -51,10 +51,12 @@ class Probe:
         prefix: str,
         strict: bool,
         options: Mapping[str, Any],
-        recorder: object = None,
+        recorder: Recorder | None = None,
     ):
         if every < 1:
             raise InputError(f"measure every 1 or more epochs, got {every}")
+        if isinstance(keys, str):
+            raise InputTypeError(f"keys must be a sequence of keys, got {keys!r}; write [{keys!r}]")
         # check now, and not after the first epochs
         for option in options:
             if option not in _OPTIONS:
@@ -67,9 +69,6 @@ class Probe:
             if key not in METRICS:
                 raise InputError(f"there is no key {key!r}{did_you_mean(key, METRICS)}; see neurocollapse.METRICS")
         self.every, self.keys, self.prefix, self.strict, self.options = every, keys, prefix, strict, options
-        if recorder is not None and not isinstance(recorder, Recorder):
-            given = type(recorder).__name__
-            raise InputTypeError(f"recorder must be a Recorder, got {given}; pass nc.Recorder(folder, config=...)")
         self.recorder = recorder
         #: the last measurement
         self.measurement: Measurement | None = None

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 
 try:
     from torchmetrics import Metric
@@ -17,7 +18,7 @@ except ImportError as error:
         "neurocollapse.integrations.torchmetrics needs torchmetrics; pip install 'neurocollapse[metrics]'"
     ) from error
 
-from ..measuring import is_cheap, measure
+from ..measuring import as_tensor, is_cheap, measure
 from ..metrics import METRICS, Measurement
 from ..networks import find_head
 from ..statistics import Classifier, ClassMoments, check_batch, check_weighting
@@ -26,6 +27,7 @@ from ..statistics import Classifier, ClassMoments, check_batch, check_weighting
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+@checks_arguments
 class NeuralCollapse(Metric):
     """Computes every neural-collapse metric of the features it is updated with, over all processes together.
 
@@ -91,18 +93,19 @@ class NeuralCollapse(Metric):
             for name in ClassMoments(num_classes).state():
                 self.add_state(name, [], dist_reduce_fx=None)
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> None:
         """Folds in a batch: the classifier's inputs, (samples, features), and labels (samples,)."""
+        features, labels = as_tensor("features", features), as_tensor("labels", labels)
         if not self.keep_features:
             moments = self._moments()
-            moments.update(features.detach(), labels)
+            moments.update(features, labels)
             self._set_moments(moments)
             return
         width = self.features[0].shape[1] if self.features else None
         check_batch(features, labels, self.num_classes, width, seen=sum(map(len, self.labels)))
         # copy, since the batch may be a slice of a much larger tensor, or change later
-        self.features.append(features.detach().clone())
-        self.labels.append(labels.detach().long())
+        self.features.append(features.clone())
+        self.labels.append(labels.long())
 
     def compute(self) -> dict[str, Tensor]:
         """Computes every metric that the samples and the head allow: {key of `METRICS`: float64 scalar}."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Any, Self
 
-from .._errors import InputError
+from .._errors import InputError, checks_arguments
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -21,6 +21,7 @@ from ..sweeps import Recorder
 from .loops import FirstBatches, Probe, Subject
 
 
+@checks_arguments
 class NeuralCollapseCallback(TrainerCallback):
     """Measures neural collapse after every k-th epoch, or at every evaluation, and logs with the trainer's `log`.
 

@@ -14,6 +14,7 @@ from .checkpoints import subject as subject
 from .classes import class_table as class_table
 from .classes import pair_table as pair_table
 from .feature_files import read_features as read_features
+from .features import as_tensor as as_tensor
 from .features import gather as gather
 from .features import is_cheap as is_cheap
 from .features import measure as measure

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .._errors import InputError, checks_arguments
-from ..statistics import Statistics
+from ..statistics import Statistics, int64_labels
 from .features import as_tensor, gather
 from .streamed import StreamedFeatures
 
@@ -46,7 +46,7 @@ def class_table(
     means = statistics.centered_class_means
     if isinstance(features, StreamedFeatures):
         features = torch.cat(list(features.blocks()))
-    rows, of_rows = as_tensor("features", features), as_tensor("labels", labels).long()
+    rows, of_rows = as_tensor("features", features), int64_labels(as_tensor("labels", labels))
     order, all_counts = of_rows.argsort(stable=True), torch.bincount(of_rows, minlength=statistics.num_outputs)
     classes = _classes(statistics)
     of_class = order.split(all_counts.tolist())

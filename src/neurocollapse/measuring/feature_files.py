@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .._errors import FeatureFileError
-from .._files import atomic_path, check_opens, in_one_line, irregular, matching, path_of, read_npz
+from .._errors import FeatureFileError, InputError
+from .._files import atomic_path, check_opens, irregular, matching, path_of, read_npz
+from ..statistics import int64_labels
 from .feature_tables import read_arrow, read_parquet, read_saved_dataset
 from .features import as_tensor
 from .reading import reading
@@ -44,7 +45,7 @@ def read_features(path: Path | str, *others: Path | str) -> dict[str, Any]:
         FeatureFileError: a file is absent, damaged, incomplete, of another format, or does not fit the others, or the
             package that reads it is not installed; the message names it.
     """
-    given = [path_of(each) for each in (path, *others)]
+    given = [path_of(each, FeatureFileError) for each in (path, *others)]
     names: dict[object, Path] = {}
     for file in (file for each in given for file in _matched(each)):
         names.setdefault(_identity(file), file)
@@ -60,14 +61,13 @@ def read_features(path: Path | str, *others: Path | str) -> dict[str, Any]:
 
 
 def _identity(path: Path) -> object:
-    """Returns what is the same for all names of a file. Raises `FeatureFileError` for a name that no file can have."""
+    """Returns what is the same for all names of a file."""
     try:
-        there = path.stat()
+        there = path_of(path, FeatureFileError).stat()
     except (FileNotFoundError, NotADirectoryError):
         return path
-    except (OSError, ValueError) as error:
-        fault = getattr(error, "strerror", None) or in_one_line(error)
-        raise FeatureFileError(f"{str(path)!r} cannot be read ({fault}); check the path") from error
+    except OSError as error:
+        raise FeatureFileError(f"{path} cannot be read ({error.strerror}); check the path") from error
     return there.st_dev, there.st_ino
 
 
@@ -147,14 +147,26 @@ def _joined(parts: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
     shape = (sum(map(len, features)), features[0].shape[1])
     whole: dict[str, Any] = {
         "features": StreamedFeatures(shape, lambda: itertools.chain.from_iterable(part.blocks() for part in features)),
-        "labels": torch.cat([arrays["labels"].long() for arrays in parts.values()]),
+        "labels": torch.cat([_labels(path, arrays["labels"]) for path, arrays in parts.items()]),
     }
     for name in OPTIONAL:
         there = {path: arrays[name] for path, arrays in parts.items() if name in arrays}
         for path, array in there.items():
-            if not torch.equal(array, whole.setdefault(name, array)):
+            if not _equal(array, whole.setdefault(name, array)):
                 raise FeatureFileError(f"{name} in {path} is not that in {next(iter(there))}; keep it in one of them")
     return whole
+
+
+def _labels(path: Path, labels: Tensor) -> Tensor:
+    try:
+        return int64_labels(labels)
+    except InputError as error:
+        raise FeatureFileError(f"{path}: {error}") from error
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two arrays hold the same numbers, nan in the same places too."""
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _with_hint(name: str, there: Iterable[str]) -> str:
@@ -239,10 +251,14 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
+#: What is in the header of a file that `write_features` wrote.
+SAVED_MARK = b'"features":{"dtype"'
+
+
 def write_features(path: Path, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Writes a .safetensors file that `read_features` reads."""
     arrays = {"features": features, "labels": labels, "weight": weight, "bias": bias}
-    with atomic_path(path) as temporary:
+    with atomic_path(path, SAVED_MARK) as temporary:
         try:
             safetensors.torch.save_file(
                 {name: a.cpu().contiguous() for name, a in arrays.items() if a is not None}, temporary

@@ -128,14 +128,20 @@ def _labels(path: Path, array: Any) -> Tensor:
     if not types.is_integer(array.type) or array.null_count:
         fault = f"{array.null_count} null" if array.null_count else str(array.type)
         raise FeatureFileError(f"{path}: labels must be integers, got {fault}; write them as such")
-    return as_tensor("labels", array.to_numpy(zero_copy_only=False)).long()
+    return as_tensor("labels", array.to_numpy(zero_copy_only=False))
 
 
 def _matrix(path: Path, array: Any, width: int | None = None) -> Tensor:
     """Returns the lists in an array of Arrow as rows."""
-    from pyarrow import compute, types
+    from pyarrow import ExtensionArray, compute, types
 
     array.validate(full=True)
+    if len(shape := getattr(array.type, "shape", None) or ()) > 1:
+        raise FeatureFileError(
+            f"{path}: features are tensors of shape {tuple(shape)}; flatten them to lists of numbers"
+        )
+    if isinstance(array, ExtensionArray):
+        array = array.storage
     kind = getattr(array.type, "value_type", None)
     if kind is None or not types.is_floating(kind):
         raise FeatureFileError(f"{path}: features must be lists of float16, float32 or float64, got {array.type}")

@@ -22,6 +22,7 @@ from ..statistics import (
     check_scale,
     check_shapes,
     hint_of,
+    int64_labels,
     mean_of,
 )
 from .capture.subset import Quota
@@ -253,7 +254,7 @@ def _as_labels(values: Tensor | ArrayLike) -> Tensor:
     labels = as_tensor("labels", values)
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise InputError(f"labels must be integers, got {labels.dtype}; cast them first")
-    return labels.long()
+    return int64_labels(labels)
 
 
 def _as_others(values: Tensor | ArrayLike) -> Tensor:

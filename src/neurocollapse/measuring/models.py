@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Unpack
 from torch import Tensor, nn
 
 from .._errors import InputError, InputTypeError, checks_arguments
-from .._files import path_of
+from .._files import check_replaceable, path_of
 from ..datasets import Split
 from ..metrics import Measurement
 from ..networks import Head, candidates_for, layer_weights, unwrap
@@ -32,7 +32,7 @@ from .capture.loaders import Unlabelled, as_loader
 from .capture.names import about
 from .capture.store import FeatureStore
 from .capture.subset import stratified_subset
-from .feature_files import write_features
+from .feature_files import SAVED_MARK, write_features
 from .features import check_choice, chosen_of, is_cheap
 from .process_group import Processes
 
@@ -201,10 +201,12 @@ def _check_together(
         raise InputError("one pass centres on the means it finds, not on given ones; use strategy='keep' or 'twice'")
     if save_features is not None and (strategy != "keep" or size > 1):
         raise InputError("save_features needs all features in one process; use strategy='keep' and together=False")
-    if save_features is not None and Path(save_features).suffix != ".safetensors":
-        raise InputError(f"save_features must end in .safetensors, got {save_features}")
     if save_features is not None and not path_of(save_features).parent.is_dir():
         raise InputError(f"save_features is {save_features}, and there is no such folder; make it first")
+    if save_features is not None and Path(save_features).suffix != ".safetensors":
+        raise InputError(f"save_features must end in .safetensors, got {save_features}")
+    if save_features is not None:
+        check_replaceable(path_of(save_features), SAVED_MARK)
     if strategy == "twice" and max_per_class is not None:
         raise InputError("max_per_class keeps the first samples, and two passes may differ in these; use 'keep'")
     if strategy == "stream" and min_per_class > 1:

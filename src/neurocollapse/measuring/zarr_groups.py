@@ -27,6 +27,8 @@ def read_zarr(folder: Path) -> dict[str, Any]:
             if name in ("features", "labels", "weight", "bias", "ood"):
                 array = group[name]
                 _check(folder / name, array)
+                if name == "features" and array.ndim != 2:
+                    raise FeatureFileError(f"{folder / name} must be (samples, features), got {array.shape}")
                 _check_whole(folder / name, array)
                 arrays[name] = _streamed(folder, array) if name == "features" else as_tensor(name, array[...])
         return arrays

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .._errors import NetworkError, did_you_mean
 from .._imports import import_extra
+from .names import LIBRARIES, PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def is_by_name(name: str) -> bool:
 
 def has_own_weights(name: str) -> bool:
     """Whether a model of a library comes with trained weights."""
-    return is_by_name(name) and (name.startswith("hf:") or name.endswith(f",{_PRETRAINED}"))
+    return is_by_name(name) and (name.startswith("hf:") or name.endswith(f",{PRETRAINED}"))
 
 
 def build_by_name(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -39,8 +40,8 @@ def build_by_name(name: str, input_shape: tuple[int, ...], num_classes: int) -> 
     """
     library, _, model = name.partition(":")
     model, comma, option = model.partition(",") if library != "hf" else (model, "", "")
-    if not model or (comma and option != _PRETRAINED):
-        raise NetworkError(f"{name} is no model{did_you_mean(option, [_PRETRAINED])}; write {LIBRARIES[library]}")
+    if not model or (comma and option != PRETRAINED):
+        raise NetworkError(f"{name} is no model{did_you_mean(option, [PRETRAINED])}; write {LIBRARIES[library]}")
     if len(input_shape) != 3:
         raise NetworkError(f"{name} takes images, and these samples are of shape {input_shape}; choose images, or mlp")
     with _in_our_words(name):
@@ -57,7 +58,7 @@ def preprocessing_of(name: str, model: nn.Module) -> Preprocessing | None:
         return None
     with _in_our_words(name):
         library, _, rest = name.partition(":")
-        return _PREPROCESSINGS[library](rest.removesuffix(f",{_PRETRAINED}"), model)
+        return _PREPROCESSINGS[library](rest.removesuffix(f",{PRETRAINED}"), model)
 
 
 def _resize_inputs(model: nn.Module, size: tuple[int, int]) -> None:
@@ -156,14 +157,6 @@ def _of_hf(name: str, _: nn.Module) -> Preprocessing | None:
     return Preprocessing(mean, deviation, (height, width) if height and width else None)
 
 
-_PRETRAINED = "pretrained"
-
-#: How models of each library are named.
-LIBRARIES = {
-    "timm": f"timm:NAME[,{_PRETRAINED}]",
-    "torchvision": f"torchvision:NAME[,{_PRETRAINED}]",
-    "hf": "hf:ID",
-}
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {"timm": _timm, "torchvision": _torchvision, "hf": _hf}
 _PREPROCESSINGS: dict[str, Callable[[str, Any], Preprocessing | None]] = {
     "timm": _of_timm,

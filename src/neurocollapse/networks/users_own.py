@@ -5,12 +5,10 @@ from collections.abc import Callable
 
 from torch import nn
 
-from .._errors import NetworkError, did_you_mean
+from .._errors import NetworkError
 from .._imports import call_users, users_function
-from .by_name import LIBRARIES, build_by_name, is_by_name
-
-#: The names of the networks that `build_network` knows.
-BUILT_IN = ("convnet", "mlp")
+from .by_name import build_by_name, is_by_name
+from .names import check_network_name
 
 
 def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -21,11 +19,7 @@ def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> n
     """
     if is_by_name(name):
         return build_by_name(name, input_shape, num_classes)
-    if ":" not in name:
-        raise NetworkError(
-            f"there is no network {name!r}; choose {', '.join((*BUILT_IN, *LIBRARIES.values()))}, or your own as "
-            f"module:function{did_you_mean(name, BUILT_IN)}"
-        )
+    check_network_name(name)
     function = users_function(name, "network", NetworkError)
     network = call_users(function, name, (input_shape, num_classes) if _takes_two(function) else (), NetworkError)
     if not isinstance(network, nn.Module):

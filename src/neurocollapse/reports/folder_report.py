@@ -21,7 +21,7 @@ from .trajectories import trajectory_runs
 _TITLES = {"mnist5k": "5,000 MNIST digits", **{name: each.title for name, each in PUBLICATIONS.items()}}
 
 #: What every page has.
-_MARK = b'<script id="content" type="application/json">'
+PAGE_MARK = b'<script id="content" type="application/json">'
 
 #: The keys that the page shows of a verdict in claims.json, of its parts, and of their findings.
 _FINDING = {"label": str, "estimate": float, "low": float, "high": float, "seeds": int}
@@ -37,7 +37,7 @@ def report(folder: Path | str) -> Path:
     are in the folder. The .jsonl file of a trajectory gets a page beside it. Damaged files are left out, with a
     warning. Raises `RunError` if the folder holds no run.
     """
-    path, damages = write_report(path_of(folder))
+    path, damages = write_report(path_of(folder, RunError))
     for damage in damages:
         warnings.warn(f"left out of the report: {damage}", stacklevel=3)
     return path
@@ -70,7 +70,7 @@ def write_report(
         reload_seconds=reload_seconds,
     )
     path = folder / "report.html"
-    write_text(path, report_page(content))
+    write_text(path, report_page(content), PAGE_MARK)
     return path, [run.message for run in runs if run.status == "damaged"] + left_out
 
 
@@ -78,9 +78,7 @@ def _write_trajectory(file: Path) -> Path:
     runs = _told_apart(trajectory_runs(file))
     models = [{"network": run.config["model"], "dataset": run.config["dataset"]} for run in runs]
     path = file.with_suffix(".html")
-    if path.exists() and _MARK not in path.read_bytes():
-        raise RunError(f"{path} is no report, and the report would replace it; move it elsewhere")
-    write_text(path, report_page(report_content(runs, title=titled(models))))
+    write_text(path, report_page(report_content(runs, title=titled(models))), PAGE_MARK)
     return path
 
 

@@ -7,13 +7,17 @@ from pathlib import Path
 import pandas as pd
 
 from .._errors import InputError, checks_arguments, did_you_mean
-from .._files import atomic_path, path_of
+from .._files import atomic_path, check_replaceable, path_of
 from .._html import Brief
 from ..sweeps import Machines, Sweep, SweepResult, keep_tables, plan_sweep, records_frame
 from ..training import RECIPES, RunConfig
 from .figures import collapse_figure, save_figure
-from .folder_report import titled, write_report
+from .figures.drawing import figure_paths
+from .folder_report import PAGE_MARK, titled, write_report
 from .summaries import describe_rest, missing_decays, paper_ordering, summary
+
+#: How summary.csv begins.
+_SUMMARY_MARK = b"weight_decay,key,mean,deviation,runs"
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,6 +80,9 @@ def reproduce(
     config, out = config or RECIPES[recipe].config, path_of(out)
     weight_decays = RECIPES[recipe].weight_decays if weight_decays is None else weight_decays
     machines = Machines(path_of(data_dir), workers, device, engine, address, path_of(tensorboard), progress)
+    figure_paths(out)  # what is written at the end is looked for now
+    check_replaceable(out / "summary.csv", _SUMMARY_MARK)
+    check_replaceable(out / "report.html", PAGE_MARK)
     plan = plan_sweep(reproduction_sweep(config, weight_decays, seeds), out, machines)
     done = plan.carry_out()
     frame = records_frame(done.whole)
@@ -85,7 +92,7 @@ def reproduce(
     figure = collapse_figure(frame, title=titled([vars(config)]), note=note, weight_decays=weight_decays)
     figures = save_figure(figure, out)
     table = summary(frame)
-    with atomic_path(out / "summary.csv") as temporary:
+    with atomic_path(out / "summary.csv", _SUMMARY_MARK) as temporary:
         table.to_csv(temporary, index=False)
     keep_tables(
         [run for run in done.whole if run.status == "finished"],

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .._errors import RunError
+from .._errors import RunError, did_you_mean
 from .._files import in_one_line, json_lines
 from .._schema import NON_FINITE, typed, typed_line
 from .page.content import ReportRun
@@ -31,6 +31,9 @@ def trajectory_runs(path: Path) -> list[ReportRun]:
     Measurements on the training and the test split of one model are records of one run. Raises `RunError`.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
+    if path.parent.is_dir() and not path.exists():
+        beside = [each.name for each in path.parent.glob("*.jsonl")]
+        raise RunError(f"there is no file {path}{did_you_mean(path.name, beside)}; name a trajectory")
     try:
         for number, line in json_lines(path):
             values = typed_line({"checkpoint": str, "split": str}, line, number)
@@ -44,7 +47,7 @@ def trajectory_runs(path: Path) -> list[ReportRun]:
         raise RunError(f"{path} is no trajectory ({in_one_line(error)}); mend it, or name another file") from error
     if not groups:
         raise RunError(f"there are no checkpoints in {path}; name a trajectory that measure wrote")
-    runs = [part for lines in groups.values() for part in _by_data(lines)]
+    runs = [part for lines in groups.values() for same in _by_data(lines) for part in _by_folder(same)]
     names = [path.stem if len(runs) == 1 else f"{path.stem}-{place}" for place in range(len(runs))]
     return [_run(name, lines) for name, lines in zip(names, runs, strict=True)]
 
@@ -58,11 +61,37 @@ def _by_data(lines: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return [[line for line in lines if line.get("data_sha256") == digest] for digest in digests]
 
 
-def _run(name: str, lines: list[dict[str, Any]]) -> ReportRun:
-    # A line of earlier versions has no path; it is of the file that another line gives by the same words and content.
+def _by_folder(lines: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Parts lines by the folders of their checkpoints, if these have the same numbers and so are several runs.
+
+    The checkpoints of a run are files of one folder, or of folders side by side.
+    """
+    files = list(map(Path, _files(lines)))
+    if _counted(list(dict.fromkeys(files))) is not None:
+        return [lines]
+    for folder in (lambda file: file.parent, lambda file: file.parent.parent):
+        of_runs: dict[Path, list[Path]] = {}
+        for file in dict.fromkeys(files):
+            of_runs.setdefault(folder(file), []).append(file)
+        if len(of_runs) > 1 and all(len(each) > 1 and _counted(each) is not None for each in of_runs.values()):
+            return [
+                [line for line, file in zip(lines, files, strict=True) if folder(file) == place] for place in of_runs
+            ]
+    return [lines]
+
+
+def _files(lines: list[dict[str, Any]]) -> list[str]:
+    """Returns the file of each line.
+
+    A line of earlier versions has no path; it is of the file that another line gives by the same words and content.
+    """
     paths = {(line["checkpoint"], line.get("sha256")): line["path"] for line in lines if line.get("path")}
     given = [(line["checkpoint"], line.get("sha256")) for line in lines]
-    files = [line.get("path") or paths.get(words, words[0]) for line, words in zip(lines, given, strict=True)]
+    return [line.get("path") or paths.get(words, words[0]) for line, words in zip(lines, given, strict=True)]
+
+
+def _run(name: str, lines: list[dict[str, Any]]) -> ReportRun:
+    files = _files(lines)
     names = list(dict.fromkeys(files))
     epochs = dict(zip(names, _epochs([Path(name) for name in names]), strict=True))
     records: dict[int, dict[str, Any]] = {}
@@ -82,13 +111,18 @@ def _run(name: str, lines: list[dict[str, Any]]) -> ReportRun:
 
 def _epochs(files: list[Path]) -> list[int]:
     """Returns the epoch of each checkpoint, in which no two agree."""
+    return _counted(files) or list(range(1, len(files) + 1))
+
+
+def _counted(files: list[Path]) -> list[int] | None:
+    """Returns the number that each checkpoint's name says; None unless these tell all apart."""
     names = [[file.stem for file in files], [file.parent.name for file in files]]
     said = [[_number_after(word, *each) for each in zip(*names, strict=True)] for word in _COUNTED]
     for numbers in said + [_only_difference(each) for each in names]:
         found = [number for number in numbers if number is not None]
         if len(set(found)) == len(files):
             return found
-    return list(range(1, len(files) + 1))
+    return None
 
 
 def _number_after(word: str, *names: str) -> int | None:

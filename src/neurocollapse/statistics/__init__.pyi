@@ -6,6 +6,7 @@ from .batches import check_shapes as check_shapes
 from .batches import empty_classes as empty_classes
 from .batches import full_precision as full_precision
 from .batches import hint_of as hint_of
+from .batches import int64_labels as int64_labels
 from .means import WEIGHTINGS as WEIGHTINGS
 from .means import ClassMeans as ClassMeans
 from .means import center as center

@@ -72,7 +72,7 @@ def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features
         raise InputError(f"labels must be integers, got {labels.dtype}; cast them first")
     if num_features is not None and features.shape[1] != num_features:
         raise InputError(f"earlier batches had {num_features} features, this one has {features.shape[1]}")
-    labels = labels.long()  # before comparing: in eight bits 1000 classes would be 232
+    labels = int64_labels(labels, seen)  # before comparing: in eight bits 1000 classes would be 232
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(wrong):
         index = int(wrong[0])
@@ -82,6 +82,17 @@ def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features
             f"is out of range: with {num_classes} classes labels go from 0 to {num_classes - 1}"
             + hint_of(int(labels[index]), labels, num_classes),
         )
+
+
+def int64_labels(labels: Tensor, seen: int = 0) -> Tensor:
+    """Returns integers as int64. Raises `ValueError` for one of uint64 that would become negative; `seen` as above."""
+    converted = labels.long()
+    if labels.dtype == torch.uint64 and (wrong := (converted < 0).nonzero()).numel():
+        index = int(wrong[0])
+        raise SampleError(
+            f"label {int(converted[index]) % 2**64}", seen + index, "is out of range: labels are below 2^63"
+        )
+    return converted
 
 
 def check_classifier(classifier: Classifier | None, num_classes: int, num_features: int) -> None:

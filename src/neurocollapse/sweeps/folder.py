@@ -53,7 +53,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str):
-        self.path = path_of(path)
+        self.path = path_of(path, RunError)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -158,10 +158,12 @@ class RunFolder:
 
     def _config(self, described: Description, defaults: int) -> RunConfig:
         try:
-            config: RunConfig = typed(RunConfig, {**former_defaults(defaults), **described.config}, "config")
+            values = {**former_defaults(defaults), "dataset": RunConfig.dataset, **described.config}
+            data = typed(str, values.pop("dataset"), "config.dataset")
+            config: RunConfig = typed(RunConfig, values, "config").with_data(data)
         except InputTypeError as error:
             raise damaged(self.path / "config.json", error) from error
-        except InputError as error:
+        except ValueError as error:  # of a field's value
             raise RunError(
                 f"{self.path} was made by another version of neurocollapse, or edited since ({error}); use that, or "
                 f"name another folder"
@@ -184,7 +186,9 @@ class RunFolder:
                 "a loop of your own recorded this run, and its network and data are not known here; verify the model "
                 "itself, with its loader and weight_decay"
             )
-        return RunConfig(**described["config"])
+        values = dict(described["config"])
+        data = values.pop("dataset")
+        return RunConfig(**values).with_data(data)
 
     def weights(self) -> "dict[str, Tensor]":
         """Returns the last weights of a finished run by parameter name; an empty dict if the run has not finished."""
@@ -291,7 +295,9 @@ def no_run(path: Path) -> RunError:
     if path.exists():
         return RunError(f"{path} is {irregular(path) or 'a file'}, not a folder")
     beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-    return RunError(f"there is no folder {path}{did_you_mean(path.name, beside)}")
+    longer = [name for name in beside if Path(name).stem == path.name]  # such as a trajectory without its .jsonl
+    meant = f" (did you mean {longer[0]!r}?)" if longer else did_you_mean(path.name, beside)
+    return RunError(f"there is no folder {path}{meant}")
 
 
 def epoch_of(name: str) -> int:

@@ -67,7 +67,7 @@ def runs(path: Path | str) -> pd.DataFrame:
     layers="all" there are `train.layers.NAME.KEY` too, of the layer called NAME. Printing shows the columns that tell
     most. A damaged run is left out with a warning. Raises `RunError` if all are damaged.
     """
-    return records_frame(folders(path_of(path)))
+    return records_frame(folders(path_of(path, RunError)))
 
 
 def records_frame(run_folders: Iterable[RunFolder]) -> pd.DataFrame:

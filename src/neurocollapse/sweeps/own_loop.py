@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from .._errors import InputError, InputTypeError, RunError, checks_arguments
-from .._files import to_json, write_text
+from .._errors import InputError, InputTypeError, RunError, checks_arguments, printable
+from .._files import in_one_line, to_json, write_text
 from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..training import Record, RunConfig
 from .folder import RunFolder
@@ -49,7 +49,7 @@ class Recorder:
     def __init__(self, out: Path | str, config: Mapping[str, Any] | RunConfig | None = None):
         self.folder = RunFolder(out)
         given = asdict(config) if isinstance(config, RunConfig) else dict(config or {})
-        self.config = {str(name): _plain(value) for name, value in given.items()}
+        self.config = {printable(str(name)): _plain(f"config: {name}", value) for name, value in given.items()}
         if taken := [name for name in self.config if name in _TAKEN or name.startswith(("train.", "test."))]:
             raise InputError(f"config has {taken[0]!r}, which is a column of every run; call it otherwise")
         #: the last recorded epoch; None if there is none
@@ -83,6 +83,7 @@ class Recorder:
             raise InputTypeError(f"measurement must be a Measurement or a mapping, got {type(measurement).__name__}")
         if self._kept and epoch < self._kept[-1].epoch:
             raise InputError(f"epoch {epoch} cannot follow epoch {self.epoch}; record epochs in their order")
+        counts = _counts(measurement)
         record: Record = {"epoch": int(epoch), "terminal_phase_start": None}
         for name, value in [("train", measurement), *more.items()]:
             numbers = _numbers(name, value)
@@ -98,7 +99,7 @@ class Recorder:
             if writer.started:
                 self._check_same()
             else:
-                self._describe(measurement)
+                self._describe(counts)
             records = writer.path / "records.jsonl"
             changed = self._kept is None or _stamp(records) != self._stamp  # by another recorder
             known = map(_kept, writer.records()) if changed else self._kept
@@ -136,8 +137,7 @@ class Recorder:
                     f"{now.get(name)!r}; name another folder"
                 )
 
-    def _describe(self, measurement: Measurement | Mapping[str, Any]) -> None:
-        counts = measurement.class_counts if isinstance(measurement, Measurement) else measurement.get("class_counts")
+    def _describe(self, counts: list[int] | None) -> None:
         described = {
             "loop": OWN,
             "format": FORMAT,
@@ -170,14 +170,14 @@ def _kept(record: Record) -> _Kept:
     return _Kept(record["epoch"], record["terminal_phase_start"], to_json(record) + "\n")
 
 
-def _plain(value: Any) -> str | bool | int | float | None:
+def _plain(name: str, value: Any) -> str | bool | int | float | None:
     """Returns a value of a configuration as JSON has it; what JSON lacks becomes text."""
-    plain = value.tolist() if hasattr(value, "tolist") else value  # of a tensor, or of NumPy
+    plain = _listed(name, value)
     if plain is None or isinstance(plain, bool):
         return plain
     if isinstance(plain, int):
-        return int(plain)
-    return float(plain) if isinstance(plain, float) and math.isfinite(plain) else str(plain)
+        return _bounded(name, plain)
+    return float(plain) if isinstance(plain, float) and math.isfinite(plain) else printable(str(plain))
 
 
 def _numbers(name: str, value: Any) -> Record:
@@ -188,23 +188,54 @@ def _numbers(name: str, value: Any) -> Record:
         return {name: _number(name, value)}
     found: Record = {}
     for key, each in value.items():
-        found |= {} if key == "class_counts" else _numbers(f"{name}.{key}", each)
+        found |= {} if key == "class_counts" else _numbers(printable(f"{name}.{key}"), each)
     return found
 
 
+def _counts(measurement: Measurement | Mapping[str, Any]) -> list[int] | None:
+    """Returns the number of samples of each class, if the measurement says it."""
+    given = measurement.class_counts if isinstance(measurement, Measurement) else measurement.get("class_counts")
+    if given is None:
+        return None
+    counts = _listed("class_counts", given)
+    if not isinstance(counts, list | tuple) or not all(type(count) is int and count >= 0 for count in counts):
+        raise InputTypeError(f"class_counts must be the number of samples of each class, got {type(given).__name__}")
+    return list(counts)
+
+
+def _listed(name: str, value: Any) -> Any:
+    """Returns the numbers of a tensor, or of NumPy, as Python's own; any other value as it is."""
+    try:
+        return value.tolist() if hasattr(value, "tolist") else value
+    except Exception as error:  # of a tensor that is sparse or has no values
+        raise InputTypeError(
+            f"{name} cannot be read ({in_one_line(error)}); pass a dense tensor, or a number"
+        ) from error
+
+
+def _bounded(name: str, value: int) -> int:
+    try:
+        float(value)
+    except OverflowError:
+        raise InputError(f"{name} is an integer beyond any float; record its logarithm, or leave it out") from None
+    return int(value)
+
+
 def _number(name: str, value: Any) -> Any:
-    plain = value.tolist() if hasattr(value, "tolist") else value  # of a tensor, or of NumPy
+    plain = _listed(name, value)
     if isinstance(plain, list | tuple):
         return [_number(name, each) for each in plain]
     if plain is not None and not isinstance(plain, int | float):
         raise InputTypeError(f"{name} must be a number or a measurement, got {type(value).__name__}")
+    if isinstance(plain, int) and not isinstance(plain, bool):
+        return _bounded(name, plain)
     return float(plain) if isinstance(plain, float) else plain
 
 
 def _terminal_phase_start(record: Record, before: _Kept | None) -> int | None:
     """Returns the first epoch from which the training error has been zero at every record; None if it is not now."""
     accuracy = record.get("train.accuracy")
-    if accuracy is None or not accuracy >= 1:
+    if not isinstance(accuracy, int | float) or not accuracy >= 1:
         return None
     if before is None or before.terminal_phase_start is None:
         return int(record["epoch"])

@@ -127,7 +127,9 @@ class TheoryFile:
         except FileNotFoundError:
             pass
         except Exception as error:  # it is only kept to save time
-            self.damage = f"{path} cannot be read ({in_one_line(error)}); verify writes it again"
+            self.damage = (
+                f"{path} cannot be read ({in_one_line(error)}); verify writes it again, unless it is somebody else's"
+            )
 
     def _key(self, folder: RunFolder) -> dict[str, Any]:
         return {"version": THEORY_VERSION, "weights": folder.weights_digest, "forced": self.force}
@@ -147,7 +149,7 @@ class TheoryFile:
         """Adds the run's table and writes the file, if that can be written."""
         self.entries[folder.path.name] = {**self._key(folder), **table.to_dict()}
         try:
-            write_text(self.path, to_json(self.entries, indent=1) + "\n")
+            write_text(self.path, to_json(self.entries, indent=1) + "\n", b'"weights": ')
         except WriteError as error:
             self.unwritten = str(error)
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from ..._errors import InputError, InputTypeError
 from ...datasets import Dataset, Split
 from ...networks import unwrap
+from ...statistics import int64_labels
 
 #: The keys under which a mapping may have its labels; the first one present counts.
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
@@ -181,7 +182,7 @@ def _integers(values: Any) -> Tensor:
         raise InputError(
             f"labels must be integers, one per sample, got {labels.dtype} of shape {tuple(labels.shape)}{hint}"
         )
-    return labels.long()
+    return int64_labels(labels)
 
 
 def precision_of(model: nn.Module) -> torch.dtype | None:

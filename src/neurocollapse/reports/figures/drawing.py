@@ -16,7 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter
 
-from ..._files import atomic_path, path_of
+from ..._files import atomic_path, check_replaceable, path_of
+
+#: What each figure says of its origin, and what is in figure.* of versions before it did: the size.
+_ORIGIN = "Drawn by neurocollapse"
+_MARKS = (_ORIGIN.encode(), b"\x00\x00\x08\x70\x00\x00\x04\x9c\x08", b"[ 0 0 777.6 424.8 ]", b'"0 0 777.6 424.8"')
 
 GREEN = "#009E73"
 #: Okabe and Ito's palette, with a wine red in place of its yellow, which is hard to see on white.
@@ -59,19 +63,32 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "neurocollapse",
 }
 
+#: The origin of a file of each kind, without its date.
+_METADATA: dict[str, dict[str, str | None]] = {
+    "png": {"Software": _ORIGIN},
+    "pdf": {"Creator": _ORIGIN, "CreationDate": None},
+    "svg": {"Creator": _ORIGIN, "Date": None},
+}
+
 
 def save_figure(figure: Figure, folder: Path, stem: str = "figure") -> list[Path]:
     """Writes `stem`.png (200 dpi), .pdf and .svg into `folder`; equal figures give equal bytes.
 
-    Each file is written beside its place and moved there, so that a reader never sees half a file.
+    Each file is written beside its place and moved there, so that a reader never sees half a file. Raises `WriteError`
+    if one of them is there that this function did not write, before anything is written.
     """
-    undated: dict[str, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    paths = []
-    for suffix, metadata in undated.items():
-        path = path_of(folder) / f"{stem}.{suffix}"
-        with atomic_path(path) as temporary, house_style():
-            figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata)
-        paths.append(path)
+    paths = figure_paths(path_of(folder), stem)
+    for path, metadata in zip(paths, _METADATA.values(), strict=True):
+        with atomic_path(path, *_MARKS) as temporary, house_style():
+            figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=metadata)
+    return paths
+
+
+def figure_paths(folder: Path, stem: str = "figure") -> list[Path]:
+    """Returns the files that `save_figure` writes. Raises `WriteError` if one of them is somebody else's."""
+    paths = [folder / f"{stem}.{suffix}" for suffix in _METADATA]
+    for path in paths:
+        check_replaceable(path, *_MARKS)
     return paths
 
 

@@ -8,15 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from ..._errors import InputError
+from ..._errors import InputError, checks_arguments
 from ..panels import LAYER_PANELS, layer_keys
 from .drawing import grid, house_style, in_powers, write_around
-from .records import checked
+from .frames import checked, tidy
 
 #: The measures that are shown by default.
 SHOWN = ("nc1_trace_ratio", "nearest_mean_error", "weight_share_frame", "weight_alignment_frame")
 
 
+@checks_arguments
 def layers_figure(
     frame: pd.DataFrame, measures: Sequence[str] = SHOWN, *, title: str | None = None, note: str | None = None
 ) -> Figure:
@@ -26,6 +27,7 @@ def layers_figure(
     where the measure is of weights. Raises `ValueError` if no layer was recorded, for a measure that there is not, and
     for what `collapse_figure` raises it.
     """
+    frame = tidy(frame)
     columns = layer_keys(frame.columns)
     if not columns:
         raise InputError('the frame has no layers; pass records of runs that were trained with layers="all"')

@@ -12,16 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from ..._errors import InputError, check_names
+from ..._errors import InputError, check_names, checks_arguments
 from ...training import RunConfig, at_rest
 from ..panels import COLLAPSE_PANELS, PANELS, data_term
 from .drawing import grid, house_style, in_powers, write_around
-from .records import checked, values
+from .frames import checked, tidy, values
 
 _FIELDS = [field.name for field in fields(RunConfig)]
 _INTEGERS = {name for name, hint in get_type_hints(RunConfig).items() if int in (hint, *get_args(hint))}
 
 
+@checks_arguments
 def map_table(frame: pd.DataFrame, across: str = "weight_decay", *, split: str = "train") -> pd.DataFrame:
     """Returns a row for each cell of a map: the runs that differ in their seed alone, at their last records.
 
@@ -29,6 +30,7 @@ def map_table(frame: pd.DataFrame, across: str = "weight_decay", *, split: str =
     `seeds`, the number of runs; `at_rest`, how many of these are at rest; and the median of each measure. Raises
     `ValueError` for an empty frame, a missing column, or if `across` is no field that varies.
     """
+    frame = tidy(frame)
     keys = [data_term(values(frame, "loss")), *COLLAPSE_PANELS]
     frame = checked(frame, [f"{split}.{key}" for key in keys], one_run_per=["run_id"])
     check_names("a map", [across], _FIELDS, "field")
@@ -65,7 +67,12 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _config(row: dict[str, Any]) -> RunConfig:
     """The configuration of a row. In a column of integers a pandas frame has floats if one of them is missing."""
     given = {name: row[name] for name in _FIELDS if name in row and not _missing(row[name])}
-    return RunConfig(**given | {name: int(given[name]) for name in _INTEGERS & given.keys()})
+    whole = {name: int(given[name]) for name in _INTEGERS & given.keys() if given[name] % 1 == 0}
+    data = str(given.pop("dataset", RunConfig.dataset))
+    try:
+        return RunConfig(**given | whole).with_data(data)
+    except ValueError as error:
+        raise InputError(f"run {row['run_id']} has no configuration of RunConfig ({error}); leave it out") from error
 
 
 def _rests(config: RunConfig, record: dict[str, Any]) -> bool:

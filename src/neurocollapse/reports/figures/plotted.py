@@ -5,12 +5,13 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..._errors import InputError, checks_arguments
+from ..._errors import InputError, RunError, checks_arguments
 from ..._files import path_of
 from ...sweeps import frame_of, record_rows, runs
 from ..panels import COLLAPSE_PANELS, data_term
 from ..trajectories import trajectory_runs
-from .records import collapse_figure, values
+from .frames import tidy, values
+from .records import collapse_figure
 
 
 @checks_arguments
@@ -39,9 +40,9 @@ def plot(
     >>> figure.get_suptitle()
     'My run'
     """
-    frame = records if isinstance(records, pd.DataFrame) else records_of(path_of(records))
+    frame = tidy(records if isinstance(records, pd.DataFrame) else records_of(path_of(records, RunError)))
     columns = [f"{split}.{key}" for key in (data_term(values(frame, "loss")), *COLLAPSE_PANELS)]
-    if len(frame) and not frame.columns.intersection(columns).size:
+    if len(frame) and not {*columns} & {*frame.columns}:
         raise InputError(f"nothing in the records begins with {split}.; measure that split, or draw another")
     absent = [name for name in ("terminal_phase_start", *columns) if name not in frame]
     frame = frame.assign(**dict.fromkeys(absent, float("nan")))
@@ -70,4 +71,5 @@ def _by_decay(frame: pd.DataFrame) -> bool:
     if not {"run_id", "weight_decay", "seed"} <= set(frame):
         return False
     each = frame.drop_duplicates("run_id")[["weight_decay", "seed"]]
+    each = each.assign(weight_decay=pd.to_numeric(each["weight_decay"], errors="coerce"))  # a loop's own may be text
     return not (each.isna().any(axis=None) or each.duplicated().any())

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..._errors import InputError
+from ..._errors import checks_arguments
 from ..panels import COLLAPSE_PANELS, PANELS, data_term
 from .drawing import (
     COLOURS,
@@ -31,6 +31,7 @@ from .drawing import (
     set_value_axis,
     write_around,
 )
+from .frames import checked, tidy, values
 
 START: dict[str, Any] = {
     "marker": "o",
@@ -48,6 +49,7 @@ END: dict[str, Any] = {
 }
 
 
+@checks_arguments
 def collapse_figure(
     frame: pd.DataFrame,
     *,
@@ -73,6 +75,7 @@ def collapse_figure(
 
     Rangamani and Banburski-Fahey (2022), Figures 1 and 2.
     """
+    frame = tidy(frame)
     panels = (data_term(values(frame, "loss")), *COLLAPSE_PANELS)
     columns = [f"{split}.{key}" for key in panels]
     one_run_per = ["weight_decay", "seed"] if by == "weight_decay" else ["run_id"]
@@ -93,38 +96,6 @@ def collapse_figure(
         marks = _marks(frame, by, drawn) | {str(line.get_label()): line for line in reference_entry(reference)}
         _draw_legend(cells[7], looks, marks, by, split)
     return figure
-
-
-def checked(frame: pd.DataFrame, columns: list[str], one_run_per: list[str]) -> pd.DataFrame:
-    """Returns the rows in order of epochs, with floats. Raises `ValueError` if they cannot be drawn, and says why."""
-    if frame.empty:
-        raise InputError("the frame has no rows, so there is nothing to draw; pass at least one record of one run")
-    needed = ["run_id", "epoch", *one_run_per, *columns]
-    if missing := [column for column in needed if column not in frame.columns]:
-        raise InputError(
-            f"the frame has no column {', '.join(missing)}; pass a row for each run and recorded epoch, with all of "
-            f"{', '.join(needed)}"
-        )
-    if twice := frame[frame.duplicated(["run_id", "epoch"])][["run_id", "epoch"]].values.tolist():
-        raise InputError(f"run {twice[0][0]} has more than one record of epoch {twice[0][1]}; pass each record once")
-    _check_one_run_per(one_run_per, frame)
-    decay = [column for column in one_run_per if column == "weight_decay"]
-    numbers = [column for column in (*decay, *columns) if column != "network"]
-    return frame.sort_values("epoch", kind="stable").astype(dict.fromkeys(numbers, float))
-
-
-def _check_one_run_per(keys: list[str], frame: pd.DataFrame) -> None:
-    runs = frame.drop_duplicates("run_id")
-    alike = runs[runs.duplicated(keys, keep=False)].sort_values(keys, kind="stable")
-    if alike.empty:
-        return
-    one, other = alike.iloc[0], alike.iloc[1]
-    settings = [c for c in runs.columns if c not in ("run_id", "epoch", "terminal_phase_start") and "." not in c]
-    differing = [f"{c} ({one[c]}, {other[c]})" for c in settings if str(one[c]) != str(other[c])]
-    raise InputError(
-        f"runs {one['run_id']} and {other['run_id']} have the same {' and '.join(keys)} but differ in "
-        f"{', '.join(differing) or 'nothing else'}; a line over seeds would mix them: select the rows of one of them"
-    )
 
 
 def looks_of(lines: set[Any]) -> dict[Any, dict[str, Any]]:
@@ -166,14 +137,9 @@ def _terminal_phase_start(group: pd.DataFrame) -> float:
     return sorted(starts)[len(starts) // 2]
 
 
-def values(frame: pd.DataFrame, column: str) -> set[Any]:
-    """Returns the distinct values of a column; none if the frame lacks it."""
-    return set(frame[column].dropna()) if column in frame else set()
-
-
 def nc3_reference(frame: pd.DataFrame) -> float:
     """Returns √(2 − 2√(1 − 1/C)); nan unless all runs have one number of classes, the square loss and no bias."""
-    classes = values(frame, "num_classes")
+    classes = {number for number in values(frame, "num_classes") if number > 1}
     if values(frame, "loss") - {"square"} or values(frame, "bias") - {"none"}:
         return math.nan
     return math.sqrt(2 - 2 * math.sqrt(1 - 1 / classes.pop())) if len(classes) == 1 else math.nan
