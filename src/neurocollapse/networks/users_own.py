@@ -10,7 +10,7 @@ from .._imports import call_users, users_function
 from .by_name import LIBRARIES, build_by_name, is_by_name
 
 #: The names of the networks that `build_network` knows.
-BUILT_IN = ("convnet", "mlp")
+BUILT_IN = ("convnet", "mlp", "resnet18", "vgg11")
 
 
 def call_builder(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
