@@ -559,12 +559,12 @@ UNMEASURED = [
     (["x.npz", "--depth", "3"], "--checkpoint, --dataset and a network's parts go with --model"),
     (
         ["--model", "module:f", "--depth", "3", "--dataset", "gaussian"],
-        "--depth is for convnet and mlp; build module:f",
+        "--depth is for the package's own networks; build module:f",
     ),
     (
         ["--model", "mpl", "--dataset", "gaussian"],
-        "there is no network 'mpl'; choose convnet, mlp, timm:NAME[,pretrained], torchvision:NAME[,pretrained], hf:ID, "
-        "or your own as module:function (did you mean 'mlp'?)",
+        "there is no network 'mpl'; choose convnet, mlp, resnet18, vgg11, timm:NAME[,pretrained], "
+        "torchvision:NAME[,pretrained], hf:ID, or your own as module:function (did you mean 'mlp'?)",
     ),
     (["--model", "mlp"], "--model needs --dataset"),
     (["--model", "resnet", "--dataset", "gaussian"], "there is no network 'resnet'"),

@@ -14,6 +14,7 @@ from torch import nn
 from neurocollapse import NetworkError
 from neurocollapse.networks import (
     MLP,
+    VGG11,
     ConvNet,
     build_network,
     captured_features,
@@ -23,6 +24,7 @@ from neurocollapse.networks import (
     initialize,
     layer_weights,
 )
+from neurocollapse.networks.names import BUILT_IN
 from tests.modules import Model, found
 
 
@@ -369,7 +371,7 @@ def test_a_users_network_is_called_with_shape_and_classes_or_without(users_modul
     [
         (
             "convnt",
-            r"no network 'convnt'; choose convnet, mlp, timm:NAME\[,pretrained\], .* your own as module:function",
+            r"no network 'convnt'; choose convnet, mlp, resnet18, vgg11, timm:NAME.*, or your own as module:function",
         ),
         ("no_such_module:build", "cannot import 'no_such_module'.*No module named 'no_such_module'.*run from its"),
         ("bad_syntax:build", r"cannot import 'bad_syntax'.*SyntaxError"),
@@ -399,6 +401,7 @@ def test_what_is_wrong_with_a_users_network_is_said(users_module, name, message)
 KINDS = {
     "convnet": (lambda **options: ConvNet((2, 16, 16), 3, **options), (2, 16, 16), (32, 64, 128, 256)),
     "mlp": (lambda **options: MLP((9,), 3, depth=4, width=7, **options), (9,), (7, 7, 7)),
+    "vgg11": (lambda **options: VGG11((2, 9, 8), 3, width=16, **options), (2, 9, 8), (2, 4, 8, 8, 16, 16, 16, 16)),
 }
 
 
@@ -441,13 +444,13 @@ def test_biases_and_normalisation_break_homogeneity(build, shape, _widths, optio
     assert classifier < 1e-5
 
 
-@pytest.mark.parametrize("name", ["convnet", "mlp"])
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_options_reach_the_packages_networks(name):
     shape = (1, 16, 16)
-    model = build_network(name, shape, 3, depth=3, width=7, bias=True, hidden_bias=True, batch_norm=True)
+    model = build_network(name, shape, 3, depth=3, width=8, bias=True, hidden_bias=True, batch_norm=True)
     assert all(m.bias is not None for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
     assert any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in model.modules())
-    model = build_network(name, shape, 3, depth=3, width=7)
+    model = build_network(name, shape, 3, depth=3, width=8)
     assert all(p.ndim >= 2 for p in model.parameters())
 
 
@@ -456,7 +459,7 @@ def test_options_reach_the_packages_networks(name):
     [({"hidden_bias": True}, "biases in every layer"), ({"batch_norm": True}, "batch normalisation")],
 )
 def test_a_users_network_is_built_as_it_is(users_module, options, asked):
-    message = f"^{asked} can be asked of convnet and mlp; build users_module:no_arguments with what it is to have$"
+    message = f"^{asked} can be asked of convnet, mlp, resnet18, vgg11; build users_module:.* with what it is to have$"
     with pytest.raises(NetworkError, match=message):
         build_network("users_module:no_arguments", (4,), 2, **options)
 

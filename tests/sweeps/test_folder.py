@@ -609,7 +609,7 @@ def test_the_same_name_with_an_edited_network_is_refused(tmp_path, users, ended)
 
 
 def test_a_network_is_known_again_and_no_part_of_the_id(tmp_path, users):
-    config = dataclasses.replace(SMALL, network="users_edited:build")
+    config = dataclasses.replace(SMALL, network="users_edited:build", initialization="norm")
     whole = execute(config, FEW, tmp_path / "whole")
     assert whole.path.name == "gaussian-users_edited.build-wd0.0005-seed0-e9fe2ea1"
     stopped_after(3, config, tmp_path)

@@ -73,7 +73,7 @@ def test_a_sweep_needs_its_axes():
 
 
 def test_runs_that_repeat_others_give_a_warning():
-    with pytest.warns(UserWarning, match="^2 of the 6 runs repeat others: width needs network mlp$"):
+    with pytest.warns(UserWarning, match="^2 of the 6 runs repeat others: width needs network mlp, resnet18 or vgg11$"):
         Sweep(SMALL, {"network": ("mlp", "convnet"), "width": (2, 3, 4)})
 
 

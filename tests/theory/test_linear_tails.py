@@ -89,7 +89,7 @@ def test_a_tail_of_more_than_the_hidden_layers_is_refused():
         NetworkError, match="an mlp of depth 3 has 2 hidden layers, so linear_tail is at most that; got 3"
     ):
         build_network("mlp", (4,), 3, depth=3, width=8, linear_tail=3)
-    with pytest.raises(NetworkError, match="a linear tail can be asked of convnet and mlp"):
+    with pytest.raises(NetworkError, match="a linear tail can be asked of convnet, mlp"):
         build_network("my:net", (4,), 3, linear_tail=1)
 
 

@@ -22,6 +22,7 @@ SMALL = RunConfig(
     dataset="gaussian",
     network=f"{MODULE}:mlp",
     weight_decay=3e-3,
+    initialization="norm",
     initial_norm=2.0,
     learning_rate=0.05,
     batch_size=22,

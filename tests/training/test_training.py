@@ -334,6 +334,27 @@ def test_divergence_keeps_what_was_recorded_and_says_what_to_do():
     assert [state.epoch for state in seen] == list(range(len(seen)))
 
 
+@pytest.mark.parametrize(("loss", "rate"), [("square", 30.0), ("cross_entropy", 1e3)])
+def test_a_run_that_ends_far_above_its_start_has_diverged(loss, rate):
+    config = replace(FULL_BATCH, learning_rate=rate, loss=loss, weight_decay=0.3, epochs=1)
+    seen = []
+    message = (
+        r"became \d\S+ in epoch 1, which is more than 1000 times that of the start .*; try a smaller learning rate$"
+    )
+    with pytest.raises(DivergedError, match=message):
+        seen.extend(epochs(config, GAUSSIAN))
+    assert [state.epoch for state in seen] == [0]
+    with pytest.raises(DivergedError, match=message):
+        list(epochs(config, GAUSSIAN, resume=(seen[0].tensors, seen[0].record)))
+
+
+def test_a_run_may_start_far_above_and_go_far_up_on_the_way():
+    (*_, last) = records(history(replace(FULL_BATCH, initial_norm=300.0, learning_rate=1e-9, epochs=1)))
+    assert last["train.loss"] > 1e6
+    states = epochs(replace(FULL_BATCH, learning_rate=30.0, epochs=2), GAUSSIAN)
+    assert next(states).record["train.loss"] * 1000 < next(states).record["train.loss"]
+
+
 def test_a_network_that_starts_with_infinite_outputs_has_diverged():
     with pytest.raises(DivergedError, match="features are no longer finite; try a smaller learning rate"):
         list(epochs(replace(SMALL, initial_norm=1e30), GAUSSIAN))

@@ -56,14 +56,14 @@ def measure(
     Example: neurocollapse measure --model models:resnet --checkpoint 'epoch_*.safetensors' --dataset cifar10
 
     Args:
-        parts: The parts of the convnet or mlp that --model names.
+        parts: The parts of the package's own network that --model names.
         file: A file with features (samples, features), labels (samples,) and, optionally, weight (classes, features)
             and bias (classes,), and ood (others, features), samples of no class: .npz, .safetensors, .pt, .npy with
             labels.npy beside it, .parquet, .arrow, a .zarr folder, or one that Hugging Face's save_to_disk wrote.
             Several files, or a pattern such as features-*.safetensors, are measured as one, read block by block.
-        model: A model instead of a file: convnet, mlp, timm:NAME[,pretrained], torchvision:NAME[,pretrained], hf:ID of
-            Hugging Face, or module:function, which is called as function(input_shape, num_classes) or without
-            arguments.
+        model: A model instead of a file: convnet, mlp, resnet18, vgg11, timm:NAME[,pretrained],
+            torchvision:NAME[,pretrained], hf:ID of Hugging Face, or module:function, which is called as
+            function(input_shape, num_classes) or without arguments.
         checkpoint: The weights to load into the model: a .safetensors file, a state_dict that torch.save wrote, a .ckpt
             of Lightning or a folder of Hugging Face; several, or a pattern such as epoch_*.safetensors, for a
             trajectory. Without it the model is measured as it is built.
@@ -111,7 +111,9 @@ def measure(
     if dataset is None:
         raise InputError("--model needs --dataset, the data to measure it on")
     if ":" in model and parts.changed:
-        raise InputError(f"--{next(iter(parts.changed))} is for convnet and mlp; build {model} with what it is to have")
+        raise InputError(
+            f"--{next(iter(parts.changed))} is for the package's own networks; build {model} with what it needs"
+        )
     who = subject(
         model,
         dataset,

@@ -46,11 +46,11 @@ def subject(
     classes: Mapping[str, Any] | None = None,
     head: str | None = None,
 ) -> Subject:
-    """Builds the model that `convnet`, `mlp`, `timm:NAME`, `hf:ID` or `module:function` gives for a data set.
+    """Builds the model that `convnet`, `timm:NAME`, `hf:ID`, `module:function` or another name gives for a data set.
 
-    `build` builds the first two; `classes` says which are measured, as `absent=` of `measure_model`, and `head` names
-    the head. A model with its own weights sees images of bytes as it was trained to: in its size, and standardised by
-    its numbers. Raises `NetworkError`, `DatasetError`.
+    `build` builds those of the package; `classes` says which are measured, as `absent=` of `measure_model`, and `head`
+    names the head. A model with its own weights sees images of bytes as it was trained to: in its size, and
+    standardised by its numbers. Raises `NetworkError`, `DatasetError`.
     """
     data = load_dataset(dataset, data_dir=data_dir, per_class=per_class)
     chosen = data.train if split == "train" else data.test

@@ -1,5 +1,7 @@
 from .architectures import MLP as MLP
+from .architectures import VGG11 as VGG11
 from .architectures import ConvNet as ConvNet
+from .architectures import ResNet18 as ResNet18
 from .architectures import build_network as build_network
 from .balancing import Layer as Layer
 from .balancing import balance as balance

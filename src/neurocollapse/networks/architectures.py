@@ -1,4 +1,4 @@
-"""Classifiers without biases or normalisation, so that f is positively homogeneous of degree one in every layer."""
+"""The package's own classifiers, without biases and normalisation unless asked, and `build_network` for any."""
 
 import itertools
 import math
@@ -10,10 +10,22 @@ from torch import Tensor, nn
 from .._errors import NetworkError, checks_arguments
 from .by_name import has_own_weights
 from .heads import possible_classifiers
+from .names import BUILT_IN
 from .users_own import call_builder
 
 
-class ConvNet(nn.Module):
+class _Classifier(nn.Module):
+    """Features and the linear classifier of them."""
+
+    features: nn.Sequential
+    classifier: nn.Linear
+
+    def forward(self, inputs: Float[Tensor, "samples *shape"]) -> Float[Tensor, "samples classes"]:
+        """Returns the outputs f of the classifier."""
+        return self.classifier(self.features(inputs))
+
+
+class ConvNet(_Classifier):
     """The paper's network of five layers: four 3×3 convolutions of stride 2 with ReLU, then the linear classifier.
 
     Input (samples, channels, height, width); 28×28 and 32×32 images both give p = 1024 features. `linear_tail` puts so
@@ -31,25 +43,101 @@ class ConvNet(nn.Module):
         linear_tail: int = 0,
     ):
         super().__init__()
-        if len(input_shape) != 3:
-            raise NetworkError(f"convnet needs images (channels, height, width), got samples of shape {input_shape}")
-        channels, height, width = input_shape
+        channels, height, width = _image("convnet", input_shape)
         widths = (channels, 32, 64, 128, 256)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers.append(nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=hidden_bias))
-            layers += [*_normalization(nn.BatchNorm2d, after, batch_norm), nn.ReLU()]
+            layers += [*_convolution(before, after, 2, bias=hidden_bias, batch_norm=batch_norm), nn.ReLU()]
         num_features = widths[-1] * math.ceil(height / 16) * math.ceil(width / 16)
-        tail = [nn.Linear(num_features, num_features, bias=False) for _ in range(linear_tail)]
-        self.features = nn.Sequential(*layers, nn.Flatten(), *tail)
+        self.features = nn.Sequential(*layers, nn.Flatten(), *_tail(num_features, linear_tail))
         self.classifier = nn.Linear(num_features, num_classes, bias=bias)
 
-    def forward(self, images: Float[Tensor, "samples channels height width"]) -> Float[Tensor, "samples classes"]:
-        """Returns the outputs f of the classifier."""
-        return self.classifier(self.features(images))
+
+class VGG11(_Classifier):
+    """VGG-11 for small images: eight 3×3 convolutions with ReLU, five poolings, and one linear layer in place of three.
+
+    The last four convolutions have `width` channels, the first an eighth; p = `width` for images of any size. The
+    published one (Simonyan and Zisserman, 2015, configuration A) has 512 and biases.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        width: int = 512,
+        bias: bool = False,
+        hidden_bias: bool = False,
+        batch_norm: bool = False,
+        linear_tail: int = 0,
+    ):
+        super().__init__()
+        before, *_ = _image("vgg11", input_shape)
+        eighth = _eighth("vgg11", width)
+        layers: list[nn.Module] = []
+        for stage in ((1,), (2,), (4, 4), (8, 8), (8, 8)):
+            for eighths in stage:
+                layers += _convolution(before, eighths * eighth, bias=hidden_bias, batch_norm=batch_norm)
+                layers.append(nn.ReLU())
+                before = eighths * eighth
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))  # or nothing would be left of 28×28 pixels
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):  # with PyTorch's variance, a third, too little would reach the last layer
+                nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *_tail(width, linear_tail))
+        self.classifier = nn.Linear(width, num_classes, bias=bias)
 
 
-class MLP(nn.Module):
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions, and a way past them, where a 1×1 convolution changes the shape if need be; then the sum."""
+
+    def __init__(self, before: int, after: int, stride: int, *, bias: bool, batch_norm: bool):
+        super().__init__()
+        self.residual = nn.Sequential(
+            *_convolution(before, after, stride, bias=bias, batch_norm=batch_norm),
+            nn.ReLU(),
+            *_convolution(after, after, bias=bias, batch_norm=batch_norm),
+        )
+        reshaped = _convolution(before, after, stride, size=1, bias=bias, batch_norm=batch_norm)
+        self.shortcut = nn.Sequential(*(reshaped if stride > 1 or before != after else ()))
+        self.relu = nn.ReLU()
+
+    def forward(self, inputs: Float[Tensor, "samples _ _ _"]) -> Float[Tensor, "samples _ _ _"]:
+        """Returns the sum after its ReLU."""
+        return self.relu(self.residual(inputs) + self.shortcut(inputs))
+
+
+class ResNet18(_Classifier):
+    """ResNet-18 for small images (He et al., 2016): a 3×3 convolution, eight residual blocks, a mean over all pixels.
+
+    The last two blocks have `width` channels, the first an eighth; p = `width`. The published one has 512, batch
+    normalisation and a bias of the classifier. Without normalisation and biases f(αx) = αf(x), but f is not homogeneous
+    in the weights of a block, which is passed by.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        width: int = 512,
+        bias: bool = False,
+        hidden_bias: bool = False,
+        batch_norm: bool = False,
+        linear_tail: int = 0,
+    ):
+        super().__init__()
+        channels, *_ = _image("resnet18", input_shape)
+        before = eighth = _eighth("resnet18", width)
+        layers = [*_convolution(channels, eighth, bias=hidden_bias, batch_norm=batch_norm), nn.ReLU()]
+        for eighths, stride in ((1, 1), (1, 1), (2, 2), (2, 1), (4, 2), (4, 1), (8, 2), (8, 1)):
+            layers.append(ResidualBlock(before, eighths * eighth, stride, bias=hidden_bias, batch_norm=batch_norm))
+            before = eighths * eighth
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *_tail(width, linear_tail))
+        self.classifier = nn.Linear(width, num_classes, bias=bias)
+
+
+class MLP(_Classifier):
     """A network of `depth` linear layers, the classifier included, with ReLU between and hidden layers of `width`.
 
     The last `linear_tail` of the hidden layers have no ReLU and no bias.
@@ -91,9 +179,31 @@ class MLP(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(width, num_classes, bias=bias)
 
-    def forward(self, inputs: Float[Tensor, "samples *shape"]) -> Float[Tensor, "samples classes"]:
-        """Returns the outputs f of the classifier."""
-        return self.classifier(self.features(inputs))
+
+def _image(name: str, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(input_shape) != 3:
+        raise NetworkError(f"{name} needs images (channels, height, width), got samples of shape {input_shape}")
+    return input_shape
+
+
+def _eighth(name: str, width: int) -> int:
+    if width % 8:
+        raise NetworkError(
+            f"the first layer of {name} has an eighth of the width, so the width is a multiple of 8; got {width}"
+        )
+    return width // 8
+
+
+def _convolution(
+    before: int, after: int, stride: int = 1, size: int = 3, *, bias: bool, batch_norm: bool
+) -> list[nn.Module]:
+    """A convolution that keeps the size of its images but for the stride, with normalisation after it if wanted."""
+    convolution = nn.Conv2d(before, after, size, stride, padding=size // 2, bias=bias)
+    return [convolution, *_normalization(nn.BatchNorm2d, after, batch_norm)]
+
+
+def _tail(width: int, layers: int) -> list[nn.Module]:
+    return [nn.Linear(width, width, bias=False) for _ in range(layers)]
 
 
 def _normalization(kind: type[nn.Module], width: int, wanted: bool) -> list[nn.Module]:
@@ -113,22 +223,28 @@ def build_network(
     batch_norm: bool = False,
     linear_tail: int = 0,
 ) -> nn.Module:
-    """Builds `convnet`, `mlp` (with `depth` and `width`), a model of timm or torchvision, or the user's own network.
+    """Builds a network of the package, a model of timm or torchvision, or the user's own network.
 
-    Models of libraries are named `timm:resnet18` or `torchvision:resnet18`, the user's own `module:function`.
+    Those of the package are `convnet`, `mlp` (with `depth` and `width`), `resnet18` and `vgg11` (with `width`). Models
+    of libraries are named `timm:resnet18` or `torchvision:resnet18`, the user's own `module:function`.
 
-    For the first two, `bias` gives the classifier a bias, `hidden_bias` the other layers, and `batch_norm` puts batch
-    normalisation before every ReLU; the last two break homogeneity. `linear_tail` hidden layers before the classifier
-    have no ReLU and no bias. The user's function returns a module whose last linear layer has `num_classes` outputs:
-    see `call_builder`. Raises `NetworkError`.
+    For the package's, `bias` gives the classifier a bias, `hidden_bias` the other layers, and `batch_norm` puts batch
+    normalisation after every convolution and hidden layer; the last two break homogeneity. `linear_tail` hidden layers
+    before the classifier have no ReLU and no bias. The user's function returns a module whose last linear layer has
+    `num_classes` outputs: see `call_builder`. Raises `NetworkError`.
     """
     asked: dict[str, Any] = {"hidden_bias": hidden_bias, "batch_norm": batch_norm, "linear_tail": linear_tail}
-    if name == "convnet":
-        return ConvNet(input_shape, num_classes, bias=bias, **asked)
-    if name == "mlp":
-        return MLP(input_shape, num_classes, depth=depth, width=width, bias=bias, **asked)
+    match name:
+        case "convnet":
+            return ConvNet(input_shape, num_classes, bias=bias, **asked)
+        case "mlp":
+            return MLP(input_shape, num_classes, depth=depth, width=width, bias=bias, **asked)
+        case "resnet18":
+            return ResNet18(input_shape, num_classes, width=width, bias=bias, **asked)
+        case "vgg11":
+            return VGG11(input_shape, num_classes, width=width, bias=bias, **asked)
     if wanted := [_IN_WORDS[field] for field, value in asked.items() if value]:
-        raise NetworkError(f"{wanted[0]} can be asked of convnet and mlp; build {name} with what it is to have")
+        raise NetworkError(f"{wanted[0]} can be asked of {', '.join(BUILT_IN)}; build {name} with what it is to have")
     if has_own_weights(name):
         raise NetworkError(
             f"{name} comes with its weights, and a run starts from weights of its own; measure the model, or name one "

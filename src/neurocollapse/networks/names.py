@@ -3,7 +3,7 @@
 from .._errors import NetworkError, did_you_mean
 
 #: The names of the networks that `build_network` knows.
-BUILT_IN = ("convnet", "mlp")
+BUILT_IN = ("convnet", "mlp", "resnet18", "vgg11")
 
 #: What follows the name of a model with the weights that it was trained to have.
 PRETRAINED = "pretrained"

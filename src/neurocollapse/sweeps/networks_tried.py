@@ -76,7 +76,7 @@ def run_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
 
 def _is_homogeneous(config: RunConfig, dataset: Dataset) -> bool:
     if not is_users_own(config):
-        return config.bias != "all" and config.normalization == "none"
+        return config.is_homogeneous
     images = dataset.train.images_at(slice(_IMAGES))
     with _named(config.network, images):
         # Dropout and batch normalisation show only in training.

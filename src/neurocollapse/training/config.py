@@ -3,13 +3,17 @@
 import copy
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .._errors import InputError, InputTypeError, check_names
 from ..datasets import check_data_name
 from ..networks import check_network_name
+
+
+class _Usual(str):
+    """A default that depends on the network. `replace` keeps it for what it is, and not for a value that was given."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,21 +45,23 @@ class RunConfig:
     """Random changes of the training images at every step: shift moves them by up to an eighth of their size and fills
     the edge with zeros; shift_flip also mirrors them left to right half of the time."""
     network: str = "convnet"
-    """The network: convnet, mlp, timm:NAME such as timm:resnet18, torchvision:NAME, or your own as module:function,
-    which is called with (input_shape, num_classes)."""
+    """The network: convnet, mlp, resnet18 or vgg11 (both for small images), timm:NAME such as timm:resnet18,
+    torchvision:NAME, or your own as module:function, which is called with (input_shape, num_classes)."""
     depth: int = 5
     """Number of layers of the mlp, the classifier included."""
     width: int = 512
-    """Number of units in each hidden layer of the mlp."""
+    """Number of units in each hidden layer of the mlp, and of channels in the last layers of resnet18 and vgg11, whose
+    earlier ones have a half, a quarter and an eighth of it: 512 is the published size."""
     bias: Literal["none", "free", "decayed", "all"] = "none"
     """Which layers have a bias: none, as in the paper; the classifier alone, with a bias that does not decay (free:
     the theorem's equations can then hold exactly) or one that does (decayed); or all, with biases that decay. Your own
     network must have the bias that you ask for."""
     linear_tail: int = 0
     """Number of linear layers without ReLU and bias just before the classifier: of the mlp its last hidden ones, in the
-    convnet square ones that are put in. With one, a critical point with SQI has collapsed."""
+    others square ones that are put in. With one, a critical point with SQI has collapsed."""
     normalization: Literal["none", "batch"] = "none"
-    """batch puts batch normalisation before every ReLU of the convnet and the mlp, which breaks homogeneity."""
+    """batch puts batch normalisation after every convolution and hidden layer, which breaks homogeneity. Your own
+    network is built with what it is to have."""
     loss: Literal["square", "cross_entropy"] = "square"
     """The data term of the objective. The theory is about the square loss."""
     weight_decay: float = 5e-4
@@ -63,9 +69,10 @@ class RunConfig:
     decay_start: float = 1.0
     """Multiplies λ at the start; the factor then falls geometrically to 1 over the first 60% of the steps. The norms of
     the layers thus relax sooner once the data are fitted."""
-    initialization: Literal["default", "kaiming", "norm"] = "norm"
-    """How the weights are drawn: PyTorch's default, Kaiming's, or (norm) PyTorch's directions with the Frobenius norm
-    initial_norm in every layer."""
+    initialization: Literal["default", "kaiming", "norm"] = _Usual("norm")  # type: ignore[assignment]
+    """How the weights are drawn: default keeps those that the network is built with, kaiming draws them as He et al.
+    did, and norm keeps the directions and gives every layer the Frobenius norm initial_norm. If you do not choose, it
+    is norm for convnet and mlp, and default for any other network."""
     initial_norm: float = 4.0
     """The Frobenius norm of every layer at the start, with initialization norm."""
     optimizer: Literal["sgd", "sgdw", "muon", "adam", "adamw"] = "sgd"
@@ -111,6 +118,8 @@ class RunConfig:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        if isinstance(self.initialization, _Usual):
+            object.__setattr__(self, "initialization", _Usual(_STARTS.get(self.network, "default")))
         for name, hint in get_type_hints(RunConfig).items():
             object.__setattr__(self, name, _as_hinted(name, getattr(self, name), hint))
         check_network_name(self.network)
@@ -149,12 +158,13 @@ class RunConfig:
 
     @property
     def changed(self) -> dict[str, Any]:
-        """The fields that are not at their defaults.
+        """The fields that are not at their defaults, which may depend on the network.
 
         >>> RunConfig(seed=1, network="mlp").changed
         {'network': 'mlp', 'seed': 1}
         """
-        return self.changed_from(DEFAULTS_VERSION)
+        usual = RunConfig(network=self.network).initialization
+        return self._differing({**vars(RunConfig()), "initialization": usual})
 
     @classmethod
     def of_version(cls, version: int, **fields: Any) -> "RunConfig":
@@ -168,9 +178,16 @@ class RunConfig:
         return cls(**{**former_defaults(version), **fields})
 
     def changed_from(self, version: int) -> dict[str, Any]:
-        """Returns the fields that are not at the defaults of that version."""
-        defaults = RunConfig.of_version(version)
-        return {name: value for name, value in vars(self).items() if value != getattr(defaults, name)}
+        """Returns the fields that are not at the convnet's defaults of that version."""
+        return self._differing(vars(RunConfig.of_version(version)))
+
+    def _differing(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value != defaults[name]}
+
+    @property
+    def is_homogeneous(self) -> bool:
+        """Whether the network is known to be positively homogeneous in every layer, from its name and parts."""
+        return self.network in ("convnet", "mlp", "vgg11") and self.bias != "all" and self.normalization == "none"
 
     @property
     def decouples(self) -> bool:
@@ -190,10 +207,13 @@ class RunConfig:
 _NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
     "imbalance_ratio": ("imbalance step or exponential", lambda config: config.imbalance != "none"),
     "depth": ("network mlp", lambda config: config.network == "mlp"),
-    "width": ("network mlp", lambda config: config.network == "mlp"),
+    "width": ("network mlp, resnet18 or vgg11", lambda config: config.network in ("mlp", "resnet18", "vgg11")),
     "initial_norm": ("initialization norm", lambda config: config.initialization == "norm"),
     "decay_start": ("a positive weight_decay", lambda config: config.weight_decay > 0),
 }
+
+#: The initialization of the networks that do not start as they are built.
+_STARTS = {"convnet": "norm", "mlp": "norm"}
 
 #: It changes when the same fields would give a different run: new defaults, another order of random numbers.
 DEFAULTS_VERSION = 2

@@ -67,8 +67,8 @@ def epochs(
     `resume` holds the tensors of an earlier state and the last record before or at it; the run continues as if it had
     never stopped. Random numbers depend on (seed, epoch) alone. `train` trains a run to its end.
 
-    Raises `DivergedError` when the objective is no longer finite. Raises `NetworkError` and `DatasetError` when the
-    first state is requested.
+    Raises `DivergedError` when the objective is no longer finite, or at the end is over 1000 times what it was at the
+    start and what outputs of zero have. Raises `NetworkError` and `DatasetError` when the first state is requested.
 
     >>> config = RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=10, learning_rate=0.01)
     >>> [round(state.record["train.accuracy"], 1) for state in epochs(config) if state.record][-1]

@@ -37,14 +37,12 @@ def _slope(record: Record, before: Record | None) -> float | None:
 def at_rest(config: RunConfig, record: Record) -> bool:
     """Whether a run is at rest.
 
-    With λ > 0: ‖∇L‖ / (‖∇L_data‖ + λ‖W‖) is at most RELATIVE_GRADIENT and, for the convnet and the mlp without hidden
-    biases and normalisation, `norm_spread` at most NORM_SPREAD. With λ = 0, where the norms grow for ever under the
-    cross-entropy and ‖∇L‖ has no scale: the data term is at most LEVEL, with no training error.
+    With λ > 0: ‖∇L‖ / (‖∇L_data‖ + λ‖W‖) is at most RELATIVE_GRADIENT and, for a network that is homogeneous in every
+    layer, `norm_spread` at most NORM_SPREAD. With λ = 0, where the norms grow for ever under the cross-entropy and ‖∇L‖
+    has no scale: the data term is at most LEVEL, with no training error.
     """
     if config.weight_decay == 0:
         term = record["train.loss_data" if config.loss == "square" else "train.cross_entropy"]
         return bool(term <= LEVEL[config.loss] and record["train.accuracy"] == 1)
-    one_norm = ":" not in config.network and config.bias != "all" and config.normalization == "none"
-    return bool(
-        record["relative_gradient"] <= RELATIVE_GRADIENT and (not one_norm or record["norm_spread"] <= NORM_SPREAD)
-    )
+    spread = record["norm_spread"] if config.is_homogeneous else 0.0
+    return bool(record["relative_gradient"] <= RELATIVE_GRADIENT and spread <= NORM_SPREAD)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from .._errors import CheckpointError, DivergedError, NetworkError
+from .._errors import CheckpointError, NetworkError
 from ..datasets import Dataset, Split
 from ..measuring import gather, measure_layers, objective_of
 from ..metrics import Measurement
@@ -31,9 +31,10 @@ from ..networks import (
 from ..statistics import FULL_COVARIANCE_LIMIT, Statistics
 from .augmentation import Augmentation, draw_augmentation
 from .config import EPOCHS, RunConfig
+from .divergence import check_features, check_objective, highest_objective
 from .losses import LOSSES
 from .precision import products_in
-from .schedule import Record, batches, learning_rate_at, paces, rounds
+from .schedule import Record, batches, last_epoch, learning_rate_at, paces, rounds
 from .snapshot import shown_samples, snapshot
 from .step import Pace, Weights, fresh_moments
 
@@ -128,6 +129,7 @@ class Run:
         self.dtype = next(iter(self.weights.values())).dtype
         self.moments = fresh_moments(config.optimizer, self.weights)
         self.loss = LOSSES[config.loss]
+        self.highest = math.inf  # until epoch 0 is measured
         self._balanced: list[Layer] = []
         if config.balancing == "epoch":
             self._balanced = find_layers(self.model, self.train_split.images_at(slice(_TRIED)))
@@ -178,11 +180,7 @@ class Run:
         """Balances the weights, if configured, and returns the objective. Raises `DivergedError` if not finite."""
         balance(self._balanced)
         decay = objective_of(self.model, self.config.weight_decay, self.free).penalty
-        if not math.isfinite(data_term + decay):
-            raise DivergedError(
-                f"the objective became {data_term + decay} in epoch {epoch} (λ = {self.config.weight_decay:g}, "
-                f"learning rate {self.config.learning_rate:g}); try a smaller learning rate"
-            )
+        check_objective(self.config, epoch, data_term + decay)
         return data_term + decay
 
     # For a measurement
@@ -190,10 +188,15 @@ class Run:
     def measure(self, epoch: int) -> tuple[Record, dict[str, Tensor]]:
         """Measures all metrics on train and test data, and the full gradient's norm, in one pass over each.
 
-        Returns the record and a `snapshot`.
+        Returns the record and a `snapshot`. Raises `DivergedError` if the run ends too far above epoch 0.
         """
         with products_in("float32", self.device), evaluation(self.model):
-            return self._measure(epoch)
+            record, shown = self._measure(epoch)
+        objective = record["train.loss" if self.config.loss == "square" else "train.objective"]
+        if epoch == 0:
+            self.highest = highest_objective(self.config, objective, self.classifier.out_features)
+        check_objective(self.config, epoch, objective, self.highest if epoch == last_epoch(self.config) else math.inf)
+        return record, shown
 
     def _measure(self, epoch: int) -> tuple[Record, dict[str, Tensor]]:
         train_values, statistics, features = self._measure_split(self.train_split, with_gradient=True)
@@ -234,8 +237,7 @@ class Run:
                 if with_gradient:
                     loss.backward()
         features = torch.cat(captured)
-        if not features.isfinite().all():
-            raise DivergedError("the network's features are no longer finite; try a smaller learning rate")
+        check_features(features)
         objective = objective_of(self.model, self.config.weight_decay, self.free)
         vci = features.shape[1] <= FULL_COVARIANCE_LIMIT  # a run records every key, whatever the number of samples
         head = self.classifier
@@ -282,6 +284,7 @@ class Run:
                 raise CheckpointError(
                     f"its tensor {name!r} is {_kind(tensors[name])}, and this run's {_kind(own[name])}"
                 )
+        self.measure(0)  # far above which it must not end
         model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         self.model.load_state_dict(model)
         for kind, of_kind in self.moments.items():
