@@ -59,9 +59,9 @@ class ClassMoments:
         assert block.means.reference is not None
         features = features.double()
         offsets = block.means.sums / block.means.counts.clamp(min=1)[:, None]
-        residuals = Residuals(block.means.reference, offsets, torch.float64)(features, labels)
+        residuals, lengths = Residuals(block.means.reference, offsets, torch.float64)(features, labels)
         block.scatter = residuals.T @ residuals
-        block.class_scatter = class_sums(residuals.square().sum(dim=1), labels, self.means.num_classes)
+        block.class_scatter = class_sums(lengths.square(), labels, self.means.num_classes)
         if self.classifier is not None:
             outputs = self.classifier(features)
             decisions = self.classifier.decide(features, outputs)
