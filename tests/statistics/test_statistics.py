@@ -86,6 +86,7 @@ def assert_same(statistics: Statistics, problem: Problem, rel: float = 1e-10) ->
 def cut_into_blocks(monkeypatch, rows: int) -> None:
     monkeypatch.setattr(neurocollapse.statistics.batches, "_BLOCK_ELEMENTS", {False: 1})
     monkeypatch.setattr(neurocollapse.statistics.batches, "_LEAST_ROWS", rows)
+    monkeypatch.setattr(neurocollapse.statistics.projections, "_PRODUCTS", 1)
 
 
 cuts = st.lists(st.integers(0, 30), max_size=6)

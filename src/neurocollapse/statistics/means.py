@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._errors import InputError, checks_arguments
 from ..geometry import EPSILON, Span, centered_span, storage_noise
-from .batches import LEAVE_OUT, SQUARABLE, blocks, check_batch, check_finite, check_scale, empty_classes
+from .batches import LEAVE_OUT, SQUARABLE, blocks, check_batch, check_finite, check_scale, empty_classes, rows_at_once
 from .stored import Stored
 from .threads import fold_in_threads
 
@@ -76,7 +76,7 @@ class ClassMeans:
     def fold(self, features: Tensor, labels: Tensor, check: Callable[[], None]) -> None:
         """Adds samples that were checked; calls `check`, which raises for a NaN or infinity, where there may be one."""
         scratch: Tensor | None = None  # new memory for every block would cost as much as reading it
-        for block, block_labels in self.measured(features, labels):
+        for block, block_labels in self.measured(features, labels, rows_at_once(features, self.num_classes)):
             self.stored.update(block)
             scratch = torch.empty_like(block, dtype=torch.float64) if scratch is None else scratch
             offsets = scratch[: len(block)].copy_(block).sub_(self.reference)
@@ -90,9 +90,9 @@ class ClassMeans:
             self.sums.index_add_(0, block_labels, offsets)
             self.counts += torch.bincount(block_labels, minlength=self.num_classes)
 
-    def measured(self, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def measured(self, features: Tensor, labels: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the samples of the classes in blocks, with each label as the place of its class among the classes."""
-        for _, block, block_labels in blocks(features, labels, self.num_classes):
+        for block, block_labels in blocks(features, labels, rows):
             if self.classes is None:
                 yield block, block_labels
                 continue

@@ -16,6 +16,7 @@ from .batches import (
     check_finite,
     check_same_classifier,
     class_sums,
+    rows_at_once,
 )
 from .means import ClassMeans, Residuals, center
 from .outputs import OutputSums
@@ -50,7 +51,7 @@ class ClassMoments:
             )
         check_classifier(self.classifier, self.means.num_classes, features.shape[1])
         check_finite(features, seen)
-        for _, block, block_labels in blocks(features, labels, self.means.num_classes):
+        for block, block_labels in blocks(features, labels, rows_at_once(features, self.means.num_classes)):
             self.merge(self._of_block(block, block_labels))
 
     def _of_block(self, features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]) -> "ClassMoments":

@@ -15,6 +15,7 @@ from .bases import Basis, basis_for
 from .batches import (
     FLOAT32_SCALES,
     LEAVE_OUT,
+    blocks,
     check_batch,
     check_classifier,
     check_finite,
@@ -22,6 +23,7 @@ from .batches import (
     class_sums,
     empty_classes,
     full_precision,
+    rows_at_once,
 )
 from .means import ClassMeans, Residuals, center
 from .outputs import OutputSums
@@ -33,6 +35,9 @@ _BLURRED = 1e-3
 
 #: Numbers up to which the outputs at all class means are kept; and the most outputs that a block has beyond.
 _KEPT_OUTPUTS = 2**24
+
+#: Products of samples with directions and rows that are looked at together, if they are so few.
+_PRODUCTS = 2**20
 
 #: The largest number of differences h − μ_c that are held at once.
 _DIFFERENCES = 2**22
@@ -133,13 +138,13 @@ class Projections:
     def fold(self, features: Tensor, labels: Tensor, check: Callable[[], None]) -> None:
         """Adds samples that were checked; calls `check`, which raises for a NaN or infinity, where there may be one."""
         for block, block_labels in self._blocks(features, labels):
-            residuals, on_rows, lengths = self._project(block, block_labels, self._precision(features.dtype))
+            on_rows, lengths = self._project(block, block_labels, self._precision(features.dtype))
             if not lengths.isfinite().all():
                 check()
             if self._is_blurred(on_rows, lengths):
-                residuals, on_rows, lengths = self._project(block, block_labels, torch.float64)
+                on_rows, lengths = self._project(block, block_labels, torch.float64)
             on_span = on_rows[: len(self.span_squares)]
-            self._add_scatter(residuals, on_span, lengths, block_labels)
+            self._add_scatter(on_span, lengths, block_labels)
             if self.classifier is not None or self.nearest_means:
                 nearest = self._nearest_means(on_span, block_labels, block, lengths)
                 self.misplaced += int((nearest != block_labels).sum())
@@ -154,13 +159,15 @@ class Projections:
 
     def _blocks(self, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields samples in blocks, those of a class together if the mean outputs of the classes are not kept."""
+        rows = rows_at_once(features, self.means.num_classes)
         if self.classifier is None or not self._in_order:
-            yield from self.means.measured(features, labels)
+            numbers = len(self.span_squares) + self.means.num_labels
+            yield from self.means.measured(features, labels, max(rows, _PRODUCTS // numbers))
             return
-        rows = max(16, _KEPT_OUTPUTS // len(self.classifier.weight))
+        rows = min(rows, max(16, _KEPT_OUTPUTS // len(self.classifier.weight)))
         order = labels.argsort(stable=True)
         for part in order.split(rows):
-            yield from self.means.measured(features[part.to(features.device)], labels[part])
+            yield from self.means.measured(features[part.to(features.device)], labels[part], rows)
 
     def _precision(self, dtype: torch.dtype) -> torch.dtype:
         low, high = FLOAT32_SCALES
@@ -183,8 +190,8 @@ class Projections:
             blurred |= rounding * length > _BLURRED * torch.linalg.norm(sizes[rank:])
         return bool(blurred)
 
-    def _project(self, features: Tensor, labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """h − μ_c, the products of the span's directions and the classifier's rows with it, and its length."""
+    def _project(self, features: Tensor, labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The products of the span's directions and the classifier's rows with h − μ_c, and the lengths of these."""
         if dtype not in self.factors:
             weight = [] if self.classifier is None else [self.classifier.weight]
             self.factors[dtype] = (
@@ -192,14 +199,19 @@ class Projections:
                 torch.cat([self.centered.span.directions, *weight]).to(dtype),
             )
         residuals_of, rows = self.factors[dtype]
-        residuals, lengths = residuals_of(features.to(dtype), labels)
-        return residuals, rows @ residuals.T, lengths.double()  # a quarter faster than residuals @ rows.T, twice if few
+        products, lengths = [], []
+        for block, block_labels in blocks(features, labels, rows_at_once(features, self.means.num_classes)):
+            residuals, length = residuals_of(block.to(dtype), block_labels)
+            products.append(rows @ residuals.T)  # a quarter faster than residuals @ rows.T, twice if the rows are few
+            lengths.append(length)
+            if self.span_scatter is not None:  # and so dtype is float64, of which nothing is made again
+                self._add_rows(residuals)
+        return torch.cat(products, dim=1) if len(products) > 1 else products[0], torch.cat(lengths).double()
 
-    def _add_scatter(self, residuals: Tensor, on_span: Tensor, lengths: Tensor, labels: Tensor) -> None:
+    def _add_scatter(self, on_span: Tensor, lengths: Tensor, labels: Tensor) -> None:
         self.class_scatter += class_sums(lengths.square(), labels, self.means.num_classes)
         self.span_squares += torch.linalg.vector_norm(on_span.double(), dim=1).square()
         if self.span_scatter is not None:
-            self._add_rows(residuals)
             self.span_scatter += on_span @ on_span.T
 
     def _add_rows(self, residuals: Float[Tensor, "samples features"]) -> None:
