@@ -1,9 +1,9 @@
 """The second sweep over the features: scatter around the class means, and the classifier's decisions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,6 +38,10 @@ _KEPT_OUTPUTS = 2**24
 
 #: Products of samples with directions and rows that are looked at together, if they are so few.
 _PRODUCTS = 2**20
+
+#: What `sums` has.
+_GATHERED = ("seen", "counts", "class_scatter", "span_squares", "span_scatter", "rows", "scatter", "basis", "outputs")
+_GATHERED += ("disagreements", "misplaced")
 
 #: The largest number of differences h − μ_c that are held at once.
 _DIFFERENCES = 2**22
@@ -88,13 +92,7 @@ class Projections:
         self.labels = torch.arange(means.num_labels, device=self.reference.device)
         if means.classes is not None:
             self.labels = means.classes.to(self.reference.device)
-        zeros = self.centered.class_means.new_zeros
-        self._start()
-        self.span_scatter = zeros(self.centered.span.rank, self.centered.span.rank) if covariance else None
-        #: h − μ_c while there are fewer than p, and then Σ (h − μ_c)(h − μ_c)ᵀ, in a basis if that needs one
-        self.rows = zeros(0, self.num_features) if covariance else None
-        self.scatter: Tensor | None = None
-        self.basis: Basis | None = None
+        self._start(covariance=covariance)
         small = classifier is not None and means.num_classes * means.num_labels <= _KEPT_OUTPUTS
         self.mean_outputs = classifier(means.class_means) if classifier is not None and small else None
         self.mean_lengths = torch.linalg.norm(means.class_means, dim=1)
@@ -104,14 +102,31 @@ class Projections:
             self.reach = half_distance_to_nearest(Gram(self.mean_coordinates)) - self.centered.span.noise
         self.factors: dict[torch.dtype, tuple[Residuals, Tensor]] = {}
 
-    def _start(self) -> None:
-        zeros = self.centered.class_means.new_zeros
+    def _start(self, *, covariance: bool) -> None:
+        """Sets what is gathered, which `sums` has too, to that of no samples."""
+        zeros, rank = self.centered.class_means.new_zeros, self.centered.span.rank
         self.seen = 0  # samples, also those passed over
         self.counts = zeros(self.means.num_classes, dtype=torch.int64)
         self.class_scatter = zeros(self.means.num_classes)  # Σ‖h − μ_c‖² per class
-        self.span_squares = zeros(self.centered.span.rank)
+        self.span_squares = zeros(rank)
+        self.span_scatter = zeros(rank, rank) if covariance else None
+        #: h − μ_c while there are fewer than p, and then Σ (h − μ_c)(h − μ_c)ᵀ, in a basis if that needs one
+        self.rows = zeros(0, self.num_features) if covariance else None
+        self.scatter: Tensor | None = None
+        self.basis: Basis | None = None
         self.outputs = OutputSums()
         self.disagreements = self.misplaced = 0  # samples whose nearest mean is not the one decided for, or their own
+
+    @property
+    def sums(self) -> dict[str, Any]:
+        """What was gathered, without the means, the classifier and what follows from them, which are far larger."""
+        return {name: getattr(self, name) for name in _GATHERED}
+
+    def with_sums(self, sums: Mapping[str, Any]) -> "Projections":
+        """Returns projections on the same means that have gathered this."""
+        other = copy(self)
+        vars(other).update(sums)
+        return other
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Folds in a batch, as `ClassMeans.update` does."""
@@ -129,9 +144,9 @@ class Projections:
         self.seen += len(features)
 
     def without_samples(self) -> "Projections":
-        """Returns projections of no samples yet on the same means, without Σ_W as a whole."""
+        """Returns projections of no samples yet on the same means."""
         empty = copy(self)
-        empty._start()
+        empty._start(covariance=self.span_scatter is not None)
         return empty
 
     @torch.no_grad()
