@@ -80,7 +80,8 @@ def measure_layers(
     with ExitStack() as stack:
         captured = processes.each(lambda: stack.enter_context(read()))
         found, _ = head_of(captured)
-        measured = partial(_measured, captured, processes, weighting, vci, absent=absent, min_per_class=min_per_class)
+        choose = partial(chosen_of, absent=absent, min_per_class=min_per_class)
+        measured = partial(_measured, captured, processes, choose, weighting, vci)
         by_layer = {}
         for layer in (*captured.layers, None):
             name = found.name if layer is None else layer
@@ -91,11 +92,16 @@ def measure_layers(
 
 
 def _measured(
-    captured: Captured, processes: Processes, weighting: str, vci: bool | None, layer: str | None, **chosen: Any
+    captured: Captured,
+    processes: Processes,
+    choose: "partial[ClassMeans]",
+    weighting: str,
+    vci: bool | None,
+    layer: str | None,
 ) -> Measurement:
-    """Measures a layer, or the head's input, in all processes; `chosen` says which classes."""
+    """Measures a layer, or the head's input, of the classes that `choose` leaves, in all processes."""
     found, _ = head_of(captured)
-    size, choose = len(found.weight), partial(chosen_of, **chosen)
+    size = len(found.weight)
     second: dict[str, Any] = {"weighting": weighting, "vci": vci, "nearest_means": True}
     classifier = classifier_of(found) if layer is None else None
     projections = two_sweeps(processes, partial(fold_into, captured, layer), size, choose, classifier, **second)

@@ -75,6 +75,7 @@ class ClassMeans:
     @torch.no_grad()
     def fold(self, features: Tensor, labels: Tensor, check: Callable[[], None]) -> None:
         """Adds samples that were checked; calls `check`, which raises for a NaN or infinity, where there may be one."""
+        assert self.reference is not None
         scratch: Tensor | None = None  # new memory for every block would cost as much as reading it
         for block, block_labels in self.measured(features, labels, rows_at_once(features, self.num_classes)):
             self.stored.update(block)

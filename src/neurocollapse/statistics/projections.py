@@ -40,8 +40,10 @@ _KEPT_OUTPUTS = 2**24
 _PRODUCTS = 2**20
 
 #: What `sums` has.
-_GATHERED = ("seen", "counts", "class_scatter", "span_squares", "span_scatter", "rows", "scatter", "basis", "outputs")
-_GATHERED += ("disagreements", "misplaced")
+_GATHERED = (
+    *("seen", "counts", "class_scatter", "span_squares", "span_scatter", "rows", "scatter", "basis"),
+    *("outputs", "disagreements", "misplaced"),
+)
 
 #: The largest number of differences h − μ_c that are held at once.
 _DIFFERENCES = 2**22

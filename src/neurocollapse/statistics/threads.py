@@ -54,7 +54,7 @@ def fold_in_threads(
     shares = zip(parts, features.tensor_split(count), labels.tensor_split(count), strict=True)
     each = threads // count
     with torch_threads(each), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(each,)) as pool:
-        for done in [pool.submit(part.fold, *share, check) for part, *share in shares]:
+        for done in [pool.submit(part.fold, h, y, check) for part, h, y in shares]:
             done.result()
     for part in parts:
         gathered.merge(part)

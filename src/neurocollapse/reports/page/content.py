@@ -211,7 +211,7 @@ def _moving(runs: Sequence[ReportRun], varied: Mapping[str, Any], left: float) -
         seen[setting] = seen.get(setting, -1) + 1
         return seen[setting]
 
-    chosen = []
+    chosen: list[ReportRun] = []
     for run in sorted((run for run in runs if run.snapshots), key=turn):
         size = sum(2 * run.snapshots[epoch]["samples"].size for epoch in _frames(run))
         if size <= left or not chosen:
