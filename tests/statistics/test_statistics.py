@@ -756,7 +756,9 @@ def test_threads_gather_together_what_one_gathers_alone(monkeypatch):
     alone = in_float32(problem)
     monkeypatch.setattr(neurocollapse.statistics.threads, "_LEAST_NUMBERS", 1)
     with torch_threads(3):
-        assert dict(in_float32(problem)) == pytest.approx(dict(alone), rel=1e-10)
+        for mode in (torch.no_grad(), torch.inference_mode()):
+            with mode:
+                assert dict(in_float32(problem)) == pytest.approx(dict(alone), rel=1e-10)
         problem.features[50, 1] = math.nan  # of the last thread, which must name it by its place among all
         with pytest.raises(ValueError, match=r"feature 1 of sample 50 is nan; .* \(1 of 60 samples are not\)"):
             in_float32(problem)

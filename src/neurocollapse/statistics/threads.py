@@ -50,11 +50,17 @@ def fold_in_threads(
     if count < 2 or features.device.type != "cpu":
         gathered.fold(features, labels, check)
         return
+    inference = torch.is_inference_mode_enabled()  # of this thread alone, in which the parts are made
+
+    def work(part: Gathers, some: Tensor, their_labels: Tensor) -> None:
+        with torch.inference_mode(inference):
+            part.fold(some, their_labels, check)
+
     parts = [gathered.without_samples() for _ in range(count)]
     shares = zip(parts, features.tensor_split(count), labels.tensor_split(count), strict=True)
     each = threads // count
     with torch_threads(each), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(each,)) as pool:
-        for done in [pool.submit(part.fold, h, y, check) for part, h, y in shares]:
+        for done in [pool.submit(work, *share) for share in shares]:
             done.result()
     for part in parts:
         gathered.merge(part)
