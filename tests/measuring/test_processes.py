@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, SubsetRandomSampler, TensorDataset
 
-from neurocollapse import measure_model
+from neurocollapse import measure_layers, measure_model
 from neurocollapse.integrations.torchmetrics import NeuralCollapse
 from tests.modules import Model
 from tests.problems import random_problem
@@ -64,6 +64,11 @@ def of_held_out(strategy):
     return measure_model(network(), loader(X + 0.3), means=measure_model(network(), loader()).means, strategy=strategy)
 
 
+def by_layer(data=None):
+    measured = measure_layers(network(), data or loader())
+    return {f"{layer}.{key}": value for layer, m in measured.items() for key, value in m.items()}
+
+
 def metric(keep, shard, dtype=torch.float64):
     """The metric, with the samples dealt out by `shard(i) -> rank`, and read twice while it gathers."""
     head = nn.Linear(6, C).double()
@@ -106,6 +111,8 @@ CASES = {
     "a part": lambda: measure_model(network(), loader(sampler=SubsetRandomSampler(range(0, N, 2)))),
     "a subset": lambda: measure_model(network(), loader(), subset=5),
     "options": lambda: measure_model(network(), loader(), weighting="samples", vci=True, weight_decay=0.1),
+    "layers": by_layer,
+    "layers of few samples": lambda: by_layer(loader(X[:3], torch.arange(3))),
     "in files": lambda: measure_model(network(), loader(), memory_budget=0),
     "data parallel": lambda: measure_model(parallel(network()), loader(), weight_decay=0.1),
     "others with an index": lambda: measure_model(network(), loader(), ood=DataLoader(X[:1])),

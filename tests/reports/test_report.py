@@ -143,7 +143,7 @@ def test_no_more_moves_than_a_page_can_hold_and_every_setting_before_a_second_se
         assert moves["epochs"][0] == 0
         assert moves["epochs"][-1] == 60
         assert len(moves["epochs"]) <= 32
-    assert len(report_page(report_content(runs, title="nine"))) < 10_000_000
+    assert len(report_page(report_content(runs, title="nine"))) < 5_000_000
 
 
 def test_runs_of_before_there_were_snapshots_do_not_move():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import neurocollapse.statistics
 from neurocollapse import METRICS, ClassMeans, Measurement, Projections, Statistics, measure
-from neurocollapse.statistics import Classifier, ClassMoments
+from neurocollapse.statistics import Classifier, ClassMoments, torch_threads
 from tests import naive
 from tests.problems import (
     Problem,
@@ -86,6 +86,7 @@ def assert_same(statistics: Statistics, problem: Problem, rel: float = 1e-10) ->
 def cut_into_blocks(monkeypatch, rows: int) -> None:
     monkeypatch.setattr(neurocollapse.statistics.batches, "_BLOCK_ELEMENTS", {False: 1})
     monkeypatch.setattr(neurocollapse.statistics.batches, "_LEAST_ROWS", rows)
+    monkeypatch.setattr(neurocollapse.statistics.projections, "_PRODUCTS", 1)
 
 
 cuts = st.lists(st.integers(0, 30), max_size=6)
@@ -748,3 +749,17 @@ def test_a_classifier_of_another_shape_is_refused(shape):
         Projections(means_of([batch], 2), classifier)
     with pytest.raises(ValueError, match=message):
         moments_of([batch], 2, classifier)
+
+
+def test_threads_gather_together_what_one_gathers_alone(monkeypatch):
+    problem = random_problem(0, [10, 20, 30], 4, offset=3.0)
+    alone = in_float32(problem)
+    monkeypatch.setattr(neurocollapse.statistics.threads, "_LEAST_NUMBERS", 1)
+    with torch_threads(3):
+        for mode in (torch.no_grad(), torch.inference_mode()):
+            with mode:
+                assert dict(in_float32(problem)) == pytest.approx(dict(alone), rel=1e-10)
+        problem.features[50, 1] = math.nan  # of the last thread, which must name it by its place among all
+        with pytest.raises(ValueError, match=r"feature 1 of sample 50 is nan; .* \(1 of 60 samples are not\)"):
+            in_float32(problem)
+        assert torch.get_num_threads() == 3

@@ -1,7 +1,9 @@
 """Measures what every layer of a model makes of its data."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Unpack
 
 import torch
@@ -11,11 +13,14 @@ from .._errors import InputError, checks_arguments
 from ..datasets import Split
 from ..geometry import Span, leading_directions
 from ..metrics import Measurement
-from ..statistics import Statistics, center
-from .capture.forward import CaptureOptions, capture
+from ..statistics import ClassMeans, Statistics, center
+from .capture.decisions import Tally
+from .capture.forward import Captured, CaptureOptions, capture
 from .capture.names import about
-from .features import check_choice, gather, in_one_block, means_of
-from .models import about_head, chosen_samples, head_of
+from .capture.store import FeatureStore
+from .features import check_choice, chosen_of
+from .models import about_head, chosen_samples, classifier_of, fold_into, head_of, two_sweeps
+from .process_group import Processes
 
 
 @checks_arguments
@@ -30,6 +35,7 @@ def measure_layers(
     subset: int | None = None,
     absent: Literal["error", "leave_out"] = "error",
     min_per_class: int = 1,
+    together: bool | None = None,
     **options: Unpack[CaptureOptions],
 ) -> dict[str, Measurement]:
     """Measures the output of every layer, and then the head's input, in one forward pass over a loader.
@@ -48,6 +54,7 @@ def measure_layers(
         subset: measure only this many samples of every class.
         absent: "leave_out" measures without the classes that have no sample: see `measure`.
         min_per_class: how many samples a class has at least: see `measure`.
+        together: whether to share the samples with the other processes of the process group: see `measure_model`.
         options: see `measure_model`; `spatial` and `tokens` say how maps and sequences become features.
 
     Returns:
@@ -60,33 +67,62 @@ def measure_layers(
     >>> list(nc.measure_layers(network, [(torch.randn(9, 2, 2), torch.arange(9) % 2)]))
     ['1', '2', '3']
     """
-    check_choice(absent, min_per_class, options.get("max_per_class"))
+    processes, tally = Processes(together), Tally()
+    max_per_class = options.pop("max_per_class", None)
+    check_choice(absent, min_per_class, max_per_class)
     loader = chosen_samples(loader, subset, options.get("label_key"))
-    with capture(model, loader, head=head, layers=layers, inputs=True, **options) as captured:
-        found, features = head_of(captured)
-        size: dict[str, Any] = {"num_classes": len(found.weight), "precision": captured.precision}
-        size |= {"absent": absent, "min_per_class": min_per_class}
-        second: dict[str, Any] = {"weighting": weighting, "vci": vci, "nearest_means": True}
-        measured = {}
-        for name, store in captured.layers.items():
-            naming = about_head(model, head, len(found.weight)), about(f"layer {name!r}")
-            with naming[0], naming[1], captured.names[name].naming():
-                statistics, means = gather(store.features, store.labels, **size, **second)
-                layer = captured.weighted.get(name)
-                if layer is not None and (weight := layer.read()) is not None:
-                    span = None
-                    if layer.inputs is not None:
-                        inputs = layer.inputs.features, layer.inputs.labels
-                        of_input = means_of(in_one_block(*inputs), inputs[1], **size)
-                        span = center(of_input, weighting).span
-                    statistics = _with_weight(statistics, weight, span)
-                measured[name] = Measurement(statistics, means)
-        naming = about_head(model, head, len(found.weight)), about(f"layer {found.name!r}")
-        with naming[0], naming[1], captured.names[None].naming():
-            arrays = features.features, features.labels, found.weight, found.bias
-            statistics, means = gather(*arrays, **size, **second)  # type: ignore[misc]
-            last = Measurement(_with_weight(statistics, found.weight, statistics.span), means)
-        return {**measured, found.name: last}
+    part = processes.share(loader)
+    if not all(processes.all(lambda: part is not None)):  # fewer samples than processes: each measures all of them
+        processes, part = Processes(together=False), loader
+    read = partial(capture, model, part, head=head, layers=layers, inputs=True, tally=tally, **options)
+    if max_per_class is not None:
+        read = partial(read, max_per_class=processes.share_of(max_per_class))
+    with ExitStack() as stack:
+        captured = processes.each(lambda: stack.enter_context(read()))
+        found, _ = head_of(captured)
+        choose = partial(chosen_of, absent=absent, min_per_class=min_per_class)
+        measured = partial(_measured, captured, processes, choose, weighting, vci)
+        by_layer = {}
+        for layer in (*captured.layers, None):
+            name = found.name if layer is None else layer
+            with about_head(model, head, len(found.weight)), about(f"layer {name!r}"):
+                by_layer[name] = measured(layer)
+    processes.merged(lambda: tally).warn(stacklevel=3)
+    return by_layer
+
+
+def _measured(
+    captured: Captured,
+    processes: Processes,
+    choose: "partial[ClassMeans]",
+    weighting: str,
+    vci: bool | None,
+    layer: str | None,
+) -> Measurement:
+    """Measures a layer, or the head's input, of the classes that `choose` leaves, in all processes."""
+    found, _ = head_of(captured)
+    size = len(found.weight)
+    second: dict[str, Any] = {"weighting": weighting, "vci": vci, "nearest_means": True}
+    classifier = classifier_of(found) if layer is None else None
+    projections = two_sweeps(processes, partial(fold_into, captured, layer), size, choose, classifier, **second)
+    statistics = projections.statistics()
+    if layer is None:
+        statistics = _with_weight(statistics, found.weight, statistics.span)
+    elif (weighted := captured.weighted.get(layer)) is not None and (weight := weighted.read()) is not None:
+        span = None
+        if (inputs := weighted.inputs) is not None:
+            with captured.names[layer].naming():
+                means = choose(processes.merged(lambda: _means_of(inputs, size, captured.precision)))
+            span = center(means, weighting).span
+        statistics = _with_weight(statistics, weight, span)
+    return Measurement(statistics, projections.means)
+
+
+def _means_of(store: FeatureStore, num_classes: int, precision: float) -> ClassMeans:
+    means = ClassMeans(num_classes)
+    means.update(store.features, store.labels)
+    means.stored.at_least(precision)
+    return means
 
 
 def _with_weight(statistics: Statistics, weight: Tensor, input_span: Span | None) -> Statistics:

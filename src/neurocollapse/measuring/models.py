@@ -131,18 +131,21 @@ def measure_model(
         return Measurement(moments.statistics(objective, ood_mean, means=chosen), chosen)
     with ExitStack() as stack:
         if strategy == "twice":
-            classifiers = processes.all(lambda: None if part is None else _classifier_of_first_batch(read, part))
+            own = processes.each(lambda: None if part is None else _classifier_of_first_batch(read, part))
             feed: Feed = partial(_run_into, read, part)
         else:
             captured = processes.each(lambda: None if part is None else stack.enter_context(read(part)))
-            classifiers = processes.all(lambda: None if captured is None else _classifier_of(head_of(captured)[0]))
-            feed = partial(_fold_into, captured)
+            own = processes.each(lambda: None if captured is None else classifier_of(head_of(captured)[0]))
+            feed = partial(fold_into, captured, None)
             if save_features is not None and captured is not None:
                 found, store = head_of(captured)
                 write_features(path_of(save_features), store.features, store.labels, found.weight, found.bias)
-        classifier = next(known for known in classifiers if known is not None)
+        classifier = next(known for known in processes.in_turn(own) if known is not None)
         with about_head(model, head, len(classifier.weight)):
-            projections = _two_sweeps(processes, feed, classifier, means, weighting, vci, choose)
+            size = len(classifier.weight)
+            projections = two_sweeps(
+                processes, feed, size, choose, classifier, means=means, weighting=weighting, vci=vci
+            )
     processes.merged(lambda: tally).warn(stacklevel=3)
     statistics = projections.statistics(objective, ood_mean)
     return Measurement(statistics, projections.means, held_out=projections.held_out)
@@ -221,14 +224,17 @@ def chosen_samples(loader: Iterable[Any] | Split, subset: int | None, label_key:
     return loader if subset is None else stratified_subset(loader, subset, label_key=label_key)
 
 
-def _two_sweeps(
+def two_sweeps(
     processes: Processes,
     feed: Feed,
-    classifier: Classifier,
-    means: ClassMeans | None,
-    weighting: str,
-    vci: bool | None,
+    num_classes: int,
     choose: "partial[ClassMeans]",
+    classifier: Classifier | None = None,
+    *,
+    means: ClassMeans | None = None,
+    weighting: str = "classes",
+    vci: bool | None = None,
+    nearest_means: bool = False,
 ) -> Projections:
     """Makes both sweeps over the samples that `feed` adds, in all processes.
 
@@ -236,13 +242,13 @@ def _two_sweeps(
     """
     held_out = means is not None
     if means is None:
-        means = choose(_checked(processes.merged(lambda: feed(ClassMeans(len(classifier.weight)))), choose.keywords))
+        means = choose(_checked(processes.merged(lambda: feed(ClassMeans(num_classes))), choose.keywords))
     elif choose.keywords != {"absent": "error", "min_per_class": 1}:
-        counted = processes.merged(lambda: feed(ClassMeans(len(classifier.weight))))
+        counted = processes.merged(lambda: feed(ClassMeans(num_classes)))
         means = choose(means, held_out=counted.counts)
-    covariance = is_cheap(int(means.counts.sum()), classifier.weight.shape[1]) if vci is None else vci
-    second = partial(Projections, covariance=covariance, weighting=weighting, held_out=held_out)
-    return processes.merged(lambda: feed(second(means, classifier)))
+    covariance = is_cheap(int(means.counts.sum()), means.sums.shape[1]) if vci is None else vci
+    second = {"covariance": covariance, "weighting": weighting, "held_out": held_out, "nearest_means": nearest_means}
+    return processes.projected(lambda: feed(Projections(means, classifier, **second)))  # type: ignore[arg-type]
 
 
 def _checked(means: ClassMeans, options: dict[str, Any]) -> ClassMeans:
@@ -287,15 +293,15 @@ def head_of(captured: Captured) -> tuple[Head, FeatureStore]:
     return captured.head, captured.features
 
 
-def _classifier_of(head: Head) -> Classifier:
+def classifier_of(head: Head) -> Classifier:
     return Classifier(head.weight.cpu(), None if head.bias is None else head.bias.cpu())
 
 
-def _fold_into(captured: Captured | None, gathered: G) -> G:
-    """Adds the features that this process kept, if it had samples, to `gathered`."""
+def fold_into(captured: Captured | None, layer: str | None, gathered: G) -> G:
+    """Adds the features of a layer, or the head's, that this process kept, if it had samples, to `gathered`."""
     if captured is not None:
-        _, store = head_of(captured)
-        with captured.names[None].naming():
+        store = head_of(captured)[1] if layer is None else captured.layers[layer]
+        with captured.names[layer].naming():
             gathered.update(store.features, store.labels)
         _note_precision(gathered, captured)
     return gathered
@@ -321,7 +327,7 @@ def _classifier_of_first_batch(read: Callable[..., Captured], loader: Iterable[A
         yield from itertools.islice(loader, 1)  # not before `capture` asks, which guards the random generator
 
     with read(first(), tally=Tally()) as captured:
-        return _classifier_of(head_of(captured)[0])
+        return classifier_of(head_of(captured)[0])
 
 
 def _moments(read: Callable[..., Captured], loader: Iterable[Any], weighting: str) -> ClassMoments:
@@ -329,7 +335,7 @@ def _moments(read: Callable[..., Captured], loader: Iterable[Any], weighting: st
 
     def fold(features: Tensor, labels: Tensor, head: Head) -> None:
         if not moments:
-            moments.append(ClassMoments(len(head.weight), _classifier_of(head), weighting=weighting))
+            moments.append(ClassMoments(len(head.weight), classifier_of(head), weighting=weighting))
         moments[0].update(features.cpu(), labels.cpu())
 
     captured = read(loader, sink=fold)

@@ -1,7 +1,7 @@
 """Measures in several processes together: splits the samples among them and merges what they gather."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from .capture.decisions import Tally
 from .capture.subset import BatchesOf, indices_of, reloaded
 
 T = TypeVar("T")
-M = TypeVar("M", ClassMeans, ClassMoments, Projections, Tally)
+M = TypeVar("M", ClassMeans, ClassMoments, Tally)
 
 
 class Processes:
@@ -87,12 +87,26 @@ class Processes:
         self.all(lambda: mine.append(make()))
         return mine[0]
 
+    def in_turn(self, mine: T) -> Iterator[T]:
+        """Yields the values of all processes by rank, one at a time, so that a process never holds all of them."""
+        for rank in range(self.size):
+            value: list[Any] = [mine if rank == self.rank else None]
+            if self.size > 1:
+                torch.distributed.broadcast_object_list(value, src=rank)
+            yield value[0]
+
     def merged(self, make: Callable[[], M | None]) -> M:
         """Calls `make` in every process and merges the results by rank, so that every process has the same bits.
 
         A result of None, from a process without samples, is ignored.
         """
-        parts = [part for part in self.all(make) if part is not None]
+        parts = (part for part in self.in_turn(self.each(make)) if part is not None)
+        return reduce(lambda first, second: first.merge(second), parts)
+
+    def projected(self, make: Callable[[], Projections]) -> Projections:
+        """Does the same for projections on means that all processes have, and sends only what was gathered."""
+        mine = self.each(make)
+        parts = (mine.with_sums(sums) for sums in self.in_turn(mine.sums))
         return reduce(lambda first, second: first.merge(second), parts)
 
 

@@ -15,6 +15,7 @@ from .means import mean_of as mean_of
 from .one_pass import ClassMoments as ClassMoments
 from .projections import Projections as Projections
 from .stored import name_of as name_of
+from .threads import torch_threads as torch_threads
 from .values import Classifier as Classifier
 from .values import Objective as Objective
 from .values import Outputs as Outputs

@@ -10,7 +10,7 @@ from .._errors import InputError, SampleError
 from .values import Classifier
 
 #: Numbers in a block, by whether it is on a GPU: as many as a CPU's cache holds, or as keep a GPU busy.
-_BLOCK_ELEMENTS = {False: 2**20, True: 2**24}
+_BLOCK_ELEMENTS = {False: 2**19, True: 2**24}
 _LEAST_ROWS = 16
 _MANY_CLASSES, _MANY_ROWS = 64, 1024
 
@@ -136,16 +136,18 @@ def class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return sums.index_add_(0, labels, values)
 
 
-def blocks(features: Tensor, labels: Tensor, num_classes: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yields the batch in blocks: the index of the block's first sample, its features and its labels.
-
-    A block fits a processor's cache, so the caller may copy it to a wider type; the batch as a whole is never copied.
-    """
+def rows_at_once(features: Tensor, num_classes: int) -> int:
+    """The number of samples that fit a processor's cache, so that they may be copied to a wider type."""
     rows = max(_LEAST_ROWS, _BLOCK_ELEMENTS[features.device.type == "cuda"] // features.shape[1])
     if num_classes > _MANY_CLASSES:  # then every block reads the rows of all classes from memory, so take fewer blocks
         rows = max(rows, min(_MANY_ROWS, _BLOCK_ELEMENTS[True] // (features.shape[1] + 2 * num_classes)))
+    return rows
+
+
+def blocks(features: Tensor, labels: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the features and labels of so many samples at once."""
     for start in range(0, len(features), rows):
-        yield start, features[start : start + rows].detach(), labels[start : start + rows].long()
+        yield features[start : start + rows].detach(), labels[start : start + rows].long()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The first sweep over the features: class means."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .._errors import InputError, checks_arguments
 from ..geometry import EPSILON, Span, centered_span, storage_noise
-from .batches import LEAVE_OUT, SQUARABLE, blocks, check_batch, check_finite, check_scale, empty_classes
+from .batches import LEAVE_OUT, SQUARABLE, blocks, check_batch, check_finite, check_scale, empty_classes, rows_at_once
 from .stored import Stored
+from .threads import fold_in_threads
 
 #: How the classes enter μ_G and Σ_B: all alike, or each by its share of the samples. Only the second makes
 #: Σ_W + Σ_B = Σ_T for unequal classes.
@@ -61,27 +62,40 @@ class ClassMeans:
         if self.reference is None:
             # a copy, since the caller may use the batch's memory again
             self._start(features[0].detach().to(torch.float64, copy=True))
+        # each thread has its own sums, which are small beside so many samples
+        fold_in_threads(self, features, labels, lambda: check_finite(features, seen), 2 * self.num_classes)
+        self.seen += len(features)
+
+    def without_samples(self) -> "ClassMeans":
+        """Returns means of no samples yet, with the same classes and the same reference, if there is one."""
+        empty = ClassMeans(self.num_labels, self.classes)
+        if self.reference is not None:
+            empty._start(self.reference)
+        return empty
+
+    @torch.no_grad()
+    def fold(self, features: Tensor, labels: Tensor, check: Callable[[], None]) -> None:
+        """Adds samples that were checked; calls `check`, which raises for a NaN or infinity, where there may be one."""
         assert self.reference is not None
         scratch: Tensor | None = None  # new memory for every block would cost as much as reading it
-        for block, block_labels in self.measured(features, labels):
+        for block, block_labels in self.measured(features, labels, rows_at_once(features, self.num_classes)):
             self.stored.update(block)
             scratch = torch.empty_like(block, dtype=torch.float64) if scratch is None else scratch
             offsets = scratch[: len(block)].copy_(block).sub_(self.reference)
             lengths = torch.linalg.vector_norm(offsets, dim=1)
             largest = lengths.max().item()
             if not SQUARABLE[0] < largest < SQUARABLE[1]:
-                check_finite(features, seen)
+                check()
                 largest = offsets.abs().max().item()
             self.scale = max(self.scale, largest)
             self.squares.index_add_(0, block_labels, lengths.square_())
             self.sums.index_add_(0, block_labels, offsets)
             self.feature_squares.addmv_(offsets.square_().T, torch.ones_like(lengths))
             self.counts += torch.bincount(block_labels, minlength=self.num_classes)
-        self.seen += len(features)
 
-    def measured(self, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def measured(self, features: Tensor, labels: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the samples of the classes in blocks, with each label as the place of its class among the classes."""
-        for _, block, block_labels in blocks(features, labels, self.num_classes):
+        for block, block_labels in blocks(features, labels, rows):
             if self.classes is None:
                 yield block, block_labels
                 continue
@@ -228,19 +242,24 @@ def center(means: ClassMeans, weighting: str) -> Centered:
 
 
 class Residuals:
-    """Computes h − μ_c(i) in `dtype`, rounded relative to itself and not to μ_c: near collapse many digits more.
+    """Computes h − μ_c(i) and its length in `dtype`, rounded relative to itself and not to μ_c.
 
-    It subtracts the rounded μ_c first, which costs no digits near collapse, and then what the rounding took off.
+    It subtracts the rounded μ_c first, which costs no digits near collapse, and then what the rounding took off, unless
+    that is less than the rounding of every difference.
     """
 
     def __init__(self, reference: Tensor, offsets: Float[Tensor, "classes features"], dtype: torch.dtype):
         self.stored_means = (reference + offsets).to(dtype)
         self.remainders = (offsets - (self.stored_means - reference)).to(dtype)
+        self.largest_remainder = torch.linalg.vector_norm(self.remainders, dim=1).max()
 
     def __call__(
         self, features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]
-    ) -> Float[Tensor, "samples features"]:
-        # indexing, since index_select takes twenty times as long where rows are long
-        residuals = self.stored_means[labels]
+    ) -> tuple[Float[Tensor, "samples features"], Float[Tensor, " samples"]]:
+        residuals = self.stored_means.index_select(0, labels)
         torch.sub(features, residuals, out=residuals)
-        return residuals.sub_(self.remainders[labels])
+        lengths = torch.linalg.vector_norm(residuals, dim=1)
+        if self.largest_remainder > torch.finfo(residuals.dtype).eps * lengths.min():
+            residuals.sub_(self.remainders.index_select(0, labels))
+            lengths = torch.linalg.vector_norm(residuals, dim=1)
+        return residuals, lengths

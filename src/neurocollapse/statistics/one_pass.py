@@ -16,6 +16,7 @@ from .batches import (
     check_finite,
     check_same_classifier,
     class_sums,
+    rows_at_once,
 )
 from .means import ClassMeans, Residuals, center
 from .outputs import OutputSums
@@ -50,7 +51,7 @@ class ClassMoments:
             )
         check_classifier(self.classifier, self.means.num_classes, features.shape[1])
         check_finite(features, seen)
-        for _, block, block_labels in blocks(features, labels, self.means.num_classes):
+        for block, block_labels in blocks(features, labels, rows_at_once(features, self.means.num_classes)):
             self.merge(self._of_block(block, block_labels))
 
     def _of_block(self, features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"]) -> "ClassMoments":
@@ -59,9 +60,9 @@ class ClassMoments:
         assert block.means.reference is not None
         features = features.double()
         offsets = block.means.sums / block.means.counts.clamp(min=1)[:, None]
-        residuals = Residuals(block.means.reference, offsets, torch.float64)(features, labels)
+        residuals, lengths = Residuals(block.means.reference, offsets, torch.float64)(features, labels)
         block.scatter = residuals.T @ residuals
-        block.class_scatter = class_sums(residuals.square().sum(dim=1), labels, self.means.num_classes)
+        block.class_scatter = class_sums(lengths.square(), labels, self.means.num_classes)
         if self.classifier is not None:
             outputs = self.classifier(features)
             decisions = self.classifier.decide(features, outputs)

@@ -1,8 +1,9 @@
 """The second sweep over the features: scatter around the class means, and the classifier's decisions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +15,7 @@ from .bases import Basis, basis_for
 from .batches import (
     FLOAT32_SCALES,
     LEAVE_OUT,
+    blocks,
     check_batch,
     check_classifier,
     check_finite,
@@ -21,9 +23,11 @@ from .batches import (
     class_sums,
     empty_classes,
     full_precision,
+    rows_at_once,
 )
 from .means import ClassMeans, Residuals, center
 from .outputs import OutputSums
+from .threads import fold_in_threads
 from .values import Classifier, Objective, Outputs, Statistics
 
 #: Products in float32 are made again in float64 where their rounding exceeds this share of the block's.
@@ -31,6 +35,15 @@ _BLURRED = 1e-3
 
 #: Numbers up to which the outputs at all class means are kept; and the most outputs that a block has beyond.
 _KEPT_OUTPUTS = 2**24
+
+#: Products of samples with directions and rows that are looked at together, if they are so few.
+_PRODUCTS = 2**20
+
+#: What `sums` has.
+_GATHERED = (
+    *("seen", "counts", "class_scatter", "span_squares", "span_scatter", "rows", "scatter", "basis"),
+    *("outputs", "disagreements", "misplaced"),
+)
 
 #: The largest number of differences h − μ_c that are held at once.
 _DIFFERENCES = 2**22
@@ -81,18 +94,7 @@ class Projections:
         self.labels = torch.arange(means.num_labels, device=self.reference.device)
         if means.classes is not None:
             self.labels = means.classes.to(self.reference.device)
-        self.seen = 0  # samples, also those passed over
-        zeros = self.centered.class_means.new_zeros
-        self.counts = zeros(means.num_classes, dtype=torch.int64)
-        self.class_scatter = zeros(means.num_classes)  # Σ‖h − μ_c‖² per class
-        self.span_squares = zeros(self.centered.span.rank)
-        self.span_scatter = zeros(self.centered.span.rank, self.centered.span.rank) if covariance else None
-        #: h − μ_c while there are fewer than p, and then Σ (h − μ_c)(h − μ_c)ᵀ, in a basis if that needs one
-        self.rows = zeros(0, self.num_features) if covariance else None
-        self.scatter: Tensor | None = None
-        self.basis: Basis | None = None
-        self.outputs = OutputSums()
-        self.disagreements = self.misplaced = 0  # samples whose nearest mean is not the one decided for, or their own
+        self._start(covariance=covariance)
         small = classifier is not None and means.num_classes * means.num_labels <= _KEPT_OUTPUTS
         self.mean_outputs = classifier(means.class_means) if classifier is not None and small else None
         self.mean_lengths = torch.linalg.norm(means.class_means, dim=1)
@@ -102,43 +104,94 @@ class Projections:
             self.reach = half_distance_to_nearest(Gram(self.mean_coordinates)) - self.centered.span.noise
         self.factors: dict[torch.dtype, tuple[Residuals, Tensor]] = {}
 
+    def _start(self, *, covariance: bool) -> None:
+        """Sets what is gathered, which `sums` has too, to that of no samples."""
+        zeros, rank = self.centered.class_means.new_zeros, self.centered.span.rank
+        self.seen = 0  # samples, also those passed over
+        self.counts = zeros(self.means.num_classes, dtype=torch.int64)
+        self.class_scatter = zeros(self.means.num_classes)  # Σ‖h − μ_c‖² per class
+        self.span_squares = zeros(rank)
+        self.span_scatter = zeros(rank, rank) if covariance else None
+        #: h − μ_c while there are fewer than p, and then Σ (h − μ_c)(h − μ_c)ᵀ, in a basis if that needs one
+        self.rows = zeros(0, self.num_features) if covariance else None
+        self.scatter: Tensor | None = None
+        self.basis: Basis | None = None
+        self.outputs = OutputSums()
+        self.disagreements = self.misplaced = 0  # samples whose nearest mean is not the one decided for, or their own
+
+    @property
+    def sums(self) -> dict[str, Any]:
+        """What was gathered, without the means, the classifier and what follows from them, which are far larger."""
+        return {name: getattr(self, name) for name in _GATHERED}
+
+    def with_sums(self, sums: Mapping[str, Any]) -> "Projections":
+        """Returns projections on the same means that have gathered this."""
+        other = copy(self)
+        vars(other).update(sums)
+        return other
+
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Folds in a batch, as `ClassMeans.update` does."""
         seen = self.seen
         check_batch(features, labels, self.means.num_labels, self.num_features, seen)
+
+        def check() -> None:
+            check_finite(features, seen)
+
         with full_precision(features.device):
-            for block, block_labels in self._blocks(features, labels):
-                residuals, on_rows, squares = self._project(block, block_labels, self._precision(features.dtype))
-                if not squares.isfinite().all():
-                    check_finite(features, seen)
-                if self._is_blurred(on_rows, squares):
-                    residuals, on_rows, squares = self._project(block, block_labels, torch.float64)
-                on_span = on_rows[:, : len(self.span_squares)]
-                self._add_scatter(residuals, on_span, squares, block_labels)
-                if self.classifier is not None or self.nearest_means:
-                    nearest = self._nearest_means(on_span, block_labels, block, squares.sqrt())
-                    self.misplaced += int((nearest != block_labels).sum())
-                if self.classifier is not None:
-                    self._add_decisions(block, block_labels, on_rows, squares.sqrt(), nearest)
-                self.counts += torch.bincount(block_labels, minlength=self.means.num_classes)
+            if self.span_scatter is not None or self._in_order:
+                self.fold(features, labels, check)  # in large products, or in an order that spares others
+            else:
+                fold_in_threads(self, features, labels, check)
         self.seen += len(features)
+
+    def without_samples(self) -> "Projections":
+        """Returns projections of no samples yet on the same means."""
+        empty = copy(self)
+        empty._start(covariance=self.span_scatter is not None)
+        return empty
+
+    @torch.no_grad()
+    def fold(self, features: Tensor, labels: Tensor, check: Callable[[], None]) -> None:
+        """Adds samples that were checked; calls `check`, which raises for a NaN or infinity, where there may be one."""
+        for block, block_labels in self._blocks(features, labels):
+            on_rows, lengths = self._project(block, block_labels, self._precision(features.dtype))
+            if not lengths.isfinite().all():
+                check()
+            if self._is_blurred(on_rows, lengths):
+                on_rows, lengths = self._project(block, block_labels, torch.float64)
+            on_span = on_rows[: len(self.span_squares)]
+            self._add_scatter(on_span, lengths, block_labels)
+            if self.classifier is not None or self.nearest_means:
+                nearest = self._nearest_means(on_span, block_labels, block, lengths)
+                self.misplaced += int((nearest != block_labels).sum())
+            if self.classifier is not None:
+                self._add_decisions(block, block_labels, on_rows[len(on_span) :], lengths, nearest)
+            self.counts += torch.bincount(block_labels, minlength=self.means.num_classes)
+
+    @property
+    def _in_order(self) -> bool:
+        """Whether samples are taken class by class, since the outputs at the means are not kept."""
+        return self.classifier is not None and self.mean_outputs is None
 
     def _blocks(self, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields samples in blocks, those of a class together if the mean outputs of the classes are not kept."""
-        if self.classifier is None or self.mean_outputs is not None:
-            yield from self.means.measured(features, labels)
+        rows = rows_at_once(features, self.means.num_classes)
+        if self.classifier is None or not self._in_order:
+            numbers = len(self.span_squares) + self.means.num_labels
+            yield from self.means.measured(features, labels, max(rows, _PRODUCTS // numbers))
             return
-        rows = max(16, _KEPT_OUTPUTS // len(self.classifier.weight))
+        rows = min(rows, max(16, _KEPT_OUTPUTS // len(self.classifier.weight)))
         order = labels.argsort(stable=True)
         for part in order.split(rows):
-            yield from self.means.measured(features[part.to(features.device)], labels[part])
+            yield from self.means.measured(features[part.to(features.device)], labels[part], rows)
 
     def _precision(self, dtype: torch.dtype) -> torch.dtype:
         low, high = FLOAT32_SCALES
         exact = dtype == torch.float64 or self.span_scatter is not None or not low <= self.means.scale <= high
         return torch.float64 if exact else torch.float32
 
-    def _is_blurred(self, on_rows: Tensor, squares: Tensor) -> bool:
+    def _is_blurred(self, on_rows: Tensor, lengths: Tensor) -> bool:
         """Whether the rounding of a sample's products is not small beside those of its block, because it lies far out.
 
         They are compared with the root mean square of the block on each direction, and on all rows of the classifier.
@@ -146,16 +199,16 @@ class Projections:
         if on_rows.dtype == torch.float64:
             return False
         rank = len(self.span_squares)
-        sizes = torch.linalg.vector_norm(on_rows, dim=0).double() / len(squares) ** 0.5
-        rounding = torch.finfo(on_rows.dtype).eps * squares.max().sqrt()
+        sizes = torch.linalg.vector_norm(on_rows, dim=1).double() / len(lengths) ** 0.5
+        rounding = torch.finfo(on_rows.dtype).eps * lengths.max()
         blurred = (rounding > _BLURRED * sizes[:rank]).any()
         if self.classifier is not None:
             length = torch.linalg.norm(self.classifier.weight)
             blurred |= rounding * length > _BLURRED * torch.linalg.norm(sizes[rank:])
         return bool(blurred)
 
-    def _project(self, features: Tensor, labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """h − μ_c, its products with the directions of the span and the rows of the classifier, and its square."""
+    def _project(self, features: Tensor, labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The products of the span's directions and the classifier's rows with h − μ_c, and the lengths of these."""
         if dtype not in self.factors:
             weight = [] if self.classifier is None else [self.classifier.weight]
             self.factors[dtype] = (
@@ -163,16 +216,20 @@ class Projections:
                 torch.cat([self.centered.span.directions, *weight]).to(dtype),
             )
         residuals_of, rows = self.factors[dtype]
-        residuals = residuals_of(features.to(dtype), labels)
-        squares = torch.linalg.vector_norm(residuals, dim=1).double().square()
-        return residuals, (rows @ residuals.T).T.contiguous(), squares  # twice as fast as residuals @ rows.T if few
+        products, lengths = [], []
+        for block, block_labels in blocks(features, labels, rows_at_once(features, self.means.num_classes)):
+            residuals, length = residuals_of(block.to(dtype), block_labels)
+            products.append(rows @ residuals.T)  # a quarter faster than residuals @ rows.T, twice if the rows are few
+            lengths.append(length)
+            if self.span_scatter is not None:  # and so dtype is float64, of which nothing is made again
+                self._add_rows(residuals)
+        return torch.cat(products, dim=1) if len(products) > 1 else products[0], torch.cat(lengths).double()
 
-    def _add_scatter(self, residuals: Tensor, on_span: Tensor, squares: Tensor, labels: Tensor) -> None:
-        self.class_scatter += class_sums(squares, labels, self.means.num_classes)
-        self.span_squares += on_span.double().square().sum(dim=0)
+    def _add_scatter(self, on_span: Tensor, lengths: Tensor, labels: Tensor) -> None:
+        self.class_scatter += class_sums(lengths.square(), labels, self.means.num_classes)
+        self.span_squares += torch.linalg.vector_norm(on_span.double(), dim=1).square()
         if self.span_scatter is not None:
-            self._add_rows(residuals)
-            self.span_scatter += on_span.T @ on_span
+            self.span_scatter += on_span @ on_span.T
 
     def _add_rows(self, residuals: Float[Tensor, "samples features"]) -> None:
         if self.rows is not None and len(self.rows) + len(residuals) < self.num_features:
@@ -188,11 +245,10 @@ class Projections:
         self.scatter = squares if self.scatter is None else self.scatter.add_(squares)
 
     def _add_decisions(
-        self, features: Tensor, labels: Tensor, on_rows: Tensor, lengths: Tensor, nearest: Tensor
+        self, features: Tensor, labels: Tensor, on_weight: Tensor, lengths: Tensor, nearest: Tensor
     ) -> None:
-        rank, error = len(self.span_squares), self._error(on_rows.dtype)
-        outputs = self._mean_outputs(labels).add_(on_rows[:, rank:])
-        own = self.labels[labels]
+        outputs = self._mean_outputs(labels).add_(on_weight.T.contiguous())
+        own, error = self.labels[labels], self._error(on_weight.dtype)
         decisions = self._decide(outputs, own, features, lengths, self.mean_lengths[labels], error)
         self.disagreements += int((decisions != self.labels[nearest]).sum())
         self.outputs.update(outputs, decisions, own)
@@ -201,7 +257,7 @@ class Projections:
         """The outputs at the means of the samples' classes."""
         assert self.classifier is not None
         if self.mean_outputs is not None:
-            return self.mean_outputs[labels]
+            return self.mean_outputs.index_select(0, labels)
         classes, places = labels.unique(return_inverse=True)
         return self.classifier(self.means.offsets_of(classes) + self.reference)[places]
 
@@ -230,15 +286,17 @@ class Projections:
         return decisions
 
     def _nearest_means(
-        self, on_span: Tensor, labels: Tensor, features: Tensor, lengths: Tensor
+        self, on_span: Float[Tensor, "rank samples"], labels: Tensor, features: Tensor, lengths: Tensor
     ) -> Int[Tensor, " samples"]:
         """The class of the nearest mean: the sample's own, unless h lies half-way or further to another mean."""
         nearest, error = labels.clone(), self._error(on_span.dtype)
-        away = torch.linalg.vector_norm(on_span, dim=1) + error * lengths
-        far = _where(away >= self.reach[labels])
+        reach = self.reach[labels]
+        far = _where((1 + error) * lengths >= reach)
+        away = torch.linalg.vector_norm(on_span[:, far], dim=0) + error * lengths[far]
+        far = far[away >= reach[far]]
         if not len(far):
             return nearest
-        coordinates = on_span[far] + self.mean_coordinates[labels[far]].to(on_span.dtype)
+        coordinates = on_span[:, far].T + self.mean_coordinates[labels[far]].to(on_span.dtype)
         means = self.mean_coordinates.to(on_span.dtype)
         norms = torch.linalg.vector_norm(means, dim=1)
         closeness = coordinates @ means.T - norms.square() / 2
@@ -269,7 +327,7 @@ class Projections:
 
     def merge(self, other: "Projections") -> Self:
         """Folds in the projections of other samples on the same means."""
-        if not torch.equal(self.means.class_means, other.means.class_means):
+        if self.means is not other.means and not torch.equal(self.means.class_means, other.means.class_means):
             raise InputError("cannot merge projections on different class means; give both the same ClassMeans")
         check_same_classifier(self.classifier, other.classifier)
         self.counts, self.seen = self.counts + other.counts, self.seen + other.seen

@@ -10,9 +10,9 @@ from typing import Any
 from .._errors import InputError, InputTypeError, check_names, checks_arguments
 from .._html import html_table, listed
 from ..datasets import Dataset
+from ..statistics import torch_threads
 from ..training import RunConfig, epochs, last_epoch, recorded_epochs
 from .networks_tried import few_of_each_class
-from .threads import torch_threads
 
 #: More runs than any machine trains, and few enough to check one by one.
 _MOST_RUNS = 20_000

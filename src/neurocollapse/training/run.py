@@ -216,7 +216,9 @@ class Run:
     def _measure_layers(self) -> Record:
         images, labels = (values.split(_CHUNK) for values in (self.train_split.images, self.train_split.labels))
         batches = list(zip(images, labels, strict=True))
-        measured = measure_layers(self.model, batches, head=self.classifier, vci=False, device=self.device)
+        measured = measure_layers(
+            self.model, batches, head=self.classifier, vci=False, device=self.device, together=False
+        )
         return {
             f"train.layers.{layer}.{key}": measurement[key]
             for layer, measurement in measured.items()

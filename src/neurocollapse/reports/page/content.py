@@ -1,6 +1,7 @@
 """Prepares the content of a report as plain values for its page: rounds numbers, and packs a limited set of samples."""
 
 import base64
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,10 @@ import numpy as np
 from ...training import RunConfig
 from ..panels import COLLAPSE_PANELS, LAYER_PANELS, PANELS, data_term, layer_keys
 
-#: The most bytes of samples in motion in a page, as 16-bit integers; base64 makes them a third larger.
-_MOTION_BYTES = 2_800_000
+#: The bytes of runs and of samples in motion in a page, which has 1.6 MB beside: the more runs, the fewer in motion.
+_CONTENT_BYTES = 3_300_000
+#: Samples in motion are 16-bit integers, which base64 and the matrices beside them make larger.
+_MOTION_SHARE = 0.6
 
 #: The most records of a run that are shown in motion.
 _FRAMES = 32
@@ -60,7 +63,9 @@ def report_content(
     found = [run for run in runs if run.status != "damaged"]
     varied = _varied(found)
     whole = sorted(found, key=lambda run: [values.index(run.config.get(name)) for name, values in varied.items()])
-    moving = _moving(whole, varied)
+    values_of_runs = [_run(run, varied) for run in whole]
+    left = _CONTENT_BYTES - len(json.dumps(values_of_runs, separators=(",", ":")))
+    moving = _moving(whole, varied, left * _MOTION_SHARE)
     return {
         "title": title,
         "reload": reload_seconds,
@@ -68,7 +73,7 @@ def report_content(
         "common": _common(whole),
         "panels": _panels(whole),
         "layers": _layer_panels(whole),
-        "runs": [_run(run, varied) for run in whole],
+        "runs": values_of_runs,
         "motion": {run.name: _motion(run) for run in moving},
         "theory": _finite(theory or {}),
         "claims": list(claims),
@@ -194,8 +199,11 @@ def _layers(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[fl
     return {measure: found[measure] for measure in LAYER_PANELS if measure in found}
 
 
-def _moving(runs: Sequence[ReportRun], varied: Mapping[str, Any]) -> list[ReportRun]:
-    """Returns the runs whose samples fit into the page: one of every setting before a second seed of any."""
+def _moving(runs: Sequence[ReportRun], varied: Mapping[str, Any], left: float) -> list[ReportRun]:
+    """Returns the runs whose samples fit into so many bytes: one of every setting before a second seed of any.
+
+    There is one at least.
+    """
     seen: dict[Any, int] = {}
 
     def turn(run: ReportRun) -> int:
@@ -203,11 +211,10 @@ def _moving(runs: Sequence[ReportRun], varied: Mapping[str, Any]) -> list[Report
         seen[setting] = seen.get(setting, -1) + 1
         return seen[setting]
 
-    left = _MOTION_BYTES
-    chosen = []
+    chosen: list[ReportRun] = []
     for run in sorted((run for run in runs if run.snapshots), key=turn):
         size = sum(2 * run.snapshots[epoch]["samples"].size for epoch in _frames(run))
-        if size <= left:
+        if size <= left or not chosen:
             chosen.append(run)
             left -= size
     return chosen

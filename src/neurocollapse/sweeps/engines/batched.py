@@ -8,9 +8,9 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from ..._errors import RunError, WriteError
+from ...statistics import torch_threads
 from ...training import RunConfig, State, stack_key, training_data
 from ..resuming import execute_together
-from ..threads import torch_threads
 from .events import Event
 from .work import check_workers, default_workers, end_event, epoch_event, in_one_line
 

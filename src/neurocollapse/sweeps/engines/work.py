@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..._errors import InputError, RunError, WriteError
+from ...statistics import torch_threads
 from ...training import RunConfig, State, training_data
 from ..folder import RunFolder
 from ..resuming import execute
-from ..threads import torch_threads
 from .events import Event
 
 
