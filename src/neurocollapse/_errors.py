@@ -89,7 +89,7 @@ class FeatureStoreError(NeurocollapseError, OSError):
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or name another folder"),
     **dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "name a folder on a file system with locks"),
-    errno.EEXIST: "move that elsewhere, or name another file or folder",
+    errno.EEXIST: "name another file or folder",
 }
 
 

@@ -576,7 +576,7 @@ def test_a_frozen_parameter_stays(users):
         ("dataset", "gausian", "unknown data set 'gausian'; did you mean 'gaussian'?"),
         ("dataset", "CIFAR-10", "unknown data set 'CIFAR-10'; did you mean 'cifar10'?"),
         ("dataset", "", "unknown data set ''"),
-        ("network", "convnt", "there is no network 'convnt'; choose convnet, mlp, timm:NAME"),
+        ("network", "convnt", "there is no network 'convnt'; choose convnet, mlp, resnet18, vgg11, timm:NAME"),
         ("weight_decay", -1e-4, "weight_decay must be at least 0, got -0.0001"),
         ("weight_decay", math.nan, "weight_decay must be finite, got nan"),
         ("weight_decay", math.inf, "weight_decay must be finite, got inf"),

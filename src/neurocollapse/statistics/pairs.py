@@ -51,7 +51,7 @@ class MeanPairs:
         self.one_point += len(differ) - int(differ.sum())
         of_directions = torch.maximum(*tile.of_pairs(summing / tile.gram.norms)).square()
         lengths = tile.squared_distances_of_directions()
-        lengths = tile.pairs(lengths.masked_fill_(lengths <= of_directions, 0.0))
+        lengths = tile.pairs(lengths.masked_fill_(lengths <= of_directions, 0.0)).where(squares > 0, 0.0)
         logs = -lengths[differ].log() / 2
         self.unbounded += int(logs.isposinf().sum())
         if len(logs := logs[~logs.isposinf()]):
