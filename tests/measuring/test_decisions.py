@@ -108,6 +108,8 @@ def linear(function, weight=None):
     return model, [(torch.eye(C)[LABELS], LABELS)]
 
 
+LAST = torch.arange(C) == C - 1
+
 #: a model and its data, options, and the part of the samples that W h + b and the model decide rightly
 DIFFERENT = {
     "a ReLU before the pooling": (spots(nn.ReLU()), {"head": "0", "spatial": "mean"}, 0, 1),
@@ -117,6 +119,8 @@ DIFFERENT = {
     "classes, not outputs": (linear(lambda f: (f.argmax(1) + 1) % C), {"head": "fc"}, 1, 0),
     "a ReLU that leaves nothing": (linear(lambda f: (f - 2).relu()), {"head": "fc"}, 1, 1 / 3),
     "of several outputs none": (linear(lambda f: {"a": f.flip(1), "b": -f}), {"head": "fc"}, 1, 1 / 3),
+    "a class masked by -inf": (linear(lambda f: f.masked_fill(LAST, -torch.inf)), {"head": "fc"}, 1, 2 / 3),
+    "a class masked by the lowest": (linear(lambda f: f.masked_fill(LAST, -3.4e38)), {"head": "fc"}, 1, 2 / 3),
     "another output later": (linear(lambda f: f if f[0].argmax() else -f), {"head": "fc"}, 1, 0),
 }
 

@@ -592,9 +592,41 @@ def test_directions_of_means_that_differ_are_told_apart_however_few_digits_were_
     assert measure(stored, problem.labels)["nc2_uniformity"] == pytest.approx(expected, rel=1e-8)
 
 
-def test_a_class_far_away_makes_no_ties_of_the_others():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1.0, 1e7, 1e9, 1e12, 1e15])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_sample_far_out_leaves_decisions_right_and_vci_right_or_unknown(seed, size, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(4).repeat_interleave(8)
+    features = 2 * torch.randn(4, 5, generator=generator)[labels] + torch.randn(32, 5, generator=generator)
+    weight, features = torch.randn(4, 5, generator=generator).double(), features.to(dtype)
+    features[0] *= size
+    means = torch.stack([features[labels == c].double().mean(dim=0) for c in range(4)])
+    nearest = (features.double()[:, None] - means).norm(dim=2).argmin(dim=1)
+    m = measure(features, labels, weight)
+    assert m["nc4"] == pytest.approx(((features.double() @ weight.T).argmax(dim=1) != nearest).double().mean().item())
+    # a factor on one sample turns the index little, once it is large: it then has the direction of its class alone
+    exact = features.double().where(torch.arange(32)[:, None] > 0, features.double() * min(1.0, 1e4 / size))
+    assert math.isnan(m["nc1_vci"]) or m["nc1_vci"] == pytest.approx(measure(exact, labels)["nc1_vci"], rel=1e-2)
+
+
+def test_what_all_classes_share_makes_no_ties():
+    """Large terms that decide nothing: features that no row sees, a bias that all have, and a row that all have."""
+    features = torch.tensor([(0, 0.4), (0, 0.3), (0.4, 0), (0.3, 0)], dtype=torch.float64)
+    labels, weight = torch.tensor([1, 1, 0, 0]), torch.eye(2, dtype=torch.float64)
+    large = torch.full((4, 1), 1e12, dtype=torch.float64)
+    unseen = torch.cat([features, large], dim=1), torch.cat([weight, 0 * weight[:, :1]], dim=1), None
+    biased = features, weight, torch.full((2,), 1e12, dtype=torch.float64)
+    shared = torch.cat([features, large], dim=1), torch.cat([weight, 0 * weight[:, :1] + 1], dim=1), None
+    for values, rows, bias in (unseen, biased, shared):
+        m = measure(values, labels, rows, bias)
+        assert (m["accuracy"], m["nc4"]) == (1, 0)
+
+
+@pytest.mark.parametrize("far", [1e7, 1e13])
+def test_a_class_far_away_makes_no_ties_of_the_others(far):
     """Here every sample is nearest to the mean of the class that the classifier chooses, by 0.005 at least."""
-    features = torch.tensor([(1e7, 0), (0, 0), (0, 0), (0, 1), (0, 1), (0, -0.1), (0, -0.1)], dtype=torch.float64)
+    features = torch.tensor([(far, 0), (0, 0), (0, 0), (0, 1), (0, 1), (0, -0.1), (0, -0.1)], dtype=torch.float64)
     weight = torch.tensor([(1.0, 0), (0, 1), (0, -1)], dtype=torch.float64)
     labels, bias = torch.tensor([0, 0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 0.5], dtype=torch.float64)
     for order in ([0, 1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 0]):

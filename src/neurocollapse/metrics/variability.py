@@ -3,6 +3,7 @@
 If all class means coincide (Σ_B = 0), the ratios are inf, or nan if the within-class spread vanishes too.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -77,8 +78,9 @@ def nc1_vci(statistics: Statistics) -> float:
     is summed in a basis that makes them alike, and in one pass features are scaled to one size. Directions in which Σ_W
     is then below p · 2.2e-16 of its largest count as having no variance. The index is nan where rounding could change
     it by more than a hundredth of itself and a millionth of Tr(Σ_T⁺ Σ_W)/rank, as where the features all but depend on
-    one another. It is that of the features as they are stored: in float64 a direction 1e15 times the others leaves
-    nothing of these, in float32 one 1e7 times.
+    one another, and where directions have no variance beside one so large that the spread of a whole class is lost in
+    its rounding, as with a sample very far out. It is that of the features as they are stored: in float64 a direction
+    1e15 times the others leaves nothing of these, in float32 one 1e7 times.
     """
     if not statistics.span.rank:
         return float("nan")
@@ -91,7 +93,7 @@ def _share_in_basis(statistics: Statistics) -> tuple[float, float, float] | None
     S, basis = statistics.within_class_covariance_in_basis, statistics.basis
     if S is None or basis is None or (span := statistics.span_in_basis).rank < statistics.span.rank:
         return None
-    share, error, within = _unexplained_share(span, S)
+    share, error, within = _unexplained_share(span, S, math.inf)  # which shows the variance of all directions
     return share, error + basis.error * within, within
 
 
@@ -99,16 +101,26 @@ def _share_of_scaled(statistics: Statistics) -> tuple[float, float, float]:
     """The result of `_unexplained_share` for the features as they are, or scaled to one size if its error is less."""
     S_UU = statistics.within_class_covariance_on_span
     assert S_UU is not None
-    found = _unexplained_share(*_covariance(statistics, statistics.span), S_UU)
+    spread = _least_spread(statistics)
+    found = _unexplained_share(*_covariance(statistics, statistics.span), spread, S_UU)
     variances = statistics.feature_variances
     variances = variances[variances > 0]
     vanishing = len(variances) and variances.min() <= statistics.num_features * EPSILON * variances.max()
     if vanishing or found[1] > _DIGITS_KEPT * found[0]:
         factors = 1 / statistics.feature_sizes
-        scaled = _unexplained_share(*_covariance(statistics, statistics.span_of_scaled(factors), factors))
-        if vanishing or scaled[1] < found[1]:
+        spread *= factors.square().max().item()
+        span = statistics.span_of_scaled(factors)
+        scaled = _unexplained_share(*_covariance(statistics, span, factors), spread)
+        if span.rank >= statistics.span.rank and (vanishing or scaled[1] < found[1]):
             return scaled
     return found
+
+
+def _least_spread(statistics: Statistics) -> float:
+    """The least variance of a class that is more than the rounding of its samples; inf if there is none."""
+    rounding = statistics.precision * torch.linalg.norm(statistics.class_means, dim=1)
+    variances = statistics.within_class_variances
+    return min(variances[variances > rounding.square()].tolist(), default=math.inf)
 
 
 def _covariance(
@@ -127,7 +139,7 @@ def _covariance(
 
 
 def _unexplained_share(
-    span: Span, S: Float[Tensor, "features features"], S_UU: Float[Tensor, "rank rank"] | None = None
+    span: Span, S: Float[Tensor, "features features"], spread: float, S_UU: Float[Tensor, "rank rank"] | None = None
 ) -> tuple[float, float, float]:
     """The index of `nc1_vci`, an estimate of its error, and Tr(Σ_T⁺ Σ_W)/rank on the span, to which that is compared.
 
@@ -135,7 +147,8 @@ def _unexplained_share(
     complement, the block of Σ_T⁺ on U is (D + R)⁻¹, where R = S_UU − S_UV S_VV⁺ S_VU is the part of the within-class
     covariance S on the span that the complement does not explain. So 1 − Tr((D + R)⁻¹ D)/rank is
     Tr((D + R)⁻¹ R)/rank. Once p ≥ N − 1, R = 0. The error is that of rounding S: in S_UU, and in S_UV S_VV⁺ S_VU by as
-    much more as S_VV has small eigenvalues. `S_UU` is given if it was summed by itself; then its own size decides.
+    much more as S_VV has small eigenvalues; inf if some of these are lost and with them the `spread` of a class. `S_UU`
+    is given if it was summed by itself; then its own size decides.
     """
     U = span.directions
     S_U = U @ S
@@ -155,4 +168,7 @@ def _unexplained_share(
     rounding = EPSILON * max([largest, *(1 / inverses).tolist()])
     error = (EPSILON * largest if summed else rounding) * inverse.trace()
     error += rounding * ((inverse @ explained) * explained).sum(dim=0) @ inverses
+    lost = span.rank + root.shape[1] < len(S) and spread <= len(S) * rounding
+    if lost or (inverse.diagonal() < 0).any():  # or rounding makes a covariance negative
+        return share, math.inf, within
     return share, error.item() / span.rank, within

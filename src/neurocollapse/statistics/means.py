@@ -14,6 +14,9 @@ from .batches import LEAVE_OUT, SQUARABLE, blocks, check_batch, check_finite, ch
 from .stored import Stored
 from .threads import fold_in_threads
 
+#: The number of samples that the reference is chosen from.
+_LOOKED_AT = 64
+
 #: How the classes enter μ_G and Σ_B: all alike, or each by its share of the samples. Only the second makes
 #: Σ_W + Σ_B = Σ_T for unequal classes.
 WEIGHTINGS = ("classes", "samples")
@@ -41,7 +44,7 @@ class ClassMeans:
         self.num_classes = num_classes
         self.seen = 0  # samples, also those passed over
         self.counts = torch.zeros(num_classes, dtype=torch.int64)
-        self.reference: Tensor | None = None  # (features,), the first sample seen
+        self.reference: Tensor | None = None  # (features,), a sample of the first batch
         self.sums = torch.empty(0)  # of h − reference, (classes, features)
         self.squares = torch.empty(0)  # of ‖h − reference‖, summed by class
         self.feature_squares = torch.empty(0)  # of h − reference, summed by feature
@@ -60,8 +63,7 @@ class ClassMeans:
         if not len(features):
             return
         if self.reference is None:
-            # a copy, since the caller may use the batch's memory again
-            self._start(features[0].detach().to(torch.float64, copy=True))
+            self._start(_typical(features.detach()))
         # each thread has its own sums, which are small beside so many samples
         fold_in_threads(self, features, labels, lambda: check_finite(features, seen), 2 * self.num_classes)
         self.seen += len(features)
@@ -182,6 +184,13 @@ class ClassMeans:
         if self.reference is None:
             raise InputError("there is nothing to average: no samples were given")
         return self.sums.sum(dim=0) / self.counts.sum() + self.reference
+
+
+def _typical(features: Tensor) -> Float[Tensor, " features"]:
+    """A sample in the middle of some, so that one far out, if it comes first, costs the others no digits."""
+    some = features[:: -(-len(features) // _LOOKED_AT)].double()
+    distances = torch.linalg.vector_norm(some - some.median(dim=0).values, dim=1)
+    return some[distances.argmin()].clone()  # since the caller may use the batch's memory again
 
 
 def _equal(first: Tensor | None, second: Tensor | None) -> bool:

@@ -8,7 +8,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .._errors import InputError, checks_arguments
-from ..geometry import EPSILON, Gram, LeadingDirections, Span, centered_span, first_largest, storage_noise
+from ..geometry import (
+    EPSILON,
+    TIE_TOLERANCE,
+    Gram,
+    LeadingDirections,
+    Span,
+    centered_span,
+    first_largest,
+    storage_noise,
+)
 from .bases import Basis
 from .pairs import MeanPairs, mean_pairs
 
@@ -37,10 +46,23 @@ class Classifier:
     def decide(
         self, features: Float[Tensor, "samples features"], outputs: Float[Tensor, "samples classes"]
     ) -> Int[Tensor, " samples"]:
-        """The class with the largest output; ties, to rounding, go to the lowest class."""
-        lengths = torch.linalg.norm(features, dim=1, keepdim=True)
-        sizes = lengths * torch.linalg.norm(self.weight, dim=1)
-        return first_largest(outputs, sizes if self.bias is None else sizes + self.bias.abs())
+        """The class with the largest output; ties, to rounding, go to the lowest class.
+
+        Where outputs are close, they are compared without what all classes have in common, which decides nothing and
+        may be large, and a tie is judged by the size of what is left of the terms.
+        """
+        decisions = outputs.argmax(dim=1)
+        doubt = 2 * TIE_TOLERANCE * self.size(torch.linalg.norm(features, dim=1))
+        close = outputs >= outputs.amax(dim=1, keepdim=True) - doubt[:, None]
+        unsure = (close.sum(dim=1) > 1).nonzero().squeeze(1)
+        if len(unsure):
+            weight, h = self.weight - self.weight.mean(dim=0), features[unsure]
+            scores, sizes = h @ weight.T, h.abs() @ weight.T.abs()
+            if self.bias is not None:
+                bias = self.bias - self.bias.mean()
+                scores, sizes = scores + bias, sizes + bias.abs()
+            decisions[unsure] = first_largest(scores, sizes)
+        return decisions
 
     @cached_property
     def longest(self) -> float:

@@ -195,12 +195,16 @@ def _is_view(ours: Tensor, result: Tensor) -> bool:
 
 
 def _tied(outputs: Tensor, chosen: Tensor, dtype: torch.dtype, *, clamped: bool = False) -> Tensor:
-    """Whether the outputs of a class are the largest, to rounding; if `clamped`, zeros of a ReLU are no ties."""
+    """Whether the outputs of a class are the largest, to rounding; if `clamped`, zeros of a ReLU are no ties.
+
+    Rounding is that of the largest output, but for what masks a class: an infinity, or the lowest number of the type.
+    """
     epsilon = max(torch.finfo(outputs.dtype).eps, torch.finfo(dtype).eps)
     if outputs.is_cuda and torch.get_float32_matmul_precision() != "highest":
         epsilon = max(epsilon, TF32)
     largest, given = outputs.amax(dim=-1), outputs.gather(-1, chosen[:, None]).squeeze(-1)
-    tied = largest - given <= ROUNDINGS * epsilon * outputs.abs().amax(dim=-1)
+    sizes = outputs.abs().where(outputs.abs() < torch.finfo(outputs.dtype).max / 2, 0.0).amax(dim=-1)
+    tied = (given == largest) | (largest - given <= ROUNDINGS * epsilon * sizes)
     return tied & (largest != 0) if clamped else tied
 
 
