@@ -18,12 +18,12 @@ STARTS = {"default": "PyTorch's start", "norm": "norm 4 in every layer"}
 
 def main(runs: Path) -> None:
     frame = nc.runs(runs)
+    frame = frame[frame.status == "finished"]
     last = frame.groupby("run_id").tail(1).set_index(["initialization", "weight_decay", "seed"]).sort_index()
     keys = ["loss_data", "accuracy", "nc1", "nc2_equinorm", "nc2_cosine", "nc3", "nc4", "sqi_gap"]
     shown = last[[f"train.{key}" for key in keys] + ["test.accuracy", "relative_gradient", "norm_spread"]]
-    table = shown.groupby(["initialization", "weight_decay"]).agg(["median", "min", "max"])
-    table.to_csv(HERE / "starts.csv", float_format="%.4g")
-    print(table.T.to_string(float_format="{:.3g}".format))
+    shown.to_csv(HERE / "starts.csv", float_format="%.4g")
+    print(shown.groupby(["initialization", "weight_decay"]).median().T.to_string(float_format="{:.3g}".format))
     figure = starts_figure({words: frame[frame.initialization == start] for start, words in STARTS.items()})
     save_figure(figure, HERE, "starts")
 
