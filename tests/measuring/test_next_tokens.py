@@ -93,7 +93,7 @@ CONSTANT = torch.full((2, T), 3)
 @pytest.mark.parametrize("is_moved", [True, False, None])
 def test_a_batch_that_does_not_tell_does_not_decide(name, unclear, is_moved):
     model, _ = MODELS[name]()
-    ids, labels = unclear
+    labels = unclear[1]
     clear = [] if is_moved is None else [(IDS, LABELS if is_moved else SHIFTED)]
     moved = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if is_moved is not False else labels
     expected = torch.cat([moved, SHIFTED] if clear else [moved]).flatten()
