@@ -128,13 +128,13 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
     for key, form in forms.items():
         given = [vars(typed.pop(group.__name__)).items() for group in form.groups]
         typed[key] = form.kind(**dict(chain(*given)))
-    return partial(_run, frozenset(option for option, _ in _chunks(words)), partial(command, **typed))
+    return partial(_run, frozenset(option for option, _ in _chunks(words)), command, **typed)
 
 
-def _run(options: frozenset[str], call: Callable[[], int]) -> int:
+def _run(options: frozenset[str], command: Callable[..., int], /, **typed: Any) -> int:
     before = _GIVEN.set(options)
     try:
-        return call()
+        return command(**typed)
     finally:
         _GIVEN.reset(before)
 

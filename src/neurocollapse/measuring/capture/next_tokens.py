@@ -64,8 +64,8 @@ class NextTokens:
         return not is_next
 
     def _is_present(self, batch: Batch) -> bool:
-        labels = batch.labels
-        return bool((labels == _tokens(batch))[labels != self.ignore_index].all())
+        labels, read = batch.labels, _tokens(batch)
+        return read is not None and bool((labels == read)[labels != self.ignore_index].all())
 
     def _warn(self) -> None:
         self._warned = True
