@@ -15,6 +15,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     DistributedSampler,
+    IterableDataset,
     RandomSampler,
     Subset,
     SubsetRandomSampler,
@@ -33,8 +34,8 @@ def stratified_subset(
 
     Labels are read from the data set's `targets` or `labels`, the last tensor of a TensorDataset, or a column, as in
     `dataset["labels"]`, also through Subset and ConcatDataset. `label_key` names another column. Samples that a
-    SubsetRandomSampler leaves out stay out, and one that comes again is drawn once, with a warning. Batches come in the data set's order, with the same size, `collate_fn` and
-    number of workers.
+    SubsetRandomSampler leaves out stay out, and one that comes again is drawn once, with a warning. Batches come in the
+    data set's order, with the same size, `collate_fn` and number of workers.
 
     Raises:
         ValueError: `per_class` is less than one, `loader` is no DataLoader, the data set does not have its labels at
@@ -46,6 +47,11 @@ def stratified_subset(
     """
     if per_class < 1:
         raise InputError(f"per_class must be at least 1, got {per_class}")
+    if isinstance(dataset := getattr(loader, "dataset", None), IterableDataset):
+        raise InputError(
+            f"{type(dataset).__name__} does not have its labels at hand, since it yields one sample after the other; "
+            f"pass max_per_class= in place of subset=, which takes the first of each class"
+        )
     if not isinstance(loader, DataLoader):
         raise InputError(f"a subset is drawn from the data set of a DataLoader, got {type(loader).__name__}; pass one")
     labels = labels_of(loader.dataset, label_key)
