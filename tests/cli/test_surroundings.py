@@ -120,6 +120,8 @@ LOST = {
     "the usual seed of a convex form": (["solve", "--convex", "--seed=0"], "so --seed would have no effect"),
     "signs of a convex form": (["solve", "--convex", "--features", "relu"], "features of either sign"),
     "the usual device": (["verify", "--exact", "--device", "cpu"], "so --device would have no effect"),
+    "who trains nothing": (["claims", "--quick", "--read", "--workers", "1"], "so --workers would have no effect"),
+    "what judges nothing": (["claims", "--quick", "--dry-run", "--json"], "so --json would have no effect"),
     "a file for one": (
         ["measure", "--model", "mlp", "--dataset", "gaussian", "--out", "x"],
         "so --out would have no effect",

@@ -76,7 +76,7 @@ def _different(loader: DataLoader[Any]) -> list[int]:
             f"the loader repeats samples: the {len(shown)} that it shows are {len(different)} different ones "
             f"({type(dataset).__name__}), and the subset is drawn from these; pass a loader that shows each once",
             CaptureWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
     return list(different.values())
 
