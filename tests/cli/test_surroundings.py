@@ -105,6 +105,23 @@ LOST = {
         ["measure", "x", "--split", "test", "--per-class", "3"],
         "--split and --per-class would have",
     ),
+    "no samples of a file": (["measure", "x", "--per-class", "0"], "so --per-class would have"),
+    "what a file has anyway": (["measure", "x", "--split", "train"], "so --split would have"),
+    "parts of a file's network": (["measure", "x", "--width", "512"], "a network's parts go with --model"),
+    "no classes of a model": (
+        ["measure", "--model", "mlp", "--dataset", "gaussian", "--num-classes", "0"],
+        "so --num-classes would have",
+    ),
+    "samples of the test split": (
+        ["measure", "--model", "mlp", "--dataset", "gaussian", "--split", "test", "--per-class", "3"],
+        "so --per-class would have",
+    ),
+    "the default and its axis": (["train", "--seed", "0", "--vary", "seed=1,2"], "--vary seed replaces the seed 0"),
+    "the usual seed of a convex form": (["solve", "--convex", "--seed=0"], "so --seed would have no effect"),
+    "signs of a convex form": (["solve", "--convex", "--features", "relu"], "features of either sign"),
+    "the usual device": (["verify", "--exact", "--device", "cpu"], "so --device would have no effect"),
+    "who trains nothing": (["claims", "--quick", "--read", "--workers", "1"], "so --workers would have no effect"),
+    "what judges nothing": (["claims", "--quick", "--dry-run", "--json"], "so --json would have no effect"),
     "a file for one": (
         ["measure", "--model", "mlp", "--dataset", "gaussian", "--out", "x"],
         "so --out would have no effect",

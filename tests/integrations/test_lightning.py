@@ -231,7 +231,10 @@ BROKEN = {
     "what can be read once": ({"loader": iter([(X, Y)])}, r"an iterator \(list_iterator\) that can be read once"),
     "a key": ({"keys": ["loss"]}, "key 'loss' is not measured with these options; pass weight_decay="),
     "weights": ({"weighting": "sample"}, "weighting must be one of classes, samples, got 'sample'"),
-    "samples of no class": ({"ood": [(X[:, :5], Y)]}, "shapes cannot be multiplied"),
+    "samples of no class": (
+        {"ood": [(X[:, :5], Y)]},
+        "ood: the model does not take these inputs .mat1 and mat2 shapes",
+    ),
     "a file": ({"save_features": "no/such.safetensors"}, "no/such.safetensors, and there is no such folder"),
     "a subset": ({"subset": 2, "loader": DataLoader(Stream())}, "does not have its labels at hand"),
     "a class": ({"loader": [(X, Y + 1)]}, "label 3 of sample 2 is out of range"),

@@ -148,6 +148,13 @@ def test_data_without_a_length_or_an_end(rounds, steps, measured, tmp_path):
     assert callback.measurement.class_counts == (26, 26) if rounds > 1 else (13, 13)
 
 
+def test_a_subset_of_a_stream_is_refused_by_the_name_of_the_data(tmp_path):
+    trainer = trainer_in(tmp_path, train=Stream(1), max_steps=14)
+    NeuralCollapseCallback(subset=2).attach(trainer)
+    with pytest.raises(ValueError, match=r"Stream does not have its labels at hand, .* pass max_per_class= in place"):
+        trainer.train()
+
+
 def test_every_second_epoch_of_data_without_a_length(tmp_path):
     trainer = trainer_in(tmp_path, train=Stream(1), max_steps=21)
     NeuralCollapseCallback(2, keys=["nc1"]).attach(trainer)

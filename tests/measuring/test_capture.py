@@ -887,8 +887,8 @@ class Compose:
 
 
 class Pictures(Dataset):
-    def __init__(self, transform=None):
-        self.transform = transform
+    def __init__(self, transform=None, targets=None):
+        self.transform, self.targets = transform, targets
 
     def __len__(self):
         return N
@@ -939,6 +939,23 @@ CAUTIONS = {
         lambda: sampled(DistributedSampler(VECTORS, 4, 0)),
         "DistributedSampler repeats 2 of 22 samples so that all 4 processes get the same number",
     ),
+    "a share of one process": (
+        lambda: sampled(DistributedSampler(VECTORS, 2, 1)),
+        "DistributedSampler shows 11 of 22 samples, the share of process 1 of 2, since there is no process group",
+    ),
+    "a share by a sampler of one's own": (lambda: sampled(Share(2)), "Share leaves out 11 of 22 samples"),
+    "a subset of repetitions": (
+        lambda: stratified_subset(DataLoader(Subset(TensorDataset(VECTORS, LABELS), [0] * 6 + [*range(N)])), 5),
+        r"the 28 that it shows are 22 different ones \(Subset\), and the subset is drawn from these",
+    ),
+    "a subset by a sampler's repetitions": (
+        lambda: stratified_subset(sampled(SubsetRandomSampler([1, 1, 2])), 5),
+        "the 3 ",
+    ),
+    "a subset by other labels": (
+        lambda: stratified_subset(DataLoader(Pictures(targets=LABELS[torch.arange(N) * 5 % N // 2])), 4),
+        "the labels by which the subset was drawn are not those that the loader yields, of which it has 3 to 5 a class",
+    ),
     "cut": (
         lambda: sampled(DistributedSampler(VECTORS, 4, 0, drop_last=True)),
         "DistributedSampler leaves out 2 of 22",
@@ -980,12 +997,12 @@ def test_what_would_make_the_number_wrong_is_warned_of(case):
         lambda: loader(shuffle=True),
         lambda: loader(batch_size=11, drop_last=True),
         lambda: DataLoader(Pictures(Compose(Normalize())), 5),
-        lambda: sampled(DistributedSampler(VECTORS, 2, 0)),
         lambda: sampled(RandomSampler(VECTORS)),
         lambda: DataLoader(Stream(), 5),
         lambda: DataLoader(Pictures(), batch_sampler=[[0, 1, 2], [5, 6]]),
         lambda: DataLoader(Batches(), batch_size=None),
         lambda: sampled(range(9)),
+        lambda: stratified_subset(DataLoader(Pictures(targets=(LABELS + 1) % C)), 4),  # by other names
         lambda: DataLoader(ConcatDataset([Pictures(), Pictures()]), 5),
         lambda: DataLoader({"a": (VECTORS[0], LABELS[0])}, sampler=["a", "a"]),  # keys, which are no indices
     ],
@@ -1275,6 +1292,17 @@ class Every(Sampler):
 
     def __len__(self):
         return len(self.indices)
+
+
+class Share(Every):
+    """A sampler of one's own for one of several processes."""
+
+    num_replicas = 2
+
+
+def test_samplers_for_several_processes_are_right_in_a_process_group(one_process):
+    for sampler in (DistributedSampler(VECTORS, 2, 0), Share(2)):
+        assert len(capture(mlp(), sampled(sampler)).features.features) == N // 2
 
 
 def test_which_samples_a_loader_shows():

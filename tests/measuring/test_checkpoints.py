@@ -56,6 +56,14 @@ WRITERS = {
     "average.pt": lambda w, path: torch.save(
         {"module." + k: v for k, v in w.items()} | {"n_averaged": torch.tensor(3)}, path
     ),
+    "net.pt": lambda w, path: torch.save(
+        {"net": w, "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}, path
+    ),
+    "within.pt": lambda w, path: torch.save({"last": {"params": {"module." + k: v for k, v in w.items()}}}, path),
+    "two networks.pt": lambda w, path: torch.save(
+        {"model": {"a": torch.ones(2)}, "weights": w, "G": dict([*w.items()][:1])}, path
+    ),
+    "a twin.pt": lambda w, path: torch.save({"ema": weights(3), "state_dict": w}, path),
     "script.pt": lambda w, path: torch.save({"model_state_dict": w, "optimizer": {"lr": 0.1}}, path),
 }
 
@@ -108,6 +116,14 @@ FAULTS = {
     ),
     "pipe.pt": (os.mkfifo, "pipe.pt is a pipe, not a file; name a file of weights"),
     "bomb.pt": (bomb, "bomb.pt has .* bytes and would unpack to 80000000, which is beyond reason"),
+    "named.pt": (
+        lambda path: torch.save({"net": weights(0), "ema": weights(1), "args": {"lr": 0.1}}, path),
+        r"named.pt holds several such models, under net, ema; save the state_dict of one alone",
+    ),
+    "none.pt": (
+        lambda path: torch.save({"net": {"a": torch.ones(2)}, "epoch": 3}, path),
+        "none.pt is of another model: it lacks .* and has a, unlike",
+    ),
     "beside.pt": (saved_beside, r"weights \(it holds argparse.Namespace, which is no weight\); save a state_dict$"),
     "older.pt": (partial(saved_beside, _use_new_zipfile_serialization=False), r"\(it holds argparse.Namespace, which"),
     "text.pt": (lambda path: path.write_bytes(b"\x1b[31mno pickle"), r"text.pt is damaged .* save a state_dict$"),

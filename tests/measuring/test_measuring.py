@@ -296,7 +296,7 @@ def test_samples_of_no_class():
         (torch.ones(3, 5).long(), "ood must be floating point, got torch.int64; cast it first"),
         (torch.ones(3, 0), r"ood must be \(others, features\), with features; got \(3, 0\)"),
         (torch.ones(0, 5), "there is nothing to average: no samples were given"),
-        (torch.tensor([[1.0] * 4 + [float("nan")]]), "feature 4 of sample 0 is nan"),
+        (torch.tensor([[1.0] * 4 + [float("nan")]]), "ood: feature 4 of sample 0 is nan"),
     ):
         with pytest.raises(ValueError, match=message):
             measure(H, Y, ood=bad)

@@ -125,6 +125,20 @@ def test_labels_elsewhere_and_samples_of_no_class(label_key, data, others):
     assert dict(measured) == close(by_hand(ood=features_of(OTHERS)))
 
 
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ([torch.full_like(OTHERS, math.nan)], r"ood: feature 0 of sample 0 is nan; .* \(11 of 11 samples are not"),
+        ([OTHERS.flatten(1)[:, 1:]], r"ood: the model does not take these inputs \(.*\); pass a loader of inputs like"),
+        ([], "ood: the loader yields nothing"),
+    ],
+)
+def test_a_fault_of_samples_of_no_class_is_said_to_be_theirs(others, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        measure_model(MODEL, loader(), ood=others)
+    assert "\n" not in str(caught.value)
+
+
 def test_labels_of_samples_of_no_class_are_not_handed_to_the_model():
     class Model(nn.Sequential):
         def forward(self, input, **others):

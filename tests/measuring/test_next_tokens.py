@@ -1,5 +1,7 @@
 """A language model is measured at the next token, as it is trained, whether its labels are shifted or its input."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -81,3 +83,21 @@ def test_a_model_that_reads_both_ways_is_measured_as_it_is():
 def test_classes_of_tokens_stay_where_they_are():
     model, _ = own()
     assert capture(model, [(IDS, (IDS + 1) % C)]).features.labels.equal((IDS + 1).flatten() % C)
+
+
+CONSTANT = torch.full((2, T), 3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("unclear", [(CONSTANT, CONSTANT), (IDS[:2], IDS[:2].where(torch.arange(T) > T - 2, -100))])
+@pytest.mark.parametrize("is_moved", [True, False, None])
+def test_a_batch_that_does_not_tell_does_not_decide(name, unclear, is_moved):
+    model, _ = MODELS[name]()
+    labels = unclear[1]
+    clear = [] if is_moved is None else [(IDS, LABELS if is_moved else SHIFTED)]
+    moved = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if is_moved is not False else labels
+    expected = torch.cat([moved, SHIFTED] if clear else [moved]).flatten()
+    with nullcontext() if is_moved is False else pytest.warns(CaptureWarning, match="it predicts the next") as record:
+        captured = capture(model, [unclear, *clear])
+    assert captured.features.labels.equal(expected[expected != -100])
+    assert is_moved is False or len(record) == 1

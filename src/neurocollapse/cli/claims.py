@@ -5,6 +5,7 @@ from pathlib import Path
 from .._errors import InputError
 from .._files import to_json
 from .options import MachineOptions
+from .parsing import refuse
 from .printing import out_console, print_frame
 
 
@@ -47,7 +48,10 @@ def claims(
             "weight decay on all of MNIST and CIFAR-10, which takes hours, or a GPU"
         )
     settings = FULL if full else QUICK
+    if read:
+        refuse("--read trains nothing", "workers", "engine", "address")
     if dry_run:
+        refuse("--dry-run judges nothing", "json")
         plan_claims(settings, out, machines, read=read)
         return 0
     command = f"neurocollapse claims --{'full' if full else 'quick'}"

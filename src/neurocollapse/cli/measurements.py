@@ -8,7 +8,7 @@ import tyro
 from .._errors import InputError
 from .._files import to_json
 from ..training import RunConfig
-from .parsing import form, refuse
+from .parsing import form, given, refuse
 from .printing import messages, print_frame, rows, shown
 
 if TYPE_CHECKING:
@@ -21,11 +21,9 @@ TRAJECTORY = Path("results/trajectory.jsonl")
 #: The keys that the table of a trajectory shows.
 TRAJECTORY_KEYS = ("accuracy", "loss_data", "nc1", "nc1_trace_ratio", "nc2_equinorm", "nc2_cosine", "nc3", "nc4")
 
-#: The file for a trajectory unless another is named.
-TRAJECTORY = Path("results/trajectory.jsonl")
-
-
-_PARTS = form(RunConfig, {"network": ("depth", "width", "bias", "normalization")})
+#: The parts of the package's own network that --model names.
+PARTS = ("depth", "width", "bias", "normalization")
+_PARTS = form(RunConfig, {"network": PARTS})
 
 
 def measure(
@@ -89,31 +87,24 @@ def measure(
     usual = {"absent": "error", "min_per_class": 1, "max_per_class": None}
     classes = {name: value for name, value in chosen.items() if value != usual[name]}
     if model is None:
-        if checkpoint or dataset is not None or parts.changed:
+        if given("checkpoint", "dataset", *PARTS):
             raise InputError(
                 "--checkpoint, --dataset and a network's parts go with --model, not with a file of features"
             )
-        of_a_model = {
-            "head": head,
-            "data_dir": data_dir,
-            "split": split != "train",
-            "per_class": per_class,
-            "out": out != TRAJECTORY,
-        }
-        refuse("a file of features is measured as it is", **of_a_model)
+        refuse("a file of features is measured as it is", "head", "data_dir", "split", "per_class", "out")
         return _print_measurement(
             _measured_files(file, num_classes=num_classes, vci=vci, **classes), None, explain, json
         )
     from ..measuring import find_checkpoints, load_weights, subject
     from ..training import builder_of
 
-    refuse("the model and the data say how many classes there are", num_classes=num_classes)
+    refuse("the model and the data say how many classes there are", "num_classes")
+    if split == "test":
+        refuse("the test split is measured whole", "per_class")
     if dataset is None:
         raise InputError("--model needs --dataset, the data to measure it on")
-    if ":" in model and parts.changed:
-        raise InputError(
-            f"--{next(iter(parts.changed))} is for the package's own networks; build {model} with what it needs"
-        )
+    if ":" in model and (of_a_network := given(*PARTS)):
+        raise InputError(f"{of_a_network[0]} is for the package's own networks; build {model} with what it needs")
     who = subject(
         model,
         dataset,
@@ -126,15 +117,15 @@ def measure(
     )
     checkpoints = find_checkpoints(*checkpoint)
     if len(checkpoints) == 1 and (explain or vci is not None):
-        refuse("--explain and --vci print a table, and no trajectory", out=out != TRAJECTORY)
-    if len(checkpoints) > 1 or (checkpoints and out != TRAJECTORY):
+        refuse("--explain and --vci print a table, and no trajectory", "out")
+    if len(checkpoints) > 1 or (checkpoints and given("out")):
         if explain or vci is not None:
             raise InputError(
                 f"--explain and --vci go with one checkpoint, and {' '.join(checkpoint)!r} names {len(checkpoints)}"
             )
         return _print_trajectory(who, checkpoints, out, json)
     if not checkpoints:
-        refuse("without --checkpoint there is no trajectory", out=out != TRAJECTORY)
+        refuse("without --checkpoint there is no trajectory", "out")
     initial = who.measure(vci) if explain or not checkpoints else None
     for path in checkpoints:
         load_weights(who.model, path)

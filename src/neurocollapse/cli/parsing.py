@@ -11,6 +11,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
@@ -25,6 +26,9 @@ _POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 
 _KINDS = {int: "whole numbers", float: "numbers"}
 _METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", bool: "{True,False}"}
+
+#: The options that the words of the running command name.
+_GIVEN: ContextVar[frozenset[str]] = ContextVar("given", default=frozenset())
 
 _PATHS = tyro.constructors.ConstructorRegistry()
 
@@ -124,7 +128,15 @@ def call_of(name: str, command: Callable[..., int], words: Sequence[str]) -> Cal
     for key, form in forms.items():
         given = [vars(typed.pop(group.__name__)).items() for group in form.groups]
         typed[key] = form.kind(**dict(chain(*given)))
-    return partial(command, **typed)
+    return partial(_run, frozenset(option for option, _ in _chunks(words)), command, **typed)
+
+
+def _run(options: frozenset[str], command: Callable[..., int], /, **typed: Any) -> int:
+    before = _GIVEN.set(options)
+    try:
+        return command(**typed)
+    finally:
+        _GIVEN.reset(before)
 
 
 def _preset(hints: Mapping[str, Any], words: Sequence[str]) -> Mapping[str, Any]:
@@ -187,11 +199,16 @@ def _hints(command: Callable[..., int]) -> tuple[dict[str, Any], dict[str, Form]
     return hints, {key: forms[0] for key, forms in found.items() if forms}
 
 
-def refuse(reason: str, **options: Any) -> None:
-    """Raises `InputError` if one of these options, which would have no effect, is not at its default."""
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False, 0)]
-    if given:
-        raise InputError(f"{reason}, so {' and '.join(given)} would have no effect; leave out one or the other")
+def given(*names: str) -> list[str]:
+    """Returns the options of these parameters that the words of the running command name, at whatever value."""
+    options = [f"--{name.replace('_', '-')}" for name in names]
+    return [option for option in options if option in _GIVEN.get()]
+
+
+def refuse(reason: str, *names: str) -> None:
+    """Raises `InputError` if one of these options, which would have no effect, was given."""
+    if found := given(*names):
+        raise InputError(f"{reason}, so {' and '.join(found)} would have no effect; leave out one or the other")
 
 
 def read(hint: Any, word: str) -> Any:

@@ -31,7 +31,7 @@ def report(folder: tyro.conf.Positional[Path], follow: bool = False) -> int:
     from ..sweeps import folders
 
     if folder.suffix == ".jsonl":
-        refuse("a trajectory is complete", follow=follow)
+        refuse("a trajectory is complete", "follow")
     if follow and not folder.exists():
         folder.mkdir(parents=True)
         messages.print(f"{folder} did not exist, and is a new folder now")

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from .._errors import InputError
 from .._files import to_json
-from ..training import RECIPES, RunConfig
+from ..training import RECIPES
 from .listing import print_runs
 from .options import ComparedOptions, FollowedOptions, RecipeName, RunOptions, axis
+from .parsing import given
 from .printing import messages, out_console, print_frame, rows
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def train(
     if len(axes) < len(vary):
         raise InputError(f"--vary names a field twice: {' '.join(vary)}")
     for name, values in axes.items():
-        if (lost := getattr(config, name)) not in (*values, getattr(RunConfig(), name)):
+        if given(name) and (lost := getattr(config, name)) not in values:
             raise InputError(f"--vary {name} replaces the {name} {lost}; give the one or the other, or vary it too")
     sweep = Sweep(config, axes)
     plan = plan_sweep(sweep, out, machines)

@@ -51,7 +51,7 @@ def verify(
     if (run is None) != exact:
         raise VerificationError("verify takes the folder of a run or of several, or --exact without one")
     if run is None:
-        refuse("--exact takes no run", data_dir=data_dir, refine=refine, force=force, device=device != "cpu")
+        refuse("--exact takes no run", "data_dir", "refine", "force", "device")
         return _print_exact(json)
     check_device(device)
     found = folders(run)
@@ -202,11 +202,12 @@ def solve(
         layers=layers,
     )
     if convex:
-        if (loss, bias, layers) != ("square", "none", 1):
+        if (loss, bias, layers, features) != ("square", "none", 1, "free"):
             raise InputError(
-                "--convex is for the square loss with one layer and no bias; leave out the options for others"
+                "--convex is for the square loss with one layer, no bias and features of either sign; leave out the "
+                "options for others"
             )
-        refuse("--convex needs no start", seed=seed, starts=starts, num_features=num_features)
+        refuse("--convex needs no start", "seed", "starts", "num_features")
         certified = solve_convex(model.counts, weight_decay=weight_decay, feature_decay=feature_decay)
         out_console.print(to_json(certified.to_dict(), indent=2) if json else str(certified))
         return 0

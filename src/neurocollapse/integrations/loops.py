@@ -151,6 +151,7 @@ class FirstBatches:
 
     def __init__(self, loader: Iterable[Any], most: int):
         self.loader, self.most = loader, most
+        self.dataset = getattr(loader, "dataset", None)
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.islice(self.loader, self.most)

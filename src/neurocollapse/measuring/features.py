@@ -25,6 +25,7 @@ from ..statistics import (
     int64_labels,
     mean_of,
 )
+from .capture.names import about
 from .capture.subset import Quota
 from .streamed import StreamedFeatures
 
@@ -88,7 +89,9 @@ def measure(
     >>> print(f"{m['nc1']:.1f} {m['nc3']:.1f} {m['nc4']:.1f}")
     0.0 0.0 0.0
     """
-    ood_mean = None if ood is None else mean_of(_as_others(ood))
+    others = None if ood is None else _as_others(ood)
+    with about("ood"):
+        ood_mean = None if others is None else mean_of(others)
     options = {"num_classes": num_classes, "means": means, "ood_mean": ood_mean, "weighting": weighting, "vci": vci}
     options |= {"absent": absent, "min_per_class": min_per_class, "max_per_class": max_per_class}
     return Measurement(*gather(features, labels, weight, bias, **options), held_out=means is not None)  # type: ignore[arg-type]

@@ -4,15 +4,15 @@ import itertools
 import math
 import numbers
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack
 
 from torch import Tensor, nn
 
-from .._errors import InputError, InputTypeError, checks_arguments
-from .._files import check_replaceable, path_of
+from .._errors import InputError, InputTypeError, NeurocollapseError, checks_arguments
+from .._files import check_replaceable, in_one_line, path_of
 from ..datasets import Split
 from ..metrics import Measurement
 from ..networks import Head, candidates_for, layer_weights, unwrap
@@ -186,7 +186,8 @@ def try_model(
         others = processes.share(ood)
         inputs = None if others is None else Unlabelled(others, label_key)
         read = partial(read, label_key=None)
-        processes.each(lambda: None if inputs is None else _classifier_of_first_batch(read, inputs))
+        first = _about_others()(partial(_classifier_of_first_batch, read))
+        processes.each(lambda: None if inputs is None else first(inputs))
 
 
 def _check_together(
@@ -348,6 +349,7 @@ def _mean_of_others(
 ) -> Tensor:
     """Returns the mean feature of samples that belong to no class."""
 
+    @_about_others()
     def gather() -> ClassMeans | None:
         part = processes.share(as_loader(loader))
         if part is None:
@@ -358,3 +360,16 @@ def _mean_of_others(
         return means
 
     return processes.merged(gather).overall_mean
+
+
+@contextmanager
+def _about_others() -> Iterator[None]:
+    """Says of an error that it is about the samples of no class, also where the model does not take them."""
+    try:
+        with about("ood"):
+            yield
+    except NeurocollapseError:
+        raise
+    except (RuntimeError, TypeError) as error:
+        remedy = "pass a loader of inputs like those of the data"
+        raise InputError(f"ood: the model does not take these inputs ({in_one_line(error)}); {remedy}") from error

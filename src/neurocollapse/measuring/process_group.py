@@ -48,8 +48,9 @@ class Processes:
             part = BatchesOf(loader, range(self.rank, len(loader), self.size))
             return part or (None if self.rank else loader)
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            whose = type(getattr(loader, "dataset", loader)).__name__
             warnings.warn(
-                f"a {type(loader).__name__} without an index cannot be split among processes: each is taken to yield "
+                f"a {whose} without an index cannot be split among processes: each is taken to yield "
                 f"its own part, and what several of them yield counts as often; pass a DataLoader of a data set with "
                 f"an index, or together=False",
                 CaptureWarning,

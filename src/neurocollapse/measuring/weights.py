@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     not finite, or weights of another model.
     """
     model = unwrap(model)
-    weights = _read_all(model, path)
     state = model.state_dict()
+    weights = _read_all(model, path, state)
     fitting = _under_own_names(path, weights, state)
     kinds = {name: kind for name, value in fitting.items() if (kind := _kind_of(value))}
     if wrong := [f"{name} is {kind}" for name, kind in kinds.items() if kind != _kind_of(state.get(name))]:
@@ -100,14 +100,16 @@ def _shapes_that_differ(weights: Mapping[str, Any], state: Mapping[str, Any]) ->
     return "; ".join([f"{name} is {one}, and here {other}" for name, one, other in shapes if one != other][:3])
 
 
-def _read_all(model: nn.Module, path: Path) -> Mapping[str, Any]:
+def _read_all(model: nn.Module, path: Path, state: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the weights in a file or a folder, under the names that they have there."""
     folder = path.parent if path.name in FOLDER_FILES else path
     if hasattr(model, "from_pretrained") and (folder / "config.json").is_file():
         return _of_hugging_face(model, folder)
     first, *others = _weight_files(path) or [path]
-    weights = _read(first)
-    return {**weights, **{name: value for file in others for name, value in _read(file).items()}} if others else weights
+    weights = _read(first, state)
+    if not others:
+        return weights
+    return {**weights, **{name: value for file in others for name, value in _read(file, state).items()}}
 
 
 def _of_hugging_face(model: Any, folder: Path) -> Mapping[str, Any]:
@@ -152,23 +154,63 @@ def _memory(value: object) -> tuple[int, int] | None:
     return (value.data_ptr(), value.numel()) if value.numel() else None
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """Returns the state_dict in a .safetensors file, or in one that `torch.save` wrote. Raises `CheckpointError`."""
+def _read(path: Path, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the state_dict in a .safetensors file, or in one that `torch.save` wrote. Raises `CheckpointError`.
+
+    It may be under a key, beside other things: the one that fits best or, of several, that under `WEIGHT_KEYS`.
+    """
     if kind := irregular(path):
         raise CheckpointError(f"{path} is {kind}, not a file; name a file of weights")
-    saved = load_saved(path, CheckpointError, "weight", "save a state_dict")
+    whole = saved = load_saved(path, CheckpointError, "weight", "save a state_dict")
     for key in WEIGHT_KEYS:
         if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
             saved = saved[key]
+    usual = not _no_weights(saved)
+    if usual and saved is whole:
+        return saved
+    found = {key: mapping for key, mapping in _mappings(whole) if mapping and not _no_weights(mapping)}
+    fit = {key: _number_that_fit(path, mapping, state) for key, mapping in found.items()}
+    best = [key for key, number in fit.items() if number == max(fit.values())]
+    if usual and (not best or any(found[key] is saved for key in best)):
+        return saved
+    if len(best) == 1:
+        return found[best[0]]
+    if best and fit[best[0]]:
+        raise CheckpointError(
+            f"{path} holds several such models, under {', '.join(best)}; save the state_dict of one alone"
+        )
+    raise CheckpointError(f"{path} {_no_weights(saved)}; save model.state_dict()")
+
+
+def _no_weights(saved: Any) -> str:
+    """Says why a value is no state_dict; an empty string for one."""
     if not isinstance(saved, Mapping) or not all(isinstance(name, str) for name in saved):
-        raise CheckpointError(f"{path} holds {type(saved).__name__}, not a state_dict; save model.state_dict()")
-    for name, value in saved.items():
-        if not (isinstance(value, Tensor) or name.endswith("_extra_state")):
-            kind = type(value).__name__
-            raise CheckpointError(
-                f"{path} is no state_dict: its {name!r} is {kind}, no tensor; save model.state_dict()"
-            )
-    return saved
+        return f"holds {type(saved).__name__}, not a state_dict"
+    others = (name for name, value in saved.items() if not (isinstance(value, Tensor) or name.endswith("_extra_state")))
+    wrong = next(others, None)
+    return "" if wrong is None else f"is no state_dict: its {wrong!r} is {type(saved[wrong]).__name__}, no tensor"
+
+
+def _mappings(saved: Any, within: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yields the mappings in a mapping, and those in these, each with its keys, which are joined by points."""
+    for key, value in saved.items() if isinstance(saved, Mapping) else ():
+        if isinstance(value, Mapping):
+            yield f"{within}{key}", value
+            yield from _mappings(value, f"{within}{key}.")
+
+
+def _number_that_fit(path: Path, weights: Mapping[str, Any], state: Mapping[str, Any]) -> int:
+    """Returns how many of the weights have the name and the shape of one of the model's."""
+    try:
+        named = _under_own_names(path, weights, state)
+    except CheckpointError:  # of several models itself
+        return 0
+    pairs = [(value, state[name]) for name, value in named.items() if name in state]
+    return sum(
+        is_lazy(own) or value.shape == own.shape
+        for value, own in pairs
+        if isinstance(value, Tensor) and isinstance(own, Tensor)
+    )
 
 
 def _kind_of(value: object) -> str:

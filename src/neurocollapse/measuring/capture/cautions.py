@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch.distributed
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, WeightedRandomSampler
 
@@ -55,15 +56,18 @@ def _of_sampler(sampler: object) -> Iterator[str]:
             f"{type(sampler).__name__} draws with replacement, so samples come twice or not at all; "
             f"measure with a sampler that draws each sample once"
         )
-    if isinstance(sampler, DistributedSampler):
-        total = _length(sampler.dataset)
-        if total is not None and sampler.total_size > total:
-            yield (
-                f"DistributedSampler repeats {sampler.total_size - total} of {total} samples so that all "
-                f"{sampler.num_replicas} processes get the same number; measure with shards of unequal length"
-            )
-        elif total is not None and sampler.total_size < total:
-            yield f"DistributedSampler leaves out {total - sampler.total_size} of {total} samples (drop_last=True)"
+    if isinstance(sampler, DistributedSampler) and (total := _length(sampler.dataset)) is not None:
+        faults, number = [], sampler.num_replicas
+        if sampler.total_size > total:
+            repeated = f"repeats {sampler.total_size - total} of {total} samples"
+            faults.append(f"{repeated} so that all {number} processes get the same number")
+        elif sampler.total_size < total:
+            faults.append(f"leaves out {total - sampler.total_size} of {total} samples (drop_last=True)")
+        if number > 1 and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            share = f"the share of process {sampler.rank} of {number}"
+            faults.append(f"shows {sampler.num_samples} of {total} samples, {share}, since there is no process group")
+        if faults:
+            yield f"DistributedSampler {' and '.join(faults)}; measure with a loader that shows each sample once"
 
 
 def _length(sized: Any) -> int | None:

@@ -3,20 +3,22 @@
 import copy
 import operator
 import warnings
-from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, RandomSampler, Subset, WeightedRandomSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, WeightedRandomSampler
 
 from ..._errors import CaptureWarning
 from .loaders import Batch
 from .names import Origin
 from .repeats import Repeats
-from .subset import BatchesOf, Part
+from .subset import BatchesOf, Part, origin
+
+#: What a sampler has that shows this process's share.
+_SHARED = ("num_replicas", "num_processes")
 
 
 class Drawn:
@@ -33,6 +35,10 @@ class Drawn:
         self.counted: dict[int, bytearray] = {}  # by data set, whether each sample was seen
         self.total = self.different = 0
         self.unequal: tuple[int, int] | None = None  # the samples drawn and the labels yielded, where they differ
+        self.drawn_by = next((each.labels for each in _parts(loader) if each.labels is not None), None)
+        self.kept_and_shown: Counter[tuple[int, int]] = (
+            Counter()
+        )  # labels that a subset was drawn by, and those yielded
         self.copies = 0  # batches of a data set without an index that equal the one before, of another worker
         self.repeats = Repeats()
         self._waiting: deque[Any] = deque()
@@ -59,6 +65,9 @@ class Drawn:
         self.seen += len(labels)
         origin = Origin(labels.shape, self.seen - len(labels), self.indices, self.batch)
         self.repeats.add(batch, origin)
+        if self.drawn_by is not None and labels.ndim == 1 and self.indices is not None:
+            kept = self.drawn_by[torch.tensor(self.indices)].tolist()
+            self.kept_and_shown.update(zip(kept, labels.tolist(), strict=True))
         return origin
 
     def warn(self, *, stacklevel: int) -> None:
@@ -93,6 +102,16 @@ class Drawn:
             yield (
                 f"workers yield the same samples: {self.copies} batches equal the one before; share a "
                 f"{type(dataset).__name__} among them by torch.utils.data.get_worker_info, or pass num_workers=1"
+            )
+        pairs = self.kept_and_shown
+        if len(pairs) > min(len({kept for kept, _ in pairs}), len({shown for _, shown in pairs})):
+            counts: Counter[int] = Counter()
+            for (_, shown), number in pairs.items():
+                counts[shown] += number
+            yield (
+                f"the labels by which the subset was drawn are not those that the loader yields, of which it has "
+                f"{min(counts.values())} to {max(counts.values())} a class; let the data set's `targets` be its "
+                f"labels, or pass max_per_class= in place of subset="
             )
         if self.unequal:
             drawn, shown = self.unequal
@@ -135,22 +154,32 @@ class Drawn:
             return
 
     def _looked_up(self, drawn: list[Any]) -> list[int] | None:
-        dataset = self.loader.dataset  # type: ignore[attr-defined]
         try:
             indices = [operator.index(index) for index in drawn]
         except TypeError:
             return None
-        return [dataset.indices[index] for index in indices] if isinstance(dataset, Part) else indices
+        for part in _parts(self.loader):
+            indices = [part.indices[index] for index in indices]
+        return indices
+
+
+def _parts(loader: Iterable[Any]) -> Iterator[Part]:
+    """Yields the parts, each of the next, that this package chose of the data set of a loader."""
+    dataset = getattr(loader, "dataset", None)
+    while isinstance(dataset, Part):
+        yield dataset
+        dataset = dataset.dataset
 
 
 def _of_its_own(*samplers: Any) -> str | None:
     """Returns the class of a sampler that is neither PyTorch's nor a list of indices, which do as they are told.
 
-    What has a number of replicas or processes shows this process's share.
+    What has a number of replicas or processes shows this process's share, if there is a process group.
     """
+    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     for each in samplers:
         told = type(each).__module__.startswith("torch.") or hasattr(each, "__getitem__")
-        if each is not None and not told and not (hasattr(each, "num_replicas") or hasattr(each, "num_processes")):
+        if each is not None and not told and not (shared and any(hasattr(each, name) for name in _SHARED)):
             return type(each).__name__
     return None
 
@@ -179,17 +208,3 @@ class _Watched:
 
     def __len__(self) -> int:
         return len(self.sampler)
-
-
-def origin(dataset: Any, index: int) -> tuple[Any, int]:
-    """Returns the data set, within Subset and ConcatDataset, and the index there of a sample."""
-    while True:
-        if isinstance(dataset, Subset):
-            dataset, index = dataset.dataset, operator.index(dataset.indices[index])
-        elif isinstance(dataset, ConcatDataset):
-            index = index % len(dataset)
-            part = bisect_right(dataset.cumulative_sizes, index)
-            index -= dataset.cumulative_sizes[part - 1] if part else 0
-            dataset = dataset.datasets[part]
-        else:
-            return dataset, index

@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
@@ -182,10 +182,10 @@ def capture(
         stack.push(stores.close_on_error)
         autocast = torch.autocast(place.type, autocast_dtype) if autocast_dtype else nullcontext()
         drawn = Drawn(loader)
-        for done, batch in enumerate(batches(drawn, model, label_key=label_key), start=1):
-            origin = drawn.origin(batch)
+        read = ((batch, drawn.origin(batch)) for batch in batches(drawn, model, label_key=label_key))
+        for done, (batch, labels, origin) in enumerate(taps.next_tokens.of(read), start=1):
             with autocast:
-                taken = taps.of(to_device(batch, place, precision), origin)
+                taken = taps.of(to_device(batch, place, precision), labels.to(place), origin)
             with without_autocast(place):  # a sink computes in the types that it receives
                 stores.keep(taken, origin, sink, taps.head)
             if progress is not None:
@@ -242,9 +242,9 @@ class _Taps:
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
-    def of(self, batch: Batch, origin: Origin) -> dict[Key, Rows]:
-        """Returns the rows of a forward pass: the head's under None, the layers' by name."""
-        shown = self.next_tokens(batch)
+    def of(self, batch: Batch, labels: Tensor, origin: Origin) -> dict[Key, Rows]:
+        """Returns the rows of a forward pass, under these labels: the head's under None, the layers' by name."""
+        shown = replace(batch, labels=labels)
         for tap in (self.head_tap, self.layer_tap):
             if tap is not None:
                 tap.start(shown)

@@ -1,46 +1,74 @@
 """Moves labels by one position where a language model's labels are its own input, as the model does in training."""
 
 import warnings
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from ..._errors import CaptureWarning
 from .loaders import Batch
 
+#: What comes with a batch.
+T = TypeVar("T")
+
 
 class NextTokens:
-    """Makes the labels of a batch those of the next token, if the first batch shows that they are of the present one.
+    """Makes the labels of batches those of the next token, if they are of the present one.
 
     They are if they equal the tokens that the model reads, but not for a model that reads in both directions, or if
     the model generates text, as those of transformers say of themselves. Labels that are those of the next token
-    already stay as they are.
+    already stay as they are. The first batch that tells the one from the other decides for all: where a token is
+    followed by the same one throughout, both are true.
     """
 
     def __init__(self, model: nn.Module, ignore_index: int):
         self.model, self.ignore_index = model, ignore_index
-        self.shifts: bool | None = None  # until a batch has labels that count
+        self._warned = False
 
-    def __call__(self, batch: Batch) -> Batch:
-        if batch.labels.ndim != 2 or batch.labels.shape[1] < 2:
-            return batch
-        if self.shifts is None and (batch.labels != self.ignore_index).any():
-            self.shifts = self._shifts(batch)
-        if not self.shifts:
-            return batch
-        labels = batch.labels.roll(-1, dims=1)
-        labels[:, -1] = self.ignore_index
-        return replace(batch, labels=labels)
+    def of(self, batches: Iterable[tuple[Batch, T]]) -> Iterator[tuple[Batch, Tensor, T]]:
+        """Yields each batch with the labels that count, and what came with it, once a batch has decided."""
+        shifts: bool | None = None
+        waiting: list[tuple[Batch, T]] = []
+        for batch, beside in batches:
+            waiting.append((batch, beside))
+            if shifts is None:
+                shifts = self._shifts(batch)
+            if shifts is not None:
+                yield from self._counted(waiting, shifts)
+                waiting.clear()
+        yield from self._counted(waiting, all(self._is_present(batch) for batch, _ in waiting))
 
-    def _shifts(self, batch: Batch) -> bool:
+    def _counted(self, batches: list[tuple[Batch, T]], shifts: bool) -> Iterator[tuple[Batch, Tensor, T]]:
+        for batch, beside in batches:
+            labels = batch.labels
+            if shifts and labels.ndim == 2:
+                if not self._warned and (labels != self.ignore_index).any():
+                    self._warn()
+                labels = labels.roll(-1, dims=1)
+                labels[:, -1] = self.ignore_index
+            yield batch, labels, beside
+
+    def _shifts(self, batch: Batch) -> bool | None:
+        """Whether the labels of a batch are those of the tokens read; None if it does not tell."""
+        generates, labels, read = _generates(self.model), batch.labels, _tokens(batch)
+        if labels.ndim != 2 or read is None or generates is False:
+            return False
+        is_present = self._is_present(batch)
+        if not is_present and not generates:
+            return False
+        counts = labels[:, :-1] != self.ignore_index
+        is_next = bool((labels[:, :-1] == read[:, 1:])[counts].all())
+        if is_next and (is_present or not counts.any()):
+            return None
+        return not is_next
+
+    def _is_present(self, batch: Batch) -> bool:
         labels, read = batch.labels, _tokens(batch)
-        counts = labels != self.ignore_index
-        if read is None or _agree(labels[:, :-1], read[:, 1:], counts[:, :-1]):
-            return False
-        generates = _generates(self.model)
-        if not (_agree(labels, read, counts) if generates is None else generates):
-            return False
+        return read is not None and bool((labels == read)[labels != self.ignore_index].all())
+
+    def _warn(self) -> None:
+        self._warned = True
         warnings.warn(
             f"the labels are those of the tokens that {type(self.model).__name__} reads, and it predicts the next, so "
             f"each position was measured under the label of the one after it; labels that are the next tokens already, "
@@ -48,7 +76,6 @@ class NextTokens:
             CaptureWarning,
             stacklevel=2,
         )
-        return True
 
 
 def _tokens(batch: Batch) -> Tensor | None:
@@ -59,10 +86,6 @@ def _tokens(batch: Batch) -> Tensor | None:
     if first is None or first.is_floating_point() or first.shape != batch.labels.shape:
         return None
     return first
-
-
-def _agree(labels: Tensor, tokens: Tensor, counts: Tensor) -> bool:
-    return bool(counts.any()) and bool((labels == tokens)[counts].all())
 
 
 def _generates(model: nn.Module) -> bool | None:

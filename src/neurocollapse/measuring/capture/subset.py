@@ -1,5 +1,8 @@
 """Chooses a stratified part of a data set without loading a sample."""
 
+import operator
+import warnings
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,6 +15,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     DistributedSampler,
+    IterableDataset,
     RandomSampler,
     Subset,
     SubsetRandomSampler,
@@ -19,7 +23,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ..._errors import InputError
+from ..._errors import CaptureWarning, InputError
 from .loaders import LABEL_KEYS
 
 
@@ -30,8 +34,8 @@ def stratified_subset(
 
     Labels are read from the data set's `targets` or `labels`, the last tensor of a TensorDataset, or a column, as in
     `dataset["labels"]`, also through Subset and ConcatDataset. `label_key` names another column. Samples that a
-    SubsetRandomSampler leaves out stay out. Batches come in the data set's order, with the same size, `collate_fn` and
-    number of workers.
+    SubsetRandomSampler leaves out stay out, and one that comes again is drawn once, with a warning. Batches come in the
+    data set's order, with the same size, `collate_fn` and number of workers.
 
     Raises:
         ValueError: `per_class` is less than one, `loader` is no DataLoader, the data set does not have its labels at
@@ -43,14 +47,38 @@ def stratified_subset(
     """
     if per_class < 1:
         raise InputError(f"per_class must be at least 1, got {per_class}")
+    if isinstance(dataset := getattr(loader, "dataset", None), IterableDataset):
+        raise InputError(
+            f"{type(dataset).__name__} does not have its labels at hand, since it yields one sample after the other; "
+            f"pass max_per_class= in place of subset=, which takes the first of each class"
+        )
     if not isinstance(loader, DataLoader):
         raise InputError(f"a subset is drawn from the data set of a DataLoader, got {type(loader).__name__}; pass one")
     labels = labels_of(loader.dataset, label_key)
-    chosen = torch.tensor(indices_of(loader), dtype=torch.int64)
+    chosen = torch.tensor(_different(loader), dtype=torch.int64)
     shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
     parts = [shuffled[labels[shuffled] == label][:per_class] for label in labels[chosen].unique()]
     indices = torch.cat(parts).sort().values.tolist() if parts else []
-    return reloaded(loader, indices)
+    drawn = reloaded(loader, indices)
+    drawn.dataset.labels = labels  # type: ignore[attr-defined]
+    return drawn
+
+
+def _different(loader: DataLoader[Any]) -> list[int]:
+    """Returns the indices of the samples that a loader shows, each once, with a `CaptureWarning` if it repeats."""
+    shown, dataset = indices_of(loader), loader.dataset
+    different: dict[tuple[int, int], int] = {}
+    for index in shown:
+        within, place = origin(dataset, index)
+        different.setdefault((id(within), place % len(within)), index)
+    if len(different) < len(shown):
+        warnings.warn(
+            f"the loader repeats samples: the {len(shown)} that it shows are {len(different)} different ones "
+            f"({type(dataset).__name__}), and the subset is drawn from these; pass a loader that shows each once",
+            CaptureWarning,
+            stacklevel=6,
+        )
+    return list(different.values())
 
 
 class Quota:
@@ -99,6 +127,9 @@ def indices_of(loader: DataLoader[Any]) -> Sequence[int]:
 
 class Part(Subset[Any]):
     """Samples that this package chose: what it says of a sample has the index in the data set that it chose from."""
+
+    #: of all samples of that data set, if they were chosen by these
+    labels: Tensor | None = None
 
 
 class BatchesOf(list[Any]):
@@ -155,3 +186,17 @@ def _kept_labels(dataset: Dataset[Any], keys: Sequence[str | int]) -> Iterator[A
             with suppress(Exception):  # whatever a data set without columns raises for a name
                 column: Any = dataset[key]
                 yield column if isinstance(column, Tensor) else list(column)
+
+
+def origin(dataset: Any, index: int) -> tuple[Any, int]:
+    """Returns the data set, within Subset and ConcatDataset, and the index there of a sample."""
+    while True:
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, operator.index(dataset.indices[index])
+        elif isinstance(dataset, ConcatDataset):
+            index = index % len(dataset)
+            part = bisect_right(dataset.cumulative_sizes, index)
+            index -= dataset.cumulative_sizes[part - 1] if part else 0
+            dataset = dataset.datasets[part]
+        else:
+            return dataset, index
