@@ -77,6 +77,10 @@ def parsed(content: bytes, line: int = 1) -> Any:
         fault = f"line {line + content[: error.start].count(10)} is no text in UTF-8"
     except RecursionError:
         fault = f"line {line} has too many brackets within one another"
+    except InputError:
+        raise
+    except ValueError:  # Python reads no integer of more digits than sys.get_int_max_str_digits()
+        fault = f"line {line} has an integer beyond any float"
     raise InputError(fault)
 
 

@@ -163,7 +163,7 @@ def test_data_of_all_kinds_give_one_folder_name_and_count_by_content(dataset, na
 #: The keys that every record and every line of timings has.
 RECORD = {
     "epoch": 4, "learning_rate": 0.1, "gradient_norm": 0.5, "terminal_phase_start": None, "train.accuracy": 0.1,
-    "train.weight_norms": [1.0, 2.0],
+    "train.weight_norms": [1.0, 2.0, 3.0],
 }  # fmt: skip
 SECONDS = {"train": 0.5, "measure": 0.25}
 
@@ -405,7 +405,7 @@ def records_past_the_checkpoint(folder):
     for name, line in (("records.jsonl", RECORD), ("timings.jsonl", {"epoch": 4, **SECONDS})):
         with (folder.path / name).open("a") as file:
             file.write(json.dumps(line) + "\n")
-    folder.append(RECORD, SECONDS, {"samples": torch.zeros(2)})
+    folder.append({**RECORD, "epoch": 6}, SECONDS, {"samples": torch.zeros(2)})
 
 
 def half_written_files(folder):

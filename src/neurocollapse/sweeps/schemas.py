@@ -31,6 +31,9 @@ class Description:
     defaults: int | None = None
 
 
+#: A `num_classes` beyond this is damage.
+MOST_CLASSES = 10**8
+
 #: What config.json says under `loop` of a run that the user's own loop recorded.
 OWN = "own"
 
@@ -67,6 +70,22 @@ RECORD = {
 #: The keys that every record of the user's own loop has.
 OWN_RECORD = {"epoch": int, "terminal_phase_start": int | None}
 TIMING = {"epoch": int, "train": float, "measure": float}
+
+#: The last part of the keys that hold a list; the other keys of a measurement hold one number.
+LISTS = ("weight_norms", "class_counts", "classifier_sum")
+_NUMBERS = ("relative_gradient", "norm_spread", "nc1_slope")
+
+
+def recorded_type(key: str) -> Any:
+    """Returns the type of any key of a record that this package measured; keys that it does not know hold any number.
+
+    >>> recorded_type("train.nc1"), recorded_type("test.class_counts")
+    (float | None, list[float])
+    """
+    if key.rpartition(".")[2] in LISTS:
+        return list[float]
+    return float | None if key.startswith(("train.", "test.")) or key in _NUMBERS else Any
+
 
 #: The tensors of each epoch in snapshots.safetensors, and their axes: see `training.snapshot`.
 SNAPSHOT = {"labels": 1, "samples": 2, "means": 2, "weight_gram": 2, "means_gram": 2}
