@@ -19,6 +19,7 @@ from neurocollapse.sweeps.identity import check_resumable
 from neurocollapse.sweeps.naming import RUN_NAME, run_name
 from neurocollapse.sweeps.resuming import execute, execute_together
 from neurocollapse.training import config as configuration
+from tests.reports.test_report import of_page
 
 DATA = load_dataset("gaussian")
 CONFIG = nc.RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=1, learning_rate=0.01)
@@ -146,6 +147,21 @@ def test_a_renamed_tensor_in_a_snapshot_is_left_out_of_the_report(shelf, old, ne
         RunFolder(bad.parent).snapshots()
     with pytest.warns(UserWarning, match=reason):
         nc.report(shelf)
+
+
+@pytest.mark.parametrize("name", ["timings.jsonl", "snapshots.safetensors"])
+@pytest.mark.parametrize("content", ["{", '{"epoch": 0, "train": "x", "measure": 0}'])
+def test_without_a_file_that_no_number_depends_on_the_run_is_reported(shelf, name, content):
+    path = shelf / run_id(CONFIG, DATA) / name
+    path.write_text(content)
+    with pytest.warns(UserWarning, match=rf"{name} is damaged \(.*\); delete {path}, the run is whole but for the s"):
+        made = of_page(nc.report(shelf).read_text())
+    assert [(run["name"], run["status"]) for run in made["runs"]] == [
+        (run.path.name, "finished") for run in folders(shelf)
+    ]
+    path.unlink()
+    nc.report(shelf)  # without a warning
+    assert execute(CONFIG, DATA, shelf).status == "finished"
 
 
 @pytest.mark.parametrize(

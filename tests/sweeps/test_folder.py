@@ -200,6 +200,21 @@ def test_what_is_no_file_is_not_replaced(tmp_path, make, kind):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(("umask", "new"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_a_file_keeps_its_permissions_and_a_new_one_has_those_that_the_umask_leaves(tmp_path, umask, new):
+    before = os.umask(umask)
+    try:
+        for mode in (None, 0o600, 0o664):
+            path = tmp_path / f"{mode}"
+            if mode is not None:
+                path.touch()
+                path.chmod(mode)
+            write_text(path, "new")
+            assert path.stat().st_mode & 0o777 == (new if mode is None else mode)
+    finally:
+        os.umask(before)
+
+
 def test_a_link_is_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     target, link = tmp_path / "elsewhere" / "target", tmp_path / "link"

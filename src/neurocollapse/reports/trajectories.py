@@ -6,7 +6,7 @@ from typing import Any
 
 from .._errors import RunError, did_you_mean
 from .._files import in_one_line, json_lines
-from .._schema import NON_FINITE, typed, typed_line
+from .._schema import measured_type, typed, typed_line
 from .page.content import ReportRun
 
 #: What a line says besides numbers: its checkpoint, and the conditions under which that was measured.
@@ -15,6 +15,7 @@ _CONDITIONS = (
     "model", "head", "network", "dataset", "split", "data_sha256", "definitions", "absent", "min_per_class",
     "max_per_class",
 )  # fmt: skip
+_APART = (*_CHECKPOINT, *_CONDITIONS, "class_counts")
 _SHOWN = ("model", "head", "dataset")
 
 #: The words before the number of a checkpoint, the most telling first.
@@ -39,6 +40,8 @@ def trajectory_runs(path: Path) -> list[ReportRun]:
             values = typed_line({"checkpoint": str, "split": str}, line, number)
             for name in ("path", "sha256", "data_sha256"):
                 typed(str | None, values.get(name), f"line {number}: {name}")
+            for name in values.keys() - {*_CHECKPOINT, *_CONDITIONS}:
+                values[name] = typed(measured_type(name), values[name], f"line {number}: {name}")
             same = {name: values.get(name) for name in _CONDITIONS if name not in ("split", "data_sha256")}
             groups.setdefault(repr(same), []).append(values)
     except PermissionError as error:
@@ -98,7 +101,7 @@ def _run(name: str, lines: list[dict[str, Any]]) -> ReportRun:
     for line, file in zip(lines, files, strict=True):
         epoch = epochs[file]
         record = records.setdefault(epoch, {"epoch": epoch, "terminal_phase_start": None})
-        record |= {f"{line['split']}.{key}": _number(value) for key, value in line.items() if _is_number(key, value)}
+        record |= {f"{line['split']}.{key}": value for key, value in line.items() if key not in _APART}
     counts = lines[0].get("class_counts", [])
     return ReportRun(
         name=name,
@@ -140,13 +143,3 @@ def _only_difference(names: list[str]) -> list[int | None]:
     if not same_length or len(differing) != 1 or not all(re.fullmatch(r"\d{1,15}", each) for each in differing[0]):
         return [None] * len(names)
     return [int(each) for each in differing[0]]
-
-
-def _is_number(key: str, value: Any) -> bool:
-    return key not in (*_CHECKPOINT, *_CONDITIONS, "class_counts") and (
-        isinstance(value, int | float | list) or value in NON_FINITE
-    )
-
-
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) else value

@@ -18,13 +18,19 @@ from .._files import check_opens, in_one_line, irregular, json_lines, read_bytes
 from .._schema import parsed, typed, typed_line
 from .naming import RUN_NAME
 
+#: What a run lacks without one of the files that no number depends on.
+SPARE = {"timings.jsonl": "the seconds that it took", "snapshots.safetensors": "the samples that its page shows"}
+
 #: The key of the arrays' checksum in a .safetensors file's metadata.
 CHECKSUM = "sha256"
 
 
 def damaged(path: Path, reason: object) -> RunError:
     """Returns the error for a file of a run that was read and found damaged."""
-    return RunError(f"{path} is damaged ({reason}); {_remedy(path.parent)}")
+    remedy = (
+        f"delete {path}, the run is whole but for {SPARE[path.name]}" if path.name in SPARE else _remedy(path.parent)
+    )
+    return RunError(f"{path} is damaged ({reason}); {remedy}")
 
 
 def unreadable(path: Path, error: Exception) -> RunError:

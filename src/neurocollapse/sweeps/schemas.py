@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .._schema import measured_type
 from .naming import FORMAT
 
 
@@ -71,9 +72,8 @@ RECORD = {
 OWN_RECORD = {"epoch": int, "terminal_phase_start": int | None}
 TIMING = {"epoch": int, "train": float, "measure": float}
 
-#: The last part of the keys that hold a list; the other keys of a measurement hold one number.
-LISTS = ("weight_norms", "class_counts", "classifier_sum")
-_NUMBERS = ("relative_gradient", "norm_spread", "nc1_slope")
+#: The keys that a record may have besides, and that do not begin with a split.
+_FURTHER = ("classifier_sum", "relative_gradient", "norm_spread", "nc1_slope")
 
 
 def recorded_type(key: str) -> Any:
@@ -82,9 +82,8 @@ def recorded_type(key: str) -> Any:
     >>> recorded_type("train.nc1"), recorded_type("test.class_counts")
     (float | None, list[float])
     """
-    if key.rpartition(".")[2] in LISTS:
-        return list[float]
-    return float | None if key.startswith(("train.", "test.")) or key in _NUMBERS else Any
+    is_known = key.startswith(("train.", "test.")) or key in _FURTHER
+    return measured_type(key.rpartition(".")[2]) if is_known else Any
 
 
 #: The tensors of each epoch in snapshots.safetensors, and their axes: see `training.snapshot`.
