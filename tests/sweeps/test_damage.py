@@ -202,6 +202,15 @@ def test_the_weights_of_another_network_are_damage(shelf):
             look()
 
 
+def test_the_weights_of_another_run_are_damage(shelf):
+    path, other = (shelf / run_id(config, DATA) / "model.safetensors" for config in (CONFIG, OTHER))
+    shutil.copy(other, path)
+    for look in (lambda: nc.train(CONFIG, out=shelf), lambda: nc.verify(path.parent)):
+        with pytest.raises(RunError, match=r"model\.safetensors is damaged \(it is of another run: the norms"):
+            look()
+    assert nc.verify(other.parent)
+
+
 @pytest.mark.parametrize(
     "change",
     [
