@@ -7,8 +7,8 @@ import math
 import mmap
 import os
 import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,18 +77,19 @@ def check_replaceable(path: Path, *marks: bytes) -> None:
 def atomic_path(path: Path, *marks: bytes) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it replaces `path` if the block succeeds, and is removed otherwise.
 
-    Several processes may write the same file at once, and any of them may be killed. A link is followed. Raises
-    `WriteError` for every `OSError`, also for one in the block, and for what is not `check_replaceable`.
+    Several processes may write the same file at once, and any of them may be killed. A link is followed. A file that
+    was there keeps its permissions; a new one has those that the umask leaves. Raises `WriteError` for every `OSError`,
+    also for one in the block, and for what is not `check_replaceable`.
     """
     check_replaceable(path, *marks)
     try:
         path = Path(os.path.realpath(path))
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(descriptor)
-        temporary = Path(name)
+        temporary = path.with_name(f".{path.stem}-{secrets.token_hex(8)}{path.suffix}")
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # less the umask
+        mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
         try:
             yield temporary
-            temporary.chmod(0o644)  # mkstemp makes files that nobody else can read
+            temporary.chmod(mode)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -11,6 +11,9 @@ from ._errors import InputError, InputTypeError
 #: What `to_json` writes for the numbers that JSON lacks.
 NON_FINITE = ("nan", "inf", "-inf")
 
+#: What is measured as a list of numbers; everything else is one number.
+_LISTS = ("weight_norms", "class_counts", "classifier_sum")
+
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 
@@ -77,6 +80,10 @@ def parsed(content: bytes, line: int = 1) -> Any:
         fault = f"line {line + content[: error.start].count(10)} is no text in UTF-8"
     except RecursionError:
         fault = f"line {line} has too many brackets within one another"
+    except InputError:
+        raise
+    except ValueError:  # Python reads no integer of more digits than sys.get_int_max_str_digits()
+        fault = f"line {line} has an integer beyond any float"
     raise InputError(fault)
 
 
@@ -86,6 +93,11 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise InputError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
     return values
+
+
+def measured_type(name: str) -> Any:
+    """Returns the type of what is measured under this name, where null is a number that could not be computed."""
+    return list[float] if name in _LISTS else float | None
 
 
 def typed_line(hint: Any, line: bytes, number: int) -> Any:

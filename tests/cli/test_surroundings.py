@@ -196,7 +196,7 @@ def test_runs_that_one_may_only_read_are_verified(run, tmp_path, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     before = sorted((path, path.stat().st_mtime_ns) for path in [tmp_path, *tmp_path.rglob("*")])
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("os.open", refuse)
     assert run("runs", tmp_path)[0] == 0
     status, printed, said = run("verify", tmp_path)
     assert status == 0

@@ -71,6 +71,10 @@ def trajectory(path: Path, names=("epoch_1.pt", "epoch_2.pt", "epoch_10.pt"), /,
     return path
 
 
+def _line(**values):
+    return json.dumps({"checkpoint": "epoch_1.pt", "split": "train", **values}) + "\n"
+
+
 def test_a_trajectory_is_drawn_and_reported(tmp_path):
     path = trajectory(trajectory(tmp_path / "t.jsonl"), split="test", data_sha256="1")
     figure = nc.plot(path, split="test")
@@ -250,6 +254,13 @@ def test_a_page_of_the_users_own_is_not_replaced(tmp_path):
     [
         ('{"epoch": 1}\n', "is no trajectory (line 1 has no 'checkpoint'); mend it, or name another file"),
         ("[\n", "is no trajectory (line 1 is cut off); mend it, or name another file"),
+        (_line(nc1=10**400), "is no trajectory (line 1: nc1 is an integer beyond any float); mend it"),
+        (_line(nc1=[1, 2]), "line 1: nc1 must be a number, got [1, 2]"),
+        (_line(nc3=True), "line 1: nc3 must be a number, got True"),
+        (_line(nc3="abc"), "line 1: nc3 must be a number, got 'abc'"),
+        (_line(nc4={}), "line 1: nc4 must be a number, got {}"),
+        (_line(class_counts="abc"), "line 1: class_counts must be a list, got 'abc'"),
+        (_line(weight_norms=[None]), "line 1: weight_norms[0] must be a number, got None"),
         (None, "there is no file "),
     ],
 )

@@ -19,6 +19,7 @@ from neurocollapse.sweeps.identity import check_resumable
 from neurocollapse.sweeps.naming import RUN_NAME, run_name
 from neurocollapse.sweeps.resuming import execute, execute_together
 from neurocollapse.training import config as configuration
+from tests.reports.test_report import of_page
 
 DATA = load_dataset("gaussian")
 CONFIG = nc.RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=1, learning_rate=0.01)
@@ -57,6 +58,14 @@ def record(**changes):
     return edited
 
 
+def of_line(number, **changes):
+    def edited(text):
+        lines = text.splitlines(keepends=True)
+        return "".join([*lines[: number - 1], record(**changes)(lines[number - 1]), *lines[number:]])
+
+    return edited
+
+
 DEEP = lambda text: "[" * 200_000  # noqa: E731, the parser's own error is no ValueError
 
 EDITS = [
@@ -82,6 +91,25 @@ EDITS = [
     ("records.jsonl", record(**{"train.weight_norms": 3}), "line 1: train.weight_norms must be a list"),
     ("records.jsonl", lambda text: text + "[]\n", "line 3 must be an object"),
     ("records.jsonl", DEEP, "line 1 has too many brackets"),
+    ("config.json", described(num_classes=0), "num_classes must be from 1 to 100000000, got 0"),
+    ("config.json", described(num_classes=10**12), "num_classes must be from 1 to 100000000, got 1000000000000"),
+    ("result.json", described(epoch=-5), "its epoch is -5, and the last record is of epoch 1"),
+    ("result.json", described(epoch=0), "its epoch is 0, and the last record is of epoch 1"),
+    ("result.json", described(status="diverged", epoch=2), "it lacks epoch 2, the last one by result.json"),
+    ("records.jsonl", record(**{"train.nc1": 10**400}), "line 1: train.nc1 is an integer beyond any float"),
+    ("records.jsonl", lambda text: text.replace('"epoch": 1', f'"epoch": {"9" * 5000}'), "2 has an integer beyond"),
+    ("records.jsonl", record(**{"train.nc1": [1, 2]}), r"line 1: train.nc1 must be a number, got \[1, 2\]"),
+    ("records.jsonl", record(**{"train.layers.0.nc1": "abc"}), "train.layers.0.nc1 must be a number, got 'abc'"),
+    ("records.jsonl", record(**{"test.loss": True}), "line 1: test.loss must be a number, got True"),
+    ("records.jsonl", record(nc1_slope=[]), r"line 1: nc1_slope must be a number, got \[\]"),
+    ("records.jsonl", record(classifier_sum=3), "line 1: classifier_sum must be a list, got 3"),
+    ("records.jsonl", record(**{"test.class_counts": [None]}), r"line 1: test.class_counts\[0\] must be a number"),
+    ("records.jsonl", record(**{"train.weight_norms": []}), "line 1: train.weight_norms has 0 numbers, not 1"),
+    ("records.jsonl", of_line(2, **{"train.weight_norms": [1]}), "line 2: train.weight_norms has 1 numbers, not 2"),
+    ("records.jsonl", lambda text: text + text.splitlines()[0], "line 3: epoch 0 follows epoch 1"),
+    ("records.jsonl", lambda text: "\n".join(text.splitlines()[::-1]), "line 2: epoch 0 follows epoch 1"),
+    ("records.jsonl", of_line(1, epoch=-1), "line 1: epoch -1 is before the first, 0"),
+    ("records.jsonl", lambda text: text + of_line(2, epoch=7)(text).splitlines()[1], "3: epoch 7 is after the run's"),
 ]  # fmt: skip
 
 
@@ -121,6 +149,21 @@ def test_a_renamed_tensor_in_a_snapshot_is_left_out_of_the_report(shelf, old, ne
         nc.report(shelf)
 
 
+@pytest.mark.parametrize("name", ["timings.jsonl", "snapshots.safetensors"])
+@pytest.mark.parametrize("content", ["{", '{"epoch": 0, "train": "x", "measure": 0}'])
+def test_without_a_file_that_no_number_depends_on_the_run_is_reported(shelf, name, content):
+    path = shelf / run_id(CONFIG, DATA) / name
+    path.write_text(content)
+    with pytest.warns(UserWarning, match=rf"{name} is damaged \(.*\); delete {path}, the run is whole but for the s"):
+        made = of_page(nc.report(shelf).read_text())
+    assert [(run["name"], run["status"]) for run in made["runs"]] == [
+        (run.path.name, "finished") for run in folders(shelf)
+    ]
+    path.unlink()
+    nc.report(shelf)  # without a warning
+    assert execute(CONFIG, DATA, shelf).status == "finished"
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -157,6 +200,15 @@ def test_the_weights_of_another_network_are_damage(shelf):
     for look in (lambda: nc.train(CONFIG, out=shelf), lambda: nc.verify(path.parent)):
         with pytest.raises(RunError, match=r"model\.safetensors is damaged .*of another network"):
             look()
+
+
+def test_the_weights_of_another_run_are_damage(shelf):
+    path, other = (shelf / run_id(config, DATA) / "model.safetensors" for config in (CONFIG, OTHER))
+    shutil.copy(other, path)
+    for look in (lambda: nc.train(CONFIG, out=shelf), lambda: nc.verify(path.parent)):
+        with pytest.raises(RunError, match=r"model\.safetensors is damaged \(it is of another run: the norms"):
+            look()
+    assert nc.verify(other.parent)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_data_of_all_kinds_give_one_folder_name_and_count_by_content(dataset, na
 #: The keys that every record and every line of timings has.
 RECORD = {
     "epoch": 4, "learning_rate": 0.1, "gradient_norm": 0.5, "terminal_phase_start": None, "train.accuracy": 0.1,
-    "train.weight_norms": [1.0, 2.0],
+    "train.weight_norms": [1.0, 2.0, 3.0],
 }  # fmt: skip
 SECONDS = {"train": 0.5, "measure": 0.25}
 
@@ -198,6 +198,21 @@ def test_what_is_no_file_is_not_replaced(tmp_path, make, kind):
         write_text(path, "new")
     assert path.lstat().st_mode == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "new"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_a_file_keeps_its_permissions_and_a_new_one_has_those_that_the_umask_leaves(tmp_path, umask, new):
+    before = os.umask(umask)
+    try:
+        for mode in (None, 0o600, 0o664):
+            path = tmp_path / f"{mode}"
+            if mode is not None:
+                path.touch()
+                path.chmod(mode)
+            write_text(path, "new")
+            assert path.stat().st_mode & 0o777 == (new if mode is None else mode)
+    finally:
+        os.umask(before)
 
 
 def test_a_link_is_followed(tmp_path):
@@ -405,7 +420,7 @@ def records_past_the_checkpoint(folder):
     for name, line in (("records.jsonl", RECORD), ("timings.jsonl", {"epoch": 4, **SECONDS})):
         with (folder.path / name).open("a") as file:
             file.write(json.dumps(line) + "\n")
-    folder.append(RECORD, SECONDS, {"samples": torch.zeros(2)})
+    folder.append({**RECORD, "epoch": 6}, SECONDS, {"samples": torch.zeros(2)})
 
 
 def half_written_files(folder):

@@ -192,6 +192,11 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         ("config.json", {"format": 99}, "its format is 99"),
         ("records.jsonl", {"epoch": "a"}, "line 1: epoch must be a whole number"),
         ("result.json", {"status": "mad"}, "status must be 'finished' or 'diverged'"),
+        ("config.json", {"num_classes": -5}, "num_classes must be from 1 to 100000000, got -5"),
+        ("records.jsonl", {"train.nc1": 10**400}, "line 1: train.nc1 is an integer beyond any float"),
+        ("records.jsonl", {"epoch": -1}, "line 1: epoch -1 is before the first, 0"),
+        ("records.jsonl", {"epoch": 3}, "its epoch is 0, and the last record is of epoch 3"),
+        ("result.json", {"epoch": 3}, "it lacks epoch 3, the last one by result.json"),
     ],
 )
 def test_a_damaged_file_is_that_runs_alone(tmp_path, name, change, message):

@@ -281,8 +281,8 @@ def test_tables_are_kept_and_made_again_where_the_weights_changed(tmp_path, monk
         patched.setattr("neurocollapse.sweeps.theory_tables.verify_run", lambda *_, **__: pytest.fail("it computes"))
         again = dict(verify_runs(folders, TheoryFile(file)))
     assert list(first.values()) == list(again.values())
-    weights = folders[1].path / "model.safetensors"
-    weights.write_bytes((folders[0].path / "model.safetensors").read_bytes())
+    for name in ("model.safetensors", "records.jsonl"):
+        (folders[1].path / name).write_bytes((folders[0].path / name).read_bytes())
     changed = dict(verify_runs(folders, TheoryFile(file)))
     assert changed[folders[1]].facts["L"] == first[folders[0]].facts["L"]
 

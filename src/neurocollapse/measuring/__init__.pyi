@@ -24,5 +24,8 @@ from .models import measure_model as measure_model
 from .models import objective_of as objective_of
 from .models import try_model as try_model
 from .streamed import StreamedFeatures as StreamedFeatures
+from .trajectory_lines import CHECKPOINT_KEYS as CHECKPOINT_KEYS
+from .trajectory_lines import CONDITION_KEYS as CONDITION_KEYS
+from .trajectory_lines import numbers_of as numbers_of
 from .weights import find_checkpoints as find_checkpoints
 from .weights import load_weights as load_weights

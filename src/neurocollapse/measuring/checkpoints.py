@@ -13,9 +13,10 @@ from .._errors import CaptureWarning, CheckpointError, NetworkError, Neurocollap
 from .._files import in_one_line, json_lines, write_json_lines
 from .._schema import typed, typed_line
 from ..datasets import ByteSplit, Split, load_dataset
-from ..metrics import DEFINITIONS_VERSION, Measurement
+from ..metrics import DEFINITIONS_VERSION, METRICS, Measurement
 from ..networks import Fingerprint, build_network, call_builder, fingerprint_of, has_own_weights, preprocessing_of
 from .models import measure_model
+from .trajectory_lines import numbers_of
 from .weights import digest_of, load_weights
 
 
@@ -118,6 +119,7 @@ class Trajectory:
                 line = typed_line(_LINE, content, number)
                 typed(Fingerprint | str | None, line.get("network"), f"line {number}: network")
                 typed(str | None, line.get("path"), f"line {number}: path")
+                numbers_of(line, number, METRICS)
                 self.lines.append(line)
         except PermissionError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error

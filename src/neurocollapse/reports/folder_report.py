@@ -102,7 +102,7 @@ def _told_apart(runs: list[ReportRun]) -> list[ReportRun]:
 
 
 def _as_found(folder: RunFolder, left_out: list[str]) -> ReportRun:
-    """Returns a run for the page. Damaged snapshots of a run that is otherwise whole are added to `left_out`."""
+    """Returns a run for the page. Damaged files on which no number of the run depends are added to `left_out`."""
     try:
         folder.check_whole()
         described, result = folder.description, folder.result or {"status": "unfinished"}
@@ -114,9 +114,7 @@ def _as_found(folder: RunFolder, left_out: list[str]) -> ReportRun:
             num_classes=described["num_classes"] or 0,
             records=folder.records(),
             snapshots=_snapshots(folder, left_out),
-            seconds=math.fsum(line[part] for line in folder.timings() for part in line.keys() - {"epoch"})
-            if (folder.path / "timings.jsonl").exists()
-            else math.nan,
+            seconds=_seconds(folder, left_out),
             provenance=described.get("provenance", []),
             notes=described.get("notes", []),
         )
@@ -130,6 +128,15 @@ def _snapshots(folder: RunFolder, left_out: list[str]) -> dict[int, dict[str, An
     except RunError as error:
         left_out.append(f"the samples of a run: {error}")
         return {}
+
+
+def _seconds(folder: RunFolder, left_out: list[str]) -> float:
+    try:
+        lines = folder.timings()
+    except RunError as error:
+        left_out.append(f"the seconds of a run: {error}")
+        return math.nan
+    return sum(line["train"] + line["measure"] for line in lines) if lines else math.nan
 
 
 def _claims(path: Path, left_out: list[str]) -> list[Any]:

@@ -6,15 +6,13 @@ from typing import Any
 
 from .._errors import RunError, did_you_mean
 from .._files import in_one_line, json_lines
-from .._schema import NON_FINITE, typed, typed_line
+from .._schema import typed, typed_line
+from ..measuring import CHECKPOINT_KEYS, CONDITION_KEYS, numbers_of
 from .page.content import ReportRun
+from .panels import PANELS
 
-#: What a line says besides numbers: its checkpoint, and the conditions under which that was measured.
-_CHECKPOINT = ("checkpoint", "path", "sha256")
-_CONDITIONS = (
-    "model", "head", "network", "dataset", "split", "data_sha256", "definitions", "absent", "min_per_class",
-    "max_per_class",
-)  # fmt: skip
+_SAID = (*CHECKPOINT_KEYS, *CONDITION_KEYS)
+_DRAWN = (*PANELS, "accuracy", "loss", "objective", "weight_norms", "class_counts")
 _SHOWN = ("model", "head", "dataset")
 
 #: The words before the number of a checkpoint, the most telling first.
@@ -39,7 +37,9 @@ def trajectory_runs(path: Path) -> list[ReportRun]:
             values = typed_line({"checkpoint": str, "split": str}, line, number)
             for name in ("path", "sha256", "data_sha256"):
                 typed(str | None, values.get(name), f"line {number}: {name}")
-            same = {name: values.get(name) for name in _CONDITIONS if name not in ("split", "data_sha256")}
+            said = {key: value for key, value in values.items() if key in _SAID}
+            values = said | numbers_of(values, number, _DRAWN)
+            same = {name: values.get(name) for name in CONDITION_KEYS if name not in ("split", "data_sha256")}
             groups.setdefault(repr(same), []).append(values)
     except PermissionError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
@@ -98,7 +98,9 @@ def _run(name: str, lines: list[dict[str, Any]]) -> ReportRun:
     for line, file in zip(lines, files, strict=True):
         epoch = epochs[file]
         record = records.setdefault(epoch, {"epoch": epoch, "terminal_phase_start": None})
-        record |= {f"{line['split']}.{key}": _number(value) for key, value in line.items() if _is_number(key, value)}
+        record |= {
+            f"{line['split']}.{key}": value for key, value in line.items() if key not in (*_SAID, "class_counts")
+        }
     counts = lines[0].get("class_counts", [])
     return ReportRun(
         name=name,
@@ -140,13 +142,3 @@ def _only_difference(names: list[str]) -> list[int | None]:
     if not same_length or len(differing) != 1 or not all(re.fullmatch(r"\d{1,15}", each) for each in differing[0]):
         return [None] * len(names)
     return [int(each) for each in differing[0]]
-
-
-def _is_number(key: str, value: Any) -> bool:
-    return key not in (*_CHECKPOINT, *_CONDITIONS, "class_counts") and (
-        isinstance(value, int | float | list) or value in NON_FINITE
-    )
-
-
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) else value

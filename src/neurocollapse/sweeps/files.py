@@ -18,13 +18,19 @@ from .._files import check_opens, in_one_line, irregular, json_lines, read_bytes
 from .._schema import parsed, typed, typed_line
 from .naming import RUN_NAME
 
+#: What a run lacks without one of the files that no number depends on.
+SPARE = {"timings.jsonl": "the seconds that it took", "snapshots.safetensors": "the samples that its page shows"}
+
 #: The key of the arrays' checksum in a .safetensors file's metadata.
 CHECKSUM = "sha256"
 
 
 def damaged(path: Path, reason: object) -> RunError:
     """Returns the error for a file of a run that was read and found damaged."""
-    return RunError(f"{path} is damaged ({reason}); {_remedy(path.parent)}")
+    remedy = (
+        f"delete {path}, the run is whole but for {SPARE[path.name]}" if path.name in SPARE else _remedy(path.parent)
+    )
+    return RunError(f"{path} is damaged ({reason}); {remedy}")
 
 
 def unreadable(path: Path, error: Exception) -> RunError:
@@ -63,23 +69,32 @@ def read_json(path: Path, hint: Any) -> Any:
         return typed(hint, parsed(read_bytes(path))) if path.exists() else None
 
 
-def read_lines(path: Path, hint: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the objects of a .jsonl file, which must have these keys; all values are numbers or lists of them."""
+def read_lines(
+    path: Path, hint: Mapping[str, Any], further: Callable[[str], Any] = lambda key: Any
+) -> list[dict[str, Any]]:
+    """Returns the objects of a .jsonl file, which must have these keys; all values are numbers or lists of them.
+
+    `further` returns the type of any key.
+    """
     with reading(path):
-        return [_numbers(typed_line(hint, line, number), f"line {number}") for number, line in json_lines(path)]
+        return [
+            {
+                key: _number(value, f"line {number}: {key}", further(key))
+                for key, value in typed_line(hint, line, number).items()
+            }
+            for number, line in json_lines(path)
+        ]
 
 
-def _numbers(values: dict[str, Any], place: str) -> dict[str, Any]:
-    return {key: _number(value, f"{place}: {key}") for key, value in values.items()}
-
-
-def _number(value: Any, key: str) -> Any:
+def _number(value: Any, key: str, hint: Any = Any) -> Any:
     """Returns a number, None or a list of numbers; what `to_json` wrote as a string becomes a number again."""
+    typed(hint, value, key)
     if isinstance(value, list):
         return [_number(inner, key) for inner in value]
-    if value is None or isinstance(value, int | float):
+    if value is None or isinstance(value, bool):
         return value
-    return typed(float, value, key)
+    number = typed(float, value, key)
+    return value if isinstance(value, int) else number
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

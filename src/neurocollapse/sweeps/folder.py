@@ -16,7 +16,8 @@ from .._schema import typed
 from ..training import DEFAULTS_VERSION, Record, RunConfig, former_defaults, last_epoch, recorded_epochs
 from .files import damaged, missing, read_arrays, read_json, read_lines, reading
 from .naming import FORMAT, RUN_NAME, run_name
-from .schemas import OWN, OWN_RECORD, RECORD, SNAPSHOT, TIMING, Description, Ending, OwnDescription
+from .recorded import read_records
+from .schemas import MOST_CLASSES, OWN, SNAPSHOT, TIMING, Description, Ending, OwnDescription
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,6 +132,7 @@ class RunFolder:
             raise RunError(f"{self.path} is not a run: it {fault}; name the folder of a run")
         with reading(path):
             described = typed(Description, values)
+            _check_classes(described.num_classes)
         versions = {
             "format": described.schema if described.format is None else described.format,
             "defaults": described.schema if described.defaults is None else described.defaults,
@@ -142,6 +144,7 @@ class RunFolder:
     def _own_description(self, values: dict[str, Any]) -> dict[str, Any]:
         with reading(self.path / "config.json"):
             described = typed(OwnDescription, values)
+            _check_classes(described.num_classes or None)  # 0 if it was recorded with the counts of no sample
         self._check_version([], described.format)
         return {**values, **vars(described)}
 
@@ -205,7 +208,7 @@ class RunFolder:
 
     def records(self) -> list[Record]:
         """Returns the record of every measured epoch."""
-        return read_lines(self.path / "records.jsonl", OWN_RECORD if self.is_own_loop else RECORD)
+        return read_records(self.path / "records.jsonl", of_own_loop=self.is_own_loop)
 
     def timings(self) -> list[dict[str, Any]]:
         """Returns, for each record, the seconds spent to `train` and to `measure` since the one before."""
@@ -242,7 +245,9 @@ class RunFolder:
         if not self.started:
             return
         if self.is_own_loop:
-            self.description, self.result, self.records()
+            _ = self.description
+            result = self.result
+            self._check_end(result, [record["epoch"] for record in self.records()])
             return
         config = self.config
         # Another process may be writing, so the files are read in the reverse of its order.
@@ -262,8 +267,23 @@ class RunFolder:
                     raise missing(model)
                 read_arrays(model, names=())
         due = {epoch for epoch in recorded_epochs(config) if last is not None and epoch <= last}
-        if lacking := due - {record["epoch"] for record in self.records()}:
+        recorded = [record["epoch"] for record in self.records()]
+        if lacking := due - {*recorded}:
             raise damaged(self.path / "records.jsonl", f"it lacks epoch {min(lacking)}")
+        if recorded and recorded[-1] > last_epoch(config):
+            fault = f"line {len(recorded)}: epoch {recorded[-1]} is after the run's last, {last_epoch(config)}"
+            raise damaged(self.path / "records.jsonl", fault)
+        self._check_end(result, recorded)
+
+    def _check_end(self, result: dict[str, Any] | None, recorded: Sequence[int]) -> None:
+        """Raises `RunError` if the run, which ended so, did not end at the last of these epochs."""
+        said, last = (result or {}).get("epoch"), max(recorded, default=-1)
+        # A loop of the user's own that goes on removes result.json before it writes a record.
+        if said in (None, last) or self.result != result:
+            return
+        if said > last:
+            raise damaged(self.path / "records.jsonl", f"it lacks epoch {said}, the last one by result.json")
+        raise damaged(self.path / "result.json", f"its epoch is {said}, and the last record is of epoch {last}")
 
     @property
     def damage(self) -> str | None:
@@ -286,6 +306,11 @@ class RunFolder:
         except RunError as error:
             found.append(f"{str(error).partition(';')[0]}; the run is whole but for the seconds that it took")
         return found
+
+
+def _check_classes(number: int | None) -> None:
+    if number is not None and not 1 <= number <= MOST_CLASSES:
+        raise InputError(f"num_classes must be from 1 to {MOST_CLASSES}, got {number}")
 
 
 def no_run(path: Path) -> RunError:

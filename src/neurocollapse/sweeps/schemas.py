@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .._schema import measured_type
 from .naming import FORMAT
 
 
@@ -30,6 +31,9 @@ class Description:
     format: int | None = None
     defaults: int | None = None
 
+
+#: A `num_classes` beyond this is damage.
+MOST_CLASSES = 10**8
 
 #: What config.json says under `loop` of a run that the user's own loop recorded.
 OWN = "own"
@@ -67,6 +71,20 @@ RECORD = {
 #: The keys that every record of the user's own loop has.
 OWN_RECORD = {"epoch": int, "terminal_phase_start": int | None}
 TIMING = {"epoch": int, "train": float, "measure": float}
+
+#: The keys that a record may have besides, and that do not begin with a split.
+_FURTHER = ("classifier_sum", "relative_gradient", "norm_spread", "nc1_slope")
+
+
+def recorded_type(key: str) -> Any:
+    """Returns the type of any key of a record that this package measured; keys that it does not know hold any number.
+
+    >>> recorded_type("train.nc1"), recorded_type("test.class_counts")
+    (float | None, list[float])
+    """
+    is_known = key.startswith(("train.", "test.")) or key in _FURTHER
+    return measured_type(key.rpartition(".")[2]) if is_known else Any
+
 
 #: The tensors of each epoch in snapshots.safetensors, and their axes: see `training.snapshot`.
 SNAPSHOT = {"labels": 1, "samples": 2, "means": 2, "weight_gram": 2, "means_gram": 2}

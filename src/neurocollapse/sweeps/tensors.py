@@ -1,5 +1,6 @@
 """Reads and writes tensors of a run in .safetensors files with a checksum."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._files import atomic_path
+from ..measuring import objective_of
 from .files import CHECKSUM, checksum, damaged, read_whole
 from .folder import RunFolder
 
@@ -28,14 +30,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(model: nn.Module, folder: RunFolder) -> None:
-    """Loads the last weights of a finished run into its network. Raises `RunError` if they are not of this network."""
+    """Loads the last weights of a finished run into its network.
+
+    Raises `RunError` if they are not of this network, or their norms not those of the last record.
+    """
+    path = folder.path / "model.safetensors"
     try:
         model.load_state_dict(folder.weights())
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
-        raise damaged(
-            folder.path / "model.safetensors", f"it is of another network than config.json says: {fault}"
-        ) from error
+        raise damaged(path, f"it is of another network than config.json says: {fault}") from error
+    due, there = folder.records()[-1]["train.weight_norms"], objective_of(model, 0.0).weight_norms
+    if any(not math.isclose(*norms, rel_tol=1e-4) for norms in zip(due, there, strict=False)):
+        raise damaged(path, "it is of another run: the norms of its layers are not those of the last record")
 
 
 def _raw(tensor: Tensor) -> np.ndarray:
