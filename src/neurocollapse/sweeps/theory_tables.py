@@ -149,7 +149,7 @@ class TheoryFile:
         """Adds the run's table and writes the file, if that can be written."""
         self.entries[folder.path.name] = {**self._key(folder), **table.to_dict()}
         try:
-            write_text(self.path, to_json(self.entries, indent=1) + "\n", b'"weights": ')
+            write_text(self.path, to_json(self.entries, indent=1) + "\n")
         except WriteError as error:
             self.unwritten = str(error)
 
