@@ -127,9 +127,7 @@ class TheoryFile:
         except FileNotFoundError:
             pass
         except Exception as error:  # it is only kept to save time
-            self.damage = (
-                f"{path} cannot be read ({in_one_line(error)}); verify writes it again, unless it is somebody else's"
-            )
+            self.damage = f"{path} cannot be read ({in_one_line(error)}); verify writes it again"
 
     def _key(self, folder: RunFolder) -> dict[str, Any]:
         return {"version": THEORY_VERSION, "weights": folder.weights_digest, "forced": self.force}
