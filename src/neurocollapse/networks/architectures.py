@@ -53,11 +53,10 @@ class ConvNet(_Classifier):
         self.classifier = nn.Linear(num_features, num_classes, bias=bias)
 
 
-class VGG11(_Classifier):
-    """VGG-11 for small images: eight 3×3 convolutions with ReLU, five poolings, and one linear layer in place of three.
+class _Pooled(_Classifier):
+    """A network for small images of any size: the mean over all pixels of its last maps, of which there are `width`.
 
-    The last four convolutions have `width` channels, the first an eighth; p = `width` for images of any size. The
-    published one (Simonyan and Zisserman, 2015, configuration A) has 512 and biases.
+    The first maps are an eighth as many.
     """
 
     def __init__(
@@ -72,20 +71,37 @@ class VGG11(_Classifier):
         linear_tail: int = 0,
     ):
         super().__init__()
-        before, *_ = _image("vgg11", input_shape)
-        eighth = _eighth("vgg11", width)
+        name = type(self).__name__.lower()
+        channels, *_ = _image(name, input_shape)
+        layers = self._maps(channels, _eighth(name, width), bias=hidden_bias, batch_norm=batch_norm)
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *_tail(width, linear_tail))
+        self.classifier = nn.Linear(width, num_classes, bias=bias)
+
+    def _maps(self, channels: int, eighth: int, *, bias: bool, batch_norm: bool) -> list[nn.Module]:
+        """The layers from the images to the last maps."""
+        raise NotImplementedError
+
+
+class VGG11(_Pooled):
+    """VGG-11 for small images: eight 3×3 convolutions with ReLU, five poolings, and one linear layer in place of three.
+
+    The last four convolutions have `width` channels, the first an eighth; p = `width` for images of any size. The
+    published one (Simonyan and Zisserman, 2015, configuration A) has 512 and biases.
+    """
+
+    def _maps(self, channels: int, eighth: int, *, bias: bool, batch_norm: bool) -> list[nn.Module]:
+        before = channels
         layers: list[nn.Module] = []
         for stage in ((1,), (2,), (4, 4), (8, 8), (8, 8)):
             for eighths in stage:
-                layers += _convolution(before, eighths * eighth, bias=hidden_bias, batch_norm=batch_norm)
+                layers += _convolution(before, eighths * eighth, bias=bias, batch_norm=batch_norm)
                 layers.append(nn.ReLU())
                 before = eighths * eighth
             layers.append(nn.MaxPool2d(2, ceil_mode=True))  # or nothing would be left of 28×28 pixels
         for layer in layers:
             if isinstance(layer, nn.Conv2d):  # with PyTorch's variance, a third, too little would reach the last layer
                 nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *_tail(width, linear_tail))
-        self.classifier = nn.Linear(width, num_classes, bias=bias)
+        return layers
 
 
 class ResidualBlock(nn.Module):
@@ -107,7 +123,7 @@ class ResidualBlock(nn.Module):
         return self.relu(self.residual(inputs) + self.shortcut(inputs))
 
 
-class ResNet18(_Classifier):
+class ResNet18(_Pooled):
     """ResNet-18 for small images (He et al., 2016): a 3×3 convolution, eight residual blocks, a mean over all pixels.
 
     The last two blocks have `width` channels, the first an eighth; p = `width`. The published one has 512, batch
@@ -115,26 +131,13 @@ class ResNet18(_Classifier):
     in the weights of a block, which is passed by.
     """
 
-    def __init__(
-        self,
-        input_shape: tuple[int, ...],
-        num_classes: int,
-        *,
-        width: int = 512,
-        bias: bool = False,
-        hidden_bias: bool = False,
-        batch_norm: bool = False,
-        linear_tail: int = 0,
-    ):
-        super().__init__()
-        channels, *_ = _image("resnet18", input_shape)
-        before = eighth = _eighth("resnet18", width)
-        layers = [*_convolution(channels, eighth, bias=hidden_bias, batch_norm=batch_norm), nn.ReLU()]
+    def _maps(self, channels: int, eighth: int, *, bias: bool, batch_norm: bool) -> list[nn.Module]:
+        before = eighth
+        layers = [*_convolution(channels, eighth, bias=bias, batch_norm=batch_norm), nn.ReLU()]
         for eighths, stride in ((1, 1), (1, 1), (2, 2), (2, 1), (4, 2), (4, 1), (8, 2), (8, 1)):
-            layers.append(ResidualBlock(before, eighths * eighth, stride, bias=hidden_bias, batch_norm=batch_norm))
+            layers.append(ResidualBlock(before, eighths * eighth, stride, bias=bias, batch_norm=batch_norm))
             before = eighths * eighth
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *_tail(width, linear_tail))
-        self.classifier = nn.Linear(width, num_classes, bias=bias)
+        return layers
 
 
 class MLP(_Classifier):
