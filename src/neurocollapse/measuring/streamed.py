@@ -16,7 +16,7 @@ READ_BYTES = 2**26
 
 @dataclass(frozen=True)
 class StreamedFeatures:
-    """Features (samples, features) that are read in blocks of samples, anew in each sweep.
+    """Features (samples, features) that are read in blocks of samples, once in each sweep.
 
     Raises `InputError` for another number of axes.
     """

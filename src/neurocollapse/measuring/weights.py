@@ -22,7 +22,7 @@ WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 #: The parts of a prefix that wrappers and this package's own checkpoints give to parameter names.
 PREFIXES = {"", "module", "model"}
 #: What Transformers tells of weights that it read.
-_TOLD = {"lacks": "missing_keys", "has": "unexpected_keys"}
+_FAULTS = {"lacks": "missing_keys", "has": "unexpected_keys"}
 #: Where a folder of Hugging Face has its weights, in one file or in those that an index lists.
 FOLDER_FILES = (
     "model.safetensors",
@@ -115,12 +115,16 @@ def _read_all(model: nn.Module, path: Path, state: Mapping[str, Any]) -> Mapping
 def _of_hugging_face(model: Any, folder: Path) -> Mapping[str, Any]:
     """Returns the weights as Transformers reads them, which keeps other names on disk than in memory."""
     try:
-        loaded, told = type(model).from_pretrained(folder, config=model.config, output_loading_info=True)
+        loaded, loading_info = type(model).from_pretrained(folder, config=model.config, output_loading_info=True)
     except Exception as error:  # of the library, for a damaged file as for other shapes
         raise CheckpointError(
             f"{folder} is damaged or of another model than {type(model).__name__}: {in_one_line(error)}"
         ) from error
-    faults = [f"{verb} {', '.join(sorted(map(str, told[key]))[:3])}" for verb, key in _TOLD.items() if told[key]]
+    faults = [
+        f"{verb} {', '.join(sorted(map(str, loading_info[key]))[:3])}"
+        for verb, key in _FAULTS.items()
+        if loading_info[key]
+    ]
     if faults:
         raise CheckpointError(f"{folder} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
     return loaded.state_dict()

@@ -116,8 +116,8 @@ def _torchvision(name: str, model: str, pretrained: bool, input_shape: tuple[int
 
 def _hf(name: str, model: str, *_: object) -> nn.Module:
     transformers = import_extra("transformers", "transformers", name, NetworkError)
-    found, told = transformers.AutoModelForImageClassification.from_pretrained(model, output_loading_info=True)
-    if absent := sorted(told["missing_keys"]):
+    found, loading_info = transformers.AutoModelForImageClassification.from_pretrained(model, output_loading_info=True)
+    if absent := sorted(loading_info["missing_keys"]):
         raise NetworkError(
             f"{name} has no trained {', '.join(absent[:3])}, so its head would be random; name a model that was "
             f"trained to classify"
@@ -145,15 +145,19 @@ def _of_hf(name: str, _: nn.Module) -> Preprocessing | None:
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        told: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(name)[0]
+        settings: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(name)[0]
     except OSError:  # saved without it
         return None
-    size = told.get("crop_size") or told.get("size") or {}
+    size = settings.get("crop_size") or settings.get("size") or {}
     size = {"height": size, "width": size} if isinstance(size, int) else size
     height, width = (size.get(side, size.get("shortest_edge")) for side in ("height", "width"))
-    channels = len(told.get("image_mean") or (0, 0, 0))
-    mean = tuple(told["image_mean"]) if told.get("do_normalize", "image_mean" in told) else (0.0,) * channels
-    deviation = tuple(told["image_std"]) if told.get("do_normalize", "image_std" in told) else (1.0,) * channels
+    channels = len(settings.get("image_mean") or (0, 0, 0))
+    mean = (
+        tuple(settings["image_mean"]) if settings.get("do_normalize", "image_mean" in settings) else (0.0,) * channels
+    )
+    deviation = (
+        tuple(settings["image_std"]) if settings.get("do_normalize", "image_std" in settings) else (1.0,) * channels
+    )
     return Preprocessing(mean, deviation, (height, width) if height and width else None)
 
 

@@ -28,7 +28,7 @@ class Recorder:
     """Writes what your own training loop measures as a run that `runs`, `report` and `plot` read.
 
     Each `add` writes whole files, so a process that is killed leaves the last whole state. A loop that resumes makes
-    the recorder anew: its first record replaces those of this epoch and of later ones. The run is unfinished until
+    a new recorder: its first record replaces those of this epoch and of later ones. The run is unfinished until
     `finish`, which the end of a `with` block calls too, unless by an exception.
 
     Args:

@@ -178,8 +178,8 @@ def _of_its_own(*samplers: Any) -> str | None:
     """
     shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     for each in samplers:
-        told = type(each).__module__.startswith("torch.") or hasattr(each, "__getitem__")
-        if each is not None and not told and not (shared and any(hasattr(each, name) for name in _SHARED)):
+        as_given = type(each).__module__.startswith("torch.") or hasattr(each, "__getitem__")
+        if each is not None and not as_given and not (shared and any(hasattr(each, name) for name in _SHARED)):
             return type(each).__name__
     return None
 

@@ -48,12 +48,12 @@ def map_table(frame: pd.DataFrame, across: str = "weight_decay", *, split: str =
     return cells.groupby(varied, dropna=False, sort=False).agg(**kinds).reset_index()
 
 
-def _check_seeds(last: pd.DataFrame, told: pd.DataFrame) -> None:
+def _check_seeds(last: pd.DataFrame, settings: pd.DataFrame) -> None:
     """Raises `ValueError` for two runs of one cell and seed, as those whose other fields are not `RunConfig`'s."""
-    alike = told.map(repr).duplicated(keep=False).to_numpy()
+    alike = settings.map(repr).duplicated(keep=False).to_numpy()
     if alike.any():
-        first = told.map(repr).to_numpy()[alike][0]
-        one, other, *_ = last["run_id"][(told.map(repr).to_numpy() == first).all(axis=1)]
+        first = settings.map(repr).to_numpy()[alike][0]
+        one, other, *_ = last["run_id"][(settings.map(repr).to_numpy() == first).all(axis=1)]
         raise InputError(
             f"runs {one} and {other} have the same seed and the same fields of RunConfig, and a cell of a map would "
             f"mix them; select one of them, or give each a seed"
