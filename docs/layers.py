@@ -1,10 +1,10 @@
-"""Trains the runs of docs/layers.md, and makes its figure and table: python docs/layers.py [RUNS].
+"""Trains the runs of docs/layers.md, and makes its figure and table: python docs/layers.py RUNS.
 
-Takes about ten minutes on two cores. The records of the layers are kept in docs/layers.csv.
+RUNS keeps the runs; those that are there are not made again. All take ten minutes on two cores. The records of
+the layers are kept in docs/layers.csv.
 """
 
 import sys
-import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -27,15 +27,11 @@ def trained(folder: Path) -> pd.DataFrame:
     return frame[kept + [column for column in frame if column.startswith("train.layers.")]]
 
 
-def main(folder: Path | None) -> None:
-    if folder is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            frame = trained(Path(temporary))
-    else:
-        frame = trained(folder)
+def main(folder: Path) -> None:
+    frame = trained(folder)
     frame.to_csv(DATA, index=False, float_format="%.5g")
     save_figure(layers_figure(pd.read_csv(DATA)), HERE, "layers")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main(Path(sys.argv[1]))
