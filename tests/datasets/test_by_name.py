@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 import types
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -330,14 +331,18 @@ def test_streaming_ends_once_every_class_has_enough():
     assert list(_rows(Split(), "image", "label", 3, per_class=1)) == [(0, 0), (3, 1), (4, 2)]
 
 
-def test_arrays_and_hidden_labels_of_hugging_face(tmp_path, hub):
+@pytest.mark.parametrize("hidden", [True, False])
+def test_arrays_and_hidden_labels_of_hugging_face(tmp_path, hub, hidden):
     import datasets
 
-    columns = datasets.Features({"x": datasets.Array2D((4, 4), "uint8"), "label": datasets.Value("int64")})
+    kind = datasets.Value("int64" if hidden else "uint8")
+    columns = datasets.Features({"x": datasets.Array2D((4, 4), "uint8"), "label": kind})
     rows = {"x": list(IMAGES), "label": LABELS.tolist()}
-    parts = {name: datasets.Dataset.from_dict(rows | more, columns) for name, more in HIDDEN.items()}
+    wanted = HIDDEN if hidden else {"train": {}}
+    parts = {name: datasets.Dataset.from_dict(rows | more, columns) for name, more in wanted.items()}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "arrays")
-    with pytest.warns(UserWarning, match="the held-out split of .* has no labels, so it is left out"):
+    said = pytest.warns(UserWarning, match="the held-out split of .* has no labels, so it is left out")
+    with said if hidden else nullcontext():
         data = load_dataset(f"hf:{tmp_path}/arrays")
     assert np.array_equal(data.train.pixels[:, 0], IMAGES)
     assert data.test is None
@@ -383,6 +388,7 @@ PAIRS = TensorDataset(torch.from_numpy(IMAGES), torch.from_numpy(LABELS))
         ({"images": IMAGES, "labels": LABELS}, False),
         (PAIRS, False),
         ([PAIRS, PAIRS], True),
+        (((IMAGES, LABELS), (IMAGES[:3], LABELS[:3])), True),
         (list(zip(IMAGES, LABELS, strict=True)), False),
     ],
 )

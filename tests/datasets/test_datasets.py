@@ -616,9 +616,10 @@ def test_interrupted_download_goes_on_with_the_missing_files(tmp_path, server, p
     assert (tmp_path / "data/MNIST/raw/t10k-labels-idx1-ubyte.gz").is_file()
 
 
-def test_second_mirror_is_tried(monkeypatch, server, published_mnist):
+def test_second_mirror_is_tried(monkeypatch, server, published_mnist, capfd):
     use(monkeypatch, "mnist", mirrors=(f"http://127.0.0.1:{free_port()}/", server.address))
     assert load_dataset("mnist").class_counts == (4,) * 10
+    assert " 0%" not in capfd.readouterr().err.split("100%")[-1]  # no bar of the first is left open
 
 
 @pytest.mark.usefixtures("small_batches")

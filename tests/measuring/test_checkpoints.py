@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import types
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,7 @@ WRITERS = {
     ),
     "a twin.pt": lambda w, path: torch.save({"ema": weights(3), "state_dict": w}, path),
     "script.pt": lambda w, path: torch.save({"model_state_dict": w, "optimizer": {"lr": 0.1}}, path),
+    "options.pt": lambda w, path: torch.save({"state_dict": w, "args": argparse.Namespace(lr=0.1)}, path),
 }
 
 
@@ -88,7 +90,7 @@ def bomb(path: Path) -> None:
 
 
 def saved_beside(path: Path, **options: bool) -> None:
-    torch.save({"model": weights(0), "args": argparse.Namespace(epochs=3)}, path, **options)
+    torch.save({"model": weights(0), "args": types.SimpleNamespace(epochs=3)}, path, **options)
 
 
 class Code:
@@ -124,8 +126,8 @@ FAULTS = {
         lambda path: torch.save({"net": {"a": torch.ones(2)}, "epoch": 3}, path),
         "none.pt is of another model: it lacks .* and has a, unlike",
     ),
-    "beside.pt": (saved_beside, r"weights \(it holds argparse.Namespace, which is no weight\); save a state_dict$"),
-    "older.pt": (partial(saved_beside, _use_new_zipfile_serialization=False), r"\(it holds argparse.Namespace, which"),
+    "beside.pt": (saved_beside, r"weights \(it holds types.SimpleNamespace, which is no weight\); save a state_dict$"),
+    "older.pt": (partial(saved_beside, _use_new_zipfile_serialization=False), r"holds types.SimpleNamespace, which"),
     "text.pt": (lambda path: path.write_bytes(b"\x1b[31mno pickle"), r"text.pt is damaged .* save a state_dict$"),
     "numbers.pt": (lambda path: torch.save({0: torch.ones(2)}, path), r"numbers.pt holds dict, not a state_dict"),
     "sparse.pt": (lambda path: torch.save({k: v.to_sparse() for k, v in weights(0).items()}, path),

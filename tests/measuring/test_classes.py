@@ -1,12 +1,14 @@
 """The table of classes, against loops over samples and singular values of each class on its own."""
 
 import math
+import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from neurocollapse import class_table, measure, pair_table
+from neurocollapse import InputError, class_table, measure, pair_table
 from neurocollapse.measuring.classes import effective_rank
 from tests.problems import random_problem
 
@@ -104,5 +106,28 @@ def test_pairs_that_coincide_and_classes_that_are_left_out():
     assert [*table.index] == [(0, 1), (0, 2), (1, 2), (0, 4), (1, 4), (2, 4)]
     assert table["cdnv"].map(str).tolist()[:3] == ["nan", "inf", "inf"]
     assert table["distance"].tolist()[:3] == [0, 0, 0]
-    with pytest.raises(ValueError, match="pairs must be at least 1, got 0"):
-        pair_table(features, [0, 0, 1, 2, 2, 4], pairs=0)
+    for wrong in ({"pairs": 0}, {"seed": -1}):
+        with pytest.raises(InputError, match=r"(pairs|seed) must be at least [01], got "):
+            pair_table(features, [0, 0, 1, 2, 2, 4], **wrong)
+
+
+def test_pairs_of_a_vocabulary_are_not_listed(monkeypatch):
+    """1.3 billion of them would take 10 GB, and a table decides nothing."""
+    monkeypatch.setattr("neurocollapse.statistics.Projections._add_decisions", lambda *_: pytest.fail("it decides"))
+    labels = torch.arange(50_257).repeat(2)
+    features = torch.randn(len(labels), 2, generator=torch.Generator().manual_seed(0))
+    tracemalloc.start()
+    try:
+        assert len(pair_table(features, labels, features[:50_257], pairs=10)) == 10
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+
+
+def test_tables_of_the_first_samples_of_each_class():
+    problem = random_problem(5, [4, 7, 3], 6)
+    taken = torch.cat([(problem.labels == c).nonzero().flatten()[:3] for c in range(3)])
+    given = (problem.features, problem.labels, problem.weight)
+    for each in (class_table, pair_table):
+        expected = each(*(part[taken] for part in given[:2]), problem.weight)
+        pd.testing.assert_frame_equal(each(*given, max_per_class=3), expected, rtol=1e-9)

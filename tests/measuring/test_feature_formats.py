@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -306,6 +307,23 @@ def test_a_set_that_is_not_complete_or_has_no_file(tmp_path):
     assert list(read_features(tmp_path / "x-00001-of-00003.npz")) == ["features", "labels"]
     with pytest.raises(FeatureFileError, match=r"no file matches .*y-.*; name a feature file, or a pattern"):
         read_features(tmp_path / "y-*.npz")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "gap"), [((0, 1, 3, 4), "number 2 was not given"), ((0, 8, 16), None), ((7, 8), None)]
+)
+def test_a_gap_in_the_numbers_of_a_set(tmp_path, numbers, gap):
+    for number in numbers:
+        np.savez(tmp_path / f"x-{number}.npz", **of())
+    with pytest.warns(UserWarning, match=gap) if gap else nullcontext():
+        assert len(read_features(tmp_path / "x-*.npz")["labels"]) == 6 * len(numbers)
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_arrow, write_saved_dataset])
+def test_labels_of_a_table_may_be_called_label(tmp_path, monkeypatch, write):
+    written, expected = table(arrays()).rename_columns(["features", "label"]), arrays()["labels"]
+    monkeypatch.setattr("tests.feature_formats.table", lambda _: written)
+    assert read_features(write(tmp_path, arrays()))["labels"].tolist() == expected.tolist()
 
 
 def test_a_file_of_several_names_is_read_once(tmp_path, monkeypatch):

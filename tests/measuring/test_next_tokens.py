@@ -36,6 +36,8 @@ def of_transformers(name, **options):
     return model, model.get_output_embeddings()
 
 
+PARTS = [f"{half}_{part}" for half in ("encoder", "decoder") for part in ("layers", "attention_heads", "ffn_dim")]
+
 MODELS = {
     "GPT-2": lambda: of_transformers("GPT2", n_positions=T),
     "Llama": lambda: of_transformers("Llama"),
@@ -78,6 +80,21 @@ def test_a_model_that_reads_both_ways_is_measured_as_it_is():
     model = transformers.BertForMaskedLM(transformers.BertConfig(**SIZES))
     captured = capture(model, [{"input_ids": IDS, "labels": LABELS}])
     assert captured.features.labels.equal(LABELS[LABELS != -100])
+
+
+@pytest.mark.parametrize("name", ["T5", "Bart"])
+def test_a_decoder_reads_the_labels_moved_by_one(name):
+    """As in training, and the padding of what the encoder reads leaves out no label."""
+    sizes = {"T5": {"d_kv": 4, "num_layers": 1, "num_heads": 2}, "Bart": dict.fromkeys(PARTS, 2)}[name]
+    config = getattr(transformers, name + "Config")(
+        vocab_size=9, d_model=8, **sizes, **TOKENS, decoder_start_token_id=0
+    )
+    model = getattr(transformers, name + "ForConditionalGeneration")(config).eval()
+    batch = {"input_ids": IDS, "attention_mask": (torch.arange(T) < 3).long().expand(N, T), "labels": LABELS}
+    with torch.no_grad():
+        right = model(**batch).logits.argmax(-1) == LABELS
+    measured = measure_model(model, [batch], absent="leave_out", vci=False)
+    assert measured["accuracy"] == pytest.approx(right[LABELS != -100].double().mean().item(), abs=1e-12)
 
 
 def test_classes_of_tokens_stay_where_they_are():

@@ -22,8 +22,11 @@ class Download:
         from tqdm import tqdm
         from urllib3.exceptions import HTTPError
 
-        bar = tqdm(total=self.size, unit="B", unit_scale=True, unit_divisor=1000)
-        with requests.get(url, stream=True, timeout=SECONDS) as response, Path(output_file).open("wb") as file, bar:
+        with (
+            requests.get(url, stream=True, timeout=SECONDS) as response,
+            Path(output_file).open("wb") as file,
+            tqdm(total=self.size, unit="B", unit_scale=True, unit_divisor=1000) as bar,
+        ):
             response.raise_for_status()
             # It returns what there is; `read` would wait for all of it. urllib3 has it since its second version.
             read = getattr(response.raw, "read1", response.raw.read)

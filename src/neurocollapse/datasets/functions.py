@@ -13,16 +13,17 @@ from .dataset import Source
 from .stacking import array_of, stacked
 
 _RETURNS = (
-    "it must return images and labels, images, labels, test_images and test_labels, a dict of these, or one or two "
-    "data sets of (image, label)"
+    "it must return images and labels, images, labels, test_images and test_labels (or two pairs of these), a dict of "
+    "them, or one or two data sets of (image, label)"
 )
 
 
 def read_function(name: str) -> Source:
     """Calls `module:function` without arguments and reads what it returns. Raises `DatasetError`.
 
-    That is arrays or tensors: (images, labels), (images, labels, test_images, test_labels) or a mapping with these
-    keys; or data sets as PyTorch has them, of (image, label): the training split, or a tuple of it and the test split.
+    That is arrays or tensors: (images, labels), (images, labels, test_images, test_labels), two pairs as Keras has
+    them, or a mapping with these keys; or data sets as PyTorch has them, of (image, label): the training split, or a
+    tuple of it and the test split.
     """
     given = call_users(users_function(name, "data set", DatasetError), name, (), DatasetError)
     try:
@@ -37,6 +38,9 @@ def read_function(name: str) -> Source:
 def _arrays(name: str, given: Any) -> dict[str, NDArray[Any]]:
     is_data_set = isinstance(given, list) and bool(given) and isinstance(given[0], tuple)  # of pairs
     parts = tuple(given) if isinstance(given, list | tuple) and not is_data_set else (given,)
+    if len(parts) == 2 and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in parts):
+        flat = (*parts[0], *parts[1])
+        parts = flat if all(hasattr(part, "shape") and part.shape for part in flat) else parts
     if isinstance(given, Mapping):
         for key in given:
             if key not in ARRAYS:

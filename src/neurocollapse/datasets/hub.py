@@ -95,7 +95,9 @@ def _images(features: Mapping[str, Any]) -> list[str]:
 def _labels(features: Mapping[str, Any]) -> list[str]:
     """Returns the columns that may be labels: of classes, or else of integers."""
     classes = [name for name, kind in features.items() if type(kind).__name__ == "ClassLabel"]
-    return classes or [name for name, kind in features.items() if str(getattr(kind, "dtype", "")).startswith("int")]
+    return classes or [
+        name for name, kind in features.items() if str(getattr(kind, "dtype", "")).startswith(("int", "uint"))
+    ]
 
 
 def _column(name: str, what: str, candidates: list[str], features: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._errors import InputError, checks_arguments
 from ..statistics import Statistics, int64_labels
+from .capture.subset import Quota
 from .features import as_tensor, gather
 from .streamed import StreamedFeatures
 
@@ -26,6 +27,7 @@ def class_table(
     weighting: str = "classes",
     absent: Literal["error", "leave_out"] = "error",
     min_per_class: int = 1,
+    max_per_class: int | None = None,
 ) -> pd.DataFrame:
     """Returns a table with one row per class, which shows minority collapse, or a class that does not collapse.
 
@@ -41,12 +43,16 @@ def class_table(
     >>> nc.class_table(features, [0, 0, 1, 1]).loc[0].tolist()
     [2.0, 1.5, 1.0, 1.0]
     """
-    choice = {"absent": absent, "min_per_class": min_per_class}
-    statistics, _ = gather(features, labels, weight, num_classes=num_classes, weighting=weighting, vci=False, **choice)  # type: ignore[arg-type]
+    choice = {"absent": absent, "min_per_class": min_per_class, "max_per_class": max_per_class}
+    options = {"num_classes": num_classes, "weighting": weighting, "vci": False, "outputs": False}
+    statistics, _ = gather(features, labels, weight, **choice, **options)  # type: ignore[arg-type]
     means = statistics.centered_class_means
     if isinstance(features, StreamedFeatures):
         features = torch.cat(list(features.blocks()))
     rows, of_rows = as_tensor("features", features), int64_labels(as_tensor("labels", labels))
+    if max_per_class is not None:
+        chosen = Quota(max_per_class)(of_rows)
+        rows, of_rows = rows[chosen], of_rows[chosen]
     order, all_counts = of_rows.argsort(stable=True), torch.bincount(of_rows, minlength=statistics.num_outputs)
     classes = _classes(statistics)
     of_class = order.split(all_counts.tolist())
@@ -74,6 +80,7 @@ def pair_table(
     weighting: str = "classes",
     absent: Literal["error", "leave_out"] = "error",
     min_per_class: int = 1,
+    max_per_class: int | None = None,
 ) -> pd.DataFrame:
     """Returns a table with one row per pair of classes, or of that many pairs drawn at random, each once, from all.
 
@@ -88,10 +95,12 @@ def pair_table(
     >>> nc.pair_table(features, [0, 0, 1, 1]).round(3).to_dict("records")
     [{'distance': 3.0, 'cosine': -1.0, 'cdnv': 0.056}]
     """
-    if pairs < 1:
-        raise InputError(f"pairs must be at least 1, got {pairs}")
-    choice = {"absent": absent, "min_per_class": min_per_class}
-    statistics, _ = gather(features, labels, weight, num_classes=num_classes, weighting=weighting, vci=False, **choice)  # type: ignore[arg-type]
+    for name, value, least in (("pairs", pairs, 1), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, got {value}")
+    choice = {"absent": absent, "min_per_class": min_per_class, "max_per_class": max_per_class}
+    options = {"num_classes": num_classes, "weighting": weighting, "vci": False, "outputs": False}
+    statistics, _ = gather(features, labels, weight, **choice, **options)  # type: ignore[arg-type]
     means, classes = statistics.centered_class_means, np.asarray(_classes(statistics))
     one, other = _drawn_pairs(len(classes), pairs, seed)
     rounding = torch.maximum(statistics.span.noise[one], statistics.span.noise[other]).square()
@@ -121,9 +130,8 @@ def _drawn_pairs(num_classes: int, pairs: int, seed: int) -> tuple[Tensor, Tenso
     Pair k of the pairs (0, 1), (0, 2), (1, 2), (0, 3), … has the c' with c'(c'−1)/2 ≤ k < c'(c'+1)/2.
     """
     number = math.comb(num_classes, 2)
-    drawn = np.arange(number)
-    if number > pairs:
-        drawn = np.sort(np.random.default_rng(seed).choice(number, pairs, replace=False))
+    draw = np.random.default_rng(seed)
+    drawn = np.sort(draw.choice(number, pairs, replace=False)) if number > pairs else np.arange(number)
     ends = np.arange(1, num_classes + 1) * np.arange(num_classes) // 2  # of the pairs whose c' is at most this
     other = np.searchsorted(ends, drawn, side="right")
     return torch.from_numpy(drawn - ends[other - 1]), torch.from_numpy(other)

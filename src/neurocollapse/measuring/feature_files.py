@@ -79,15 +79,25 @@ def _matched(path: Path) -> list[Path]:
 
 
 def _check_complete(paths: Iterable[Path]) -> None:
-    """Raises `FeatureFileError` if names such as x-00001-of-00004.parquet show that a file of a set is not there."""
+    """Raises `FeatureFileError` if names such as x-00001-of-00004.parquet show that a file of a set is not there.
+
+    Where only a gap in the numbers of x-7.npz, x-9.npz, … shows it, this warns.
+    """
     sets: dict[tuple[str, int], set[int]] = {}
     for path in paths:
         whole = os.path.join(os.path.realpath(path.parent), path.name)
-        if numbered := re.fullmatch(r"(.*-)(\d+)(-of-(\d+)\D*)", whole):
-            sets.setdefault((numbered[1] + "*" + numbered[3], int(numbered[4])), set()).add(int(numbered[2]))
+        if numbered := re.fullmatch(r"(.*?)(\d+)((?:-of-(\d+))?\D*)", whole):
+            sets.setdefault((numbered[1] + "*" + numbered[3], int(numbered[4] or 0)), set()).add(int(numbered[2]))
     for (pattern, number), there in sets.items():
-        if len(there) < number:
+        if number and len(there) < number:
             raise FeatureFileError(f"{len(there)} of the {number} files {pattern} were given; give all of them")
+        gaps = set(range(min(there), max(there))) - there
+        if not number and 0 < len(gaps) < len(there):  # more gaps than files are other numbers, such as epochs
+            warnings.warn(
+                f"of the files {pattern} number {min(gaps)} was not given, and {min(there)} to {max(there)} were, "
+                f"{len(there)} in all; give all of a set",
+                stacklevel=3,
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

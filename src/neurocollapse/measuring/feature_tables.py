@@ -100,12 +100,16 @@ def _record_batches(path: Path) -> Iterator[Any]:
 
 
 def _columns(path: Path, names: Sequence[str], batches: Batches) -> dict[str, Any]:
-    """Returns the columns by name: labels, features to be read in each sweep, and None for the others."""
-    if twice := [name for name in ("features", "labels") if names.count(name) > 1]:
+    """Returns the columns by name: labels, features to be read in each sweep, and None for the others.
+
+    Where there are no `labels`, a column `label` has them, as Hugging Face's data sets call it.
+    """
+    labelled = "labels" if "labels" in names else "label"
+    if twice := [name for name in ("features", labelled) if names.count(name) > 1]:
         raise FeatureFileError(f"{path} has {names.count(twice[0])} columns that are called {twice[0]!r}; write one")
-    columns: dict[str, Any] = dict.fromkeys(names)
-    if "labels" in names:
-        labels = [_labels(path, array) for array in batches("labels", None)]
+    columns: dict[str, Any] = dict.fromkeys(name for name in names if name != labelled)
+    if labelled in names:
+        labels = [_labels(path, array) for array in batches(labelled, None)]
         columns["labels"] = torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64)
     if "features" in names:
         rows_read = (_matrix(path, array) for array in batches("features", 1) if len(array))

@@ -1,6 +1,7 @@
 """Measures the features that a classifier sees."""
 
 import warnings
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -114,11 +115,12 @@ def gather(
     absent: str = "error",
     min_per_class: int = 1,
     max_per_class: int | None = None,
+    outputs: bool = True,
 ) -> tuple[Statistics, ClassMeans]:
     """Returns the `Statistics` behind `measure` and their class means; arguments and errors are those of `measure`.
 
     `precision` is ε of the type that the features were computed in, if it is coarser than that of the features. With
-    `nearest_means` there is `nearest_mean_error` too.
+    `nearest_means` there is `nearest_mean_error` too. Without `outputs` the classifier is checked, and decides nothing.
     """
     labels = _as_labels(labels)
     features = features if isinstance(features, StreamedFeatures) else in_one_block(features, labels)
@@ -141,9 +143,10 @@ def gather(
         means = chosen_of(means, absent, min_per_class, counts)
     covariance = is_cheap(*features.shape) if vci is None else vci
     second = {"covariance": covariance, "weighting": weighting, "nearest_means": nearest_means, "held_out": held_out}
-    projections = Projections(means, classifier, **second)  # type: ignore[arg-type]
+    projections = Projections(means, classifier if outputs else None, **second)  # type: ignore[arg-type]
     features.sweep(labels, projections.update)
-    return projections.statistics(objective, None if ood_mean is None else ood_mean.to(features.device)), means
+    statistics = projections.statistics(objective, None if ood_mean is None else ood_mean.to(features.device))
+    return replace(statistics, classifier=classifier), means
 
 
 def in_one_block(values: Tensor | ArrayLike, labels: Tensor) -> StreamedFeatures:
@@ -169,10 +172,14 @@ def check_choice(absent: str, min_per_class: int, max_per_class: int | None) -> 
     if absent not in ("error", "leave_out"):
         raise InputError(f"absent must be 'error' or 'leave_out', got {absent!r}")
     for name, value in (("min_per_class", min_per_class), ("max_per_class", max_per_class)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is not None and (not _is_integer(value) or value < 1):
             raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
     if max_per_class is not None and max_per_class < min_per_class:
         raise InputError(f"max_per_class is {max_per_class}, and min_per_class {min_per_class}, so no class is left")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def chosen_of(means: ClassMeans, absent: str, min_per_class: int, held_out: Tensor | None = None) -> ClassMeans:
@@ -205,7 +212,7 @@ def is_cheap(num_samples: int, num_features: int) -> bool:
 def _number_of_classes(
     labels: Tensor, classifier: Classifier | None, given: int | None, *, leave_out: bool = False
 ) -> int:
-    if given is not None and (isinstance(given, bool) or not isinstance(given, (int, np.integer))):
+    if given is not None and not _is_integer(given):
         raise InputError(f"num_classes must be an integer, got {given!r}")
     if labels.min() < 0:
         raise InputError(

@@ -1,5 +1,6 @@
 """Reads what `torch.save` or safetensors wrote, without running code in it."""
 
+import argparse
 import pickle
 import re
 import zipfile
@@ -27,7 +28,8 @@ def load_saved(path: Path, kind: type[NeurocollapseError], what: str, remedy: st
                 check_unpacked(path, sum(member.file_size for member in archive.infolist()), kind)
         if safe:
             return safetensors.torch.load_file(path)
-        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped and zipped)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # a script's options beside the weights
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped and zipped)
     except kind:
         raise
     except (PermissionError, FileNotFoundError) as error:

@@ -115,11 +115,18 @@ def _read_all(model: nn.Module, path: Path, state: Mapping[str, Any]) -> Mapping
 def _of_hugging_face(model: Any, folder: Path) -> Mapping[str, Any]:
     """Returns the weights as Transformers reads them, which keeps other names on disk than in memory."""
     try:
-        loaded, loading_info = type(model).from_pretrained(folder, config=model.config, output_loading_info=True)
+        loaded, loading_info = type(model).from_pretrained(
+            folder, config=model.config, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except Exception as error:  # of the library, for a damaged file as for other shapes
         raise CheckpointError(
             f"{folder} is damaged or of another model than {type(model).__name__}: {in_one_line(error)}"
         ) from error
+    differ = [
+        f"{name} is {tuple(there)}, and here {tuple(own)}" for name, there, own in loading_info["mismatched_keys"]
+    ]
+    if differ:
+        raise CheckpointError(f"{folder} is of another model than {type(model).__name__}: {'; '.join(differ[:3])}")
     faults = [
         f"{verb} {', '.join(sorted(map(str, loading_info[key]))[:3])}"
         for verb, key in _FAULTS.items()

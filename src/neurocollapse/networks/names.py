@@ -20,6 +20,6 @@ def check_network_name(name: str) -> None:
     """Raises `NetworkError` for a name that can be no network: it is not built in, and names no library or module."""
     if name not in BUILT_IN and ":" not in name:
         raise NetworkError(
-            f"there is no network {name!r}; choose {', '.join((*BUILT_IN, *LIBRARIES.values()))}, or your own as "
+            f"there is no network {name!r}; choose {', '.join(BUILT_IN)}, timm:NAME, torchvision:NAME, or your own as "
             f"module:function{did_you_mean(name, BUILT_IN)}"
         )

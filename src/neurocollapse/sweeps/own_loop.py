@@ -87,11 +87,14 @@ class Recorder:
         record: Record = {"epoch": int(epoch), "terminal_phase_start": None}
         for name, value in [("train", measurement), *more.items()]:
             numbers = _numbers(name, value)
-            there = (
-                record.keys() | set(_TAKEN) | (self.config.keys() - {"learning_rate"})
-            )  # of which records have theirs
-            if taken := sorted(numbers.keys() & there):
+            if taken := sorted(numbers.keys() & (record.keys() | set(_TAKEN))):
                 raise InputError(f"{taken[0]!r} is a column of this record already; call the other one otherwise")
+            if taken := sorted(
+                numbers.keys() & (self.config.keys() - {"learning_rate"})
+            ):  # of which records have theirs
+                raise InputError(
+                    f"{taken[0]!r} is a column of the config, for the whole run; call one of them otherwise"
+                )
             record |= numbers
         writer = RunWriter(self.folder.path)
         with writer.lock():

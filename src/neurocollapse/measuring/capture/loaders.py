@@ -68,12 +68,19 @@ def batches(loader: Iterable[Any], model: nn.Module, *, label_key: str | int | N
         inputs, labels = _split(item, label_key)
         _check_tensors(inputs)
         args, kwargs = accepted.arguments(inputs)
-        batch = Batch(args, kwargs, _integers(labels))
+        labels = _integers(labels)
+        if accepted.decoded and labels.ndim == 2 and kwargs and not _DECODED & kwargs.keys():
+            kwargs["decoder_input_ids"] = accepted.decoded(labels)
+        batch = Batch(args, kwargs, labels)
         if batch.labels.numel():
             empty = False
             yield batch
     if empty:
         raise InputError("the loader yields nothing; give it data (an iterator that was read before is empty)")
+
+
+#: What the decoder of a model of transformers reads.
+_DECODED = {"decoder_input_ids", "decoder_inputs_embeds"}
 
 
 class Unlabelled:
@@ -143,6 +150,8 @@ class _Accepted:
         self.names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         by_position = sum(p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY) for p in parameters)
         self.most = math.inf if any(p.kind is p.VAR_POSITIONAL for p in parameters) else by_position
+        #: what the decoder reads where a batch of a model of transformers has the labels alone, as in training
+        self.decoded = getattr(model, "prepare_decoder_input_ids_from_labels", None)
 
     def arguments(self, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if isinstance(inputs, list | tuple):
