@@ -114,6 +114,10 @@ def _read_all(model: nn.Module, path: Path, state: Mapping[str, Any]) -> Mapping
 
 def _of_hugging_face(model: Any, folder: Path) -> Mapping[str, Any]:
     """Returns the weights as Transformers reads them, which keeps other names on disk than in memory."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it would warn of is an error here
     try:
         loaded, loading_info = type(model).from_pretrained(
             folder, config=model.config, output_loading_info=True, ignore_mismatched_sizes=True
@@ -122,8 +126,11 @@ def _of_hugging_face(model: Any, folder: Path) -> Mapping[str, Any]:
         raise CheckpointError(
             f"{folder} is damaged or of another model than {type(model).__name__}: {in_one_line(error)}"
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     differ = [
-        f"{name} is {tuple(there)}, and here {tuple(own)}" for name, there, own in loading_info["mismatched_keys"]
+        f"{name} is {tuple(there)}, and here {tuple(own)}"
+        for name, there, own in sorted(loading_info["mismatched_keys"])
     ]
     if differ:
         raise CheckpointError(f"{folder} is of another model than {type(model).__name__}: {'; '.join(differ[:3])}")
