@@ -67,15 +67,19 @@ class Sweep:
 
     def _check_that_runs_differ(self) -> None:
         """Raises `InputError` for a field that makes no difference to any run, and warns of runs that repeat others."""
-        idle = [config.idle for config in self]
+        runs = list(self)
+        idle = [config.idle for config in runs]
         for name in self.axes:
             if all(name in each for each in idle):
                 raise InputError(
                     f"{name} makes no difference to these runs: it needs {idle[0][name]}; set that, or leave {name} out"
                 )
         wanting = {f"{name} needs {each[name]}" for each in idle for name in self.axes if name in each}
-        differing = {frozenset(vars(run).items() - {(name, getattr(run, name)) for name in run.idle}) for run in self}
-        if wanting and len(differing) < len(self):
+        differing = {
+            frozenset(vars(run).items() - {(name, getattr(run, name)) for name in names})
+            for run, names in zip(runs, idle, strict=True)
+        }
+        if wanting and len(differing) < len(runs):
             warnings.warn(
                 f"{len(self) - len(differing)} of the {len(self)} runs repeat others: {', '.join(sorted(wanting))}",
                 stacklevel=5,  # where the sweep is made
