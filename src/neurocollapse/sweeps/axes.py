@@ -53,12 +53,12 @@ class Sweep:
         check_names("a run", [name], vars(self.base), "field")
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise InputTypeError(f"{name} takes a sequence of values, got {given!r}; write [{given!r}]")
-        few = itertools.islice(given, _MOST_RUNS + 1)
-        values = tuple(getattr(replace(self.base, **{name: value}), name) for value in few)
-        if len(values) > _MOST_RUNS:
+        few = tuple(itertools.islice(given, _MOST_RUNS + 1))
+        if len(few) > _MOST_RUNS:
             raise InputError(
                 f"{name} has more than {_MOST_RUNS} values, the most runs of a sweep; take fewer at a time"
             )
+        values = tuple(getattr(replace(self.base, **{name: value}), name) for value in few)
         if not values:
             raise InputError(f"{name} needs at least one value, got none")
         if len(set(values)) < len(values):
