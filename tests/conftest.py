@@ -1,5 +1,6 @@
 """What every test runs under: checked shapes, one thread, and in CI the same examples each time."""
 
+import gc
 import os
 import sys
 import warnings
@@ -25,6 +26,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("local", deadline=None, max_examples=25)
 settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_collection_finish():
+    """What all tests import stays, so that the collector need not go over it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

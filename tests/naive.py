@@ -112,6 +112,11 @@ class Data:
         return sum(np.outer(m, m) for m in self.mu_dot) / self.num_classes
 
     @cached_property
+    def Sigma_B_inverse(self) -> tuple[np.ndarray, int]:
+        """Σ_B⁺, and the rank of Σ_B."""
+        return pinv(self.Sigma_B)
+
+    @cached_property
     def outputs(self) -> list[list[mpf]]:
         """f_i = W h_i + b."""
         b = [mpf(0)] * self.num_classes if self.bias is None else self.bias
@@ -183,7 +188,7 @@ def twin(function: Callable[[Data], object]) -> Callable[[Data], object]:
 @twin
 def nc1(data):
     """Tr(Σ_W Σ_B⁺), Section 3: NC1 of the paper."""
-    inverse, rank = pinv(data.Sigma_B)
+    inverse, rank = data.Sigma_B_inverse
     return trace(data.Sigma_W @ inverse) if rank else ratio(trace(data.Sigma_W), mpf(0))
 
 
@@ -222,7 +227,7 @@ def nc1_cdnv(data):
 @twin
 def nc1_vci(data):
     """1 − Tr(Σ_T⁺ Σ_B)/rank Σ_B with Σ_T = Σ_W + Σ_B, Xu and Liu (2023)."""
-    rank = pinv(data.Sigma_B)[1]
+    rank = data.Sigma_B_inverse[1]
     return 1 - trace(pinv(data.Sigma_W + data.Sigma_B)[0] @ data.Sigma_B) / rank if rank else exact.nan
 
 

@@ -31,6 +31,8 @@ def typed(hint: Any, value: Any, key: str = "it") -> Any:
     Traceback (most recent call last):
     neurocollapse._errors.InputTypeError: line 3: epoch must be a whole number, got [1]
     """
+    if type(value) is hint:
+        return value
     inner = get_args(hint)
     match get_origin(hint) or hint:
         case Mapping():
@@ -58,8 +60,6 @@ def typed(hint: Any, value: Any, key: str = "it") -> Any:
                 return float(value)
             except OverflowError:
                 raise InputTypeError(f"{key} is an integer beyond any float") from None
-        case kind if type(value) is kind:
-            return value
     raise InputTypeError(f"{key} must be {_WORDS[hint]}, got {_shown(value)}")
 
 

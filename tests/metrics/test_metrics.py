@@ -665,22 +665,22 @@ def test_vci_of_stored_features_does_not_depend_on_their_sizes(dtype):
     assert measure(features * sizes, problem.labels)["nc1_vci"] == pytest.approx(exact, rel=1e-9)
 
 
-@pytest.mark.parametrize(("factor", "error"), [(1e4, 1e-7), (1e6, 1e-8), (1e9, 1e-6), (1e11, 1e-4)])
 @pytest.mark.parametrize(("counts", "num_features"), [([8] * 3, 5), ([40] * 3, 30), ([9] * 7, 5)], ids=str)
-def test_vci_does_not_depend_on_a_large_direction_along_no_feature(factor, error, counts, num_features):
+def test_vci_does_not_depend_on_a_large_direction_along_no_feature(counts, num_features):
     problem = random_problem(0, counts, num_features)
     turned = rotation(num_features)
     exact = naive.measure(problem.features, problem.labels)["nc1_vci"]
-    features = torch.cat([problem.features[:, :-1], factor * problem.features[:, -1:]], dim=1) @ turned
-    assert measure(features, problem.labels)["nc1_vci"] == pytest.approx(exact, rel=error)
-    halves = [slice(0, None, 2), slice(1, None, 2)]
-    means, classes = ClassMeans(len(counts)), problem.labels
-    means.update(features, classes)
-    parts = [Projections(means, held_out=False) for _ in halves]
-    for part, half in zip(parts, halves, strict=True):
-        part.update(features[half], classes[half])
-    merged = Measurement(parts[0].merge(parts[1]).statistics())
-    assert merged["nc1_vci"] == pytest.approx(exact, rel=error)
+    for factor, error in ((1e4, 1e-7), (1e6, 1e-8), (1e9, 1e-6), (1e11, 1e-4)):
+        features = torch.cat([problem.features[:, :-1], factor * problem.features[:, -1:]], dim=1) @ turned
+        assert measure(features, problem.labels)["nc1_vci"] == pytest.approx(exact, rel=error), factor
+        halves = [slice(0, None, 2), slice(1, None, 2)]
+        means, classes = ClassMeans(len(counts)), problem.labels
+        means.update(features, classes)
+        parts = [Projections(means, held_out=False) for _ in halves]
+        for part, half in zip(parts, halves, strict=True):
+            part.update(features[half], classes[half])
+        merged = Measurement(parts[0].merge(parts[1]).statistics())
+        assert merged["nc1_vci"] == pytest.approx(exact, rel=error), factor
 
 
 def test_vci_is_nan_where_rounding_hides_it():

@@ -33,11 +33,12 @@ def test_what_cannot_share_a_program_has_its_own(tmp_path, monkeypatch):
         return inner(configs, *rest, **options)
 
     monkeypatch.setattr(batched, "execute_together", counted)
-    others = [dataclasses.replace(SMALL, width=13), dataclasses.replace(SMALL, label_noise=0.5, seed=1)]
-    list(train_batched([*SWEEP[:3], *others, SWEEP[3]], tmp_path))
+    sweep = [dataclasses.replace(config, epochs=0) for config in SWEEP]
+    others = [dataclasses.replace(sweep[0], **changes) for changes in ({"width": 13}, {"label_noise": 0.5, "seed": 1})]
+    list(train_batched([*sweep[:3], *others, sweep[3]], tmp_path))
     assert sizes == [4, 1, 1]
     sizes.clear()
-    list(train_batched(SWEEP, tmp_path / "again", workers=3))
+    list(train_batched(sweep, tmp_path / "again", workers=3))
     assert sizes == [3, 3, 2]
 
 

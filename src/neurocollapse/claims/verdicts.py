@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -66,9 +67,14 @@ def mean_interval(values: Sequence[float], comparisons: int = 1) -> Interval:
     mean = float(np.mean(values)) if seeds and np.isfinite(values).all() else math.nan
     if seeds < 2 or math.isnan(mean):
         return Interval(mean, math.nan, math.nan, seeds)
-    quantile = float(stats.t.ppf(1 - ERROR / comparisons / 2, seeds - 1))
-    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(seeds)
+    half = _quantile(seeds, comparisons) * float(np.std(values, ddof=1)) / math.sqrt(seeds)
     return Interval(mean, mean - half, mean + half, seeds)
+
+
+@lru_cache
+def _quantile(seeds: int, comparisons: int) -> float:
+    """Student's t at level 1 − 0.05/comparisons."""
+    return float(stats.t.ppf(1 - ERROR / comparisons / 2, seeds - 1))
 
 
 def ratio_interval(numerators: Sequence[float], denominators: Sequence[float], comparisons: int = 1) -> Interval:
@@ -91,7 +97,7 @@ def quotient_interval(numerators: Sequence[float], denominators: Sequence[float]
     if seeds < 2 or not np.isfinite(pairs).all():
         return mean_interval([math.nan] * seeds)
     (top, bottom), covariance = pairs.mean(axis=1), np.cov(pairs) / seeds
-    square = float(stats.t.ppf(1 - ERROR / comparisons / 2, seeds - 1)) ** 2
+    square = _quantile(seeds, comparisons) ** 2
     a, b = bottom**2 - square * covariance[1, 1], top * bottom - square * covariance[0, 1]
     c = top**2 - square * covariance[0, 0]
     if a <= 0 or bottom <= 0:

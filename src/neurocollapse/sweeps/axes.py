@@ -53,12 +53,12 @@ class Sweep:
         check_names("a run", [name], vars(self.base), "field")
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise InputTypeError(f"{name} takes a sequence of values, got {given!r}; write [{given!r}]")
-        few = itertools.islice(given, _MOST_RUNS + 1)
-        values = tuple(getattr(replace(self.base, **{name: value}), name) for value in few)
-        if len(values) > _MOST_RUNS:
+        few = tuple(itertools.islice(given, _MOST_RUNS + 1))
+        if len(few) > _MOST_RUNS:
             raise InputError(
                 f"{name} has more than {_MOST_RUNS} values, the most runs of a sweep; take fewer at a time"
             )
+        values = tuple(getattr(replace(self.base, **{name: value}), name) for value in few)
         if not values:
             raise InputError(f"{name} needs at least one value, got none")
         if len(set(values)) < len(values):
@@ -67,15 +67,19 @@ class Sweep:
 
     def _check_that_runs_differ(self) -> None:
         """Raises `InputError` for a field that makes no difference to any run, and warns of runs that repeat others."""
-        idle = [config.idle for config in self]
+        runs = list(self)
+        idle = [config.idle for config in runs]
         for name in self.axes:
             if all(name in each for each in idle):
                 raise InputError(
                     f"{name} makes no difference to these runs: it needs {idle[0][name]}; set that, or leave {name} out"
                 )
         wanting = {f"{name} needs {each[name]}" for each in idle for name in self.axes if name in each}
-        differing = {frozenset(vars(run).items() - {(name, getattr(run, name)) for name in run.idle}) for run in self}
-        if wanting and len(differing) < len(self):
+        differing = {
+            frozenset(vars(run).items() - {(name, getattr(run, name)) for name in names})
+            for run, names in zip(runs, idle, strict=True)
+        }
+        if wanting and len(differing) < len(runs):
             warnings.warn(
                 f"{len(self) - len(differing)} of the {len(self)} runs repeat others: {', '.join(sorted(wanting))}",
                 stacklevel=5,  # where the sweep is made

@@ -90,8 +90,8 @@ def _number(value: Any, key: str, hint: Any = Any) -> Any:
     """Returns a number, None or a list of numbers; what `to_json` wrote as a string becomes a number again."""
     typed(hint, value, key)
     if isinstance(value, list):
-        return [_number(inner, key) for inner in value]
-    if value is None or isinstance(value, bool):
+        return [inner if type(inner) is float else _number(inner, key) for inner in value]
+    if value is None or isinstance(value, bool | float):
         return value
     number = typed(float, value, key)
     return value if isinstance(value, int) else number

@@ -120,7 +120,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if isinstance(self.initialization, _Usual):
             object.__setattr__(self, "initialization", _Usual(_STARTS.get(self.network, "default")))
-        for name, hint in get_type_hints(RunConfig).items():
+        for name, hint in _HINTS.items():
             object.__setattr__(self, name, _as_hinted(name, getattr(self, name), hint))
         check_network_name(self.network)
         check_data_name(self.dataset)
@@ -203,6 +203,8 @@ class RunConfig:
         """
         return {name: need for name, (need, is_met) in _NEEDS.items() if not is_met(self)}
 
+
+_HINTS = get_type_hints(RunConfig)
 
 _NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
     "imbalance_ratio": ("imbalance step or exponential", lambda config: config.imbalance != "none"),
