@@ -1,7 +1,7 @@
 """Trains a small GPT-2 on Python's own reference manual and measures its collapse: python docs/language.py [--steps N].
 
 The text is `pydoc_data.topics`, which comes with Python; the tokens are those of a byte-pair encoding of it. Writes
-docs/language.jsonl, a line for each measurement, and draws docs/language.png from it.
+docs/language.jsonl, a line for each measurement, and draws docs/language.png and docs/language-histograms.png from it.
 """
 
 import argparse
@@ -25,6 +25,13 @@ HERE = Path(__file__).parent
 VOCABULARY, LENGTH, WIDTH, BATCH, RATE = 1000, 128, 128, 16, 1e-3
 LEAST = 10  # tokens of a class that is measured
 GROUPS = ("rarest quarter", "second", "third", "most frequent quarter")
+#: The bins of the histograms over tokens and over pairs of tokens.
+BINS = {
+    "log₁₀ of variance / ‖μ_c − μ_G‖², tokens": np.linspace(-1.5, 2.5, 41),
+    "cosine of W^c and μ_c − μ_G, tokens": np.linspace(-1, 1, 41),
+    "log₁₀ CDNV, pairs": np.linspace(-1, 2.5, 41),
+    "cosine of μ_c − μ_G and μ_c' − μ_G, pairs": np.linspace(-1, 1, 41),
+}
 
 
 def tokens() -> torch.Tensor:
@@ -51,6 +58,7 @@ def measured(model: GPT2LMHeadModel, rows: torch.Tensor) -> dict[str, Any]:
         pairs = nc.pair_table(kept["features"], kept["labels"], pairs=20_000, **choice)
     order = np.argsort(table["count"].to_numpy(), kind="stable")
     spread = (table["variance"] / table["mean_norm"] ** 2).to_numpy()
+    shown = (np.log10(spread), table["alignment"], np.log10(pairs["cdnv"]), pairs["cosine"])
     return {
         **{
             key: m[key]
@@ -63,6 +71,10 @@ def measured(model: GPT2LMHeadModel, rows: torch.Tensor) -> dict[str, Any]:
         "spread_by_count": {
             name: float(np.median(spread[part])) for name, part in zip(GROUPS, np.array_split(order, 4), strict=True)
         },
+        "histograms": [
+            np.histogram(np.clip(values, bins[0], bins[-1]), bins)[0].tolist()
+            for values, bins in zip(shown, BINS.values(), strict=True)
+        ],
     }
 
 
@@ -136,6 +148,20 @@ def draw(lines: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def draw_histograms(lines: list[dict[str, Any]]) -> Figure:
+    """Over tokens and over pairs, at the start, in the middle and at the end, for the widest model."""
+    widest = max(line["width"] for line in lines)
+    told = [line for line in lines if line["width"] == widest]
+    figure = Figure(figsize=(10.5, 5.6), layout="constrained")
+    for number, (axes, (title, bins)) in enumerate(zip(figure.subplots(2, 2).flat, BINS.items(), strict=True)):
+        for line in (told[0], told[len(told) // 2], told[-1]):
+            counts = np.array(line["histograms"][number])
+            axes.stairs(counts / counts.sum(), bins, label=f"step {line['step']}")
+        axes.set(title=title, ylabel="share")
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1024)
@@ -145,6 +171,7 @@ def main() -> None:
     lines = [line for width in options.widths for line in train(options.steps, width, seed=0)]
     (options.out / "language.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     draw(lines).savefig(options.out / "language.png", dpi=110)
+    draw_histograms(lines).savefig(options.out / "language-histograms.png", dpi=110)
 
 
 if __name__ == "__main__":
