@@ -9,11 +9,12 @@ import hashlib
 import multiprocessing
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader, TensorDataset
 
 import neurocollapse as nc
@@ -183,6 +184,32 @@ def beside_the_forward_pass() -> None:
     show_ratio("measure_layers over it", taken["layers"], taken["forward"], "at most 1.3")
 
 
+def two_processes() -> None:
+    """The same network on 10,000 images, by one process and by two that share them, each with one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(one_of_two, args=(folder,), nprocs=2)
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    network = nc.build_network("convnet", (3, 32, 32), 10)
+    data = TensorDataset(torch.randn(10_000, 3, 32, 32), torch.arange(10_000) % 10)
+    loader = DataLoader(data, batch_size=BATCH)
+    for name, measure in {"measure_model": nc.measure_model, "measure_layers": nc.measure_layers}.items():
+        alone, together = [], []
+        for _ in range(4):
+            if rank == 0:
+                alone.append(seconds(lambda m=measure: m(network, loader, vci=False, together=False)))
+            distributed.barrier()
+            together.append(seconds(lambda m=measure: m(network, loader, vci=False, together=True)))
+        if rank == 0:
+            show(f"{name}, one process", f"{statistics.median(alone):.2f} s")
+            show_ratio("over two processes", alone[1:], together[1:], "at least 1.8")
+    distributed.destroy_process_group()
+
+
 def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -197,6 +224,7 @@ CASES: dict[str, Callable[[], None]] = {
     "many features": many_features,
     "many classes": many_classes,
     "model": beside_the_forward_pass,
+    "two processes": two_processes,
 }
 
 
