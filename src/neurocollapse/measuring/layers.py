@@ -19,8 +19,9 @@ from .capture.forward import Captured, CaptureOptions, capture
 from .capture.names import about
 from .capture.store import FeatureStore
 from .features import check_choice, chosen_of
-from .models import about_head, chosen_samples, classifier_of, fold_into, head_of, two_sweeps
+from .models import chosen_samples
 from .process_group import Processes
+from .sweeping import about_head, classifier_of, fold_into, head_of, two_sweeps
 
 
 @checks_arguments

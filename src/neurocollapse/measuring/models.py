@@ -1,46 +1,47 @@
 """Measures what the head of a model sees on its data."""
 
-import itertools
 import math
 import numbers
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack
+from typing import Any, Literal, Unpack
 
-from torch import Tensor, nn
+from torch import nn
 
-from .._errors import InputError, InputTypeError, NeurocollapseError, checks_arguments
-from .._files import check_replaceable, in_one_line, path_of
+from .._errors import InputError, InputTypeError, checks_arguments
+from .._files import check_replaceable, path_of
 from ..datasets import Split
 from ..metrics import Measurement
-from ..networks import Head, candidates_for, layer_weights, unwrap
+from ..networks import layer_weights, unwrap
 from ..statistics import (
-    LEAVE_OUT,
-    Classifier,
     ClassMeans,
-    ClassMoments,
     Objective,
-    Projections,
     check_weighting,
-    empty_classes,
 )
 from .capture.decisions import Tally
-from .capture.forward import Captured, CaptureOptions, capture
+from .capture.forward import CaptureOptions, capture
 from .capture.loaders import Unlabelled, as_loader
-from .capture.names import about
-from .capture.store import FeatureStore
 from .capture.subset import stratified_subset
 from .feature_files import SAVED_MARK, write_features
-from .features import check_choice, chosen_of, is_cheap
+from .features import check_choice, chosen_of
 from .process_group import Processes
+from .sweeping import (
+    Feed,
+    about_head,
+    about_others,
+    classifier_of,
+    classifier_of_first_batch,
+    fold_into,
+    head_of,
+    mean_of_others,
+    moments_of,
+    run_into,
+    two_sweeps,
+)
 
 STRATEGIES = ("keep", "stream", "twice")
-
-#: A sum that gathers a sweep, and a function that adds this process's samples to it.
-G = TypeVar("G", ClassMeans, Projections)
-Feed = Callable[[Any], Any]
 
 
 @checks_arguments
@@ -120,19 +121,19 @@ def measure_model(
     read = partial(capture, model, head=head, tally=tally, **options)
     part = processes.share(loader)
     objective = None if weight_decay is None else objective_of(model, weight_decay)
-    ood_mean = None if ood is None else _mean_of_others(read, processes, ood, options.get("label_key"))
+    ood_mean = None if ood is None else mean_of_others(read, processes, ood, options.get("label_key"))
     if max_per_class is not None:
         read = partial(read, max_per_class=processes.share_of(max_per_class))
     choose = partial(chosen_of, absent=absent, min_per_class=min_per_class)
     if strategy == "stream":
-        moments = processes.merged(lambda: None if part is None else _moments(read, part, weighting))
+        moments = processes.merged(lambda: None if part is None else moments_of(read, part, weighting))
         processes.merged(lambda: tally).warn(stacklevel=3)
         chosen = choose(moments.means)
         return Measurement(moments.statistics(objective, ood_mean, means=chosen), chosen)
     with ExitStack() as stack:
         if strategy == "twice":
-            own = processes.each(lambda: None if part is None else _classifier_of_first_batch(read, part))
-            feed: Feed = partial(_run_into, read, part)
+            own = processes.each(lambda: None if part is None else classifier_of_first_batch(read, part))
+            feed: Feed = partial(run_into, read, part)
         else:
             captured = processes.each(lambda: None if part is None else stack.enter_context(read(part)))
             own = processes.each(lambda: None if captured is None else classifier_of(head_of(captured)[0]))
@@ -181,12 +182,12 @@ def try_model(
     options["progress"] = None
     read = partial(capture, model, head=head, **options)
     part = processes.share(chosen_samples(loader, subset, label_key))
-    processes.each(lambda: None if part is None else _classifier_of_first_batch(read, part))
+    processes.each(lambda: None if part is None else classifier_of_first_batch(read, part))
     if ood is not None:
         others = processes.share(ood)
         inputs = None if others is None else Unlabelled(others, label_key)
         read = partial(read, label_key=None)
-        first = _about_others()(partial(_classifier_of_first_batch, read))
+        first = about_others()(partial(classifier_of_first_batch, read))
         processes.each(lambda: None if inputs is None else first(inputs))
 
 
@@ -225,45 +226,6 @@ def chosen_samples(loader: Iterable[Any] | Split, subset: int | None, label_key:
     return loader if subset is None else stratified_subset(loader, subset, label_key=label_key)
 
 
-def two_sweeps(
-    processes: Processes,
-    feed: Feed,
-    num_classes: int,
-    choose: "partial[ClassMeans]",
-    classifier: Classifier | None = None,
-    *,
-    means: ClassMeans | None = None,
-    weighting: str = "classes",
-    vci: bool | None = None,
-    nearest_means: bool = False,
-) -> Projections:
-    """Makes both sweeps over the samples that `feed` adds, in all processes.
-
-    The second sweep uses the merged means of all processes, or the given ones, of the classes that `choose` leaves.
-    """
-    held_out = means is not None
-    if means is None:
-        means = choose(_checked(processes.merged(lambda: feed(ClassMeans(num_classes))), choose.keywords))
-    elif choose.keywords != {"absent": "error", "min_per_class": 1}:
-        counted = processes.merged(lambda: feed(ClassMeans(num_classes)))
-        means = choose(means, held_out=counted.counts)
-    covariance = is_cheap(int(means.counts.sum()), means.sums.shape[1]) if vci is None else vci
-    second = {"covariance": covariance, "weighting": weighting, "held_out": held_out, "nearest_means": nearest_means}
-    return processes.projected(lambda: feed(Projections(means, classifier, **second)))  # type: ignore[arg-type]
-
-
-def _checked(means: ClassMeans, options: dict[str, Any]) -> ClassMeans:
-    """Returns the means, unless the labels are those of the first classes alone, as of a backbone without a head."""
-    there = int(means.counts.count_nonzero())
-    if options["absent"] == "error" and there < means.num_classes and means.counts[:there].all():
-        raise InputError(
-            f"{empty_classes(means.counts)}: the model's head has {means.num_classes} outputs, and the labels are 0 to "
-            f"{there - 1}; if the model is a backbone without a head, measure what it returns with measure(features, "
-            f"labels), else pass more data, or {LEAVE_OUT}"
-        )
-    return means
-
-
 def objective_of(model: nn.Module, weight_decay: float, free: Collection[str] = ()) -> Objective:
     """Returns the penalty of Eq. 1 for a model whose trainable parameters all decay alike, except those in `free`."""
     if isinstance(weight_decay, bool) or not isinstance(weight_decay, numbers.Real):
@@ -277,99 +239,3 @@ def objective_of(model: nn.Module, weight_decay: float, free: Collection[str] = 
     }
     layers = tuple(norms.pop(name) for name in layer_weights(unwrap(model)))
     return Objective(weight_decay, layers, other_norms=math.fsum(norms.values()))
-
-
-def about_head(model: nn.Module, head: str | nn.Module | None, outputs: int) -> AbstractContextManager[None]:
-    """Adds the head that the caller chose to a `ValueError`, since it decides the number of classes."""
-    if head is None:
-        return nullcontext()
-    others = ", ".join(candidates_for(model, None))
-    return about(f"the head {head!r} has {outputs} outputs; pass head= one of {others}, or mend this")
-
-
-def head_of(captured: Captured) -> tuple[Head, FeatureStore]:
-    if captured.head is None:
-        raise InputTypeError("head must be the name of the classifier, or None, which finds it; got False")
-    assert captured.features is not None
-    return captured.head, captured.features
-
-
-def classifier_of(head: Head) -> Classifier:
-    return Classifier(head.weight.cpu(), None if head.bias is None else head.bias.cpu())
-
-
-def fold_into(captured: Captured | None, layer: str | None, gathered: G) -> G:
-    """Adds the features of a layer, or the head's, that this process kept, if it had samples, to `gathered`."""
-    if captured is not None:
-        store = head_of(captured)[1] if layer is None else captured.layers[layer]
-        with captured.names[layer].naming():
-            gathered.update(store.features, store.labels)
-        _note_precision(gathered, captured)
-    return gathered
-
-
-def _note_precision(gathered: ClassMeans | Projections, captured: Captured) -> None:
-    """Has the tolerance of the means' rank follow the type that the model computed in, whatever it returns."""
-    if isinstance(gathered, ClassMeans):
-        gathered.stored.at_least(captured.precision)
-
-
-def _run_into(read: Callable[..., Captured], loader: Iterable[Any] | None, gathered: G) -> G:
-    """Runs the model and adds the features that its head sees to `gathered`. The second sweep counts decisions."""
-    if loader is not None:
-        read = read if isinstance(gathered, Projections) else partial(read, tally=Tally())
-        captured = read(loader, sink=lambda features, labels, _: gathered.update(features.cpu(), labels.cpu()))
-        _note_precision(gathered, captured)
-    return gathered
-
-
-def _classifier_of_first_batch(read: Callable[..., Captured], loader: Iterable[Any]) -> Classifier:
-    def first() -> Iterator[Any]:
-        yield from itertools.islice(loader, 1)  # not before `capture` asks, which guards the random generator
-
-    with read(first(), tally=Tally()) as captured:
-        return classifier_of(head_of(captured)[0])
-
-
-def _moments(read: Callable[..., Captured], loader: Iterable[Any], weighting: str) -> ClassMoments:
-    moments: list[ClassMoments] = []  # empty before the first batch, which shows the head
-
-    def fold(features: Tensor, labels: Tensor, head: Head) -> None:
-        if not moments:
-            moments.append(ClassMoments(len(head.weight), classifier_of(head), weighting=weighting))
-        moments[0].update(features.cpu(), labels.cpu())
-
-    captured = read(loader, sink=fold)
-    _note_precision(moments[0].means, captured)
-    return moments[0]
-
-
-def _mean_of_others(
-    read: Callable[..., Captured], processes: Processes, loader: Iterable[Any] | Split, label_key: str | int | None
-) -> Tensor:
-    """Returns the mean feature of samples that belong to no class."""
-
-    @_about_others()
-    def gather() -> ClassMeans | None:
-        part = processes.share(as_loader(loader))
-        if part is None:
-            return None
-        means = ClassMeans(2)  # all in the first class
-        inputs = Unlabelled(part, label_key)
-        read(inputs, label_key=None, tally=Tally(), sink=lambda h, y, _: means.update(h.cpu(), y.cpu()))
-        return means
-
-    return processes.merged(gather).overall_mean
-
-
-@contextmanager
-def _about_others() -> Iterator[None]:
-    """Says of an error that it is about the samples of no class, also where the model does not take them."""
-    try:
-        with about("ood"):
-            yield
-    except NeurocollapseError:
-        raise
-    except (RuntimeError, TypeError) as error:
-        remedy = "pass a loader of inputs like those of the data"
-        raise InputError(f"ood: the model does not take these inputs ({in_one_line(error)}); {remedy}") from error
