@@ -109,3 +109,15 @@ def _within(transform: Any) -> Iterator[Any]:
 
 def _as_list(value: object) -> list[Any]:
     return list(value) if isinstance(value, list | tuple | nn.ModuleList) else []
+
+
+def warn_of_training(model: nn.Module) -> None:
+    """Warns of modules that stay in training mode."""
+    modes = [type(module).__name__ for module in model.modules() if getattr(module, "training", False)]
+    if modes:
+        warnings.warn(
+            f"{len(modes)} modules are in training mode and stay in it ({', '.join(dict.fromkeys(modes))}): dropout "
+            f"alters features, batch normalisation ties them to their batch and goes on counting; pass eval_mode=True",
+            CaptureWarning,
+            stacklevel=3,
+        )

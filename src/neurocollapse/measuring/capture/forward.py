@@ -2,7 +2,6 @@
 
 import itertools
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
@@ -12,10 +11,10 @@ from typing import Any, Literal, Self, TypedDict
 import torch
 from torch import Tensor, nn
 
-from ..._errors import CaptureWarning, InputError, SampleError
+from ..._errors import InputError, SampleError
 from ...networks import Head, evaluation, unwrap
 from ...statistics import hint_of
-from .cautions import warn_of
+from .cautions import warn_of, warn_of_training
 from .decisions import Tally, without_autocast
 from .drawn import Drawn
 from .inputs import Weighted
@@ -24,15 +23,11 @@ from .names import Names, Origin
 from .next_tokens import NextTokens
 from .samples import Positions, Rows
 from .store import Budget, FeatureStore
-from .subset import Quota
+from .stores import Key, Sink, Stores
 from .taps import HeadTap, InputOf, LayerTap
 
 #: 4 GiB: half a million samples of 2048 float32 features, and a quarter of the memory of a common laptop.
 MEMORY_BUDGET = 4 * 2**30
-
-Sink = Callable[[Tensor, Tensor, Head | None], object]
-#: A place whose rows are taken: the head's input, None; a layer's output, by name; or a layer's input.
-Key = str | InputOf | None
 
 
 class CaptureOptions(TypedDict, total=False):
@@ -164,7 +159,7 @@ def capture(
     loader = as_loader(loader)
     warn_of(loader, stacklevel=2)
     if not eval_mode:
-        _warn_of_training(model)
+        warn_of_training(model)
     place, precision = torch.device(device) if device else _device_of(model), precision_of(model)
     batches_in_all, samples = _length(loader), _length(getattr(loader, "sampler", None))
     with ExitStack() as stack:
@@ -178,7 +173,7 @@ def capture(
         taps = stack.enter_context(_Taps(model, head, layers, inputs, positions, decisions))
         if sink is not None and not taps.is_single:
             raise InputError("a sink takes features of one place: the head alone, or with head=False one layer")
-        stores = _Stores(Budget(memory_budget), folder, samples, max_per_class)
+        stores = Stores(Budget(memory_budget), folder, samples, max_per_class)
         stack.push(stores.close_on_error)
         autocast = torch.autocast(place.type, autocast_dtype) if autocast_dtype else nullcontext()
         drawn = Drawn(loader)
@@ -287,50 +282,6 @@ def _precision_of_autocast(device: torch.device) -> float:
     return torch.finfo(torch.get_autocast_dtype(device.type)).eps
 
 
-class _Stores:
-    """A store for each place, which is made when its first features arrive."""
-
-    def __init__(self, budget: Budget, folder: Path | None, expected: int | None, max_per_class: int | None):
-        self.budget, self.folder, self.expected = budget, folder, None if max_per_class else expected
-        self.max_per_class = max_per_class
-        self.quotas: dict[Key, Quota] = {}
-        self.by_place: dict[Key, FeatureStore] = {}
-        self.names: dict[Key, Names] = {}
-        self.num_rows = 0
-
-    def keep(self, taken: dict[Key, Rows], origin: Origin, sink: Sink | None, head: Head | None) -> None:
-        if sink is not None and len(taken) > 1:
-            raise InputError(f"a sink takes features of one place, but the layer gives {', '.join(map(str, taken))}")
-        for key, rows in taken.items():
-            features, labels, source = self._within_quota(key, rows)
-            if not len(features):  # all ignored, or none wanted
-                continue
-            self.num_rows += len(features)
-            names = self.names.setdefault(key, Names(kept=sink is None))
-            names.add(source, origin)
-            if sink is not None:
-                with names.naming():
-                    sink(features, labels, head)
-                continue
-            if key not in self.by_place:
-                self.by_place[key] = FeatureStore(self.budget, self.folder, expected=self.expected)
-            try:
-                self.by_place[key].append(features, labels)
-            except ValueError as error:
-                raise InputError(f"{'the head' if key is None else f'layer {str(key)!r}'}: {error}") from error
-
-    def _within_quota(self, key: Key, rows: Rows) -> Rows:
-        if self.max_per_class is None:
-            return rows
-        wanted = self.quotas.setdefault(key, Quota(self.max_per_class))(rows.labels).to(rows.labels.device)
-        return Rows(*(part[wanted] for part in rows))
-
-    def close_on_error(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            for store in self.by_place.values():
-                store.close()
-
-
 def _eager() -> AbstractContextManager[Any]:
     """Runs compiled models without their graphs, since hooks do not reach into graphs that are already compiled."""
     compiled = "torch._dynamo" in sys.modules  # otherwise nothing is compiled, and the import would take seconds
@@ -351,14 +302,3 @@ def _length(sized: Any) -> int | None:
         return len(sized)
     except TypeError:
         return None
-
-
-def _warn_of_training(model: nn.Module) -> None:
-    modes = [type(module).__name__ for module in model.modules() if getattr(module, "training", False)]
-    if modes:
-        warnings.warn(
-            f"{len(modes)} modules are in training mode and stay in it ({', '.join(dict.fromkeys(modes))}): dropout "
-            f"alters features, batch normalisation ties them to their batch and goes on counting; pass eval_mode=True",
-            CaptureWarning,
-            stacklevel=3,
-        )
