@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .._errors import InputError, checks_arguments
-from ..geometry import TIE_TOLERANCE, Gram, first_largest, half_distance_to_nearest
+from ..geometry import TIE_TOLERANCE
 from .bases import Basis, basis_for
 from .batches import (
     FLOAT32_SCALES,
@@ -26,6 +26,7 @@ from .batches import (
     rows_at_once,
 )
 from .means import ClassMeans, Residuals, center
+from .nearest import NearestMeans, has_rival, rounding, where
 from .outputs import OutputSums
 from .threads import fold_in_threads
 from .values import Classifier, Objective, Outputs, Statistics
@@ -44,9 +45,6 @@ _GATHERED = (
     *("seen", "counts", "class_scatter", "span_squares", "span_scatter", "rows", "scatter", "basis"),
     *("outputs", "disagreements", "misplaced"),
 )
-
-#: The largest number of differences h − μ_c that are held at once.
-_DIFFERENCES = 2**22
 
 
 @checks_arguments
@@ -98,10 +96,7 @@ class Projections:
         small = classifier is not None and means.num_classes * means.num_labels <= _KEPT_OUTPUTS
         self.mean_outputs = classifier(means.class_means) if classifier is not None and small else None
         self.mean_lengths = torch.linalg.norm(means.class_means, dim=1)
-        self.mean_coordinates = self.centered.class_means @ self.centered.span.directions.T
-        self.reach = -self.centered.span.noise
-        if classifier is not None or nearest_means:
-            self.reach = half_distance_to_nearest(Gram(self.mean_coordinates)) - self.centered.span.noise
+        self.nearest = NearestMeans(means, self.centered) if classifier is not None or nearest_means else None
         self.factors: dict[torch.dtype, tuple[Residuals, Tensor]] = {}
 
     def _start(self, *, covariance: bool) -> None:
@@ -162,8 +157,8 @@ class Projections:
                 on_rows, lengths = self._project(block, block_labels, torch.float64)
             on_span = on_rows[: len(self.span_squares)]
             self._add_scatter(on_span, lengths, block_labels)
-            if self.classifier is not None or self.nearest_means:
-                nearest = self._nearest_means(on_span, block_labels, block, lengths)
+            if self.nearest is not None:
+                nearest = self.nearest(on_span, block_labels, block, lengths)
                 self.misplaced += int((nearest != block_labels).sum())
             if self.classifier is not None:
                 self._add_decisions(block, block_labels, on_rows[len(on_span) :], lengths, nearest)
@@ -248,7 +243,7 @@ class Projections:
         self, features: Tensor, labels: Tensor, on_weight: Tensor, lengths: Tensor, nearest: Tensor
     ) -> None:
         outputs = self._mean_outputs(labels).add_(on_weight.T.contiguous())
-        own, error = self.labels[labels], self._error(on_weight.dtype)
+        own, error = self.labels[labels], rounding(self.num_features, on_weight.dtype)
         decisions = self._decide(outputs, own, features, lengths, self.mean_lengths[labels], error)
         self.disagreements += int((decisions != self.labels[nearest]).sum())
         self.outputs.update(outputs, decisions, own)
@@ -261,10 +256,6 @@ class Projections:
         classes, places = labels.unique(return_inverse=True)
         return self.classifier(self.means.offsets_of(classes) + self.reference)[places]
 
-    def _error(self, dtype: torch.dtype) -> float:
-        """Bounds the relative error of a sum of p products: ten times the likely √p units (Higham and Mary, 2019)."""
-        return max(TIE_TOLERANCE, 5 * self.num_features**0.5 * torch.finfo(dtype).eps)
-
     def _decide(
         self, outputs: Tensor, labels: Tensor, features: Tensor, lengths: Tensor, mean_lengths: Tensor, error: float
     ) -> Int[Tensor, " samples"]:
@@ -276,54 +267,14 @@ class Projections:
         best_other = outputs.scatter_(1, labels[:, None], -torch.inf).amax(dim=1)
         outputs.scatter_(1, labels[:, None], own)
         decisions = labels.clone()
-        wrong = _where(best_other + doubt >= own.squeeze(1))
+        wrong = where(best_other + doubt >= own.squeeze(1))
         decisions[wrong] = outputs[wrong].argmax(dim=1)
-        unsure = wrong[_has_rival(outputs[wrong], doubt[wrong])]
+        unsure = wrong[has_rival(outputs[wrong], doubt[wrong])]
         if len(unsure):
             exact = features[unsure].double()
             outputs[unsure] = self.classifier(exact)
             decisions[unsure] = self.classifier.decide(exact, outputs[unsure])
         return decisions
-
-    def _nearest_means(
-        self, on_span: Float[Tensor, "rank samples"], labels: Tensor, features: Tensor, lengths: Tensor
-    ) -> Int[Tensor, " samples"]:
-        """The class of the nearest mean: the sample's own, unless h lies half-way or further to another mean."""
-        nearest, error = labels.clone(), self._error(on_span.dtype)
-        reach = self.reach[labels]
-        far = _where((1 + error) * lengths >= reach)
-        away = torch.linalg.vector_norm(on_span[:, far], dim=0) + error * lengths[far]
-        far = far[away >= reach[far]]
-        if not len(far):
-            return nearest
-        coordinates = on_span[:, far].T + self.mean_coordinates[labels[far]].to(on_span.dtype)
-        means = self.mean_coordinates.to(on_span.dtype)
-        norms = torch.linalg.vector_norm(means, dim=1)
-        closeness = coordinates @ means.T - norms.square() / 2
-        nearest[far] = closeness.argmax(dim=1)
-        size = lengths[far] + torch.linalg.vector_norm(coordinates, dim=1) + norms.max()
-        rivals = _rivals(closeness, 2 * error * size * norms.max())
-        unsure = _where(rivals.sum(dim=1) > 1)
-        if len(unsure):
-            nearest[far[unsure]] = self._nearest_means_exactly(features[far[unsure]].double(), rivals[unsure])
-        return nearest
-
-    def _nearest_means_exactly(
-        self, features: Float[Tensor, "samples features"], rivals: Bool[Tensor, "samples classes"]
-    ) -> Int[Tensor, " samples"]:
-        """argmin of ‖h − μ_c‖² among rivals, by differences, so that means far away cost no digits of those nearby."""
-        offsets = features - self.reference
-        lengths = torch.linalg.norm(offsets, dim=1)
-        samples, classes = rivals.nonzero(as_tuple=True)
-        halves, sizes = (offsets.new_full(rivals.shape, fill) for fill in (torch.inf, 0.0))
-        for part in torch.arange(len(samples), device=samples.device).split(max(1, _DIFFERENCES // self.num_features)):
-            one, other = samples[part], classes[part]
-            means = self.means.offsets_of(other)
-            distances = torch.linalg.vector_norm(offsets[one] - means, dim=1)
-            halves[one, other] = distances.square() / 2
-            # ½‖h − μ_c‖² has the error of h − μ_c times its length
-            sizes[one, other] = distances * (lengths[one] + torch.linalg.norm(means, dim=1))
-        return first_largest(-halves, sizes)
 
     def merge(self, other: "Projections") -> Self:
         """Folds in the projections of other samples on the same means."""
@@ -400,22 +351,6 @@ class Projections:
             classes=self.means.classes,
             num_labels=self.means.num_labels,
         )
-
-
-def _where(condition: Tensor) -> Int[Tensor, " chosen"]:
-    return condition.nonzero().squeeze(1)
-
-
-def _has_rival(scores: Float[Tensor, "samples classes"], doubt: Float[Tensor, " samples"]) -> Bool[Tensor, " samples"]:
-    """Whether a sample's second score comes within `doubt` of its largest."""
-    return _rivals(scores, doubt).sum(dim=1) > 1
-
-
-def _rivals(
-    scores: Float[Tensor, "samples classes"], doubt: Float[Tensor, " samples"]
-) -> Bool[Tensor, "samples classes"]:
-    """The scores of a sample that come within `doubt` of its largest."""
-    return scores >= scores.amax(dim=1, keepdim=True) - doubt[:, None]
 
 
 def _mapped(scatter: Tensor, basis: Basis | None, other: Basis | None) -> Tensor:
