@@ -47,7 +47,7 @@ def main() -> None:
     given = parser.parse_args()
     if not given.draw:
         for cell in CELLS:
-            nc.train(config_of(*cell), given.out, data_dir=given.data)
+            nc.train(config_of(*cell), out=given.out, data_dir=given.data)
         return
     frame = nc.runs(given.out)
     last = frame[frame.status == "finished"].groupby("run_id").tail(1)
