@@ -211,9 +211,7 @@ def test_folder_of_hugging_face_is_a_checkpoint(run, tmp_path, monkeypatch, fold
 
 def test_folders_of_weights_that_do_not_fit_are_errors(tmp_path, folder):
     vit(hidden_act="relu", num_channels=1).save_pretrained(tmp_path / "other")
-    shapes = (
-        r"other is of another model than ViTForImageClassification: \S*weight is \(\d+, 1, .*\), and here \(\d+, 3, "
-    )
+    shapes = r"another model than ViTForImageClassification: \S*weight is (\(\d+, 1, .*\), and here \(\d+, 3, |of)"
     with pytest.raises(CheckpointError, match=shapes):
         load_weights(vit(), tmp_path / "other")
     (folder / "model.safetensors").write_bytes(b"{}")

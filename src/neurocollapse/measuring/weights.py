@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +128,7 @@ def _of_hugging_face(model: Any, folder: Path) -> Mapping[str, Any]:
         ) from error
     finally:
         logging.set_verbosity(verbosity)
-    differ = [
-        f"{name} is {tuple(there)}, and here {tuple(own)}"
-        for name, there, own in sorted(loading_info["mismatched_keys"])
-    ]
+    differ = [_as_shapes(each) for each in sorted(loading_info["mismatched_keys"])]
     if differ:
         raise CheckpointError(f"{folder} is of another model than {type(model).__name__}: {'; '.join(differ[:3])}")
     faults = [
@@ -142,6 +139,14 @@ def _of_hugging_face(model: Any, folder: Path) -> Mapping[str, Any]:
     if faults:
         raise CheckpointError(f"{folder} is of another model: it {' and '.join(faults)}, unlike {type(model).__name__}")
     return loaded.state_dict()
+
+
+def _as_shapes(mismatched: str | tuple[str, Sequence[int], Sequence[int]]) -> str:
+    """Says which shapes differ; Transformers tells of them in some versions, and in others of the name alone."""
+    if isinstance(mismatched, str):
+        return f"{mismatched} is of another shape"
+    name, there, own = mismatched
+    return f"{name} is {tuple(there)}, and here {tuple(own)}"
 
 
 def _under_own_names(path: Path, weights: Mapping[str, Any], state: Mapping[str, Any]) -> Mapping[str, Any]:
