@@ -152,6 +152,16 @@ def test_near_a_critical_point_the_certificate_is_tight_and_features_follow_from
 # Collapse
 
 
+def test_a_rank_that_is_not_clear_is_read_both_ways_also_where_rounding_follows_it():
+    """Singular values as after training in float32: three, and then nothing but rounding."""
+    problem = objective(depth=3, width=12, linear_tail=1)
+    with torch.no_grad():
+        left, _, right = torch.linalg.svd(problem.model.classifier.weight, full_matrices=False)
+        problem.model.classifier.weight.copy_(left * torch.tensor([0.7, 0.6, 3e-7, 2e-7]) @ right)
+    names = [row.name for row in rows(CRITICAL, gather_evidence(problem), "Σ_W from")]
+    assert [name.rpartition(" ")[2] for name in names] == ["2", "4"]
+
+
 @pytest.mark.parametrize("num_classes", [2, 4, 10])
 def test_with_a_linear_layer_sqi_joins_the_clusters(num_classes):
     evidence = gather_evidence(joined_clusters(num_classes, weight_decay=1e-4))

@@ -4,6 +4,7 @@ import html
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -145,6 +146,18 @@ def test_the_least_squares_classifier_is_where_the_gradient_by_the_classifier_va
         torch.testing.assert_close(errors.sum(dim=0), evidence.bias_decay * path.bias)
     assert 0 < path.loss < evidence.loss
     assert path.excess > 0
+
+
+def test_the_central_path_of_large_features_of_low_rank():
+    """(1/N) H Hᵀ + λI has no digits left of λ. The solution is that for features of one dimension: W = a uᵀ."""
+    lengths, labels = torch.tensor([2.0, 3.0, 5.0, 7.0]).double() * 2**20, torch.tensor([0, 0, 1, 1])
+    direction = torch.tensor([3.0, 4.0, 12.0, 84.0]).double()  # of length 85, and the features are exact
+    features = lengths[:, None] * direction
+    evidence = evidence_of(
+        SimpleNamespace(features=features, labels=labels, weight=torch.ones(2, 4).double(), bias=None), 1e-3
+    )
+    share = (lengths @ evidence.targets / 4) / (85**2 * lengths.square().mean() + 1e-3)
+    torch.testing.assert_close(central_path(evidence).weight, share[:, None] * direction, rtol=1e-5, atol=0)
 
 
 def test_the_central_path_is_not_unique_without_decay():

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .._errors import InputError
+from ..geometry import EPSILON
 from .evidence import Evidence
 
 
@@ -46,7 +47,7 @@ def central_path(evidence: Evidence) -> CentralPath:
         decays = torch.cat([decays, decays.new_tensor([evidence.bias_decay])])
     number = len(features)
     matrix = features.T @ features / number + decays.diag()
-    best = torch.cholesky_solve((features.T @ evidence.targets) / number, torch.linalg.cholesky(matrix)).T
+    best = _least_squares(evidence)
     difference = weight - best
     excess = ((difference @ matrix) * difference).sum().item() / 2
     data = (features @ best.T - evidence.targets).square().sum().item() / (2 * number)
@@ -60,3 +61,26 @@ def central_path(evidence: Evidence) -> CentralPath:
         excess,
         (torch.linalg.norm(difference) / torch.linalg.norm(weight)).item(),
     )
+
+
+def _least_squares(evidence: Evidence) -> Float[Tensor, "classes features_and_bias"]:
+    """The classifier, and the bias as its last column, by the singular values of H.
+
+    H Hᵀ has no digits left of λ where features are large. Singular values that rounding could have made count as zero:
+    divided by λ they would fill the result.
+    """
+    rows, targets, decay, bias_decay = evidence.features, evidence.targets, evidence.weight_decay, evidence.bias_decay
+    has_bias, is_free = evidence.classifier.bias is not None, bias_decay == 0
+    means = rows.mean(dim=0), targets.mean(dim=0)
+    if has_bias and is_free:
+        rows, targets = rows - means[0], targets - means[1]
+    elif has_bias:  # in units in which it decays as the weight does
+        rows = torch.cat([rows, rows.new_full((len(rows), 1), (decay / bias_decay) ** 0.5)], dim=1)
+    left, sizes, right = torch.linalg.svd(rows, full_matrices=False)
+    sizes = sizes.where(sizes > max(rows.shape) * EPSILON * sizes[0], 0.0)
+    best = (left.T @ targets).T * (sizes / (sizes.square() + len(rows) * decay)) @ right
+    if has_bias and is_free:
+        return torch.cat([best, (means[1] - best @ means[0])[:, None]], dim=1)
+    if has_bias:
+        best[:, -1] *= (decay / bias_decay) ** 0.5
+    return best

@@ -147,7 +147,7 @@ class _Reading:
 
 
 def _readings(pair: LinearPair, evidence: Evidence) -> Iterator[_Reading]:
-    """Reads W at its rank, and at one less where the last singular value is below a tenth of the one before.
+    """Reads W at its rank, and at every lower one after which a singular value is below a tenth of the one before.
 
     With a free bias Σ_c W^c = 0 at a critical point, so that there the rank to come is C − 1.
     """
@@ -155,8 +155,7 @@ def _readings(pair: LinearPair, evidence: Evidence) -> Iterator[_Reading]:
     tolerance = max(pair.above.value.shape) * torch.finfo(torch.float64).eps * sizes[0]
     rank = int((sizes > tolerance).sum())
     ranks = {rank} if rank else set()
-    if rank > 1 and sizes[rank - 1] < sizes[rank - 2] / 10:
-        ranks.add(rank - 1)
+    ranks |= {r for r in range(1, rank) if sizes[r] < sizes[r - 1] / 10}
     if evidence.bias_kind == "free" and evidence.num_classes - 1 <= rank:
         ranks.add(evidence.num_classes - 1)
     for r in sorted(ranks):
