@@ -17,7 +17,8 @@ from ..networks import decays, find_classifier
 from ..theory import Comparison, TheoryTable, balance_along_flow, doubt_of_decoupled, table_of
 from ..training import FullBatch, RunConfig, flow_time, network_of, training_data
 from .folder import RunFolder
-from .identity import check_same, run_id
+from .identity import check_same
+from .naming import run_name
 from .networks_tried import fingerprint
 from .sums_of_rows import check_predicted, recorded_sums, table_of_sums
 from .tensors import load_weights
@@ -43,7 +44,7 @@ def verify_run(
         table = table_of(objective, force=force, doubt=_doubt(folder.config, force=force))
         if along := _balance_along(folder, len(objective.labels)):
             table = replace(table, sections={**table.sections, ALONG: along})
-    if folder.path.resolve().name != run_id(folder.config, dataset):
+    if folder.path.resolve().name != run_name(folder.config, dataset.sha256, folder.description["defaults"]):
         renamed = "the folder's name is not the run's own: it was renamed, or its config.json was edited since"
         table = replace(table, notes=(renamed, *table.notes))
     return table
