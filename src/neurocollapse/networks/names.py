@@ -16,10 +16,14 @@ LIBRARIES = {
 }
 
 
-def check_network_name(name: str) -> None:
-    """Raises `NetworkError` for a name that can be no network: it is not built in, and names no library or module."""
+def check_network_name(name: str, *, untrained: bool = False) -> None:
+    """Raises `NetworkError` for a name that can be no network: it is not built in, and names no library or module.
+
+    What is to be trained must be `untrained`.
+    """
     if name not in BUILT_IN and ":" not in name:
+        others = ("timm:NAME", "torchvision:NAME") if untrained else LIBRARIES.values()
         raise NetworkError(
-            f"there is no network {name!r}; choose {', '.join(BUILT_IN)}, timm:NAME, torchvision:NAME, or your own as "
+            f"there is no network {name!r}; choose {', '.join((*BUILT_IN, *others))}, or your own as "
             f"module:function{did_you_mean(name, BUILT_IN)}"
         )

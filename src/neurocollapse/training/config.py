@@ -122,7 +122,7 @@ class RunConfig:
             object.__setattr__(self, "initialization", _Usual(_STARTS.get(self.network, "default")))
         for name, hint in _HINTS.items():
             object.__setattr__(self, name, _as_hinted(name, getattr(self, name), hint))
-        check_network_name(self.network)
+        check_network_name(self.network, untrained=True)
         check_data_name(self.dataset)
         for name, lowest in _LOWEST.items():
             if getattr(self, name) is not None and getattr(self, name) < lowest:
