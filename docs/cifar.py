@@ -1,6 +1,6 @@
-"""Train the runs of docs/full-data.md on part of CIFAR-10: python docs/cifar.py DATA OUT [--draw].
+"""Train the runs of docs/full-data.md on part of CIFAR-10: python docs/cifar.py DATA OUT [--table].
 
-With --draw it trains nothing, and writes the runs that have finished into docs/cifar-part.csv.
+With --table it trains nothing, and writes the runs that have finished into docs/cifar-part.csv.
 """
 
 import argparse
@@ -43,9 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--draw", action="store_true")
+    parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
-    if not given.draw:
+    if not given.table:
         for cell in CELLS:
             nc.train(config_of(*cell), out=given.out, data_dir=given.data)
         return

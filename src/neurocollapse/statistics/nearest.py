@@ -69,6 +69,7 @@ def rounding(num_features: int, dtype: torch.dtype) -> float:
 
 
 def where(condition: Tensor) -> Int[Tensor, " chosen"]:
+    """The places where a condition holds."""
     return condition.nonzero().squeeze(1)
 
 

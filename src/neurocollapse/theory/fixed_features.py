@@ -46,10 +46,10 @@ def central_path(evidence: Evidence) -> CentralPath:
         weight = torch.cat([weight, evidence.classifier.bias[:, None]], dim=1)
         decays = torch.cat([decays, decays.new_tensor([evidence.bias_decay])])
     number = len(features)
-    matrix = features.T @ features / number + decays.diag()
     best = _least_squares(evidence)
     difference = weight - best
-    excess = ((difference @ matrix) * difference).sum().item() / 2
+    of_outputs = (features @ difference.T).square().sum().item() / number  # A itself is p × p, and not needed
+    excess = (of_outputs + (decays * difference.square()).sum().item()) / 2
     data = (features @ best.T - evidence.targets).square().sum().item() / (2 * number)
     classifier_penalty = (decays * weight.square()).sum().item() / 2
     penalty = evidence.loss - evidence.data_loss - classifier_penalty + (decays * best.square()).sum().item() / 2

@@ -172,7 +172,7 @@ def _parts(loader: Iterable[Any]) -> Iterator[Part]:
 
 
 def _of_its_own(*samplers: Any) -> str | None:
-    """Returns the class of a sampler that is neither PyTorch's nor a list of indices, which do as they are told.
+    """Returns the class of a sampler that may show any samples, as it is neither PyTorch's nor a list of indices.
 
     What has a number of replicas or processes shows this process's share, if there is a process group.
     """
