@@ -28,6 +28,18 @@ settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+class Seeded:
+    """Each test and each example in a docstring begins at one seed, whatever ran before it in its process."""
+
+    @pytest.fixture(autouse=True)
+    def seeded(self):
+        torch.manual_seed(0)
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Seeded())  # a fixture of this file alone would not reach the examples in src
+
+
 def pytest_collection_finish():
     """What all tests import stays, so that the collector need not go over it again and again."""
     gc.collect()

@@ -146,7 +146,7 @@ def collapse_depth(layers: Mapping[str, Measurement], at_most: float = 0.0) -> s
         The name of the layer; None if the last one is not collapsed.
 
     >>> import neurocollapse as nc
-    >>> network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    >>> network = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> nc.collapse_depth(nc.measure_layers(network, [(torch.eye(2), torch.arange(2))]))
     '0'
     """
