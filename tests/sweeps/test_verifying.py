@@ -122,11 +122,6 @@ def test_what_is_not_homogeneous_is_verified_where_it_is_forced():
     assert all("not claimed" in row.tells for row in forced)
 
 
-def decays_of(model, decays):
-    groups = [{"params": [p], "weight_decay": decay} for p, decay in zip(model.parameters(), decays, strict=True)]
-    return torch.optim.SGD(groups, lr=0.1)
-
-
 def spoilt(name, change):
     """A network of which one parameter was changed."""
     model = network()
@@ -138,8 +133,6 @@ def spoilt(name, change):
 IMAGES, LABELS = DATA[0]
 NETWORK = network()
 REFUSED = {
-    "layers that decay differently": ((NETWORK, DATA, decays_of(NETWORK, (1e-3, 2e-3, 3e-3))),
-        r"the layers decay differently \(features.1: 0.001, features.3: 0.002"),
     "another's optimizer": ((NETWORK, DATA, torch.optim.SGD(network().parameters(), 0.1, weight_decay=0.1)),
         "the optimizer has none of the model's parameters"),
     "not homogeneous": ((with_tanh(), DATA), r"not homogeneous in (its inputs|layer hidden.weight): .* by 0\.\d"),

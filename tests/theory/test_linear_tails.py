@@ -50,7 +50,7 @@ def linear(*, bias=False, width=6):
         ([linear(), nn.ReLU(inplace=True)], ((), "ReLU 1")),
         ([linear(), nn.Dropout(0.1), linear()], (("2",), "Dropout 1")),
         ([linear(), nn.LayerNorm(6)], ((), "LayerNorm 1")),
-        ([linear(), linear(bias=True), linear()], (("2",), "the bias of 1")),
+        ([linear(), linear(bias=True), linear()], (("2",), "1, which has a bias")),
         ([linear(), Model(lambda model, z: z.relu()), linear()], (("2",), "Model 1")),
     ],
 )
@@ -68,9 +68,11 @@ def test_an_operation_that_is_no_module_ends_the_tail(function):
 
 def test_a_layer_called_twice_or_frozen_is_no_part_of_the_tail():
     shared = linear()
-    assert find_linear_tail(nn.Sequential(shared, shared, nn.Linear(6, 3)), torch.randn(5, 6)).layers == ()
+    found = find_linear_tail(nn.Sequential(shared, shared, nn.Linear(6, 3)), torch.randn(5, 6))
+    assert (found.layers, found.ended_by) == ((), "0, which is called 2 times")
     frozen = linear().requires_grad_(False)
-    assert find_linear_tail(nn.Sequential(frozen, nn.Linear(6, 3)), torch.randn(5, 6)).layers == ()
+    found = find_linear_tail(nn.Sequential(frozen, nn.Linear(6, 3)), torch.randn(5, 6))
+    assert (found.layers, found.ended_by) == ((), "0, which is frozen")
 
 
 @pytest.mark.parametrize("tail", [0, 1, 3])
@@ -170,6 +172,32 @@ def test_with_a_linear_layer_sqi_joins_the_clusters(num_classes):
         assert max(row.residual for row in table.sections[reading]) < 1e-11
     assert table.facts["nc1_trace_ratio"] < 1e-28
     assert any("linear layers (features.3, classifier), after ReLU features.2" in note for note in table.notes)
+
+
+def test_where_layers_decay_differently_what_is_critical_holds_and_sqi_predicts_nothing():
+    """With W_l scaled by c_l, of product 1, and λ_l by 1/c_l², the same network is at a critical point."""
+    alike = joined_clusters(4, weight_decay=1e-4)
+    model, scales = alike.model, (4.0, 0.5, 0.5)
+    weights = [(name, p) for name, p in model.named_parameters() if p.ndim == 2]
+    with torch.no_grad():
+        for (_, p), scale in zip(weights, scales, strict=True):
+            p.mul_(scale)
+    each = {name: 1e-4 / scale**2 for (name, _), scale in zip(weights, scales, strict=True)}
+    table = theory_table(gather_evidence(FullBatch(model, alike.inputs, alike.labels, each)))
+    for reading in (IDENTITIES, CRITICAL, SQI):
+        assert max(row.residual for row in table.sections[reading]) < 1e-11
+    assert THEOREM not in table.sections
+    assert {"WᵀW of classifier", "spread of the λ_l‖W_l‖²"} <= {row.name for row in table.sections[CRITICAL]}
+    assert "decay differently (features.1 6.25e-06, features.3 0.0004, classifier 0.0004)" in table.notes[0]
+
+
+def test_a_layer_that_alone_does_not_decay_is_named_and_predicts_nothing_of_its_neighbour():
+    problem = objective(depth=3, width=6, linear_tail=1)
+    problem.decays["features.3.weight"] = 0.0
+    table = theory_table(gather_evidence(problem))
+    assert any("a layer does not decay while others do" in note for note in table.notes)
+    assert max(row.residual for row in table.sections[IDENTITIES]) < 1e-12
+    assert not [row for row in table.sections[CRITICAL] if "WᵀW" in row.name or "Σ_W" in row.name]
 
 
 def test_without_it_they_stay_apart_and_put_in_it_is_no_critical_point():

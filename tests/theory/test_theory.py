@@ -177,7 +177,7 @@ def evidence_of(problem, weight_decay, bias_decay=0.0):
     layers = (Parameter("classifier", weight, gradient, weight_decay),)
     others = () if bias is None else (Parameter("bias", bias, -errors.mean(dim=0), bias_decay),)
     classifier = nc.Classifier(weight, bias)
-    return Evidence(weight_decay, layers, others, problem.features, problem.labels, classifier, bias_decay)
+    return Evidence(layers, others, problem.features, problem.labels, classifier, bias_decay)
 
 
 def worst(table, reading, *, without=()):

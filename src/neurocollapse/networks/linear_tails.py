@@ -45,13 +45,23 @@ def find_linear_tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) 
             return LinearTail(tuple(layers), "an operation that is no module" if before else "the input")
         giver, before = before[places[-1]], before[: places[-1]]
         module = leaves[giver.name]
-        if isinstance(module, nn.Linear) and calls.counts[giver.name] == 1 and module.weight.requires_grad:
-            if module.bias is not None:
-                return LinearTail(tuple(layers), f"the bias of {giver.name}")
+        if isinstance(module, nn.Linear):
+            fault = _fault(module, calls.counts[giver.name])
+            if fault is not None:
+                return LinearTail(tuple(layers), fault.format(giver.name))
             layers.append(giver.name)
         elif not isinstance(module, nn.Identity | nn.Flatten) or not _gives(giver, giver):
             return LinearTail(tuple(layers), f"{type(module).__name__} {giver.name}")
         call = giver
+
+
+def _fault(module: nn.Linear, times: int) -> str | None:
+    """Why a linear layer does not belong to a tail, with {} for its name; None if it does."""
+    if module.bias is not None:
+        return "{}, which has a bias"
+    if not module.weight.requires_grad:
+        return "{}, which is frozen"
+    return f"{{}}, which is called {times} times" if times > 1 else None
 
 
 def _gives(earlier: Call, call: Call) -> bool:

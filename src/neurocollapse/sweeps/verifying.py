@@ -33,8 +33,10 @@ def verify(
             at every record is predicted; in memory, at the last); or a model trained on the square loss that is
             bias-free and positively homogeneous in every layer. Its last linear layer may have a bias.
         loader: for a model, all its training data: batches of (inputs, labels), or a split of a `Dataset`.
-        weight_decay: for a model, λ of Eq. 1, L = (1/2N) Σ‖f − y‖² + (λ/2) Σ‖W_l‖²; or the optimizer that trained it on
-            that loss, whose parameter groups say what decays. With `nn.MSELoss`, a decay of w is λ = w·C/2.
+        weight_decay: for a model, λ of Eq. 1, L = (1/2N) Σ‖f − y‖² + (λ/2) Σ‖W_l‖², with which everything that trains
+            decays, the biases too; or the optimizer that trained it on that loss, whose parameter groups say what
+            decays by how much: where layers differ, what SQI predicts is left out. With `nn.MSELoss`, a decay of w is
+            λ = w·C/2.
         data_dir: for a run, the folder that holds the published files of its data set.
         force: report also on networks and optimizers to which the theory does not apply, with every row marked.
 
@@ -43,8 +45,8 @@ def verify(
         from one full gradient in float64.
 
     Raises:
-        ValueError: the network is not homogeneous, the decay is decoupled, layers decay differently, or the run has no
-            weights or other data; the message says what was found and what to do.
+        ValueError: the network is not homogeneous, the decay is decoupled, or the run has no weights or other data; the
+            message says what was found and what to do.
 
     >>> import neurocollapse as nc
     >>> network = nc.build_network("mlp", (16,), 4, depth=3, width=8)

@@ -56,11 +56,10 @@ class LinearPair:
 class Evidence:
     """Everything that an identity or a prediction reads: one network on one set of samples.
 
-    `layers` are the weights W_1 … W_L in the network's order, the classifier's included, all with decay λ. `others` is
-    everything else that trains, such as the classifier's bias. `features` are h_i, the classifier's inputs.
+    `layers` are the weights W_1 … W_L in the network's order, the classifier's included. `others` is everything else
+    that trains, such as the classifier's bias. `features` are h_i, the classifier's inputs.
     """
 
-    weight_decay: float
     layers: tuple[Parameter, ...]
     others: tuple[Parameter, ...]
     features: Float[Tensor, "samples features"]
@@ -78,6 +77,16 @@ class Evidence:
     tail: LinearTail = field(default_factory=LinearTail)
     #: the inputs of these layers, in the same order
     tail_inputs: tuple[Float[Tensor, "samples inputs"], ...] = ()
+
+    @cached_property
+    def weight_decay(self) -> float:
+        """λ of the classifier, which is that of every layer where they decay alike."""
+        return next(layer.decay for layer in self.layers if layer.name == self.classifier_name)
+
+    @property
+    def layers_decay_alike(self) -> bool:
+        """Whether there is one λ for all layers, as in Eq. 1."""
+        return len({layer.decay for layer in self.layers}) == 1
 
     @property
     def num_classes(self) -> int:

@@ -178,4 +178,4 @@ def _table_of(solution: Solution) -> TheoryTable:
     gradient = -errors.T @ solution.features / len(labels)
     layer = Parameter("classifier", solution.weight, gradient, solution.model.weight_decay)
     others = () if bias is None else (Parameter("bias", bias, -errors.mean(dim=0), 0.0),)
-    return theory_table(Evidence(solution.model.weight_decay, (layer,), others, solution.features, labels, classifier))
+    return theory_table(Evidence((layer,), others, solution.features, labels, classifier))

@@ -28,8 +28,7 @@ _TRIED, _TOLERANCE = 20, 1e-9
 def gather_evidence(objective: FullBatch) -> Evidence:
     """Gathers the evidence at the current weights of the objective's network.
 
-    Layers are the trainable tensors of two or more dimensions. Raises `VerificationError` if they do not share one
-    decay λ.
+    Layers are the trainable tensors of two or more dimensions.
     """
     classifier = _classifier(objective)
     tail = find_linear_tail(objective.model, objective.inputs[:_TRIED])
@@ -43,10 +42,8 @@ def gather_evidence(objective: FullBatch) -> Evidence:
         for name, p in objective.parameters.items()
     ]
     bias_decay = next((objective.decays[name] for name, p in objective.parameters.items() if p is classifier.bias), 0.0)
-    layers = tuple(p for p in parameters if p.value.ndim >= 2)
     return Evidence(
-        weight_decay=_common_decay(layers),
-        layers=layers,
+        layers=tuple(p for p in parameters if p.value.ndim >= 2),
         others=tuple(p for p in parameters if p.value.ndim < 2),
         features=torch.cat(captured).cpu(),
         labels=objective.labels.cpu(),
@@ -64,16 +61,6 @@ def gather_evidence(objective: FullBatch) -> Evidence:
 
 def _classifier(objective: FullBatch) -> nn.Linear:
     return find_classifier(objective.model, objective.inputs[:_TRIED])
-
-
-def _common_decay(layers: tuple[Parameter, ...]) -> float:
-    decays = {layer.decay: layer.name for layer in layers}
-    if len(decays) != 1:
-        each = ", ".join(f"{name}: {decay:g}" for decay, name in decays.items())
-        raise VerificationError(
-            f"the layers decay differently ({each or 'none is trained'}), and the theory has one λ for all of them"
-        )
-    return next(iter(decays))
 
 
 def check_evaluates(objective: FullBatch) -> None:

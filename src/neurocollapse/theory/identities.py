@@ -55,12 +55,12 @@ def lemma_2_2(evidence: Evidence) -> Iterator[Comparison]:
 
 
 def balance(evidence: Evidence) -> Iterator[Comparison]:
-    """d(‖W_l‖² − ‖W_k‖²)/dt = −2λ (‖W_l‖² − ‖W_k‖²) for neighbouring layers."""
-    decay = evidence.weight_decay
+    """d(‖W_l‖² − ‖W_k‖²)/dt = −2 (λ_l‖W_l‖² − λ_k‖W_k‖²) for neighbouring layers."""
     for before, after in itertools.pairwise(evidence.layers):
-        predicted = -2 * decay * (after.squared_norm - before.squared_norm)
+        penalties = after.decay * after.squared_norm, before.decay * before.squared_norm
+        predicted = -2 * (penalties[0] - penalties[1])
         measured = -2 * (after.inner_product - before.inner_product)
-        scale = 2 * (decay * (after.squared_norm + before.squared_norm) + _size_of_terms(evidence))
+        scale = 2 * (sum(penalties) + _size_of_terms(evidence))
         name = f"growth of ‖{after.name}‖² − ‖{before.name}‖²"
         yield compare(name, predicted, measured, tells=ROUNDING, reference="balance, from Lemma 2.2", scale=scale)
 
@@ -109,7 +109,7 @@ def gradient(evidence: Evidence) -> Iterator[Comparison]:
     parameters = evidence.layers + evidence.others
     data = math.sqrt(sum(p.data_gradient.square().sum().item() for p in parameters))
     scale = data + math.sqrt(sum(p.decay**2 * p.squared_norm for p in parameters))
-    if not evidence.weight_decay:
+    if not any(p.decay for p in parameters):
         scale = 1 + evidence.weight_norm
     yield compare(
         "‖∇L‖", 0.0, evidence.gradient_norm, tells=STATIONARITY, reference="definition", scale=scale or math.nan
@@ -117,18 +117,21 @@ def gradient(evidence: Evidence) -> Iterator[Comparison]:
 
 
 def critical_norms(evidence: Evidence) -> Iterator[Comparison]:
-    """λ‖W_l‖² = (1/N) Σ_i ⟨y_i − f_i, f_i − b⟩ for every layer, so with λ > 0 the data are not interpolated."""
+    """λ_l‖W_l‖² = (1/N) Σ_i ⟨y_i − f_i, f_i − b⟩ for every layer, so with λ > 0 the data are not interpolated."""
     predicted = _mean_inner_product(evidence.errors, evidence.outputs - evidence.bias)
     for layer in evidence.layers:
-        measured = evidence.weight_decay * layer.squared_norm
+        measured = layer.decay * layer.squared_norm
         yield compare(f"λ‖W‖² of {layer.name}", predicted, measured, tells=STATIONARITY, reference="Lemma 2.2")
 
 
 def equal_norms(evidence: Evidence) -> Iterator[Comparison]:
-    """All ‖W_l‖² are equal; the measured number is their standard deviation over their mean."""
-    norms = torch.tensor([layer.squared_norm for layer in evidence.layers], dtype=torch.float64)
+    """All λ_l‖W_l‖² are equal; the measured number is their standard deviation over their mean."""
+    of_classifier = evidence.weight_decay
+    penalties = [layer.decay / of_classifier * layer.squared_norm for layer in evidence.layers]
+    norms = torch.tensor(penalties, dtype=torch.float64)
     spread = (norms.std(correction=0) / norms.mean()).item()
-    yield compare("spread of the ‖W_l‖²", 0.0, spread, tells=STATIONARITY, reference="Lemma 2.2", scale=1.0)
+    name = "spread of the ‖W_l‖²" if evidence.layers_decay_alike else "spread of the λ_l‖W_l‖²"
+    yield compare(name, 0.0, spread, tells=STATIONARITY, reference="Lemma 2.2", scale=1.0)
 
 
 def last_layer(evidence: Evidence) -> Iterator[Comparison]:

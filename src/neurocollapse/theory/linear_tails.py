@@ -3,7 +3,8 @@
 At every point Wᵀ ∇_W L_data = ∇_V L_data Vᵀ, so D = WᵀW − VVᵀ obeys dD/dt = −2λD along gradient flow, entry by entry,
 and D = 0 at a critical point with λ > 0. Then every feature lies in the row space of W, and the features of a class are
 equal where its outputs are: with a free bias SQI implies Tr Σ_W = 0, which it does not in general (`two_clusters`).
-Compare Jacot, Súkeník, Wang and Mondelli (2025). All this holds of each two consecutive linear layers.
+Where V and W decay differently, λ_W WᵀW = λ_V VVᵀ there, so that the features lie in the same space. Compare Jacot,
+Súkeník, Wang and Mondelli (2025). All this holds of each two consecutive linear layers.
 """
 
 import math
@@ -46,10 +47,12 @@ def gradients_of_neighbours(evidence: Evidence) -> Iterator[Comparison]:
 
 
 def balance_of_neighbours(evidence: Evidence) -> Iterator[Comparison]:
-    """WᵀW = VVᵀ, as matrices, for two consecutive linear layers."""
-    for pair in evidence.linear_pairs:
-        gram, outer = pair.above.value.T @ pair.above.value, pair.below.value @ pair.below.value.T
-        yield compare(f"WᵀW of {pair.above.name}", outer, gram, tells=STATIONARITY, reference=REFERENCE)
+    """WᵀW = (λ_V/λ_W) VVᵀ, as matrices, for two consecutive linear layers."""
+    for pair in _decaying_pairs(evidence):
+        W, V = pair.above, pair.below
+        gram, outer = W.value.T @ W.value, V.value @ V.value.T
+        predicted = V.decay / W.decay * outer
+        yield compare(f"WᵀW of {W.name}", predicted, gram, tells=STATIONARITY, reference=REFERENCE)
 
 
 def balance_of_neighbours_along_flow(
@@ -76,7 +79,7 @@ def balance_of_neighbours_along_flow(
 
 def within_class_covariance(evidence: Evidence) -> Iterator[Comparison]:
     """Σ_W = W⁺ Cov_w(f) W⁺ᵀ, with Cov_w(f) the covariance of the outputs within classes."""
-    for pair in evidence.linear_pairs:
+    for pair in _decaying_pairs(evidence):
         measured = _within(pair.features, evidence)
         for reading in _readings(pair, evidence):
             predicted = reading.inverse @ _within(pair.outputs, evidence) @ reading.inverse.T
@@ -125,6 +128,11 @@ def collapse(evidence: Evidence) -> Iterator[Comparison]:
             reference="Theorem 2.3 with linear layers",
             scale=size or math.nan,
         )
+
+
+def _decaying_pairs(evidence: Evidence) -> Iterator[LinearPair]:
+    """The pairs of which both layers decay: at a critical point one that does not makes the other zero."""
+    return (pair for pair in evidence.linear_pairs if pair.above.decay and pair.below.decay)
 
 
 def _rounding(pair: LinearPair) -> float:

@@ -69,8 +69,9 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "a bound at any weights, where linear layers end the network": (Statement(linear_tails.certificate),),
 }
 
-#: The readings that predict frames, for which the features need room.
+#: The readings that predict frames, for which the features need room, and those of them that have one λ for all layers.
 _OF_FRAMES = tuple(reading for reading in STATEMENTS if reading.startswith("if "))
+_OF_ONE_DECAY = tuple(reading for reading in _OF_FRAMES if "Lemma 2.1" not in reading)
 
 #: What a residual means if the theory does not apply to the network.
 NOT_CLAIMED = "not claimed: the theory does not cover this network"
@@ -158,14 +159,16 @@ class TheoryTable:
 def theory_table(evidence: Evidence, *, doubt: str | None = None) -> TheoryTable:
     """Evaluates all statements of the theory that apply to this network.
 
-    Predictions of frames are left out where p features cannot hold them. At λ = 0, statements that divide by λ or need
-    decay are left out, and a note names them. `doubt` says why the theory does not apply to this network, if so; then
-    every row says so too.
+    Predictions of frames are left out where p features cannot hold them or layers decay differently. At λ = 0,
+    statements that divide by λ or need decay are left out, and a note names them. `doubt` says why the theory does not
+    apply to this network, if so; then every row says so too.
     """
     left_out = []
     sections: dict[str, tuple[Comparison, ...]] = {}
     for reading, statements in STATEMENTS.items():
         if reading in _OF_FRAMES and not _holds_frames(evidence):
+            continue
+        if reading in _OF_ONE_DECAY and not evidence.layers_decay_alike:
             continue
         found: list[Comparison] = []
         for statement in statements:
@@ -211,6 +214,16 @@ def _notes(evidence: Evidence) -> Iterator[str]:
     if not _holds_frames(evidence):
         frame = "simplex" if num_features < num_classes - 1 else "orthogonal frame"
         yield f"p = {num_features} features hold no {frame} of {num_classes} classes: what SQI predicts is left out"
+    if not evidence.layers_decay_alike:
+        each = ", ".join(f"{layer.name} {layer.decay:g}" for layer in evidence.layers)
+        yield (
+            f"the layers decay differently ({each}), and Theorem 2.3 has one λ for all: what SQI predicts is left out, "
+            f"and λ is the classifier's"
+        )
+        if not all(layer.decay for layer in evidence.layers):
+            yield "a layer does not decay while others do: only with zero weights in these can it be at rest"
+    if evidence.bias_kind == "decayed":
+        yield f"the classifier's bias decays, by {evidence.bias_decay:g}, and Theorem 2.3 needs one that does not"
     if evidence.frozen:
         yield (
             f"{len(evidence.frozen)} parameters are frozen ({', '.join(evidence.frozen[:3])}), so L, ‖W‖, ‖∇L‖ and the "
@@ -220,7 +233,7 @@ def _notes(evidence: Evidence) -> Iterator[str]:
         names = (*evidence.tail.layers[::-1], evidence.classifier_name)
         yield f"the network ends in {len(names)} linear layers ({', '.join(names)}), after {evidence.tail.ended_by}"
     elif evidence.tail.ended_by and not evidence.tail.ended_by.startswith("ReLU"):
-        yield f"no linear layer stands just before the classifier: {evidence.tail.ended_by} does"
+        yield f"no linear layer that counts stands just before the classifier, but {evidence.tail.ended_by}"
     if evidence.bias_kind == "frozen":
         yield "the classifier's bias is frozen, so the laws that need ∂L/∂b = 0 are left out"
     zero = bool(evidence.outputs.abs().max() < 1e-6)
