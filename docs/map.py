@@ -183,6 +183,11 @@ def verdicts(lines: list[dict[str, Any]]) -> pd.DataFrame:
 OF_THE_CELL = {"learning_rate": 0.1, "epochs": 1}
 
 
+def _numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """Without the norms of the layers, which are several in a cell."""
+    return {key: value for key, value in record.items() if not isinstance(value, list)}
+
+
 def draw(lines: list[dict[str, Any]]) -> None:
     """Draws a map of each network and optimiser, and prints its tables."""
     kinds = sorted({(line["network"], line["optimizer"]) for line in lines})
@@ -192,7 +197,7 @@ def draw(lines: list[dict[str, Any]]) -> None:
             line for line in lines if (line["network"], line["optimizer"]) == (network, optimizer) and line["rounds"]
         ]
         rows = [
-            {"run_id": str(number), **line["config"], **line["rounds"][-1], **OF_THE_CELL}
+            {"run_id": str(number), **line["config"], **_numbers(line["rounds"][-1]), **OF_THE_CELL}
             for number, line in enumerate(told)
         ]
         table = map_table(pd.DataFrame(rows))

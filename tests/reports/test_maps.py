@@ -1,5 +1,7 @@
 """The map of a sweep, against medians computed by hand."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,7 +52,10 @@ def test_a_cell_is_the_median_over_seeds_of_the_last_records():
 def test_the_least_of_each_row_stands_beside_the_first():
     table = map_table(frame())
     least = least_over(table, "weight_decay", "nc1")
-    assert least[""].tolist() == ["default", "norm, initial norm 2", "norm, initial norm 16"]
+    assert least[""].tolist() == [
+        "initialization default",
+        *(f"initialization norm, initial norm {norm}" for norm in (2, 16)),
+    ]
     cells = table[table["initial_norm"] == 2].set_index("weight_decay")["nc1"]
     assert least.iloc[1]["nc1 at weight_decay 0"] == cells[0.0]
     assert least.iloc[1]["least of the others"] == min(cells[1e-3], cells[1e-4])
@@ -89,12 +94,34 @@ def test_a_map_across_the_only_field_that_varies_has_one_row():
             "depth",
             "depth is the same in all runs; choose a field that varies: weight_decay, initialization, initial_norm",
         ),
+        ("seed", "seed varies within the cells of a map; choose a field that varies: weight_decay, init"),
         ("wdith", r"a map has no field 'wdith' \(did you mean 'width'\?\)"),
     ],
 )
 def test_a_field_that_does_not_vary_is_named(across, message):
     with pytest.raises(ValueError, match=message):
         map_table(frame(), across)
+
+
+def test_runs_that_differ_in_their_seed_alone_make_no_map():
+    data = frame()
+    with pytest.raises(ValueError, match="no field but the seed varies in these runs, and a map needs one"):
+        map_table(data[(data["initialization"] == "default") & (data["weight_decay"] == 0)])
+
+
+def test_a_cell_with_a_run_that_diverged_says_so_in_place_of_the_median_of_the_others():
+    data = frame().assign(status="finished")
+    data.loc[data["run_id"] == f"{STARTS[1]}-0.0-2", "status"] = "diverged"
+    data.loc[(data["run_id"] == f"{STARTS[1]}-0.001-2") & (data["epoch"] == 7), "train.nc3"] = np.nan
+    table = map_table(data)
+    cells = table.set_index(["initial_norm", "weight_decay"])
+    assert cells["diverged"].sum() == cells.loc[(2.0, 0.0), "diverged"] == 1
+    found = [
+        math.isnan(cells.loc[cell, key]) for cell, key in (((2, 0), "nc1"), ((2, 1e-3), "nc3"), ((2, 1e-3), "nc1"))
+    ]
+    assert found == [True, True, False]
+    panel = next(axes for axes in map_figure(table).axes if axes.get_title(loc="left").startswith("NC1"))
+    assert [text.get_text() for text in panel.texts].count("div.") == 1
 
 
 def test_records_of_earlier_versions_do_not_say_whether_they_are_at_rest():

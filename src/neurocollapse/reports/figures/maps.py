@@ -27,8 +27,9 @@ def map_table(frame: pd.DataFrame, across: str = "weight_decay", *, split: str =
     """Returns a row for each cell of a map: the runs that differ in their seed alone, at their last records.
 
     `frame` is as `runs` gives it. Columns: the fields that vary, without values that make no difference to a run;
-    `seeds`, the number of runs; `at_rest`, how many of these are at rest; and the median of each measure. Raises
-    `ValueError` for an empty frame, a missing column, or if `across` is no field that varies.
+    `seeds`, the number of runs; `at_rest` and `diverged`, how many of these are at rest and have diverged; and the
+    median of each measure, NaN where a run diverged or lacks the measure: the others alone would show the cell as
+    better than it is. Raises `ValueError` for an empty frame, a missing column, or if `across` is no field that varies.
     """
     frame = tidy(frame)
     keys = [data_term(values(frame, "loss")), *COLLAPSE_PANELS]
@@ -39,13 +40,30 @@ def map_table(frame: pd.DataFrame, across: str = "weight_decay", *, split: str =
     configs = [_config(record) for record in records]
     cells = pd.DataFrame([{**vars(config), **dict.fromkeys(config.idle, math.nan)} for config in configs], dtype=object)
     varied = [name for name in _FIELDS if name != "seed" and len({*map(repr, cells[name])} - {"nan"}) > 1]
-    if across not in varied:
-        raise InputError(f"{across} is the same in all runs; choose a field that varies: {', '.join(varied) or 'none'}")
+    _check_across(across, varied)
     _check_seeds(last, cells[[*varied, "seed"]])
-    cells = cells[varied].assign(at_rest=list(map(_rests, configs, records)))
-    cells[keys] = last[[f"{split}.{key}" for key in keys]].to_numpy()
-    kinds = {"seeds": ("at_rest", "size"), "at_rest": ("at_rest", "sum")} | {key: (key, "median") for key in keys}
+    diverged = [record.get("status") == "diverged" for record in records]
+    cells = cells[varied].assign(at_rest=list(map(_rests, configs, records)), diverged=diverged)
+    cells[keys] = last[[f"{split}.{key}" for key in keys]].to_numpy(float, na_value=math.nan)
+    cells.loc[diverged, keys] = math.nan
+    kinds = {"seeds": ("at_rest", "size")} | {name: (name, "sum") for name in ("at_rest", "diverged")}
+    kinds |= {key: (key, _median_of_all) for key in keys}
     return cells.groupby(varied, dropna=False, sort=False).agg(**kinds).reset_index()
+
+
+def _median_of_all(values: pd.Series) -> float:
+    return float(values.median(skipna=False))
+
+
+def _check_across(across: str, varied: list[str]) -> None:
+    if across in varied:
+        return
+    if not varied:
+        raise InputError(
+            "no field but the seed varies in these runs, and a map needs one; train runs of several values"
+        )
+    why = "varies within the cells of a map" if across == "seed" else "is the same in all runs"
+    raise InputError(f"{across} {why}; choose a field that varies: {', '.join(varied)}")
 
 
 def _check_seeds(last: pd.DataFrame, settings: pd.DataFrame) -> None:
@@ -86,7 +104,8 @@ def map_figure(
     """Draws a table of `map_table`: a panel for each measure, whose cells show the median over the seeds.
 
     The colours of a panel go from its least to its greatest value in logarithmic steps; a value that has no logarithm
-    has no colour. The numbers of cells whose runs did not all end at rest are in brackets.
+    has no colour. The numbers of cells whose runs did not all end at rest are in brackets, and "div." is one of which a
+    run diverged.
     """
     keys, rows = [key for key in table if key in PANELS], rows_of(table, across)
     columns = sorted(set(table[across]), key=_order)
@@ -96,10 +115,8 @@ def map_figure(
         for place, (axes, key) in enumerate(zip(panels, keys, strict=False)):
             at = [{cell[across]: cell for cell in _records(group)} for _, group in rows]
             shown = np.array([[row[value][key] if value in row else math.nan for value in columns] for row in at])
-            resting = [
-                [value in row and row[value]["at_rest"] == row[value]["seeds"] for value in columns] for row in at
-            ]
-            _draw(axes, shown.astype(float), resting)
+            texts = [[_text(row[value], key) if value in row else "" for value in columns] for row in at]
+            _draw(axes, shown.astype(float), texts)
             axes.set_title(PANELS[key].name.replace(" · ", "\n"), fontsize=9)
             axes.set_xticks(range(len(columns)), [_label(value) for value in columns], fontsize=8)
             axes.set_yticks(range(len(rows)), [name if place % 4 == 0 else "" for name, _ in rows], fontsize=8)
@@ -140,9 +157,7 @@ def rows_of(table: pd.DataFrame, across: str) -> list[tuple[str, pd.DataFrame]]:
 
 def _joined(names: list[str], key: tuple[Any, ...]) -> str:
     given = [(name, value) for name, value in zip(names, key, strict=True) if not _missing(value)]
-    return ", ".join(
-        value if isinstance(value, str) else f"{name.replace('_', ' ')} {value:g}" for name, value in given
-    )
+    return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in given)
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
@@ -162,7 +177,15 @@ def _label(value: Any) -> str:
     return value if isinstance(value, str) else in_powers(value)
 
 
-def _draw(axes: Axes, shown: Float[np.ndarray, "rows columns"], resting: list[list[bool]]) -> None:
+def _text(cell: dict[str, Any], key: str) -> str:
+    if cell["diverged"]:
+        return "div."
+    if math.isnan(cell[key]):
+        return ""
+    return f"{cell[key]:.2g}" if cell["at_rest"] == cell["seeds"] else f"({cell[key]:.2g})"
+
+
+def _draw(axes: Axes, shown: Float[np.ndarray, "rows columns"], texts: list[list[str]]) -> None:
     """Draws the cells of one panel: the colour and the number of each."""
     axes.grid(False)
     positive = np.where(np.isfinite(shown) & (shown > 0), shown, math.nan)
@@ -171,9 +194,7 @@ def _draw(axes: Axes, shown: Float[np.ndarray, "rows columns"], resting: list[li
     norm, colours = LogNorm(low, high if high > low else 2 * low), matplotlib.colormaps["viridis"]
     axes.imshow(positive, norm=norm, cmap=colours, aspect="auto")
     for row, column in np.ndindex(shown.shape):
-        value = shown[row, column]
-        if math.isnan(value):
-            continue
-        dark = not math.isnan(positive[row, column]) and norm(value) < 0.55
-        text = f"{value:.2g}" if resting[row][column] else f"({value:.2g})"
-        axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+        dark = not math.isnan(positive[row, column]) and norm(shown[row, column]) < 0.55
+        axes.text(
+            column, row, texts[row][column], ha="center", va="center", fontsize=7, color="white" if dark else "black"
+        )
