@@ -427,6 +427,8 @@ def shard_the_older_way(model):
 @pytest.mark.filterwarnings("ignore:FSDP is switching to use:UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("wrap", [shard, shard_the_older_way])
 def test_a_sharded_model_gives_its_whole_weight(one_process, wrap):
+    if wrap is shard and not hasattr(torch.cpu.Stream, "record_event"):
+        pytest.skip("fully_shard of this PyTorch, as that of 2.6, does not run on a CPU")
     model = mlp()
     expected = capture(model, loader())
     captured = capture(wrap(model), loader())
