@@ -314,8 +314,7 @@ def test_a_normalised_weight_is_that_of_now():
 
 def test_reading_a_spectral_norm_does_not_advance_it():
     model = MODELS["spectral norm"][0]()
-    with torch.no_grad():
-        model[2].parametrizations.weight.original.normal_()  # whose singular vectors are still to be found
+    model[2].parametrizations.weight[0]._u.fill_(0.5)  # the iteration may have converged, and then no step changes it
     before = found(model)
     find_head(model, "2")
     capture(model, loader())
@@ -429,6 +428,8 @@ def shard_the_older_way(model):
 @pytest.mark.filterwarnings("ignore:FSDP is switching to use:UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("wrap", [shard, shard_the_older_way])
 def test_a_sharded_model_gives_its_whole_weight(one_process, wrap):
+    if wrap is shard and not hasattr(torch.cpu.Stream, "record_event"):
+        pytest.skip("fully_shard of this PyTorch, as that of 2.6, does not run on a CPU")
     model = mlp()
     expected = capture(model, loader())
     captured = capture(wrap(model), loader())

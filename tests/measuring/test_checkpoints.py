@@ -142,6 +142,8 @@ FAULTS = {
     "epoch.pt": (lambda path: torch.save(weights(0) | {"epoch": 3}, path), "no state_dict: its 'epoch' is int, no"),
     "program.pt": (lambda path: torch.export.save(torch.export.export(network(), (torch.ones(2, 4),)), path),
         r"program.pt is a program of torch.export; save the state_dict of the model from which it was made$"),
+    "earlier.pt2": (lambda path: zipfile.ZipFile(path, "w").writestr("serialized_exported_program.json", "{}"),
+        r"earlier.pt2 is a program of torch.export; save the state_dict of the model"),
     "arrays.npz": (lambda path: np.savez(path, a=np.ones(3)), "arrays.npz is a file of NumPy arrays; save torch.from"),
     "pointer.pt": (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n"),
         "pointer.pt is a pointer of Git LFS, not the file; get it with git lfs pull"),

@@ -47,6 +47,7 @@ def test_a_cell_is_the_median_over_seeds_of_the_last_records():
             like = like[like["initial_norm"] == cell["initial_norm"]]
         assert cell["nc1"] == sorted(like["train.nc1"])[1]
         assert (cell["seeds"], cell["at_rest"]) == (3, 2 if cell["weight_decay"] == 1e-3 else 3)
+    pd.testing.assert_frame_equal(map_table(data.astype({"initial_norm": "Float64"})), table)  # with pd.NA for none
 
 
 def test_the_least_of_each_row_stands_beside_the_first():

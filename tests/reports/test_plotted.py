@@ -148,7 +148,9 @@ FRAMES = {
     "an epoch without end": ({"epoch": [math.inf, 1]}, "an epoch of run mine is inf"),
     "an epoch far away": ({"epoch": [1, 1e300]}, "an epoch of run mine is 1e+300"),
     "an epoch before the first": ({"epoch": [-1, 1]}, "an epoch of run mine is -1.0"),
-    "beyond any float": ({"train.nc1": [1, 10**400]}, "train.nc1 of run mine is an integer beyond any float"),
+    "beyond any float": (
+        {"train.nc1": pd.Series([1, 10**400], dtype=object)}, "train.nc1 of run mine is an integer beyond any float"
+    ),
     "words for a metric": ({"train.nc1": [1, "x"]}, "train.nc1 of run mine is 'x'; it must be a number"),
     "complex numbers": ({"train.nc1": [1j, 2]}, "train.nc1 of run mine is 1j; it must be a number"),
     "a list in a cell": ({"loss": [["a"], "b"]}, "loss of run mine is ['a']; a cell holds one number or text"),

@@ -29,7 +29,7 @@ from neurocollapse.metrics import METRICS
 from neurocollapse.networks import build_network
 from neurocollapse.sweeps import RunFolder, folders, run_id, runs_table
 from neurocollapse.sweeps import resuming as execution
-from neurocollapse.sweeps.frame import runs
+from neurocollapse.sweeps.frame import frame_of, runs
 from neurocollapse.sweeps.networks_tried import NOT_HOMOGENEOUS
 from neurocollapse.sweeps.resuming import execute
 from neurocollapse.sweeps.writing import RunWriter
@@ -695,6 +695,13 @@ def test_runs_has_the_columns_it_says(shelf):
     assert all(pd.api.types.is_float_dtype(frame[key]) for key in scalars | norms | {"terminal_phase_start"})
     assert all(pd.api.types.is_integer_dtype(frame[key]) for key in ("epoch", "seed", "num_classes", "epochs"))
     assert frame["weight_decay"].dtype == float
+
+
+def test_what_no_record_could_compute_is_nan():
+    undefined = dict.fromkeys(["terminal_phase_start", "relative_gradient", "train.nc3", "test.layers.0.nc1"])
+    frame = frame_of([{"run_id": name, "note": None, **undefined} for name in "ab"])
+    assert all(frame[name].dtype == float and frame[name].isna().all() for name in undefined)
+    assert frame["note"].tolist() == [None, None]  # of the user's own
 
 
 def test_one_runs_folder_is_a_shelf_of_one_and_an_empty_shelf_an_empty_frame(shelf, tmp_path):

@@ -52,9 +52,11 @@ def load_saved(path: Path, kind: type[NeurocollapseError], what: str, remedy: st
 
 #: What a file is in which no tensors are found, by how it begins or what is in its archive, and what to do.
 _BEGINNINGS = {b"version https://git-lfs": "a pointer of Git LFS, not the file; get it with git lfs pull"}
+_EXPORTED = "a program of torch.export; save the state_dict of the model from which it was made"
 _MEMBERS = {
     ".npy": "a file of NumPy arrays; save torch.from_numpy(x) for each, in a .safetensors file",
-    "/archive_format": "a program of torch.export; save the state_dict of the model from which it was made",
+    "/archive_format": _EXPORTED,
+    "serialized_exported_program.json": _EXPORTED,  # as earlier versions of PyTorch wrote it
     "/constants.pkl": "a program of torch.jit; save the state_dict of the model from which it was made",
 }
 

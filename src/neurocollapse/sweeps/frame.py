@@ -15,6 +15,7 @@ from .._files import path_of
 from ..training import Record, RunConfig
 from .files import unreadable
 from .folder import HEADLINES, RunFolder, no_run
+from .schemas import recorded_type
 
 #: Fields of a configuration that the name of a run's folder shows.
 _IN_THE_ID = ("dataset", "network", "weight_decay", "seed")
@@ -106,7 +107,9 @@ def frame_of(rows: list[Record]) -> pd.DataFrame:
     if not rows:
         names = [field.name for field in fields(RunConfig)]
         return pd.DataFrame(columns=["run_id", "status", *names, "num_classes", "epoch"])
-    return RunsFrame(rows).astype({"terminal_phase_start": float})
+    frame = RunsFrame(rows)
+    undefined = [name for name in frame.columns[frame.isna().all()] if recorded_type(name) == (float | None)]
+    return frame.astype(dict.fromkeys(["terminal_phase_start", *undefined], float))
 
 
 def runs_table(run_folders: Iterable[RunFolder]) -> pd.DataFrame:

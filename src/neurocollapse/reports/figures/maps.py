@@ -166,7 +166,7 @@ def _order(value: Any) -> tuple[bool, float, str]:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value != value
+    return bool(pd.isna(value))
 
 
 def _plain(value: Any) -> str:
