@@ -46,7 +46,8 @@ def map_table(frame: pd.DataFrame, across: str = "weight_decay", *, split: str =
     cells = cells[varied].assign(at_rest=list(map(_rests, configs, records)), diverged=diverged)
     cells[keys] = last[[f"{split}.{key}" for key in keys]].to_numpy(float, na_value=math.nan)
     cells.loc[diverged, keys] = math.nan
-    kinds = {"seeds": ("at_rest", "size")} | {name: (name, "sum") for name in ("at_rest", "diverged")}
+    kinds: dict[str, tuple[str, Any]] = {"seeds": ("at_rest", "size")}
+    kinds |= {name: (name, "sum") for name in ("at_rest", "diverged")}
     kinds |= {key: (key, _median_of_all) for key in keys}
     return cells.groupby(varied, dropna=False, sort=False).agg(**kinds).reset_index()
 
