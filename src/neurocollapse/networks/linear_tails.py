@@ -48,7 +48,7 @@ def find_linear_tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) 
         if isinstance(module, nn.Linear):
             fault = _fault(module, calls.counts[giver.name])
             if fault is not None:
-                return LinearTail(tuple(layers), fault.format(giver.name))
+                return LinearTail(tuple(layers), f"{giver.name}, which {fault}")
             layers.append(giver.name)
         elif not isinstance(module, nn.Identity | nn.Flatten) or not _gives(giver, giver):
             return LinearTail(tuple(layers), f"{type(module).__name__} {giver.name}")
@@ -56,12 +56,12 @@ def find_linear_tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) 
 
 
 def _fault(module: nn.Linear, times: int) -> str | None:
-    """Why a linear layer does not belong to a tail, with {} for its name; None if it does."""
+    """Why a linear layer that is called so often does not belong to a tail; None if it does."""
     if module.bias is not None:
-        return "{}, which has a bias"
+        return "has a bias"
     if not module.weight.requires_grad:
-        return "{}, which is frozen"
-    return f"{{}}, which is called {times} times" if times > 1 else None
+        return "is frozen"
+    return f"is called {times} times" if times > 1 else None
 
 
 def _gives(earlier: Call, call: Call) -> bool:
