@@ -21,6 +21,7 @@ from neurocollapse.networks import (
     check_homogeneous,
     decays,
     find_classifier,
+    find_inhomogeneous,
     initialize,
     layer_weights,
 )
@@ -199,17 +200,31 @@ def between(*layers, bias=False):
     return nn.Sequential(nn.Linear(8, 8, bias=bias), *layers, nn.Linear(8, 3, bias=False))
 
 
+class Tanh(nn.Module):
+    """A module with a part, which breaks homogeneity by an operation of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return torch.tanh(self.relu(x))
+
+
 BREAKS_HOMOGENEITY = {
-    "bias": lambda: between(nn.ReLU(), bias=True),
-    "layer normalisation": lambda: between(nn.LayerNorm(8), nn.ReLU()),
-    "sigmoid": lambda: between(nn.Sigmoid()),
-    "batch normalisation": lambda: between(nn.BatchNorm1d(8)),
+    "bias": (lambda: between(nn.ReLU(), bias=True), "Linear 0, which has a bias"),
+    "layer normalisation": (lambda: between(nn.LayerNorm(8), nn.ReLU()), "LayerNorm 1, which has a bias"),
+    "sigmoid": (lambda: between(nn.Identity(), nn.Sigmoid()), "Sigmoid 2"),
+    "batch normalisation": (lambda: between(nn.BatchNorm1d(8)), None),  # it has seen no batch, and does nothing
+    "an operation": (lambda: between(Tanh()), "an operation in Tanh.forward"),
 }
 
 
-@pytest.mark.parametrize("build", BREAKS_HOMOGENEITY.values(), ids=BREAKS_HOMOGENEITY)
-def test_what_breaks_homogeneity_is_seen_by_input_and_in_the_layer_it_breaks(build):
-    measured = check_homogeneous(seeded(0, build), inputs_of((8,)))
+@pytest.mark.parametrize(("build", "by"), BREAKS_HOMOGENEITY.values(), ids=BREAKS_HOMOGENEITY)
+def test_what_breaks_homogeneity_is_named_and_seen_by_input_and_in_the_layer_it_breaks(build, by):
+    model = seeded(0, build)
+    assert find_inhomogeneous(model, inputs_of((8,))) == by
+    measured = check_homogeneous(model, inputs_of((8,)))
     assert not measured.holds(1e-2)
     assert measured.by_input > 1e-2
     assert measured.by_layer["0.weight"] > 1e-2

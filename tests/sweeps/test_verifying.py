@@ -135,7 +135,8 @@ NETWORK = network()
 REFUSED = {
     "another's optimizer": ((NETWORK, DATA, torch.optim.SGD(network().parameters(), 0.1, weight_decay=0.1)),
         "the optimizer has none of the model's parameters"),
-    "not homogeneous": ((with_tanh(), DATA), r"not homogeneous in (its inputs|layer hidden.weight): .* by 0\.\d"),
+    "not homogeneous": ((with_tanh(), DATA),
+        r"in (its inputs|layer hidden.weight), because of an operation in Model.forward: .* by 0\.\d"),
     "labels from 1": ((NETWORK, [(IMAGES, LABELS + 1)]), "labels go from 1 to 4"),
     "labels from -1": ((NETWORK, [(IMAGES, LABELS - 1)]), "labels go from -1 to 2"),
     "nan weights": ((spoilt("classifier.weight", lambda weight: weight[0, 0].fill_(math.nan)), DATA),

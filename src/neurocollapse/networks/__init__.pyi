@@ -21,6 +21,7 @@ from .heads import find_head as find_head
 from .heads import head_of_output as head_of_output
 from .homogeneity import Homogeneity as Homogeneity
 from .homogeneity import check_homogeneous as check_homogeneous
+from .homogeneity import find_inhomogeneous as find_inhomogeneous
 from .linear_heads import CONVOLUTIONS as CONVOLUTIONS
 from .linear_heads import TWO_ROWS as TWO_ROWS
 from .linear_heads import Head as Head

@@ -1,7 +1,8 @@
 """Tests whether a network is positively homogeneous of degree one, in its input and in every layer."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .._errors import checks_arguments
+from .modes import evaluation
 from .parameters import layer_weights
+from .wrappers import modules_by_name
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,44 @@ def check_homogeneous(
         for tensor, value in found:
             tensor.copy_(value)
     return Homogeneity(by_input, by_layer)
+
+
+@torch.no_grad()
+def find_inhomogeneous(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> str | None:
+    """Names the first module g of a forward pass for which g(2x) is not 2 g(x); None if there is none.
+
+    Of a module with parts, which come before it, it is an operation of its own. Modules of several inputs are passed
+    over. The model is in evaluation mode meanwhile.
+
+    >>> find_inhomogeneous(nn.Sequential(nn.ReLU(), nn.Linear(2, 2)), torch.ones(1, 2))
+    'Linear 1, which has a bias'
+    """
+    found: list[str] = []
+    tried: list[nn.Module] = []  # the module that is being tried, whose parts have hooks too
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
+        def tries(module: nn.Module, taken: tuple[object, ...], output: object) -> None:
+            if found or tried or not isinstance(output, Tensor) or len(taken) != 1 or not isinstance(taken[0], Tensor):
+                return
+            tried.append(module)
+            missed = torch.linalg.norm(module.forward(2 * taken[0]) - 2 * output)
+            tried.clear()
+            if missed > math.sqrt(torch.finfo(output.dtype).eps) * torch.linalg.norm(output):
+                found.append(_described(name, module))
+
+        return tries
+
+    with evaluation(model), ExitStack() as stack:
+        for name, module in modules_by_name(model).items():
+            stack.callback(module.register_forward_hook(hook(name)).remove)
+        model(inputs)
+    return found[0] if found else None
+
+
+def _described(name: str, module: nn.Module) -> str:
+    kind = type(module).__name__
+    if module._modules:
+        return f"an operation in {kind}.forward"
+    return f"{kind} {name}".rstrip() + (
+        ", which has a bias" if isinstance(getattr(module, "bias", None), Tensor) else ""
+    )

@@ -42,7 +42,7 @@ def find_linear_tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) 
     while True:
         places = [place for place, earlier in enumerate(before) if _gives(earlier, call)]
         if not places:
-            return LinearTail(tuple(layers), "an operation that is no module" if before else "the input")
+            return LinearTail(tuple(layers), "a function called between modules" if before else "the input")
         giver, before = before[places[-1]], before[: places[-1]]
         module = leaves[giver.name]
         if isinstance(module, nn.Linear):

@@ -1,8 +1,8 @@
 """Gathers `Evidence` from a network and its data, by one full gradient in float64."""
 
 import math
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import torch
 from jaxtyping import Float
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from .._errors import VerificationError
 from ..networks import (
-    Homogeneity,
     captured_features,
     check_head,
     check_homogeneous,
     find_classifier,
+    find_inhomogeneous,
     find_linear_tail,
 )
 from ..statistics import Classifier
@@ -93,27 +93,31 @@ def check_theory_applies(objective: FullBatch, *, force: bool) -> str | None:
 
     Returns None if it is. If not, raises `VerificationError` or, with `force`, returns what is wrong.
     """
-    fault = _fault(homogeneity_without_bias(objective.model, objective.inputs[:_TRIED]))
+    inputs = objective.inputs[:_TRIED]
+    with _no_classifier_bias(objective.model, inputs):
+        fault = _fault(objective.model, inputs)
     if fault is None or force:
         return fault
     raise VerificationError(f"{fault}; the theory is about homogeneous networks (to see the numbers anyway: force)")
 
 
-def homogeneity_without_bias(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> Homogeneity:
-    """Calls `check_homogeneous` on f − b, the network without the classifier's bias b."""
+@contextmanager
+def _no_classifier_bias(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> Iterator[None]:
+    """Makes the network f − b, without the classifier's bias b, within the block."""
     bias = find_classifier(model, inputs).bias
-    if bias is None:
-        return check_homogeneous(model, inputs)
-    kept = bias.detach().clone()
-    with torch.no_grad():
-        bias.zero_()
-        found = check_homogeneous(model, inputs)
-        bias.copy_(kept)
-    return found
+    kept = None if bias is None else bias.detach().clone()
+    try:
+        if bias is not None:
+            nn.init.zeros_(bias)
+        yield
+    finally:
+        if bias is not None and kept is not None:
+            bias.data.copy_(kept)
 
 
-def _fault(found: Homogeneity) -> str | None:
+def _fault(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> str | None:
     """Describes the largest deviation; None if it is rounding, or if all outputs are zero, which show nothing."""
+    found = check_homogeneous(model, inputs)
     deviations: Mapping[str, float] = {
         "in its inputs": found.by_input,
         **{f"in layer {name}": deviation for name, deviation in found.by_layer.items()},
@@ -121,7 +125,9 @@ def _fault(found: Homogeneity) -> str | None:
     where, deviation = max(deviations.items(), key=lambda item: -1.0 if math.isnan(item[1]) else item[1])
     if math.isnan(deviation) or deviation <= _TOLERANCE:
         return None
+    breaker = find_inhomogeneous(model, inputs)
+    because = f", because of {breaker}" if breaker else ""
     return (
-        f"the network is not homogeneous {where}: when that is scaled by α, its outputs miss α f by {deviation:.2g} of "
-        f"‖α f‖"
+        f"the network is not homogeneous {where}{because}: when that is scaled by α, its outputs miss α f by "
+        f"{deviation:.2g} of ‖α f‖"
     )
