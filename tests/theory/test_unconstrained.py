@@ -60,7 +60,7 @@ ROWS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("num_classes", [3, pytest.param(4, marks=pytest.mark.slow), 10])
+@pytest.mark.parametrize("num_classes", [3, *(pytest.param(C, marks=pytest.mark.slow) for C in (4, 10))])
 @pytest.mark.parametrize("row", ROWS)
 def test_random_starts_reach_the_closed_form(row: str, num_classes: int) -> None:
     solution = solve_unconstrained(model_of(num_classes, **ROWS[row]), starts=4)
@@ -538,7 +538,7 @@ def test_solvers_refuse_what_they_cannot_do() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"bias": "free"}, {"loss": "cross_entropy"}, {"features": "relu"}], ids=str)
-@pytest.mark.parametrize("below", [1e-4, 1e-6, 1e-8, 0.0])
+@pytest.mark.parametrize("below", [pytest.param(1e-4, marks=pytest.mark.slow), 1e-6, 1e-8, 0.0])
 def test_near_the_decay_of_collapse_no_angle_of_rounding_is_shown(below: float, options: dict[str, str]) -> None:
     C, n, decay = 4, 5, 1e-2
     feature_decay = ((1 - below) / C) ** 2 / (n * decay)
