@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import neurocollapse as nc
 from neurocollapse import NetworkError
@@ -40,6 +41,21 @@ def linear(*, bias=False, width=6):
     return nn.Linear(width, width, bias=bias)
 
 
+class Rectified(nn.Linear):
+    """A linear layer that is not linear."""
+
+    def __init__(self):
+        super().__init__(6, 6, bias=False)
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda module, taken, given: given.relu())
+    return layer
+
+
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
@@ -52,6 +68,10 @@ def linear(*, bias=False, width=6):
         ([linear(), nn.LayerNorm(6)], ((), "LayerNorm 1")),
         ([linear(), linear(bias=True), linear()], (("2",), "1, which has a bias")),
         ([linear(), Model(lambda model, z: z.relu()), linear()], (("2",), "Model 1")),
+        ([Rectified(), linear()], (("1",), "0, which does more than multiply by its weight")),
+        ([hooked(linear()), linear()], (("1",), "0, which does more than multiply by its weight")),
+        ([weight_norm(linear()), linear()], (("1",), "0, which computes its weight from other parameters")),
+        ([nn.Unflatten(1, (1, 6)), linear(), nn.Flatten()], ((), "1, which takes several vectors of a sample")),
     ],
 )
 def test_the_layers_before_the_classifier_are_found_and_what_ends_them_is_named(layers, expected):
@@ -60,10 +80,24 @@ def test_the_layers_before_the_classifier_are_found_and_what_ends_them_is_named(
     assert (found.layers, found.ended_by) == expected
 
 
-@pytest.mark.parametrize("function", [lambda z: z.relu(), lambda z: z.relu_(), lambda z: z + 1, lambda z: z * 2])
+@pytest.mark.parametrize(
+    "function",
+    [lambda z: z.relu(), lambda z: z.relu_(), lambda z: z + 1, lambda z: z * 2, lambda z: (z.data.clamp_(min=0), z)[1]],
+)
 def test_an_operation_that_is_no_module_ends_the_tail(function):
     model = Model(lambda m, z: m.classifier(function(m.layer(z))), layer=linear(), classifier=nn.Linear(6, 3))
     assert find_linear_tail(model, torch.randn(5, 6)).layers == ()
+
+
+def test_what_is_done_in_training_alone_ends_the_tail_and_leaves_the_model_as_it_was():
+    def forward(model, z):
+        return model.classifier(nn.functional.dropout(model.layer(model.norm(z)), 0.5, model.training))
+
+    model = Model(forward, norm=nn.BatchNorm1d(6), layer=linear(), classifier=nn.Linear(6, 3))
+    found = find_linear_tail(model.eval(), torch.randn(5, 6))
+    assert (found.layers, found.ended_by) == ((), "a function called between modules")
+    assert not model.training
+    assert model.norm.num_batches_tracked == 0
 
 
 def test_a_layer_called_twice_or_frozen_is_no_part_of_the_tail():

@@ -1,5 +1,6 @@
 """Finds the linear layers with nothing between that stand just before a network's classifier."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from .calls import Call, Calls
 from .heads import find_classifier
-from .modes import evaluation
+from .modes import evaluation, training
 from .wrappers import modules_by_name
 
 
@@ -23,17 +24,29 @@ class LinearTail:
 def find_linear_tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) -> LinearTail:
     """Returns the linear tail that a forward pass of `inputs` shows; the model is left as it was.
 
-    A layer belongs to it if it is an `nn.Linear` without a bias that trains, is called once, and gives its output to
-    the next as it is. Dropout ends it also where it is switched off. Raises `NetworkError` if there is no classifier.
+    A layer belongs to it if it is an `nn.Linear` without a bias that trains, is called once, on vectors, multiplies by
+    its weight and does nothing else, and gives its output to the next as it is, in evaluation and in training; so
+    dropout ends it. Raises `NetworkError` if there is no classifier.
 
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3, bias=False), nn.Linear(3, 2))
     >>> find_linear_tail(model, torch.ones(2, 4))
     LinearTail(layers=('2',), ended_by='ReLU 1')
     """
     classifier = find_classifier(model, inputs)
-    leaves = {name: module for name, module in modules_by_name(model).items() if not module._modules}
     generators = torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else [])
-    with torch.no_grad(), generators, evaluation(model), Calls(leaves, kept=None) as calls:
+    with torch.no_grad(), generators:
+        with evaluation(model):
+            found = _tail(model, inputs, classifier)
+        if found.layers and len(inputs) > 1:  # batch normalisation trains on no single sample
+            with training(model):
+                found = min(found, _tail(model, inputs, classifier), key=lambda tail: len(tail.layers))
+    return found
+
+
+def _tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"], classifier: nn.Linear) -> LinearTail:
+    """The linear tail in the present mode of the model."""
+    leaves = {name: module for name, module in modules_by_name(model).items() if _is_leaf(name, module)}
+    with Calls(leaves, kept=None) as calls:
         model(inputs)
     *before, call = calls.last
     while leaves[call.name] is not classifier:
@@ -46,7 +59,7 @@ def find_linear_tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) 
         giver, before = before[places[-1]], before[: places[-1]]
         module = leaves[giver.name]
         if isinstance(module, nn.Linear):
-            fault = _fault(module, calls.counts[giver.name])
+            fault = _fault(module, giver, calls.counts[giver.name])
             if fault is not None:
                 return LinearTail(tuple(layers), f"{giver.name}, which {fault}")
             layers.append(giver.name)
@@ -55,13 +68,30 @@ def find_linear_tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) 
         call = giver
 
 
-def _fault(module: nn.Linear, times: int) -> str | None:
+def _is_leaf(name: str, module: nn.Module) -> bool:
+    return not set(module._modules) - {"parametrizations"} and "parametrizations" not in name.split(".")
+
+
+def _fault(module: nn.Linear, call: Call, times: int) -> str | None:
     """Why a linear layer that is called so often does not belong to a tail; None if it does."""
     if module.bias is not None:
         return "has a bias"
+    if "weight" not in module._parameters:
+        return "computes its weight from other parameters"
     if not module.weight.requires_grad:
         return "is frozen"
-    return f"is called {times} times" if times > 1 else None
+    if times > 1:
+        return f"is called {times} times"
+    if call.input.ndim != 2:
+        return "takes several vectors of a sample"
+    if call.input_has_changed:
+        return "takes an input that is changed in place later"
+    # A subclass, a hook or a change that no version counts may have done more.
+    product = nn.functional.linear(call.input, module.weight)
+    missed = torch.linalg.norm(call.output - product) if call.output is not None else product.new_tensor(math.inf)
+    if missed > math.sqrt(torch.finfo(product.dtype).eps) * torch.linalg.norm(product):
+        return "does more than multiply by its weight"
+    return None
 
 
 def _gives(earlier: Call, call: Call) -> bool:

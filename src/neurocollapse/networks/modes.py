@@ -29,6 +29,20 @@ def evaluation(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def training(model: nn.Module) -> Iterator[None]:
+    """Puts every module into training mode within the block, and restores its mode and the buffers afterwards."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with modes_kept(model):
+        for module in _with_a_mode(model):
+            module.training = True
+        try:
+            yield
+        finally:
+            for buffer, kept in buffers:  # such as running means
+                buffer.copy_(kept)
+
+
 def _with_a_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Yields the modules that have a mode: those that `torch.jit.freeze` makes have none."""
     return (module for module in model.modules() if hasattr(module, "training"))
