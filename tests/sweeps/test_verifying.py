@@ -1,6 +1,7 @@
 """`verify` of models in memory and of runs on disk."""
 
 import dataclasses
+import inspect
 import json
 import math
 import shutil
@@ -10,6 +11,8 @@ import time
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
 import neurocollapse as nc
@@ -96,18 +99,46 @@ def test_an_optimizer_says_what_decays():
     assert "λ_b b" in {row.name for row in decayed.sections[CRITICAL]}
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.Adam])
-def test_decoupled_decay_is_refused_and_coupled_decay_is_not(optimizer):
+def stepped(kind, gradient, weight_decay, **options):
+    """Weights of ones after a step of an optimizer."""
+    weight = nn.Parameter(torch.ones(3, 4))
+    weight.grad = gradient
+    kind([weight], weight_decay=weight_decay, **options).step()
+    return weight.detach()
+
+
+OPTIMIZERS = {
+    name: (kind, {})
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and "weight_decay" in inspect.signature(kind).parameters
+} | {"decoupled NAdam": (torch.optim.NAdam, {"decoupled_weight_decay": True})}
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_optimizer_is_taken_if_its_decay_adds_to_the_gradient_and_refused_if_not(kind, options):
+    gradient = torch.linspace(-1, 1, 12).reshape(3, 4)
+    coupled = torch.allclose(stepped(kind, gradient, 0.5, **options), stepped(kind, gradient + 0.5, 0.0, **options))
     model = network()
-    made = optimizer(model.parameters(), weight_decay=1e-3)
-    if optimizer is torch.optim.Adam:
+    made = kind(model.parameters(), weight_decay=1e-3, **options)
+    if coupled:
         assert nc.verify(model, DATA, weight_decay=made).facts["λ"] == 1e-3
         return
-    with pytest.raises(VerificationError, match=r"AdamW decouples its decay .* train with coupled decay"):
+    with pytest.raises(VerificationError, match=rf"{kind.__name__} decouples its decay .* train with coupled decay"):
         nc.verify(model, DATA, weight_decay=made)
     forced = nc.verify(model, DATA, weight_decay=made, force=True)
-    assert "AdamW" in forced.notes[0]
+    assert kind.__name__ in forced.notes[0]
     assert all("not claimed" in row.tells for row in forced)
+
+
+def test_an_optimizer_of_which_nothing_is_known_is_refused():
+    class Mine(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {"weight_decay": 0.1})
+
+    model = network()
+    with pytest.raises(VerificationError, match=r"not known how Mine applies its weight decay; .* pass λ as a number"):
+        nc.verify(model, DATA, weight_decay=Mine(model.parameters()))
+    assert "not known" in nc.verify(model, DATA, weight_decay=Mine(model.parameters()), force=True).notes[0]
 
 
 def with_tanh():
@@ -130,6 +161,12 @@ def spoilt(name, change):
     return model
 
 
+def pruned():
+    model = network()
+    prune.l1_unstructured(model.features[1], "weight", 0.5)
+    return model
+
+
 IMAGES, LABELS = DATA[0]
 NETWORK = network()
 REFUSED = {
@@ -144,6 +181,11 @@ REFUSED = {
     "nan inputs": ((NETWORK, [(IMAGES / 0, LABELS)]), "the network's inputs are not finite"),
     "a frozen classifier": ((spoilt("classifier.weight", lambda weight: weight.requires_grad_(False)), DATA),
         "is frozen, and the theory is about one that trains"),
+    "a computed classifier": ((nn.Sequential(weight_norm(linear(16, 4))), DATA), "computes its weight from other"),
+    "a computed layer": ((pruned(), DATA), "this model cannot be copied: .* prune"),
+    "a layer without a shape": ((nn.Sequential(nn.LazyLinear(8), linear(8, 4)), DATA), "0.weight has no shape yet"),
+    "outputs for parts of a sample": ((nn.Sequential(nn.Unflatten(1, (4, 4)), linear(4, 4)), DATA),
+        r"outputs of shape \(20, 4, 4\)"),
     "two outputs": ((Model(lambda self, x: (self.classifier(x), x), classifier=linear(16, 4)), DATA),
         "the network returns a tuple; return the classifier's output alone"),
     "two inputs": (

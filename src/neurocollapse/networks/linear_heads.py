@@ -134,3 +134,8 @@ def check_head(outputs: object, captured: list[Tensor], classifier: nn.Linear) -
             f"the network's output is not that of its last linear layer, {classifier}; "
             f"return the classifier's output as it is"
         )
+    if outputs.ndim != 2:
+        raise NetworkError(
+            f"the network returns outputs of shape {tuple(outputs.shape)}; return one row of outputs for each "
+            f"sample, of shape (samples, classes)"
+        )

@@ -69,6 +69,11 @@ def check_evaluates(objective: FullBatch) -> None:
     Raises `VerificationError` or `NetworkError` if not.
     """
     classifier = _classifier(objective)
+    if "weight" not in classifier._parameters:
+        raise VerificationError(
+            f"the last linear layer, {classifier}, computes its weight from other parameters, and the theory is about "
+            f"one that is trained itself"
+        )
     if not classifier.weight.requires_grad:
         raise VerificationError(
             f"the last linear layer, {classifier}, is frozen, and the theory is about one that trains; let it train"

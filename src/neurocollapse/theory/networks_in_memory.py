@@ -24,7 +24,20 @@ def verify_model(
     model = unwrap(model)
     decays, doubt = decays_of(model, weight_decay, force=force)
     inputs, labels = _all_of(loader, model)
-    return table_of(FullBatch(model, inputs, labels, decays), force=force, doubt=doubt)
+    return table_of(_objective(model, inputs, labels, decays), force=force, doubt=doubt)
+
+
+def _objective(model: nn.Module, inputs: Tensor, labels: Tensor, decays: dict[str, float]) -> FullBatch:
+    try:
+        return FullBatch(model, inputs, labels, decays)
+    except RuntimeError as error:
+        if "deepcopy" not in str(error):
+            raise
+        raise VerificationError(
+            "verify works on a copy, and this model cannot be copied: it keeps a tensor that was computed from its "
+            "parameters, as torch.nn.utils.weight_norm and prune do; take these off, or use "
+            "torch.nn.utils.parametrizations"
+        ) from error
 
 
 def table_of(objective: FullBatch, *, force: bool, doubt: str | None = None) -> TheoryTable:
@@ -39,15 +52,15 @@ def decays_of(
 ) -> tuple[dict[str, float], str | None]:
     """λ of every trainable parameter, by name, and, under `force`, the reason why the theory may not apply."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if lazy := [name for name, p in trained.items() if nn.parameter.is_lazy(p)]:
+        raise VerificationError(f"{lazy[0]} has no shape yet; run the model on a batch first")
     if not isinstance(weight_decay, torch.optim.Optimizer):
         if not isinstance(weight_decay, int | float) or not 0 <= weight_decay < float("inf"):
             raise VerificationError(
                 f"weight_decay is λ of Eq. 1, a finite number from 0, or the optimizer; got {weight_decay!r}"
             )
         return dict.fromkeys(trained, float(weight_decay)), None
-    doubt = None
-    if _is_decoupled(weight_decay):
-        doubt = doubt_of_decoupled(type(weight_decay).__name__, force=force)
+    doubt = _doubt_of(weight_decay, force=force)
     by_parameter = {
         id(p): float(group.get("weight_decay", 0.0)) for group in weight_decay.param_groups for p in group["params"]
     }
@@ -70,10 +83,39 @@ def doubt_of_decoupled(name: str, *, force: bool) -> str:
     return doubt
 
 
-def _is_decoupled(optimizer: torch.optim.Optimizer) -> bool:
-    decays = any(group.get("weight_decay") for group in optimizer.param_groups)
+#: The optimizers whose weight_decay λ adds λW to the gradient, unless a group of parameters says otherwise.
+_COUPLED = (
+    torch.optim.SGD,
+    torch.optim.ASGD,
+    torch.optim.Adam,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.Adamax,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.RMSprop,
+)
+#: Those that shrink the weights instead. Not every version of PyTorch has all.
+_DECOUPLED = tuple(getattr(torch.optim, name) for name in ("AdamW", "Adafactor", "Muon") if hasattr(torch.optim, name))
+
+
+def _doubt_of(optimizer: torch.optim.Optimizer, *, force: bool) -> str | None:
+    """Says why the theory may not apply to an optimizer's decay; None if it does, or if there is no decay."""
+    if not any(group.get("weight_decay") for group in optimizer.param_groups):
+        return None
+    name = type(optimizer).__name__
     decoupled = any(group.get("decoupled_weight_decay") for group in optimizer.param_groups)
-    return decays and (decoupled or isinstance(optimizer, torch.optim.AdamW))
+    if decoupled or isinstance(optimizer, _DECOUPLED):
+        return doubt_of_decoupled(name, force=force)
+    if isinstance(optimizer, _COUPLED):
+        return None
+    doubt = f"it is not known how {name} applies its weight decay"
+    if not force:
+        raise VerificationError(
+            f"{doubt}; if it adds λW to the gradient, as SGD does, pass λ as a number (to see the numbers anyway: "
+            f"force)"
+        )
+    return doubt
 
 
 def _all_of(loader: Iterable[Any], model: nn.Module) -> tuple[Tensor, Tensor]:
