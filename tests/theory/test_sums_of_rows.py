@@ -27,6 +27,16 @@ def doubled(input_shape, num_classes):
     return Model(lambda model, x: model.inner(x.double()), inner=inner)
 
 
+def tied(input_shape, num_classes):
+    """A network whose classifier's weight is also that of a layer below."""
+
+    def forward(model, x):
+        weight = model.classifier.weight
+        return model.classifier(torch.relu(x @ weight.T) @ weight)
+
+    return Model(forward, classifier=nn.Linear(input_shape[0], num_classes, bias=False))
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "sgdw"])
 @pytest.mark.parametrize(
     "options",
@@ -64,6 +74,11 @@ def test_the_prediction_is_the_recursion_step_by_step():
 def test_steps_are_counted_as_they_are_taken():
     config = replace(RUN, normalization="batch", batch_size=13)
     assert [len(batches(each, 40, 1)) for each in (RUN, config, replace(config, normalization="none"))] == [6, 3, 4]
+
+
+def test_nothing_is_predicted_where_the_weight_acts_elsewhere_too():
+    with pytest.raises(nc.VerificationError, match="acts elsewhere in the network too"):
+        nc.verify(nc.train(replace(RUN, network=f"{__name__}:tied", epochs=1)))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "sgdw"])

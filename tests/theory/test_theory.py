@@ -101,6 +101,13 @@ def test_identities_hold_at_random_weights(name, bias):
     assert len(residuals) == layers + layers + (layers - 1) + 1  # Euler, Lemma 2.2, neighbours, the central path
 
 
+def test_identities_hold_where_a_bias_is_a_million_times_the_rest_of_the_outputs():
+    tiny = objective("mlp", GAUSSIAN, depth=9, width=24, bias="free")
+    tiny.move_to(torch.cat([p.flatten() * 1e-6 ** ((p.ndim > 1) / 9) for p in tiny.parameters.values()]).detach())
+    table = theory_table(gather_evidence(tiny))
+    assert max(comparison.residual for comparison in table.sections[IDENTITIES]) <= 1e-12
+
+
 @pytest.mark.parametrize("depth", [2, 6, 10])
 def test_identities_hold_for_convolutional_networks_of_any_depth(depth):
     torch.manual_seed(depth)
@@ -287,12 +294,14 @@ def test_what_sqi_predicts_is_shown_where_the_features_hold_its_frame(width, bia
     assert any("what SQI predicts is left out" in note for note in table.notes) != shown
 
 
-def test_a_network_that_collapsed_to_zero_is_noted():
-    zero = objective("mlp", GAUSSIAN, depth=2, width=24)
-    zero.move_to(0 * zero.point)
+@pytest.mark.parametrize(("bias", "message"), [("none", "all outputs are zero"), ("free", "all outputs are the bias")])
+def test_a_network_that_collapsed_to_zero_is_noted(bias, message):
+    zero = objective("mlp", GAUSSIAN, depth=2, width=24, bias=bias)
+    is_bias = torch.cat([torch.full(p.shape, p.ndim == 1).flatten() for p in zero.parameters.values()])
+    zero.move_to(torch.where(is_bias, 0.25 * (bias == "free"), 0.0).double())
     table = theory_table(gather_evidence(zero))
-    assert any("collapsed to zero" in note for note in table.notes)
-    assert table.facts["sqi_gap"] == 1.0
+    assert any(f"{message}: at λ = 0.003 everything that decays has collapsed to zero" in note for note in table.notes)
+    assert table.facts["sqi_gap"] == 1 - 0.25 * (bias == "free")
     str(table)
 
 

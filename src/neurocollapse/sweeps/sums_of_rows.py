@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._errors import VerificationError
 from ..datasets import Dataset
-from ..networks import find_classifier
+from ..networks import captured_features, find_classifier
 from ..theory import SUMS, TheoryTable, check_evaluates, sum_of_gradients, sums_along_training
 from ..training import FullBatch, RunConfig, decay_alone, first_network
 from .folder import RunFolder
@@ -34,7 +34,8 @@ def check_predicted(config: RunConfig) -> None:
 def table_of_sums(config: RunConfig, objective: FullBatch, dataset: Dataset, sums: Sums) -> TheoryTable:
     """Returns the table of a run on the cross-entropy; `objective` is at its last weights, `sums` are those recorded.
 
-    Where the last sum is not recorded as a vector, it is that of the weights, and the first that of the seed.
+    Where the last sum is not recorded as a vector, it is that of the weights, and the first that of the seed. Raises
+    `VerificationError` if the classifier's weight acts elsewhere in the network too.
     """
     check_evaluates(objective)
     inputs, last = objective.inputs[:2], max(sums)
@@ -46,18 +47,32 @@ def table_of_sums(config: RunConfig, objective: FullBatch, dataset: Dataset, sum
     measured = {epoch: s for epoch, s in sums.items() if s is not None}
     if not isinstance(sums[last], Tensor):
         measured[last] = weight.sum(dim=0)
-    _, gradient = objective.data_gradient()
-    of_classifier = next(
-        part.cpu()
-        for name, part in objective.split(gradient).items()
-        if objective.parameters[name] is classifier.weight
-    )
+    of_classifier = _gradient_of(classifier, objective).cpu()
     factors = decay_alone(config, last, len(objective.labels))
     rows = (sum_of_gradients(of_classifier), *sums_along_training(start, factors, measured))
     size = (torch.linalg.norm(weight) * math.sqrt(len(weight))).item()
     nc0 = torch.linalg.norm(weight.sum(dim=0)).item() / size if size else math.nan
     note = f"the loss is {config.loss}, and the theory's other statements are about the square loss"
     return TheoryTable({SUMS: rows}, {"λ": config.weight_decay, "nc0": nc0}, (note,))
+
+
+def _gradient_of(classifier: nn.Linear, objective: FullBatch) -> Float[Tensor, "classes features"]:
+    """Returns ∂L_data/∂W of the classifier. Raises `VerificationError` if W does more than give the outputs."""
+    with captured_features(classifier) as captured:
+        _, gradient = objective.data_gradient()
+    found = next(
+        part for name, part in objective.split(gradient).items() if objective.parameters[name] is classifier.weight
+    )
+    features = torch.cat(captured)
+    outputs = classifier(features).detach().requires_grad_()
+    (errors,) = torch.autograd.grad(objective.loss(outputs, objective.labels) / len(outputs), outputs)
+    size = torch.linalg.norm(errors, dim=1) @ torch.linalg.norm(features, dim=1)
+    if torch.linalg.norm(found - errors.T @ features) > 1e-9 * size:
+        raise VerificationError(
+            f"the weight of the last linear layer, {classifier}, acts elsewhere in the network too, as where it is "
+            f"tied to another layer's; then more than decay moves Σ_c W^c, and nothing is predicted of this run"
+        )
+    return found
 
 
 def _row_sum(model: nn.Module, inputs: Tensor) -> Float[Tensor, " features"]:

@@ -112,6 +112,11 @@ class Evidence:
         return zero if self.classifier.bias is None else self.classifier.bias
 
     @cached_property
+    def products(self) -> Float[Tensor, "samples classes"]:
+        """W h_i, which is f_i − b without its cancellation."""
+        return self.features @ self.classifier.weight.T
+
+    @cached_property
     def outputs(self) -> Float[Tensor, "samples classes"]:
         """f_i."""
         return self.classifier(self.features)
@@ -138,7 +143,7 @@ class Evidence:
         layers = {layer.name: layer for layer in self.layers}
         pairs: list[LinearPair] = []
         names = (self.classifier_name, *self.tail.layers)
-        outputs, features, errors = self.outputs - self.bias, self.features, -self.errors
+        outputs, features, errors = self.products, self.features, -self.errors
         for above, below, inputs in zip(names, self.tail.layers, self.tail_inputs, strict=False):
             W = layers[above]
             pairs.append(LinearPair(W, layers[below], inputs, features, outputs, errors))

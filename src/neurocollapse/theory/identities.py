@@ -26,13 +26,13 @@ def _mean_inner_product(A: torch.Tensor, B: torch.Tensor) -> float:
 
 def _size_of_terms(evidence: Evidence) -> float:
     """(1/N) Σ_i ‖f_i − y_i‖ ‖f_i − b‖: the size of the terms that Euler's right side sums."""
-    lengths = torch.linalg.norm(evidence.errors, dim=1) * torch.linalg.norm(evidence.outputs - evidence.bias, dim=1)
+    lengths = torch.linalg.norm(evidence.errors, dim=1) * torch.linalg.norm(evidence.products, dim=1)
     return lengths.mean().item()
 
 
 def euler(evidence: Evidence) -> Iterator[Comparison]:
     """⟨W_l, ∇_l L_data⟩ = (1/N) Σ_i ⟨f_i − y_i, f_i − b⟩, the same number for every layer."""
-    predicted = _mean_inner_product(-evidence.errors, evidence.outputs - evidence.bias)
+    predicted = _mean_inner_product(-evidence.errors, evidence.products)
     scale = _size_of_terms(evidence)
     for layer in evidence.layers:
         measured = (layer.value * layer.data_gradient).sum().item()
@@ -118,7 +118,7 @@ def gradient(evidence: Evidence) -> Iterator[Comparison]:
 
 def critical_norms(evidence: Evidence) -> Iterator[Comparison]:
     """λ_l‖W_l‖² = (1/N) Σ_i ⟨y_i − f_i, f_i − b⟩ for every layer, so with λ > 0 the data are not interpolated."""
-    predicted = _mean_inner_product(evidence.errors, evidence.outputs - evidence.bias)
+    predicted = _mean_inner_product(evidence.errors, evidence.products)
     for layer in evidence.layers:
         measured = layer.decay * layer.squared_norm
         yield compare(f"λ‖W‖² of {layer.name}", predicted, measured, tells=STATIONARITY, reference="Lemma 2.2")
@@ -140,7 +140,7 @@ def last_layer(evidence: Evidence) -> Iterator[Comparison]:
     predicted = evidence.errors.T @ evidence.features / len(evidence.labels)
     reference = "stationarity of the last layer"
     yield compare("λW", predicted, decay * weight, tells=STATIONARITY, reference=reference)
-    rows = (evidence.errors * (evidence.outputs - evidence.bias)).mean(dim=0)
+    rows = (evidence.errors * (evidence.products)).mean(dim=0)
     yield compare("λ‖W^c‖²", rows, decay * weight.square().sum(dim=1), tells=STATIONARITY, reference=reference)
 
 

@@ -236,11 +236,12 @@ def _notes(evidence: Evidence) -> Iterator[str]:
         yield f"no linear layer that counts stands just before the classifier, but {evidence.tail.ended_by}"
     if evidence.bias_kind == "frozen":
         yield "the classifier's bias is frozen, so the laws that need ∂L/∂b = 0 are left out"
-    zero = bool(evidence.outputs.abs().max() < 1e-6)
+    zero = bool(evidence.products.abs().max() < 1e-6)
     if zero:
+        what = "all outputs are zero" if evidence.bias_kind == "none" else "all outputs are the bias"
         yield (
-            f"all outputs are zero: at λ = {evidence.weight_decay:g} everything has collapsed to zero and ε is 1, so "
-            f"the comparisons below mean nothing"
+            f"{what}: at λ = {evidence.weight_decay:g} everything that decays has collapsed to zero, so the "
+            f"comparisons below mean nothing"
         )
     if evidence.bias_kind == "none" and evidence.weight_decay and not zero:
         yield (
