@@ -273,6 +273,8 @@ def test_without_decay_what_divides_by_it_is_left_out_and_named():
 
 
 def test_what_limits_the_theory_is_noted():
+    model = nn.Sequential(nn.Dropout(0.2), nn.Linear(16, 4, bias=False))
+    dropped = decayed(model, GAUSSIAN.images, GAUSSIAN.labels, 1e-3)
     evidence = gather_evidence(objective("mlp", GAUSSIAN, depth=2, width=24))
     part = replace(evidence, features=evidence.features[:-2], labels=evidence.labels[:-2])
     for table, message in (
@@ -280,6 +282,7 @@ def test_what_limits_the_theory_is_noted():
         (table_of_mlp(IMAGES, width=8), "p = 8 features hold no simplex of 10 classes"),
         (table_of_mlp(IMAGES, width=9), "p = 9 features hold no orthogonal frame"),
         (theory_table(part), "8 to 10 samples"),
+        (theory_table(gather_evidence(dropped)), "in training the network computes something else"),
     ):
         assert any(message in note for note in table.notes), message
 

@@ -73,6 +73,8 @@ class Evidence:
     frozen: tuple[str, ...] = ()
     #: the name of the classifier's weight among the layers
     classifier_name: str = "classifier"
+    #: whether the network computes something else in training, as with dropout
+    differs_in_training: bool = False
     #: the linear layers just before the classifier, by name, the nearest first, and what ends them
     tail: LinearTail = field(default_factory=LinearTail)
     #: the inputs of these layers, in the same order

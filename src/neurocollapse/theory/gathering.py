@@ -16,6 +16,7 @@ from ..networks import (
     find_classifier,
     find_inhomogeneous,
     find_linear_tail,
+    training,
 )
 from ..statistics import Classifier
 from ..training import FullBatch
@@ -54,9 +55,21 @@ def gather_evidence(objective: FullBatch) -> Evidence:
         classifier_name=next(
             name.removesuffix(".weight") for name, p in objective.parameters.items() if p is classifier.weight
         ),
+        differs_in_training=_differs_in_training(objective),
         tail=tail,
         tail_inputs=tuple(torch.cat(inputs).cpu() for inputs in below),
     )
+
+
+def _differs_in_training(objective: FullBatch) -> bool:
+    inputs = objective.inputs[:_TRIED]
+    if len(inputs) < 2:  # batch normalisation trains on no single sample
+        return False
+    with torch.no_grad(), torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else []):
+        outputs = objective.model(inputs)
+        with training(objective.model):
+            trained = objective.model(inputs)
+    return not (isinstance(trained, Tensor) and trained.shape == outputs.shape and torch.allclose(trained, outputs))
 
 
 def _classifier(objective: FullBatch) -> nn.Linear:

@@ -234,6 +234,8 @@ def _notes(evidence: Evidence) -> Iterator[str]:
         yield f"the network ends in {len(names)} linear layers ({', '.join(names)}), after {evidence.tail.ended_by}"
     elif evidence.tail.ended_by and not evidence.tail.ended_by.startswith("ReLU"):
         yield f"no linear layer that counts stands just before the classifier, but {evidence.tail.ended_by}"
+    if evidence.differs_in_training:
+        yield "in training the network computes something else, as with dropout, so L is not what it is trained on"
     if evidence.bias_kind == "frozen":
         yield "the classifier's bias is frozen, so the laws that need ∂L/∂b = 0 are left out"
     zero = bool(evidence.products.abs().max() < 1e-6)
