@@ -4,6 +4,7 @@ import inspect
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from neurocollapse.sweeps.files import read_arrays
 CONFIG = nc.RunConfig(dataset="gaussian", network="mlp", depth=2, width=8, epochs=1)
 MODEL = torch.nn.Linear(16, 4)
 DATA = nc.load_dataset("gaussian")
+LOADER = [(DATA.train.images, DATA.train.labels)]
 
 CALLS = {
     "None for a folder": (lambda: nc.runs(None), "runs: path must be a path, got None of type NoneType"),
@@ -81,6 +83,38 @@ def test_a_mistaken_call_is_answered_in_a_sentence(call, message):
         call()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+#: A number as NumPy and PyTorch have it, given where the functions take one.
+NUMBERS = {
+    "verify": lambda n: nc.verify(nc.build_network("mlp", (16,), 4, depth=2, width=n(8)), LOADER, weight_decay=n(0.5))
+    .to_frame().residual.sum(),
+    "a model": lambda n: nc.measure_model(MODEL, DATA.train, weight_decay=n(0.5), min_per_class=n(2))["loss"],
+    "an option": lambda n: nc.measure_model(MODEL, DATA.train, max_per_class=n(3)).class_counts,
+    "by position": lambda n: nc.simplex_etf(n(3)).tolist(),
+    "a problem": lambda n: nc.UnconstrainedModel(
+        num_classes=n(2), per_class=(n(3), n(4)), num_features=n(2), weight_decay=n(0.5), feature_decay=n(0.25)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["scalar", "array", "tensor"])
+@pytest.mark.parametrize("call", NUMBERS.values(), ids=NUMBERS)
+def test_a_number_of_numpy_or_pytorch_is_a_number(call, kind):
+    number = {
+        "scalar": lambda n: (np.float32 if isinstance(n, float) else np.int32)(n),
+        "array": np.array,
+        "tensor": lambda n: torch.tensor(n, requires_grad=isinstance(n, float)),
+    }[kind]
+    torch.manual_seed(0)
+    expected = call(lambda n: n)
+    torch.manual_seed(0)
+    assert call(number) == expected
+
+
+@pytest.mark.parametrize("wrong", [np.bool_(1), torch.tensor(True), torch.ones(2), torch.empty((), device="meta")])
+def test_what_holds_no_number_or_several_is_none(wrong):
+    with pytest.raises(nc.InputTypeError, match="simplex_etf: num_classes must be an integer, got "):
+        nc.simplex_etf(wrong)
 
 
 PUBLIC = [name for name in nc.__all__ if inspect.isfunction(getattr(nc, name))]

@@ -8,6 +8,7 @@ import difflib
 import errno
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
@@ -143,7 +144,8 @@ def check_names(taker: str, given: Iterable[str], known: Iterable[str], what: st
 def checks_arguments(called: F) -> F:
     """Makes a public function or class raise `InputTypeError` for an unknown argument, or one of a wrong type.
 
-    Types are checked as far as a hint names classes: not the shapes of tensors and not the items of containers.
+    Types are checked as far as a hint names classes: not the shapes of tensors and not the items of containers. Where a
+    number is taken, the function receives Python's own: see `as_plain`.
     """
     if isinstance(called, type):
         called.__init__ = checks_arguments(called.__init__)  # type: ignore[misc]
@@ -151,31 +153,53 @@ def checks_arguments(called: F) -> F:
 
     @functools.wraps(called)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        _check_call(called, args, kwargs)
-        return called(*args, **kwargs)
+        given = _check_call(called, args, kwargs)
+        return called(*given.args, **given.kwargs)
 
     return checked  # type: ignore[return-value]
 
 
-def _check_call(called: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def as_plain(value: Any) -> Any:
+    """Returns a number of NumPy, or in an array or a tensor without axes, as Python's own; any other value as it is.
+
+    >>> import numpy as np
+    >>> as_plain(np.int32(3)), as_plain(np.array(0.5)), as_plain((np.float32(2), None))
+    (3, 0.5, (2.0, None))
+    """
+    if type(value) is tuple:
+        return tuple(map(as_plain, value))
+    if getattr(value, "ndim", None) == 0:
+        with suppress(AttributeError, RuntimeError):  # of a tensor without values
+            value = value.item()
+    if isinstance(value, Real) and not isinstance(value, int | float):
+        return int(value) if isinstance(value, Integral) else float(value)
+    return value
+
+
+def _check_call(called: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> "inspect.BoundArguments":
     taker = called.__qualname__.removesuffix(".__init__")
-    signature, kinds, is_open = _signature(called)
+    signature, kinds, numbers, is_open = _signature(called)
     check_names(taker, () if is_open else kwargs, kinds)
+    kwargs = {name: as_plain(value) if name in numbers else value for name, value in kwargs.items()}
     try:
-        given = signature.bind(*args, **kwargs).arguments
+        bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise InputTypeError(f"{taker}: {error}; it takes {', '.join(kinds)}") from None
-    for name, value in given.items():
+    for name, value in bound.arguments.items():
+        if name in numbers:
+            bound.arguments[name] = value = as_plain(value)
         allowed = kinds.get(name, ())
         if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
             shown = f"{value!r} of type " if isinstance(value, _SHOWN) and len(repr(value)) < 60 else ""
             got = f"got {shown}{type(value).__name__}{_INSTEAD.get(name, '')}"
             raise InputTypeError(f"{taker}: {name} must be {_either(allowed)}, {got}")
+    return bound
 
 
 @functools.cache
-def _signature(called: Callable[..., Any]) -> tuple["inspect.Signature", dict[str, tuple[type, ...]], bool]:
-    """Returns a signature and, for each argument, the classes that it may be of; none if they cannot be checked.
+def _signature(called: Callable[..., Any]) -> tuple["inspect.Signature", dict[str, tuple[type, ...]], set[str], bool]:
+    """Returns a signature; for each argument, the classes that it may be of, none if they cannot be checked; and which
+    arguments may be numbers.
 
     The last value says whether it takes arguments by any name, `**options: Any`, which somebody else checks.
     """
@@ -183,15 +207,18 @@ def _signature(called: Callable[..., Any]) -> tuple["inspect.Signature", dict[st
 
     signature, hints = inspect.signature(called), get_type_hints(called)
     kinds: dict[str, tuple[type, ...]] = {}
+    options: dict[str, tuple[type, ...]] = {}  # of a TypedDict, which the function checks
     is_open = False
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD and hints[name] is Any:
             is_open = True
         elif parameter.kind is parameter.VAR_KEYWORD:
-            kinds |= dict.fromkeys(get_type_hints(get_args(hints[name])[0]), ())  # Unpack[a TypedDict]
+            fields = get_type_hints(get_args(hints[name])[0])  # Unpack[a TypedDict]
+            options = {field: _classes(hint) for field, hint in fields.items()}
         elif name != "self":
             kinds[name] = _classes(hints[name])
-    return signature, kinds, is_open
+    numbers = {name for name, classes in (kinds | options).items() if {Integral, Real} & {*classes}}
+    return signature, kinds | dict.fromkeys(options, ()), numbers, is_open
 
 
 def _classes(hint: Any) -> tuple[type, ...]:

@@ -64,8 +64,12 @@ def of_held_out(strategy):
     return measure_model(network(), loader(X + 0.3), means=measure_model(network(), loader()).means, strategy=strategy)
 
 
-def by_layer(data=None):
-    measured = measure_layers(network(), data or loader())
+def first(most, data=None, **options):
+    return measure_model(network(), data or loader(), max_per_class=most, **options)
+
+
+def by_layer(data=None, **options):
+    measured = measure_layers(network(), data or loader(), **options)
     return {f"{layer}.{key}": value for layer, m in measured.items() for key, value in m.items()}
 
 
@@ -105,6 +109,10 @@ BY_STRATEGY = {
 }
 CASES = {
     **{f"{s}, {name}": lambda s=s, case=case: case(s) for name, case in BY_STRATEGY.items() for s in STRATEGIES},
+    **{f"first {most}": lambda most=most: first(most) for most in (1, 3, 8, 20)},
+    "first, stream": lambda: first(3, strategy="stream"),
+    "first, in files": lambda: first(3, memory_budget=0),
+    "first of batches": lambda: first(6, list(zip(X.split(5), Y.split(5), strict=True))),
     "keep, held out": lambda: of_held_out("keep"),
     "twice, held out": lambda: of_held_out("twice"),
     "shuffled": lambda: measure_model(network(), loader(shuffle=True)),
@@ -112,6 +120,7 @@ CASES = {
     "a subset": lambda: measure_model(network(), loader(), subset=5),
     "options": lambda: measure_model(network(), loader(), weighting="samples", vci=True, weight_decay=0.1),
     "layers": by_layer,
+    "layers, first": lambda: by_layer(max_per_class=4),
     "layers of few samples": lambda: by_layer(loader(X[:3], torch.arange(3))),
     "in files": lambda: measure_model(network(), loader(), memory_budget=0),
     "data parallel": lambda: measure_model(parallel(network()), loader(), weight_decay=0.1),

@@ -16,6 +16,7 @@ from neurocollapse.networks import (
     MLP,
     VGG11,
     ConvNet,
+    ResNet18,
     build_network,
     captured_features,
     check_homogeneous,
@@ -115,9 +116,37 @@ def test_mlp_is_the_product_of_its_layers():
     assert torch.allclose(model(inputs), by_hand)
 
 
-def test_mlp_needs_a_hidden_layer():
-    with pytest.raises(NetworkError, match="depth counts the classifier too, so it is at least 2; got 1"):
-        MLP((5,), 3, depth=1, width=4)
+BUILT = {
+    "convnet": (ConvNet, {}),
+    "mlp": (MLP, {"depth": 3, "width": 8}),
+    "resnet18": (ResNet18, {"width": 8}),
+    "vgg11": (VGG11, {"width": 8}),
+}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"depth": 1}, "depth counts the classifier too, so it is at least 2; got 1"),
+        ({"depth": 0}, "so it is at least 2; got 0"),
+        ({"width": 0}, "width must be at least 1; got 0"),
+        ({"width": -8}, "width must be at least 1; got -8"),
+        ({"linear_tail": -1}, "linear_tail must be at least 0; got -1"),
+        ({"num_classes": 1}, "a classifier needs at least two classes; got 1"),
+        ({"num_classes": -2}, "a classifier needs at least two classes; got -2"),
+        ({"input_shape": (1, 0, 8)}, r"input_shape must be of one length or more, each at least 1; got \(1, 0, 8\)"),
+        ({"input_shape": ()}, r"each at least 1; got \(\)"),
+    ],
+)
+@pytest.mark.parametrize("name", BUILT)
+def test_a_size_that_no_network_has_is_refused(name, sizes, message):
+    kind, usual = BUILT[name]
+    given = {"input_shape": (1, 8, 8), "num_classes": 3, **sizes}
+    with pytest.raises(NetworkError, match=message):
+        build_network(name, **given)
+    if not sizes.keys() & {"depth", "width"} - usual.keys():
+        with pytest.raises(NetworkError, match=message):
+            kind(**{**usual, **given})
 
 
 # Initialisation

@@ -175,6 +175,18 @@ def test_it_fits_the_screen(opened, width, dark):
         assert card["right"] <= width
 
 
+@pytest.mark.parametrize("width", [320, 390, 500])
+def test_a_page_with_layers_fits_a_phone(opened, width):
+    name = "a_package_of_a_long_name.with_modules:network_"
+    page = opened([report_run(seed=seed, layers="all", network=name + "of_mine"[:seed]) for seed in range(2)])
+    page.size(width)
+    page.reload()
+    page.drawn("layers")
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    inside = "return arguments[0].every((name) => document.querySelector(name).getBoundingClientRect().right <= {})"
+    assert page.run(inside.format(width), ["#plot-layers .tools", "#layers-measure", "#plot-layers .main-svg"])
+
+
 def test_a_scroll_bar_that_takes_room_leaves_the_plots_in_their_cards(opened):
     page = opened()
     page.driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": False})

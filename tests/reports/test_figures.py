@@ -416,6 +416,7 @@ def test_layers_are_rows_and_records_columns_with_the_median_over_seeds_as_colou
     ("frame", "measures", "message"),
     [
         (records(), ["nc1"], 'the frame has no layers; pass records of runs that were trained with layers="all"'),
+        (layered(), [], "measures names none, so there is nothing to draw; choose among nc1, "),
         (layered(), ["nc9"], "there is no measure 'nc9' of layers; choose among nc1, "),
         (layered(), ["nc1_cdnv"], "no layer of the frame has nc1_cdnv; it has nc1, weight_share_frame"),
     ],
@@ -423,6 +424,16 @@ def test_layers_are_rows_and_records_columns_with_the_median_over_seeds_as_colou
 def test_what_has_no_layers_to_draw_is_named(frame, measures, message):
     with pytest.raises(ValueError, match=message):
         layers_figure(frame, measures)
+
+
+def test_what_was_recorded_is_no_setting_in_which_runs_differ():
+    numbers = {"gradient_norm": 0.1, "norm_spread": 0.1, "current_learning_rate": 0.1, "train.nc1": 0.1}
+    runs = [layered(seeds=1).assign(linear_tail=tail, seconds=lambda f: f["epoch"]) for tail in (0, 1)]
+    runs[1] = runs[1].assign(run_id=runs[1]["run_id"] + "-tail", seconds=lambda f: 2 * f["epoch"], **numbers)
+    with pytest.raises(
+        ValueError, match=r"0\.0-0 and 0\.0-0-tail .* differ in linear_tail \(0, 1\); a line over seeds"
+    ):
+        layers_figure(pd.concat([runs[0].assign(**dict.fromkeys(numbers, 8.0)), runs[1]]), ["nc1"])
 
 
 # Starts, and the finding

@@ -27,7 +27,7 @@ from neurocollapse._files import atomic_path, to_json, write_text
 from neurocollapse.datasets import load_dataset
 from neurocollapse.metrics import METRICS
 from neurocollapse.networks import build_network
-from neurocollapse.sweeps import RunFolder, folders, run_id, runs_table
+from neurocollapse.sweeps import RECORDED, RunFolder, folders, run_id, runs_table
 from neurocollapse.sweeps import resuming as execution
 from neurocollapse.sweeps.frame import frame_of, runs
 from neurocollapse.sweeps.networks_tried import NOT_HOMOGENEOUS
@@ -692,6 +692,7 @@ def test_runs_has_the_columns_it_says(shelf):
         "relative_gradient", "norm_spread", "nc1_slope",
     }  # fmt: skip
     assert set(frame) == scalars | norms | fields | bare | {"train.rank", "test.rank"}
+    assert bare - RECORDED == {"run_id", "status", "num_classes"}
     assert all(pd.api.types.is_float_dtype(frame[key]) for key in scalars | norms | {"terminal_phase_start"})
     assert all(pd.api.types.is_integer_dtype(frame[key]) for key in ("epoch", "seed", "num_classes", "epochs"))
     assert frame["weight_decay"].dtype == float

@@ -632,6 +632,7 @@ def test_a_choice_that_there_is_not_and_a_number_beyond_any_float_are_refused(fi
     [
         ("epochs", 1.5, "epochs must be an integer, got 1.5 of type float"),
         ("epochs", "3", "epochs must be an integer, got '3' of type str"),
+        ("seed", np.bool_(1), "seed must be an integer, got True of type bool"),
         ("seed", True, "seed must be an integer, got True of type bool"),
         ("batch_size", 2.0, "batch_size must be an integer, got 2.0 of type float"),
         ("batch_size", None, "batch_size must be an integer, got None of type NoneType"),
@@ -658,6 +659,7 @@ def test_a_value_of_another_type_is_refused_by_name(field, value, message):
         ("per_class", torch.tensor(5), 5),
         ("weight_decay", 0, 0.0),
         ("weight_decay", np.float32(0.5), 0.5),
+        ("weight_decay", torch.tensor(0.5, requires_grad=True), 0.5),
         ("learning_rate", np.int32(1), 1.0),
     ],
 )

@@ -21,7 +21,7 @@ from .capture.store import FeatureStore
 from .features import check_choice, chosen_of
 from .models import chosen_samples
 from .process_group import Processes
-from .sweeping import about_head, classifier_of, fold_into, head_of, two_sweeps
+from .sweeping import about_head, classifier_of, fold_into, head_of, keep_within, two_sweeps
 
 
 @checks_arguments
@@ -69,17 +69,16 @@ def measure_layers(
     ['1', '2', '3']
     """
     processes, tally = Processes(together), Tally()
-    max_per_class = options.pop("max_per_class", None)
+    max_per_class = options.get("max_per_class")
     check_choice(absent, min_per_class, max_per_class)
     loader = chosen_samples(loader, subset, options.get("label_key"))
     part = processes.share(loader)
     if not all(processes.all(lambda: part is not None)):  # fewer samples than processes: each measures all of them
         processes, part = Processes(together=False), loader
     read = partial(capture, model, part, head=head, layers=layers, inputs=True, tally=tally, **options)
-    if max_per_class is not None:
-        read = partial(read, max_per_class=processes.share_of(max_per_class))
     with ExitStack() as stack:
         captured = processes.each(lambda: stack.enter_context(read()))
+        keep_within(processes, captured, max_per_class)
         found, _ = head_of(captured)
         choose = partial(chosen_of, absent=absent, min_per_class=min_per_class)
         measured = partial(_measured, captured, processes, choose, weighting, vci)

@@ -35,8 +35,10 @@ from .sweeping import (
     classifier_of_first_batch,
     fold_into,
     head_of,
+    keep_within,
     mean_of_others,
     moments_of,
+    replayed,
     run_into,
     two_sweeps,
 )
@@ -92,7 +94,7 @@ def measure_model(
             labels. `device`; `autocast_dtype`; `eval_mode=False` leaves modules in training mode. `memory_budget`:
             bytes of features to hold in memory, 4 GiB; the rest goes to a temporary file in `folder`. `progress`:
             called after each batch with the number of batches done and the number in all. `max_per_class`: measure only
-            the first so many samples, or positions, of each class; several processes share them evenly.
+            the first so many samples, or positions, of each class; of several processes together, which take turns.
 
     Raises:
         ValueError: there is no head, or several; the loader has no labels; options do not go together; or `measure`
@@ -122,20 +124,24 @@ def measure_model(
     part = processes.share(loader)
     objective = None if weight_decay is None else objective_of(model, weight_decay)
     ood_mean = None if ood is None else mean_of_others(read, processes, ood, options.get("label_key"))
-    if max_per_class is not None:
-        read = partial(read, max_per_class=processes.share_of(max_per_class))
+    read = partial(read, max_per_class=max_per_class)
     choose = partial(chosen_of, absent=absent, min_per_class=min_per_class)
-    if strategy == "stream":
-        moments = processes.merged(lambda: None if part is None else moments_of(read, part, weighting))
-        processes.merged(lambda: tally).warn(stacklevel=3)
-        chosen = choose(moments.means)
-        return Measurement(moments.statistics(objective, ood_mean, means=chosen), chosen)
+    kept = strategy == "keep" or (max_per_class is not None and processes.size > 1)
     with ExitStack() as stack:
+        captured = None
+        if kept:
+            captured = processes.each(lambda: None if part is None else stack.enter_context(read(part)))
+            keep_within(processes, captured, max_per_class)
+        if strategy == "stream":
+            shown = read if captured is None else partial(replayed, captured)
+            moments = processes.merged(lambda: None if part is None else moments_of(shown, part, weighting))
+            processes.merged(lambda: tally).warn(stacklevel=3)
+            chosen = choose(moments.means)
+            return Measurement(moments.statistics(objective, ood_mean, means=chosen), chosen)
         if strategy == "twice":
             own = processes.each(lambda: None if part is None else classifier_of_first_batch(read, part))
             feed: Feed = partial(run_into, read, part)
         else:
-            captured = processes.each(lambda: None if part is None else stack.enter_context(read(part)))
             own = processes.each(lambda: None if captured is None else classifier_of(head_of(captured)[0]))
             feed = partial(fold_into, captured, None)
             if save_features is not None and captured is not None:

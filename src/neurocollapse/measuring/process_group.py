@@ -61,10 +61,6 @@ class Processes:
         # the first process reads even an empty loader, and raises the error for it
         return reloaded(loader, indices) if indices or not self.rank else None
 
-    def share_of(self, number: int) -> int:
-        """Returns this process's share of a number; the shares sum to it."""
-        return number // self.size + (self.rank < number % self.size)
-
     def all(self, make: Callable[[], T]) -> list[T]:
         """Calls `make` in every process and returns all results, in the order of the ranks."""
         if self.size == 1:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from .._errors import InputError, InputTypeError, NeurocollapseError
@@ -18,6 +19,7 @@ from .capture.forward import Captured
 from .capture.loaders import Unlabelled, as_loader
 from .capture.names import about
 from .capture.store import FeatureStore
+from .capture.subset import Quota
 from .features import is_cheap
 from .process_group import Processes
 
@@ -79,6 +81,34 @@ def head_of(captured: Captured) -> tuple[Head, FeatureStore]:
         raise InputTypeError("head must be the name of the classifier, or None, which finds it; got False")
     assert captured.features is not None
     return captured.head, captured.features
+
+
+def keep_within(processes: Processes, captured: Captured | None, max_per_class: int | None) -> None:
+    """Leaves, of what all processes have kept, the rows of each class that come first where one process reads all.
+
+    Each has kept its own first ones. They take turns, as `Processes.share` deals out samples or the batches of a list.
+    """
+    if max_per_class is None or processes.size == 1:
+        return
+    kept = {} if captured is None else captured.stores()
+    names = {} if captured is None else captured.names
+    parts = processes.all(lambda: {key: (store.labels, names[key].turns()) for key, store in kept.items()})
+    for key, store in kept.items():
+        labels, turns = (torch.cat(each) for each in zip(*(part[key] for part in parts if key in part), strict=True))
+        order = turns.argsort(stable=True)
+        chosen = order[Quota(max_per_class)(labels[order])].sort().values
+        start = sum(len(part[key][0]) for part in parts[: processes.rank] if key in part)
+        own = chosen[(chosen >= start) & (chosen < start + store.num_samples)] - start
+        store.leave(own)
+        names[key].left = own
+
+
+def replayed(captured: Captured, _: object, *, sink: Callable[[Tensor, Tensor, Head], object]) -> Captured:
+    """Shows a sink what was captured, as `capture` would while it reads a loader."""
+    head, store = head_of(captured)
+    with captured.names[None].naming():
+        sink(store.features, store.labels, head)
+    return captured
 
 
 def classifier_of(head: Head) -> Classifier:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._errors import NetworkError, checks_arguments
 from .by_name import has_own_weights
 from .heads import possible_classifiers
-from .names import BUILT_IN
+from .names import BUILT_IN, LEAST_SIZES
 from .users_own import call_builder
 
 
@@ -43,6 +43,7 @@ class ConvNet(_Classifier):
         linear_tail: int = 0,
     ):
         super().__init__()
+        _check_sizes(input_shape, num_classes, linear_tail=linear_tail)
         channels, height, width = _image("convnet", input_shape)
         widths = (channels, 32, 64, 128, 256)
         layers: list[nn.Module] = []
@@ -71,6 +72,7 @@ class _Pooled(_Classifier):
         linear_tail: int = 0,
     ):
         super().__init__()
+        _check_sizes(input_shape, num_classes, width=width, linear_tail=linear_tail)
         name = type(self).__name__.lower()
         channels, *_ = _image(name, input_shape)
         layers = self._maps(channels, _eighth(name, width), bias=hidden_bias, batch_norm=batch_norm)
@@ -159,8 +161,7 @@ class MLP(_Classifier):
         linear_tail: int = 0,
     ):
         super().__init__()
-        if depth < 2:
-            raise NetworkError(f"depth counts the classifier too, so it is at least 2; got {depth}")
+        _check_sizes(input_shape, num_classes, depth=depth, width=width, linear_tail=linear_tail)
         if linear_tail >= depth:
             raise NetworkError(
                 f"an mlp of depth {depth} has {depth - 1} hidden layers, so linear_tail is at most that; got "
@@ -181,6 +182,18 @@ class MLP(_Classifier):
                 layers += [*_normalization(nn.BatchNorm1d, after, batch_norm), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(width, num_classes, bias=bias)
+
+
+def _check_sizes(input_shape: tuple[int, ...], num_classes: int, **sizes: int) -> None:
+    """Raises `NetworkError` for a size that no network has, which PyTorch would take, or blame on the memory."""
+    if not input_shape or min(input_shape) < 1:
+        raise NetworkError(f"input_shape must be of one length or more, each at least 1; got {tuple(input_shape)}")
+    if num_classes < 2:
+        raise NetworkError(f"a classifier needs at least two classes; got {num_classes}")
+    for name, size in sizes.items():
+        if size < LEAST_SIZES[name]:
+            must = "depth counts the classifier too, so it is" if name == "depth" else f"{name} must be"
+            raise NetworkError(f"{must} at least {LEAST_SIZES[name]}; got {size}")
 
 
 def _image(name: str, input_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -236,6 +249,7 @@ def build_network(
     before the classifier have no ReLU and no bias. The user's function returns a module whose last linear layer has
     `num_classes` outputs: see `call_builder`. Raises `NetworkError`.
     """
+    _check_sizes(input_shape, num_classes, depth=depth, width=width, linear_tail=linear_tail)
     asked: dict[str, Any] = {"hidden_bias": hidden_bias, "batch_norm": batch_norm, "linear_tail": linear_tail}
     match name:
         case "convnet":

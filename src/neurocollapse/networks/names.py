@@ -5,6 +5,9 @@ from .._errors import NetworkError, did_you_mean
 #: The names of the networks that `build_network` knows.
 BUILT_IN = ("convnet", "mlp", "resnet18", "vgg11")
 
+#: The least that each size of a network may be; its depth counts the classifier too.
+LEAST_SIZES = {"depth": 2, "width": 1, "linear_tail": 0}
+
 #: What follows the name of a model with the weights that it was trained to have.
 PRETRAINED = "pretrained"
 

@@ -24,6 +24,7 @@ from .planning import plan_sweep as plan_sweep
 from .planning import say_notes as say_notes
 from .planning import sweep as sweep
 from .refined_points import Refinement as Refinement
+from .schemas import RECORDED as RECORDED
 from .theory_tables import ALONG as ALONG
 from .theory_tables import THEORY_VERSION as THEORY_VERSION
 from .theory_tables import TheoryFile as TheoryFile

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from .._errors import InputError, InputTypeError, RunError, checks_arguments, printable
+from .._errors import InputError, InputTypeError, RunError, as_plain, checks_arguments, printable
 from .._files import in_one_line, to_json, write_text
 from ..metrics import DEFINITIONS_VERSION, Measurement
 from ..training import Record, RunConfig
@@ -77,14 +76,15 @@ class Recorder:
             RunError: the folder cannot be written to, or its run is damaged.
             WriteError: the disk is full.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, Integral) or epoch < 0:
+        epoch = as_plain(epoch)
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise InputTypeError(f"epoch must be an integer from 0, got {epoch!r}")
         if not isinstance(measurement, Mapping):
             raise InputTypeError(f"measurement must be a Measurement or a mapping, got {type(measurement).__name__}")
         if self._kept and epoch < self._kept[-1].epoch:
             raise InputError(f"epoch {epoch} cannot follow epoch {self.epoch}; record epochs in their order")
         counts = _counts(measurement)
-        record: Record = {"epoch": int(epoch), "terminal_phase_start": None}
+        record: Record = {"epoch": epoch, "terminal_phase_start": None}
         for name, value in [("train", measurement), *more.items()]:
             numbers = _numbers(name, value)
             if taken := sorted(numbers.keys() & (record.keys() | set(_TAKEN))):
@@ -104,15 +104,16 @@ class Recorder:
             else:
                 self._describe(counts)
             records = writer.path / "records.jsonl"
-            changed = self._kept is None or _stamp(records) != self._stamp  # by another recorder
-            known = map(_kept, writer.records()) if changed else self._kept
+            known = self._kept
+            if known is None or _stamp(records) != self._stamp:  # changed by another recorder
+                known = list(map(_kept, writer.records()))
             before = [each for each in known if each.epoch < epoch]
             record["terminal_phase_start"] = _terminal_phase_start(record, before[-1] if before else None)
             (writer.path / "result.json").unlink(missing_ok=True)
             kept = [*before, _kept(record)]
             write_text(records, "".join(each.line for each in kept))
             self._stamp = _stamp(records)
-        self.epoch, self._kept = int(epoch), kept
+        self.epoch, self._kept = epoch, kept
 
     def finish(self) -> None:
         """Says that the run has ended, if anything was recorded."""

@@ -75,6 +75,9 @@ TIMING = {"epoch": int, "train": float, "measure": float}
 #: The keys that a record may have besides, and that do not begin with a split.
 _FURTHER = ("classifier_sum", "relative_gradient", "norm_spread", "nc1_slope")
 
+#: The columns of `runs` that hold what was recorded, besides those that begin with a split.
+RECORDED = {*RECORD, *OWN_RECORD, *_FURTHER, "current_learning_rate"} - {"learning_rate"}
+
 
 def recorded_type(key: str) -> Any:
     """Returns the type of any key of a record that this package measured; keys that it does not know hold any number.

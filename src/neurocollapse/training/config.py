@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .._errors import InputError, InputTypeError, check_names
+from .._errors import InputError, InputTypeError, as_plain, check_names
 from ..datasets import check_data_name
-from ..networks import check_network_name
+from ..networks import LEAST_SIZES, check_network_name
 
 
 class _Usual(str):
@@ -265,7 +265,7 @@ def _as_hinted(name: str, value: Any, hint: Any) -> Any:
         return value
     if value is None and type(None) in get_args(hint):
         return None
-    kind = (*get_args(hint), hint)[0]
+    kind, value = (*get_args(hint), hint)[0], as_plain(value)
     expected, convert = _KINDS[kind]
     try:
         if isinstance(value, bool) or isinstance(value, str) != (kind is str):
@@ -289,9 +289,7 @@ _LOWEST = {
     "per_class": 1,
     "imbalance_ratio": 1,
     "label_noise": 0,
-    "depth": 2,
-    "width": 1,
-    "linear_tail": 0,
+    **LEAST_SIZES,
     "weight_decay": 0,
     "batch_size": 1,
     "epochs": 0,

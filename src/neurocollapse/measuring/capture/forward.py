@@ -66,10 +66,14 @@ class Captured:
 
     def close(self) -> None:
         """Releases memory and temporary files."""
-        inputs = (layer.inputs for layer in self.weighted.values())
-        for store in (self.features, *self.layers.values(), *inputs):
-            if store is not None:
-                store.close()
+        for store in self.stores().values():
+            store.close()
+
+    def stores(self) -> dict[Key, FeatureStore]:
+        """Returns all that was kept, by place."""
+        places: list[tuple[Key, FeatureStore | None]] = [(None, self.features), *self.layers.items()]
+        places += [(InputOf(name), layer.inputs) for name, layer in self.weighted.items()]
+        return {key: store for key, store in places if store is not None}
 
     def __enter__(self) -> Self:
         return self

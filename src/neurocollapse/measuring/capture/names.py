@@ -27,6 +27,12 @@ class Origin:
             name = f"{sample} of batch {self.batch}"
         return f"{name}, position {position}" if self.labels_shape.numel() > self.labels_shape[0] else name
 
+    def turns(self, labels: Tensor) -> Tensor:
+        """Returns how many samples its process read before that of each label, or of a list the place of its batch."""
+        if self.batch is not None:
+            return torch.full_like(labels, self.batch, dtype=torch.int64)
+        return self.seen + labels.long() // (self.labels_shape.numel() // self.labels_shape[0])
+
 
 class Names:
     """The names of the samples that rows are of; only those of the last batch, if the rows are not kept."""
@@ -35,6 +41,7 @@ class Names:
         self.kept = kept
         self.batches: list[tuple[int, Tensor, Origin]] = []  # each with the number of rows before
         self.num_rows = 0
+        self.left: Tensor | None = None  # the numbers of the rows that are left, if some were taken out
 
     def add(self, source: Tensor, origin: Origin) -> None:
         """Adds the rows of a batch, each with the number of its label there."""
@@ -43,7 +50,12 @@ class Names:
         self.batches.append((self.num_rows, source.to("cpu", torch.int32), origin))
         self.num_rows += len(source)
 
+    def turns(self) -> Tensor:
+        """Returns the turn of every row: see `Origin.turns`."""
+        return torch.cat([origin.turns(source) for _, source, origin in self.batches])
+
     def __getitem__(self, row: int) -> str:
+        row = row if self.left is None else int(self.left[row])
         before, source, origin = next(batch for batch in reversed(self.batches) if batch[0] <= row)
         return origin.name(int(source[row - before]))
 

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ..._errors import InputError
+from ...sweeps import RECORDED
 
 #: Columns that hold numbers wherever they are.
 _NUMBERS = ("epoch", "num_classes", "terminal_phase_start")
@@ -91,7 +92,9 @@ def _check_one_run_per(keys: list[str], frame: pd.DataFrame) -> None:
     if alike.empty:
         return
     one, other = alike.iloc[0], alike.iloc[1]
-    settings = [c for c in runs.columns if c not in ("run_id", "epoch", "terminal_phase_start") and "." not in str(c)]
+    each = frame[frame["run_id"].isin([one["run_id"], other["run_id"]])].groupby("run_id")
+    settings = [c for c in runs.columns if c not in {"run_id", *RECORDED} and "." not in str(c)]
+    settings = [c for c in settings if each[c].nunique(dropna=False).max() == 1]  # others a loop of the user's recorded
     differing = [f"{c} ({one[c]}, {other[c]})" for c in settings if str(one[c]) != str(other[c])]
     raise InputError(
         f"runs {one['run_id']} and {other['run_id']} have the same {' and '.join(keys)} but differ in "

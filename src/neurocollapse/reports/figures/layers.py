@@ -24,13 +24,15 @@ def layers_figure(
     """Draws a panel for each measure of layers and each λ: a row for each layer, the first above, a column a record.
 
     A colour is the median over seeds; all panels of a measure share their colours. Layers without a weight have no row
-    where the measure is of weights. Raises `ValueError` if no layer was recorded, for a measure that there is not, and
-    for what `collapse_figure` raises it.
+    where the measure is of weights. Raises `ValueError` if no layer was recorded, for a measure that there is not, for
+    no measure, and for what `collapse_figure` raises it.
     """
     frame = tidy(frame)
     columns = layer_keys(frame.columns)
     if not columns:
         raise InputError('the frame has no layers; pass records of runs that were trained with layers="all"')
+    if not measures:
+        raise InputError(f"measures names none, so there is nothing to draw; choose among {', '.join(LAYER_PANELS)}")
     if unknown := [measure for measure in measures if measure not in LAYER_PANELS]:
         raise InputError(f"there is no measure {unknown[0]!r} of layers; choose among {', '.join(LAYER_PANELS)}")
     there = list(dict.fromkeys(measure for _, measure in columns))
