@@ -182,6 +182,7 @@ class LayerTap(Tap):
 
     def finish(self, head: Head | None) -> dict[str | InputOf, Rows]:
         """Returns the rows of every layer in the last forward pass by name; name#1, name#2 if it ran repeatedly."""
+        self.batch = None
         order = self.taken if self.all else self.layers
         result: dict[str, tuple[Rows, Rows | None]] = {}
         for name in order:
@@ -204,7 +205,8 @@ class LayerTap(Tap):
 
     def _after(self, place: Place) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-            assert self.batch is not None
+            if self.batch is None:  # the model runs before there is something to take
+                return
             if self.all and not _is_per_sample(output, len(self.batch.labels)):
                 return  # such as the embeddings of positions, the same for all samples
             rows = self.rows(place, output, self.picked)
