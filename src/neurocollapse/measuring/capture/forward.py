@@ -240,6 +240,7 @@ class _Taps:
 
     def of(self, batch: Batch, labels: Tensor, origin: Origin) -> dict[Key, Rows]:
         """Returns the rows of a forward pass, under these labels: the head's under None, the layers' by name."""
+        self.positions.check(labels)
         shown = replace(batch, labels=labels)
         for tap in (self.head_tap, self.layer_tap):
             if tap is not None:
