@@ -17,7 +17,7 @@ from torch import Tensor
 from .._errors import FeatureFileError, InputError
 from .._files import atomic_path, check_opens, irregular, matching, path_of, read_npz
 from ..statistics import int64_labels
-from .feature_tables import read_arrow, read_parquet, read_saved_dataset
+from .feature_tables import read_arrow, read_parquet, read_saved_dataset, saved_splits
 from .features import as_tensor
 from .reading import reading
 from .saved import load_saved
@@ -124,6 +124,8 @@ def _reader_of(path: Path) -> tuple[Callable[[Path], dict[str, Any]], str]:
         return READERS[suffix], "a folder" if suffix == ".zarr" else "a file"
     if path.is_dir():
         return read_saved_dataset, "a folder"
+    if splits := saved_splits(path.parent):
+        raise FeatureFileError(f"{path.parent} has no split {path.name!r}, but {', '.join(splits)}; name one of these")
     raise FeatureFileError(
         f"{path} must end in {', '.join(READERS)}, to say which of these it is, or be a folder that save_to_disk wrote"
     )
