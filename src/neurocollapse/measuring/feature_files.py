@@ -75,7 +75,8 @@ def _matched(path: Path) -> list[Path]:
     """Returns the path, or if it is a pattern and no path, what matches it."""
     if _identity(path) != path or not re.search(r"[*?[]", str(path)):
         return [path]
-    return matching([path], FeatureFileError, "name a feature file, or a pattern for several", os.path.lexists)
+    remedy = "name a feature file, or a pattern for several"
+    return matching([path], FeatureFileError, remedy, "features", os.path.lexists)
 
 
 def _check_complete(paths: Iterable[Path]) -> None:
