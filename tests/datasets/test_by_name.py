@@ -407,6 +407,7 @@ PAIRS = TensorDataset(torch.from_numpy(IMAGES), torch.from_numpy(LABELS))
         (((IMAGES, LABELS), (IMAGES[:3], LABELS[:3])), True),
         (list(zip(IMAGES, LABELS, strict=True)), False),
         ((IMAGES.tolist(), LABELS.tolist()), False),
+        (tuple([[list(pair) for pair in zip(IMAGES, LABELS, strict=True)]] * 2), True),
         (((IMAGES, LABELS[:, None]), (IMAGES[:3], LABELS[:3, None])), True),
         (list(zip(IMAGES, LABELS[:, None], strict=True)), False),
     ],

@@ -88,6 +88,7 @@ def test_embeddings_are_moved_as_the_tokens_that_they_stand_for(labels, is_moved
 
 BOTH_WAYS = {
     "BertForMaskedLM": ("BertConfig", SIZES),
+    "RobertaForMaskedLM": ("RobertaConfig", SIZES | {"return_dict": False, "pad_token_id": 0}),
     "XLNetLMHeadModel": ("XLNetConfig", {"d_inner": 8, "d_model": 8, "n_head": 2, "n_layer": 1, "vocab_size": C}),
     "XLMWithLMHeadModel": ("XLMConfig", {"emb_dim": 8, "n_heads": 2, "n_layers": 1, "vocab_size": C, "pad_index": 0}),
 }

@@ -67,8 +67,8 @@ def _numbered(origin: Path | str, arrays: Arrays) -> tuple[Arrays, tuple[str, ..
         labels = arrays.get(key, classes).astype(str)
         if not (known := np.isin(labels, classes)).all():
             raise DatasetError(
-                f"{origin}: {key}[{known.argmin()}] is {labels[known.argmin()]!s}, which is no class of the training "
-                f"samples; drop such test samples, or train on that class"
+                f"{origin}: {key}[{known.argmin()}] is {labels.flat[known.argmin()]}, which is no class of the "
+                f"training samples; drop such test samples, or train on that class"
             )
         arrays = {**arrays, key: np.searchsorted(classes, labels)} if key in arrays else arrays
     return arrays, (

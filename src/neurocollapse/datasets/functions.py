@@ -60,8 +60,9 @@ def _arrays(name: str, given: Any) -> dict[str, NDArray[Any]]:
 
 
 def _are_lists(images: Any, labels: Any, *_: Any) -> bool:
-    """Whether labels are a list, and images a sequence of more than numbers."""
-    return isinstance(labels, list) and len(images) > 0 < len(labels) and np.ndim(labels[0]) == 0 < np.ndim(images[0])
+    """Whether labels are a list of numbers or text, and images are neither."""
+    one = int | np.integer | str
+    return isinstance(labels, list) and isinstance(next(iter(labels), None), one) and not isinstance(images[0], one)
 
 
 def _pairs(name: str, data: Any) -> Iterator[tuple[Any, Any]]:

@@ -2,13 +2,14 @@
 
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..._errors import CaptureWarning
+from ...networks import tensors_of
 from .loaders import Batch
 
 #: What comes with a batch.
@@ -92,8 +93,11 @@ def _are_read(model: nn.Module, batch: Batch, tokens: Tensor) -> Tensor | None:
     if first is None or first.shape[:2] != tokens.shape:
         return None
     if first is batch.kwargs.get("inputs_embeds"):
-        embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
-        return (embedding(tokens.clamp(min=0)) == first).all(dim=-1)
+        embedding = getattr(model, "get_input_embeddings", lambda: None)()
+        if not isinstance(embedding, nn.Embedding):
+            return None
+        known = tokens.clamp(0, embedding.num_embeddings - 1)  # what is out of range is an error later
+        return (embedding(known) == first).all(dim=-1)
     return None if first.is_floating_point() or first.ndim > 2 else first == tokens
 
 
@@ -113,14 +117,24 @@ def _shifts_in_training(model: nn.Module, batch: Batch) -> bool | None:
     kwargs = {name: first_sample(value) for name, value in batch.kwargs.items()}
     labels = torch.full_like(batch.labels[:1], -100)
     try:
-        labels[0, 0] = model(*args, **kwargs).logits[0, 0].argmin()  # so that the cross-entropy is not zero
+        labels[0, 0] = _logits(model(*args, **kwargs))[0, 0].argmin()  # so that the cross-entropy is not zero
         output = model(*args, **kwargs, labels=labels)
-        at_first = nn.functional.cross_entropy(output.logits[0, 0].float(), labels[0, 0])
-        loss = output.loss.float()
-    except Exception:  # of the model's own code: it is not to be trained so
+        at_first = nn.functional.cross_entropy(_logits(output)[0, 0].float(), labels[0, 0])
+        loss = _loss(output).float()
+    except Exception:  # of the model's own code, or it returns no such things
         return None
     if not at_first.isfinite():
         return None
     if loss.isnan() or loss == 0:
         return True
     return False if torch.isclose(loss, at_first, rtol=1e-2) else None
+
+
+def _logits(output: object) -> Tensor:
+    return next(value for value in tensors_of(output) if value.ndim == 3)
+
+
+def _loss(output: object) -> Tensor:
+    """Returns the loss in the output of a model, which may be a part with that name, or the only number in a tuple."""
+    named = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    return next(value for value in (named, *tensors_of(output)) if isinstance(value, Tensor) and value.ndim == 0)
