@@ -23,7 +23,7 @@ CLASSES, PER_CLASS, FEATURES = 10, 100, 64
 _NEEDS = {
     "classifier": "`weight`",
     "outputs": "`weight`",
-    "within_class_covariance_on_span": "`vci=True`, or few features",
+    "within_class_covariance_on_span": "`vci=True`, or at most about a second's work",
     "ood_mean": "`ood`",
     "objective": "`weight_decay` and a model",
     "nearest_mean_error": "`measure_layers`",

@@ -124,18 +124,21 @@ def matching(
     patterns: Iterable[Path | str],
     kind: type[NeurocollapseError],
     remedy: str,
-    counts: Callable[[Path], Any] = Path.is_file,
+    what: str,
+    counts: Callable[[Path], Any],
 ) -> list[Path]:
-    """Returns the files that patterns such as `epoch_*.pt` match, or all that `counts`, numbers sorted as such.
+    """Returns what patterns such as `epoch_*.pt` match and what `counts`, numbers sorted as such.
 
-    Raises an error of type `kind` if one of them matches nothing.
+    Raises an error of type `kind` if one of them matches nothing, or only folders without `what` they are to hold.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
         whole = path_of(pattern, kind)
-        named = [whole] if whole.exists() else map(Path, glob.glob(str(whole)))
+        named = [whole] if whole.exists() else [Path(path) for path in sorted(glob.glob(str(whole)))]
         matches = [path for path in named if counts(path)]
         if not matches:
+            if empty := [path for path in named if path.is_dir()]:
+                raise kind(f"{empty[0]} is a folder without {what}; {remedy}")
             raise kind(f"no file matches {str(pattern)!r}; {remedy}")
         found |= dict.fromkeys(matches)
     return sorted(found, key=_natural)

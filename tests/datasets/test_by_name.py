@@ -296,9 +296,10 @@ def hub(tmp_path, monkeypatch):
         "fine_label": datasets.ClassLabel(names=list("abc")),
         "coarse_label": datasets.ClassLabel(names=list("ab")),
         "id": datasets.Value("string"),
+        "none": datasets.Value("string"),
     }
     rows = {"img": list(images), "fine_label": [i % 3 for i in range(12)], "coarse_label": [i % 2 for i in range(12)]}
-    whole = datasets.Dataset.from_dict(rows | {"id": list("x" * 12)}, datasets.Features(columns))
+    whole = datasets.Dataset.from_dict(rows | {"id": list("x" * 12), "none": [None] * 12}, datasets.Features(columns))
     datasets.DatasetDict(train=whole, test=whole.select(range(6))).save_to_disk(tmp_path / "saved")
     (tmp_path / "files").mkdir()
     datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).save_to_disk(tmp_path / "texts")
@@ -348,6 +349,21 @@ def test_arrays_and_hidden_labels_of_hugging_face(tmp_path, hub, hidden):
     assert data.test is None
 
 
+@pytest.mark.parametrize("column", ["label", "kind"])
+def test_labels_of_text_are_classes_in_the_order_of_their_names(tmp_path, hub, column):
+    import datasets
+
+    rows = {"x": list(IMAGES), column: np.array(["b", "a", "long"])[LABELS].tolist()}
+    features = datasets.Features({"x": datasets.Array2D((4, 4), "uint8"), column: datasets.Value("string")})
+    datasets.DatasetDict(test=datasets.Dataset.from_dict(rows, features)).save_to_disk(tmp_path / "arrays")
+    with pytest.warns(UserWarning, match="no split|are text") as said:
+        data = load_dataset(f"hf:{tmp_path}/arrays" + (",label=kind" if column == "kind" else ""))
+    assert data.train.labels.tolist() == [1, 0, 2, 1, 0, 2]
+    assert re.search("has no split train, so that its split test is the training split", data.notes[0])
+    assert re.search("are text, so its .* order of their names: a is 0, and long is 2$", data.notes[1])
+    assert tuple(str(each.message) for each in said) == data.notes
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -355,10 +371,10 @@ def test_arrays_and_hidden_labels_of_hugging_face(tmp_path, hub, hidden):
         ("saved", "the label may be any of fine_label, coarse_label; name the column, as in "),
         (
             "saved,label=fine",
-            "has no column 'fine'; there are img, fine_label, coarse_label, id",
+            "has no column 'fine'; there are img, fine_label, coarse_label, id, none",
         ),
         ("saved,lable=x", "'lable=x' is no option (did you mean 'label'?); write hf:ID,config=NAME"),
-        ("saved,label=id", "the label of sample 0 is 'x', not an integer from 0 to C-1"),
+        ("saved,label=none", "the label of sample 0 is None, not an integer from 0 to C-1"),
         ("nowhere", "cannot be loaded ("),
     ],
 )
@@ -390,15 +406,29 @@ PAIRS = TensorDataset(torch.from_numpy(IMAGES), torch.from_numpy(LABELS))
         ([PAIRS, PAIRS], True),
         (((IMAGES, LABELS), (IMAGES[:3], LABELS[:3])), True),
         (list(zip(IMAGES, LABELS, strict=True)), False),
+        ((IMAGES.tolist(), LABELS.tolist()), False),
+        (tuple([[list(pair) for pair in zip(IMAGES, LABELS, strict=True)]] * 2), True),
+        (((IMAGES, LABELS[:, None]), (IMAGES[:3], LABELS[:3, None])), True),
+        (list(zip(IMAGES, LABELS[:, None], strict=True)), False),
     ],
 )
 def test_function_of_the_users_own(monkeypatch, given, has_test):
-    module = type(sys)("data_of_mine")
-    module.load = lambda: given
+    module = types.SimpleNamespace(load=lambda: given, bytes=lambda: (IMAGES, LABELS))
     monkeypatch.setitem(sys.modules, "data_of_mine", module)
     data = load_dataset("data_of_mine:load")
-    assert np.array_equal(data.train.pixels[:, 0], IMAGES)
+    assert data.train.labels.tolist() == LABELS.tolist()
+    torch.testing.assert_close(data.train.images, load_dataset("data_of_mine:bytes").train.images)
     assert (data.num_classes, data.test is not None) == (3, has_test)
+
+
+class Records:
+    """A data set whose samples are mappings."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return {"image": IMAGES[index], "label": int(LABELS[index])}
 
 
 @pytest.mark.parametrize(
@@ -407,7 +437,16 @@ def test_function_of_the_users_own(monkeypatch, given, has_test):
         (7, "data_of_mine:load returned int; it must return images and labels, "),
         ({"images": IMAGES, "label": LABELS}, "returned 'label' (did you mean 'labels'?); it must"),
         ({"images": IMAGES}, "returned no labels; it must"),
-        ((IMAGES, np.array(list("abcabc"))), "data_of_mine:load: labels is ndarray, not real numbers"),
+        ((IMAGES, np.array(list("abcabc"), object)), "data_of_mine:load: labels is ndarray, not real numbers"),
+        (
+            (IMAGES, np.array(list("abcabc")), IMAGES, np.array(list("abcabd"))),
+            "test_labels[5] is d, which is no class of",
+        ),
+        ((IMAGES, LABELS, IMAGES, np.array(list("abcabd"))), "test_labels are text, and labels are numbers"),
+        ([{"image": image, "label": 0} for image in IMAGES], "load returned list; it must return images"),
+        (types.MappingProxyType({}), "load returned no images; it must"),
+        (Records(), "load: sample 0 is dict, no pair; it must return images and labels, "),
+        ([(image, image.tolist()) for image in IMAGES], "sample 0 is [["),
         ((IMAGES, LABELS[:4]), "do not fit"),
         ((np.ma.masked_equal(IMAGES, IMAGES[0, 0, 0]), LABELS), "load: images has masked values; leave those"),
         ([[1, 2], [3]], "sample 0 is no pair of an image and a label ("),

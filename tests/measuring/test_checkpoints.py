@@ -37,6 +37,9 @@ def test_checkpoints_come_in_the_order_of_their_numbers(tmp_path):
     assert find_checkpoints(str(tmp_path / "other_1.safetensors")) == [tmp_path / "other_1.safetensors"]
     with pytest.raises(CheckpointError, match=r"no file matches '.*nothing_\*'; name files of weights, or a pattern"):
         find_checkpoints(str(tmp_path / "nothing_*"))
+    for pattern in ("epoch_5.safetensors", "epoch_5.*"):
+        with pytest.raises(CheckpointError, match=r"epoch_5.safetensors is a folder without weights; name files of "):
+            find_checkpoints(str(tmp_path / pattern))
 
 
 WRITERS = {

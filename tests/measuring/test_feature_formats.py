@@ -254,6 +254,12 @@ FILES = [
 ]  # fmt: skip
 
 
+def test_a_split_that_is_not_there_names_those_that_are(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(FeatureFileError, match=r"has no split 'val', but train, test; name one of these$"):
+        read_features(tmp_path / "val")
+
+
 @pytest.mark.parametrize(("write", "change", "message"), FILES)
 def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, write, change, message):
     path = write(tmp_path, arrays())

@@ -148,3 +148,11 @@ def test_inputs_of_numpy_lead_to_tensors():
 def test_a_weight_of_one_row():
     with pytest.raises(ValueError, match=r"weight has one row, .* a head with the rows −w/2, w/2"):
         measure(VECTORS, LABELS % 2, torch.ones(1, 6))
+
+
+@pytest.mark.parametrize("option", [{"tokens": "last"}, {"tokens": "all"}, {"tokens": 0}, {"spatial": "mean"}])
+def test_a_choice_of_positions_that_all_have_labels_is_refused(option):
+    sequences, labels = VECTORS.view(2, 11, 6), LABELS.view(2, 11)
+    with pytest.raises(InputError, match=r"(tokens|spatial)=.* with labels of shape \(2, 11\) every .*; leave \1= out"):
+        measure_model(mlp(), [(sequences, labels)], **option)
+    assert measure_model(mlp(), [(sequences, labels)]).class_counts == (8, 7, 7)

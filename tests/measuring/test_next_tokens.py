@@ -76,9 +76,30 @@ def test_labels_that_are_the_input_are_measured_shifted(name, strategy):
                 assert measured[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-6), key
 
 
-def test_a_model_that_reads_both_ways_is_measured_as_it_is():
-    model = transformers.BertForMaskedLM(transformers.BertConfig(**SIZES))
-    captured = capture(model, [{"input_ids": IDS, "labels": LABELS}])
+@pytest.mark.parametrize(("labels", "is_moved"), [(LABELS, True), (SHIFTED, False)])
+def test_embeddings_are_moved_as_the_tokens_that_they_stand_for(labels, is_moved):
+    model, _ = of_transformers("GPT2", n_positions=T)
+    embedded = {"attention_mask": torch.ones_like(IDS), "inputs_embeds": model.get_input_embeddings()(IDS).detach()}
+    with pytest.warns(CaptureWarning, match="it predicts the next") if is_moved else nullcontext():
+        found = capture(model, [{**embedded, "labels": labels}], layers=["transformer.h.0"])
+    assert found.features.labels.equal(SHIFTED[SHIFTED != -100])
+    assert found.layers["transformer.h.0"].labels.equal(found.features.labels)
+
+
+BOTH_WAYS = {
+    "BertForMaskedLM": ("BertConfig", SIZES),
+    "RobertaForMaskedLM": ("RobertaConfig", SIZES | {"return_dict": False, "pad_token_id": 0}),
+    "XLNetLMHeadModel": ("XLNetConfig", {"d_inner": 8, "d_model": 8, "n_head": 2, "n_layer": 1, "vocab_size": C}),
+    "XLMWithLMHeadModel": ("XLMConfig", {"emb_dim": 8, "n_heads": 2, "n_layers": 1, "vocab_size": C, "pad_index": 0}),
+}
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
+@pytest.mark.parametrize("read", [IDS, IDS.where(LABELS == -100, 1)])
+def test_a_model_whose_own_loss_does_not_shift_is_measured_as_it_is(name, read):
+    config, sizes = BOTH_WAYS[name]
+    model = getattr(transformers, name)(getattr(transformers, config)(**sizes))
+    captured = capture(model, [{"input_ids": read, "labels": LABELS}])
     assert captured.features.labels.equal(LABELS[LABELS != -100])
 
 

@@ -3,11 +3,13 @@
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -15,7 +17,7 @@ import neurocollapse as nc
 from neurocollapse import CaptureWarning, CheckpointError, InputError, NetworkError
 from neurocollapse.datasets import load_dataset
 from neurocollapse.measuring import find_checkpoints, load_weights, subject
-from neurocollapse.networks import build_network, call_builder
+from neurocollapse.networks import build_network, call_builder, preprocessing_of
 
 COLOURS, GREY = (3, 32, 32), (1, 28, 28)
 
@@ -98,12 +100,11 @@ def test_model_of_timm_trains(timm, pictures):
     assert run.records["train.nc1"].notna().all()
 
 
-def measured_by_hand(model: nn.Module, pictures: str, mean: float, deviation: float, size: int) -> nc.Measurement:
-    pixels = load_dataset(pictures).train.pixels.double() / 255
-    images = nn.functional.interpolate(
-        ((pixels - mean) / deviation).float(), (size, size), mode="bicubic", antialias=True
-    )
-    return nc.measure_model(model.eval(), [(images, load_dataset(pictures).train.labels)])
+def measured_by_hand(model: nn.Module, pictures: str, process: Callable[[torch.Tensor], torch.Tensor]) -> dict:
+    """Image by image."""
+    data = load_dataset(pictures).train
+    images = torch.stack([process(image) for image in data.pixels])
+    return dict(nc.measure_model(model.eval(), [(images, data.labels)]))
 
 
 def test_trained_model_of_timm_sees_images_as_it_was_trained_to(timm, monkeypatch, tmp_path, pictures):
@@ -112,7 +113,12 @@ def test_trained_model_of_timm_sees_images_as_it_was_trained_to(timm, monkeypatc
     overlay = {"file": str(tmp_path / "weights.pth"), "num_classes": 3, "mean": (0.4,) * 3, "std": (0.2,) * 3}
     monkeypatch.setattr(timm, "create_model", partial(timm.create_model, pretrained_cfg_overlay=overlay))
     measured = subject("timm:test_vit,pretrained", pictures).measure()
-    assert dict(measured) == pytest.approx(dict(measured_by_hand(trained, pictures, 0.4, 0.2, 160)), rel=1e-4, abs=1e-6)
+
+    def process(image):
+        larger = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((168, 168), Image.Resampling.BICUBIC)
+        return torch.tensor((np.asarray(larger)[4:-4, 4:-4] / 255 - 0.4) / 0.2).permute(2, 0, 1).float()
+
+    assert dict(measured) == pytest.approx(measured_by_hand(trained, pictures, process), rel=1e-4, abs=1e-6)
 
 
 def test_trained_model_of_torchvision_sees_images_as_it_was_trained_to(torchvision, monkeypatch, tmp_path):
@@ -125,11 +131,9 @@ def test_trained_model_of_torchvision_sees_images_as_it_was_trained_to(torchvisi
     small, large = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 224, 224)
     assert torch.equal(loaded.eval()(large), trained.eval()(large))
     assert loaded(small).shape == (2, 1000)
-    from neurocollapse.networks import preprocessing_of
-
-    expected = preprocessing_of("torchvision:squeezenet1_1,pretrained", loaded)
-    assert (expected.mean, expected.deviation) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert expected.size == (224, 224)
+    pixels = torch.randint(256, (2, 1, 40, 40), dtype=torch.uint8)
+    shown = preprocessing_of("torchvision:squeezenet1_1,pretrained", loaded)(pixels)
+    assert torch.equal(shown, weights.transforms()(pixels.expand(-1, 3, -1, -1)))
 
 
 # --- Hugging Face ---
@@ -153,11 +157,39 @@ def folder(tmp_path):
     return tmp_path / "vit"
 
 
-@pytest.mark.parametrize("size", [PROCESSOR["size"], 64, {"shortest_edge": 64}])
-def test_model_of_hugging_face_sees_images_as_it_was_trained_to(folder, pictures, size):
-    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | {"size": size}))
-    measured = subject(f"hf:{folder}", pictures).measure()
-    assert dict(measured) == pytest.approx(dict(measured_by_hand(vit(), pictures, 0.5, 0.25, 64)), rel=1e-4, abs=1e-6)
+def own_processor(folder) -> Callable[[torch.Tensor], torch.Tensor]:
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(folder)
+    return lambda image: processor(image.permute(1, 2, 0).numpy(), return_tensors="pt")["pixel_values"][0].float()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"size": 64, "resample": 3},
+        {"rescale_factor": 1 / 127.5},
+        {"do_rescale": False},
+        {"do_normalize": False, "do_rescale": False},
+        {"size": {"height": 80, "width": 80}, "crop_size": 64, "do_center_crop": True},
+        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 64}, "crop_pct": 0.8},
+        {"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": True, "do_center_crop": False},
+    ],
+)
+def test_model_of_hugging_face_sees_images_as_its_own_processor_makes_them(folder, pictures, settings):
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | settings))
+    expected = measured_by_hand(vit(), pictures, own_processor(folder))
+    assert dict(subject(f"hf:{folder}", pictures).measure()) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_trained_weights_are_read_once(folder, pictures, monkeypatch):
+    from transformers import AutoModelForImageClassification as Auto
+
+    read, times = Auto.from_pretrained, []
+    monkeypatch.setattr(Auto, "from_pretrained", lambda *args, **options: times.append(args) or read(*args, **options))
+    subject(f"hf:{folder}", pictures)
+    assert len(times) == 1
 
 
 def test_grey_images_become_coloured_for_a_model_of_colours(folder, tmp_path):
@@ -199,7 +231,7 @@ def test_folder_of_hugging_face_is_a_checkpoint(run, tmp_path, monkeypatch, fold
         trained = vit()
         nn.init.constant_(trained.classifier.weight[1], step)
         trained.save_pretrained(tmp_path / f"out/checkpoint-{step}", max_shard_size=shards)
-        expected[step] = measured_by_hand(trained, pictures, 0.5, 0.25, 64)["nc3"]
+        expected[step] = measured_by_hand(trained, pictures, own_processor(folder))["nc3"]
     words = ["measure", "--model", f"hf:{folder}", "--dataset", pictures, "--checkpoint", "out/checkpoint-*", "--json"]
     lines = json.loads(run(*words)[1])
     assert [line["checkpoint"] for line in lines] == ["out/checkpoint-2", "out/checkpoint-10"]
@@ -301,7 +333,9 @@ def test_two_heads_are_said_and_one_may_be_named_by_its_block():
     model = Distilled()
     found = []
     for head in ("head", "head.1", model.head):
-        with pytest.warns(CaptureWarning, match="the output of the head 'head.1' is not the model's"):
+        with pytest.warns(
+            CaptureWarning, match="'head.1' is not .* head's own, and no head= has .* mean of two heads$"
+        ):
             found.append(dict(nc.measure_model(model, data, head=head)))
     assert found[1] == pytest.approx(found[0], rel=0, nan_ok=True)
     assert found[2] == pytest.approx(found[0], rel=0, nan_ok=True)

@@ -74,7 +74,7 @@ def measure(
         per_class: Use only this many training samples of each class.
         out: The file for a trajectory, with a line per checkpoint; checkpoints in it are not measured again.
         num_classes: The number of classes in a file; by default the rows of weight, or the largest label plus one.
-        vci: Whether to measure nc1_vci too, which takes N p² operations; by default if that is quick.
+        vci: Whether to measure nc1_vci too, which takes N p² operations; by default if one core needs about a second.
         absent: What to do with classes that have fewer samples than --min-per-class: an error, or leave them out.
         min_per_class: How many samples a class has at least.
         max_per_class: Measure only the first so many samples of each class.

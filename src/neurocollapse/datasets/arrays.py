@@ -15,6 +15,8 @@ from .dataset import Samples, Source
 # would overflow, and larger labels are not exact in float64; NaN and infinity are below neither.
 LARGEST_PIXEL, LARGEST_LABEL = np.float64(1e150), np.float64(2**53)
 
+#: A data set's arrays by name.
+Arrays = Mapping[str, NDArray[Any]]
 #: The names of a data set's arrays; the last two may be absent.
 ARRAYS = ("images", "labels", "test_images", "test_labels")
 
@@ -24,12 +26,19 @@ def read_user_file(path: Path) -> Source:
     return source_of(path.name, path, read_arrays(path, ARRAYS[:2], ARRAYS[2:]))
 
 
-def source_of(name: str, origin: Path | str, arrays: Mapping[str, NDArray[Any]]) -> Source:
-    """Returns the data set of these arrays; messages name `origin`. Raises `DatasetError`."""
+def source_of(name: str, origin: Path | str, arrays: Arrays) -> Source:
+    """Returns the data set of these arrays; messages name `origin`. Raises `DatasetError`.
+
+    Labels may be (N, 1), and text: then the classes are numbered in the order of their names, as those of folders.
+    """
+    arrays = {
+        key: array[:, 0] if "labels" in key and array.shape[1:] == (1,) else array for key, array in arrays.items()
+    }
+    arrays, notes = _numbered(origin, arrays)
     train = _samples(origin, arrays, "")
     num_classes = int(train.labels.max()) + 1
     if "test_images" not in arrays and "test_labels" not in arrays:
-        return Source(name, train, None, num_classes)
+        return Source(name, train, None, num_classes, notes)
     if "test_images" not in arrays or "test_labels" not in arrays:
         there, absent = sorted(["test_images", "test_labels"], key=lambda key: key not in arrays)
         raise DatasetError(f"{origin} has {there} but no {absent}; add {absent}, or leave both out")
@@ -44,7 +53,28 @@ def source_of(name: str, origin: Path | str, arrays: Mapping[str, NDArray[Any]])
             f"{origin}: test_labels[{test.labels.argmax()}] is {test.labels.max()}, but the training classes are "
             f"0 to {num_classes - 1}; drop such test samples, or train on that class"
         )
-    return Source(name, train, test, num_classes)
+    return Source(name, train, test, num_classes, notes)
+
+
+def _numbered(origin: Path | str, arrays: Arrays) -> tuple[Arrays, tuple[str, ...]]:
+    """Returns the arrays with numbers for labels that are text, and a note that says which."""
+    if arrays["labels"].dtype.kind != "U":
+        if arrays.get("test_labels", arrays["labels"]).dtype.kind == "U":
+            raise DatasetError(f"{origin}: test_labels are text, and labels are numbers; give both as numbers")
+        return arrays, ()
+    classes = np.unique(arrays["labels"])
+    for key in ("labels", "test_labels"):
+        labels = arrays.get(key, classes).astype(str)
+        if not (known := np.isin(labels, classes)).all():
+            raise DatasetError(
+                f"{origin}: {key}[{known.argmin()}] is {labels.flat[known.argmin()]}, which is no class of the "
+                f"training samples; drop such test samples, or train on that class"
+            )
+        arrays = {**arrays, key: np.searchsorted(classes, labels)} if key in arrays else arrays
+    return arrays, (
+        f"the labels of {origin} are text, so its classes are numbered in the order of their names: {classes[0]} is 0, "
+        f"and {classes[-1]} is {len(classes) - 1}",
+    )
 
 
 def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
@@ -58,7 +88,7 @@ def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = (
     return arrays
 
 
-def _samples(path: Path | str, arrays: Mapping[str, NDArray[Any]], prefix: str) -> Samples:
+def _samples(path: Path | str, arrays: Arrays, prefix: str) -> Samples:
     images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
     if labels.ndim != 1 or images.ndim not in (2, 3, 4) or len(images) != len(labels) or 0 in images.shape:
         raise DatasetError(

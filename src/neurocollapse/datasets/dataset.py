@@ -2,7 +2,7 @@
 
 import hashlib
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -107,14 +107,32 @@ class ByteSplit(Split):
     def taken(self, places: slice | Tensor) -> Self:
         return type(self)(self.pixels[places], self.labels[places], self.mean, self.deviation)
 
-    def scaled_by(self, mean: Sequence[float], deviation: Sequence[float]) -> Self:
-        """Returns the split standardised by these numbers for pixels from 0 to 1; grey images get as many channels."""
-        shape = (len(self), len(mean), *self.pixels.shape[2:])
-        scale = (255 * torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (mean, deviation))
-        return type(self)(self.pixels.expand(shape), self.labels, *scale)
+    def processed_by(self, process: Callable[[Tensor], Tensor]) -> "ProcessedSplit":
+        """Returns the split whose images are what `process` makes of batches of pixels."""
+        return ProcessedSplit(self.pixels, self.labels, process)
 
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(part.to(device) for part in (self.pixels, self.labels, self.mean, self.deviation)))
+
+
+class ProcessedSplit(ByteSplit):
+    """A split of bytes whose images a function makes of them when they are needed."""
+
+    process: Callable[[Tensor], Tensor]
+
+    def __init__(self, pixels: Tensor, labels: Tensor, process: Callable[[Tensor], Tensor]):
+        vars(self).update(pixels=pixels, labels=labels, process=process)
+
+    def images_at(self, places: Any) -> Tensor:
+        pixels = self.pixels[places]
+        one = pixels.ndim == self.pixels.ndim - 1
+        return self.process(pixels[None])[0] if one else self.process(pixels)
+
+    def taken(self, places: slice | Tensor) -> Self:
+        return type(self)(self.pixels[places], self.labels[places], self.process)
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(self.pixels.to(device), self.labels.to(device), self.process)
 
 
 def standardised(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import DatasetError, did_you_mean
@@ -46,7 +47,7 @@ def _arrays(name: str, given: Any) -> dict[str, NDArray[Any]]:
             if key not in ARRAYS:
                 raise DatasetError(f"{name} returned {key!r}{did_you_mean(str(key), ARRAYS)}; {_RETURNS}")
         named = dict(given)
-    elif len(parts) in (2, 4) and all(hasattr(part, "shape") for part in parts):
+    elif len(parts) in (2, 4) and (_are_lists(*parts) or all(hasattr(part, "shape") for part in parts)):
         named = dict(zip(ARRAYS, parts, strict=False))
     elif len(parts) in (1, 2) and all(hasattr(part, "__getitem__") and hasattr(part, "__len__") for part in parts):
         pairs = (stacked(_pairs(name, part), name, len(part)) for part in parts)
@@ -55,15 +56,24 @@ def _arrays(name: str, given: Any) -> dict[str, NDArray[Any]]:
         raise DatasetError(f"{name} returned {type(given).__name__}; {_RETURNS}")
     if absent := [key for key in ARRAYS[:2] if key not in named]:
         raise DatasetError(f"{name} returned no {absent[0]}; {_RETURNS}")
-    return {key: array_of(value, f"{name}: {key}") for key, value in named.items()}
+    return {key: array_of(value, f"{name}: {key}", or_text="labels" in key) for key, value in named.items()}
+
+
+def _are_lists(images: Any, labels: Any, *_: Any) -> bool:
+    """Whether labels are a list of numbers or text, and images are neither."""
+    one = int | np.integer | str
+    return isinstance(labels, list) and isinstance(next(iter(labels), None), one) and not isinstance(images[0], one)
 
 
 def _pairs(name: str, data: Any) -> Iterator[tuple[Any, Any]]:
     for index in range(len(data)):
         try:
-            image, label = data[index][:2]
+            pair = data[index]
+            image, label = (None, None) if isinstance(pair, Mapping) else pair[:2]
         except Exception as error:  # the user's own code
             raise DatasetError(
                 f"{name}: sample {index} is no pair of an image and a label ({in_one_line(error)}); {_RETURNS}"
             ) from error
+        if isinstance(pair, Mapping):
+            raise DatasetError(f"{name}: sample {index} is {type(pair).__name__}, no pair; {_RETURNS}")
         yield image, label

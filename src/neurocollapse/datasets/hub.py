@@ -43,14 +43,17 @@ def read_hub(name: str, per_class: int | None) -> Source:
     classes = getattr(features[label], "num_classes", None)
     arrays = list(stacked(_rows(train, image, label, classes, per_class), name, None if per_class else _length(train)))
     notes: tuple[str, ...] = ()
+    if train is not splits.get("train"):
+        there = next(each for each in splits if splits[each] is train)
+        notes = (f"{name} has no split train, so that its split {there} is the training split",)
     if held_out is not None:
         test = stacked(_rows(held_out, image, label), name, _length(held_out))
         if (test[1] == -1).all():  # as benchmarks hide them
-            notes = (f"the held-out split of {name} has no labels, so it is left out",)
+            notes += (f"the held-out split of {name} has no labels, so it is left out",)
         else:
             arrays += test
     source = source_of(name, name, dict(zip(ARRAYS, arrays, strict=False)))
-    return source._replace(num_classes=max(classes or 0, source.num_classes), notes=notes)
+    return source._replace(num_classes=max(classes or 0, source.num_classes), notes=notes + source.notes)
 
 
 def _parsed(name: str) -> tuple[str, dict[str, str]]:
@@ -93,11 +96,11 @@ def _images(features: Mapping[str, Any]) -> list[str]:
 
 
 def _labels(features: Mapping[str, Any]) -> list[str]:
-    """Returns the columns that may be labels: of classes, or else of integers."""
+    """Returns the columns that may be labels: of classes, or else of integers, or else of text with a usual name."""
+    kinds = {name: kind.dtype for name, kind in features.items() if type(kind).__name__ == "Value"}
     classes = [name for name, kind in features.items() if type(kind).__name__ == "ClassLabel"]
-    return classes or [
-        name for name, kind in features.items() if str(getattr(kind, "dtype", "")).startswith(("int", "uint"))
-    ]
+    integers = [name for name, kind in kinds.items() if kind.startswith(("int", "uint"))]
+    return classes or integers or [name for name in USUAL["label"] if kinds.get(name) in ("string", "large_string")]
 
 
 def _column(name: str, what: str, candidates: list[str], features: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Stacks samples that come one by one, as images of PIL, tensors or arrays, into arrays of one shape."""
 
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +20,7 @@ def stacked(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Returns the samples and the labels of pairs as two arrays, with a bar if that takes long. Raises `DatasetError`.
 
-    Grey images among coloured ones become coloured.
+    Labels are numbers, or all are text. Grey images among coloured ones become coloured.
     """
     from tqdm import tqdm
 
@@ -27,7 +28,8 @@ def stacked(
     for index, (image, label) in enumerate(tqdm(pairs, origin, total, delay=2, disable=None)):
         images.append(array_of(image, f"{origin}: sample {index}"))
         place = f"{origin}: the label of sample {index}"
-        labels.append(array_of(label, place) if isinstance(label, torch.Tensor) else np.asarray(label))
+        label = array_of(label, place) if isinstance(label, torch.Tensor) else np.asarray(label)
+        labels.append(label.reshape(()) if label.shape == (1,) else label)
     if not images:
         raise DatasetError(f"{origin} has no samples; check that it is the data set that is meant")
     if {image.shape[:-2] for image in images} == {(), (3,)}:
@@ -39,18 +41,19 @@ def stacked(
                 f"{origin}: sample {index} is of shape {image.shape} and sample 0 of {shape}; resize them to one size"
             )
     kinds = {label.dtype.kind if not label.ndim else "O" for label in labels}
-    if not kinds <= set("biuf"):
+    if not (kinds <= set("biuf") or kinds == {"U"}):
         index = next(i for i, label in enumerate(labels) if label.ndim or label.dtype.kind not in "biuf")
         raise DatasetError(
-            f"{origin}: the label of sample {index} is {labels[index].tolist()!r}, not an integer from 0 to C-1"
+            f"{origin}: the label of sample {index} is {reprlib.repr(labels[index].tolist())}, not an integer from 0 "
+            f"to C-1"
         )
     return np.stack(images), np.array(labels)
 
 
-def array_of(value: Any, place: str) -> NDArray[Any]:
+def array_of(value: Any, place: str, *, or_text: bool = False) -> NDArray[Any]:
     """Returns an image of PIL, a tensor, or what NumPy makes an array of, as an array of real numbers.
 
-    Colours of PIL's images come first.
+    Colours of PIL's images come first. With `or_text` an array of text is returned too.
     """
     mode = getattr(value, "mode", None)
     if isinstance(mode, str):
@@ -67,6 +70,6 @@ def array_of(value: Any, place: str) -> NDArray[Any]:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise DatasetError(f"{place} has masked values; leave those samples out, or fill them")
     array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in ("biufU" if or_text else "biuf"):
         raise DatasetError(f"{place} is {given}, not real numbers; give images, arrays or tensors")
     return array

@@ -50,8 +50,8 @@ def subject(
     """Builds the model that `convnet`, `timm:NAME`, `hf:ID`, `module:function` or another name gives for a data set.
 
     `build` builds those of the package; `classes` says which are measured, as `absent=` of `measure_model`, and `head`
-    names the head. A model with its own weights sees images of bytes as it was trained to: in its size, and
-    standardised by its numbers. Raises `NetworkError`, `DatasetError`.
+    names the head. A model with its own weights sees images of bytes as its library's own preprocessing shows them.
+    Raises `NetworkError`, `DatasetError`.
     """
     data = load_dataset(dataset, data_dir=data_dir, per_class=per_class)
     chosen = data.train if split == "train" else data.test
@@ -65,10 +65,11 @@ def subject(
             return build(model, data.input_shape, data.num_classes)
 
     chosen = _as_it_expects(model, measured := untrained(), chosen)
+    again = (lambda: measured) if has_own_weights(model) else untrained  # its weights are read once
     conditions: dict[str, Any] = {"model": model, "head": head} if head else {"model": model}
     images = chosen.images_at(slice(16))
     try:
-        conditions |= {"network": asdict(fingerprint_of(untrained, images))}
+        conditions |= {"network": asdict(fingerprint_of(again, images))}
     except NeurocollapseError:
         raise
     except Exception as error:  # the model's own code
@@ -87,7 +88,7 @@ def _as_it_expects(name: str, model: nn.Module, split: Split) -> Split:
         return split
     expected = preprocessing_of(name, model)
     if expected is not None and isinstance(split, ByteSplit):
-        return split.scaled_by(expected.mean, expected.deviation)
+        return split.processed_by(expected)
     reason = "nothing says how it expects them" if expected is None else "pixels are no whole bytes"
     warnings.warn(
         f"{name} is shown images that are standardised by the data, not as in its training, since {reason}",

@@ -17,7 +17,7 @@ from torch import Tensor
 from .._errors import FeatureFileError, InputError
 from .._files import atomic_path, check_opens, irregular, matching, path_of, read_npz
 from ..statistics import int64_labels
-from .feature_tables import read_arrow, read_parquet, read_saved_dataset
+from .feature_tables import read_arrow, read_parquet, read_saved_dataset, saved_splits
 from .features import as_tensor
 from .reading import reading
 from .saved import load_saved
@@ -75,7 +75,8 @@ def _matched(path: Path) -> list[Path]:
     """Returns the path, or if it is a pattern and no path, what matches it."""
     if _identity(path) != path or not re.search(r"[*?[]", str(path)):
         return [path]
-    return matching([path], FeatureFileError, "name a feature file, or a pattern for several", os.path.lexists)
+    remedy = "name a feature file, or a pattern for several"
+    return matching([path], FeatureFileError, remedy, "features", os.path.lexists)
 
 
 def _check_complete(paths: Iterable[Path]) -> None:
@@ -124,6 +125,8 @@ def _reader_of(path: Path) -> tuple[Callable[[Path], dict[str, Any]], str]:
         return READERS[suffix], "a folder" if suffix == ".zarr" else "a file"
     if path.is_dir():
         return read_saved_dataset, "a folder"
+    if splits := saved_splits(path.parent):
+        raise FeatureFileError(f"{path.parent} has no split {path.name!r}, but {', '.join(splits)}; name one of these")
     raise FeatureFileError(
         f"{path} must end in {', '.join(READERS)}, to say which of these it is, or be a folder that save_to_disk wrote"
     )

@@ -50,8 +50,7 @@ def read_arrow(path: Path) -> dict[str, Any]:
 def read_saved_dataset(folder: Path) -> dict[str, Any]:
     """Reads the Arrow files of a data set that Hugging Face's `save_to_disk` wrote."""
     with reading(folder, "data set of Hugging Face", "arrow"):
-        if (folder / "dataset_dict.json").is_file():
-            splits = typed({"splits": list[str]}, json.loads(read_bytes(folder / "dataset_dict.json")))["splits"]
+        if splits := saved_splits(folder):
             raise FeatureFileError(f"{folder} holds the splits {', '.join(splits)}; name one, as {folder / splits[0]}")
         if not (folder / "state.json").is_file():
             raise FeatureFileError(f"{folder} is a folder without state.json, so save_to_disk did not write it")
@@ -62,6 +61,14 @@ def read_saved_dataset(folder: Path) -> dict[str, Any]:
         if twice := [name for name in names if names.count(name) > 1]:
             raise InputError(f"its state.json names {twice[0]!r} more than once")
         return _of_record_batches(folder, [folder / name for name in names])
+
+
+def saved_splits(folder: Path) -> list[str]:
+    """Returns the splits of a data set that `save_to_disk` wrote into this folder; none if it wrote no several."""
+    if not (folder / "dataset_dict.json").is_file():
+        return []
+    with reading(folder, "data set of Hugging Face", "arrow"):
+        return typed({"splits": list[str]}, json.loads(read_bytes(folder / "dataset_dict.json")))["splits"]
 
 
 def _of_record_batches(path: Path, files: Sequence[Path]) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from .capture.names import about
 from .capture.subset import Quota
 from .streamed import StreamedFeatures
 
-#: By default `nc1_vci` is measured up to this many multiplications: a tenth of a second on a few cores.
+#: By default `nc1_vci` is measured up to this many multiplications: a second of one core, which is not missed, even
+#: where all other keys take a tenth of it.
 _CHEAP_COVARIANCE = 10**10
 
 
@@ -56,7 +57,7 @@ def measure(
     Everything else is a sum over h − μ_c, for which float32 is exact enough if the features are float32: its
     projections on the at most min(p, C−1) directions of the centred means take O(N p C) operations, never more than the
     O(N p²) of Σ_W as a whole. Only `nc1_vci` needs all of Σ_W. By default it is measured if N p k + 10 k³ is at most
-    10¹⁰, where k = min(N, p), and p at most 4096; all products are then in float64.
+    10¹⁰, about a second of one core, where k = min(N, p), and p at most 4096; all products are then in float64.
 
     Args:
         features: (samples, features), any floating type; the classifier's input. The tolerance of the rank follows

@@ -37,7 +37,8 @@ def find_checkpoints(*patterns: str) -> list[Path]:
 
     A folder in which Hugging Face keeps weights counts as one. Raises `CheckpointError` if nothing matches a pattern.
     """
-    return matching(patterns, CheckpointError, "name files of weights, or a pattern for several", _weight_files)
+    remedy = "name files of weights, or a pattern for several"
+    return matching(patterns, CheckpointError, remedy, "weights", _weight_files)
 
 
 def _weight_files(path: Path) -> list[Path]:

@@ -1,25 +1,19 @@
 """Builds models by name, of timm, torchvision and Hugging Face's Transformers, and shows them images as they expect."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from .._errors import NetworkError, did_you_mean
 from .._imports import import_extra
 from .names import LIBRARIES, PRETRAINED
 
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a model expects of images: (x − mean) / deviation of pixels from 0 to 1 in each channel, and their size."""
-
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    size: tuple[int, int] | None
+#: Makes of bytes what a model expects, floats of the size that it was trained on; grey images get as many channels.
+Preprocessing = Callable[[UInt8[Tensor, "samples channels height width"]], Float[Tensor, "samples more_channels h w"]]
 
 
 def is_by_name(name: str) -> bool:
@@ -36,7 +30,7 @@ def build_by_name(name: str, input_shape: tuple[int, ...], num_classes: int) -> 
     """Builds a model that a library knows by name.
 
     Untrained it takes images of this shape and has so many classes; with its own weights it keeps the classes that it
-    was trained on, and resizes images to the size that it was trained on. Raises `NetworkError`.
+    was trained on, and resizes images to the size that its preprocessing gives. Raises `NetworkError`.
     """
     library, _, model = name.partition(":")
     model, comma, option = model.partition(",") if library != "hf" else (model, "", "")
@@ -46,23 +40,26 @@ def build_by_name(name: str, input_shape: tuple[int, ...], num_classes: int) -> 
         raise NetworkError(f"{name} takes images, and these samples are of shape {input_shape}; choose images, or mlp")
     with _in_our_words(name):
         network = _BUILDERS[library](name, model, bool(comma), input_shape, num_classes)
-        expected = preprocessing_of(name, network)
-    if expected is not None and expected.size is not None:
-        _resize_inputs(network, expected.size)
+        if (process := preprocessing_of(name, network)) is not None:
+            _resize_inputs(network, process(torch.zeros(1, *input_shape, dtype=torch.uint8)).shape[-2:])
     return network
 
 
 def preprocessing_of(name: str, model: nn.Module) -> Preprocessing | None:
-    """Returns what a model with its own weights expects of images; None where it is not known, or for any other."""
+    """Returns the library's own preprocessing for a model with its own weights; None without one, or for any other."""
     if not has_own_weights(name):
         return None
     with _in_our_words(name):
         library, _, rest = name.partition(":")
-        return _PREPROCESSINGS[library](rest.removesuffix(f",{PRETRAINED}"), model)
+        process = _PREPROCESSINGS[library](rest.removesuffix(f",{PRETRAINED}"), model)
+    if process is None:
+        return None
+    channels = getattr(getattr(model, "config", None), "num_channels", 3)
+    return lambda pixels: process(pixels.expand(-1, channels if pixels.shape[1] == 1 else -1, -1, -1)).float()
 
 
-def _resize_inputs(model: nn.Module, size: tuple[int, int]) -> None:
-    """Lets a model resize the images that it is called with, as its own preprocessing would."""
+def _resize_inputs(model: nn.Module, size: torch.Size) -> None:
+    """Lets a model resize images of floats that it is called with, which no preprocessing has seen."""
 
     def resized(_: nn.Module, args: tuple[Float[Tensor, "samples channels height width"]]) -> tuple[Tensor]:
         if args[0].shape[-2:] == size:
@@ -130,35 +127,28 @@ def _check_known(name: str, model: str, known: list[str]) -> None:
         raise NetworkError(f"{name}: there is no such model{did_you_mean(model, known)}, of {len(known)}")
 
 
-def _of_timm(_: str, model: Any) -> Preprocessing:
-    config = model.pretrained_cfg
-    return Preprocessing(tuple(config["mean"]), tuple(config["std"]), tuple(config["input_size"][1:]))
+def _of_timm(name: str, model: Any) -> Preprocessing:
+    from PIL import Image
+
+    data = import_extra("timm.data", "timm", name, NetworkError)
+    transform = data.create_transform(**data.resolve_model_data_config(model))
+    return lambda pixels: torch.stack([transform(Image.fromarray(image)) for image in pixels.movedim(1, -1).numpy()])
 
 
 def _of_torchvision(name: str, _: nn.Module) -> Preprocessing:
     models = import_extra("torchvision.models", "timm", name, NetworkError)
-    transforms = models.get_model_weights(name)["DEFAULT"].transforms()
-    return Preprocessing(tuple(transforms.mean), tuple(transforms.std), tuple(transforms.crop_size * 2))
+    return models.get_model_weights(name)["DEFAULT"].transforms()
 
 
 def _of_hf(name: str, _: nn.Module) -> Preprocessing | None:
-    from transformers.image_processing_base import ImageProcessingMixin
+    from transformers import AutoImageProcessor
 
     try:
-        settings: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(name)[0]
+        processor = AutoImageProcessor.from_pretrained(name)
     except OSError:  # saved without it
         return None
-    size = settings.get("crop_size") or settings.get("size") or {}
-    size = {"height": size, "width": size} if isinstance(size, int) else size
-    height, width = (size.get(side, size.get("shortest_edge")) for side in ("height", "width"))
-    channels = len(settings.get("image_mean") or (0, 0, 0))
-    mean = (
-        tuple(settings["image_mean"]) if settings.get("do_normalize", "image_mean" in settings) else (0.0,) * channels
-    )
-    deviation = (
-        tuple(settings["image_std"]) if settings.get("do_normalize", "image_std" in settings) else (1.0,) * channels
-    )
-    return Preprocessing(mean, deviation, (height, width) if height and width else None)
+    options = {"input_data_format": "channels_first", "return_tensors": "pt"}
+    return lambda pixels: processor(list(pixels.numpy()), **options)["pixel_values"]
 
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {"timm": _timm, "torchvision": _torchvision, "hf": _hf}

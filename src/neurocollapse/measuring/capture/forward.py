@@ -131,7 +131,7 @@ def capture(
             error for the head's.
         ignore_index: samples, or positions, with this label are left out. Labels for each position, (samples, tokens)
             for tokens or (samples, height, width) for pixels, make every position a sample. They are used as they
-            are, but a language model's that are its own input, which it shifts in training, are shifted by one.
+            are, but those that a language model shifts in training, as its own loss shows, are shifted by one.
         device: the device for the inputs; by default that of the model's first parameter. Their precision is the
             model's.
         label_key: where the labels are: a key of mappings, or a position in tuples.
@@ -181,10 +181,11 @@ def capture(
         stack.push(stores.close_on_error)
         autocast = torch.autocast(place.type, autocast_dtype) if autocast_dtype else nullcontext()
         drawn = Drawn(loader)
-        read = ((batch, drawn.origin(batch)) for batch in batches(drawn, model, label_key=label_key))
+        loaded = batches(drawn, model, label_key=label_key)
+        read = ((to_device(batch, place, precision), drawn.origin(batch)) for batch in loaded)
         for done, (batch, labels, origin) in enumerate(taps.next_tokens.of(read), start=1):
             with autocast:
-                taken = taps.of(to_device(batch, place, precision), labels.to(place), origin)
+                taken = taps.of(batch, labels, origin)
             with without_autocast(place):  # a sink computes in the types that it receives
                 stores.keep(taken, origin, sink, taps.head)
             if progress is not None:
@@ -243,6 +244,7 @@ class _Taps:
 
     def of(self, batch: Batch, labels: Tensor, origin: Origin) -> dict[Key, Rows]:
         """Returns the rows of a forward pass, under these labels: the head's under None, the layers' by name."""
+        self.positions.check(labels)
         shown = replace(batch, labels=labels)
         for tap in (self.head_tap, self.layer_tap):
             if tap is not None:

@@ -1,12 +1,15 @@
 """Moves labels by one position where a language model's labels are its own input, as the model does in training."""
 
+import inspect
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ..._errors import CaptureWarning
+from ...networks import tensors_of
 from .loaders import Batch
 
 #: What comes with a batch.
@@ -16,15 +19,16 @@ T = TypeVar("T")
 class NextTokens:
     """Makes the labels of batches those of the next token, if they are of the present one.
 
-    They are if they equal the tokens that the model reads, but not for a model that reads in both directions, or if
-    the model generates text, as those of transformers say of themselves. Labels that are those of the next token
-    already stay as they are. The first batch that tells the one from the other decides for all: where a token is
-    followed by the same one throughout, both are true.
+    A model that returns its own loss shows whether it moves them in training. Without a loss they are those of the
+    present token if they equal the tokens that the model reads. Labels that are those of the next token already stay as
+    they are. The first batch that tells the one from the other decides for all: where a token is followed by the same
+    one throughout, both are true.
     """
 
     def __init__(self, model: nn.Module, ignore_index: int):
         self.model, self.ignore_index = model, ignore_index
-        self._warned = False
+        self._warned = self._tried = False
+        self._trained_shifted: bool | None = None
 
     def of(self, batches: Iterable[tuple[Batch, T]]) -> Iterator[tuple[Batch, Tensor, T]]:
         """Yields each batch with the labels that count, and what came with it, once a batch has decided."""
@@ -50,22 +54,25 @@ class NextTokens:
             yield batch, labels, beside
 
     def _shifts(self, batch: Batch) -> bool | None:
-        """Whether the labels of a batch are those of the tokens read; None if it does not tell."""
-        generates, labels, read = _generates(self.model), batch.labels, _tokens(batch)
-        if labels.ndim != 2 or read is None or generates is False:
+        """Whether the labels of a batch are to be moved; None if it does not tell."""
+        labels = batch.labels
+        if labels.ndim != 2:
             return False
+        if not self._tried:
+            self._tried, self._trained_shifted = True, _shifts_in_training(self.model, batch)
         is_present = self._is_present(batch)
-        if not is_present and not generates:
+        if self._trained_shifted is False or not (is_present or self._trained_shifted):
             return False
         counts = labels[:, :-1] != self.ignore_index
-        is_next = bool((labels[:, :-1] == read[:, 1:])[counts].all())
+        read = _are_read(self.model, batch, labels.roll(1, dims=1))
+        is_next = read is not None and bool(read[:, 1:][counts].all())
         if is_next and (is_present or not counts.any()):
             return None
         return not is_next
 
     def _is_present(self, batch: Batch) -> bool:
-        labels, read = batch.labels, _tokens(batch)
-        return read is not None and bool((labels == read)[labels != self.ignore_index].all())
+        read = _are_read(self.model, batch, batch.labels)
+        return read is not None and bool(read[batch.labels != self.ignore_index].all())
 
     def _warn(self) -> None:
         self._warned = True
@@ -78,17 +85,56 @@ class NextTokens:
         )
 
 
-def _tokens(batch: Batch) -> Tensor | None:
-    """Returns the tokens that the model reads, if there is one for each label."""
-    values: tuple[Any, ...] = (batch.kwargs.get("input_ids"), *batch.args, *batch.kwargs.values())
-    tensors = (value for value in values if isinstance(value, Tensor))
-    first = next(tensors, None)
-    if first is None or first.is_floating_point() or first.shape != batch.labels.shape:
+def _are_read(model: nn.Module, batch: Batch, tokens: Tensor) -> Tensor | None:
+    """Whether these are the tokens that the model reads, or their embeddings; None if it does not read as many."""
+    named = ("input_ids", "inputs_embeds")
+    values: tuple[Any, ...] = (*map(batch.kwargs.get, named), *batch.args, *batch.kwargs.values())
+    first = next((value for value in values if isinstance(value, Tensor)), None)
+    if first is None or first.shape[:2] != tokens.shape:
         return None
-    return first
+    if first is batch.kwargs.get("inputs_embeds"):
+        embedding = getattr(model, "get_input_embeddings", lambda: None)()
+        if not isinstance(embedding, nn.Embedding):
+            return None
+        known = tokens.clamp(0, embedding.num_embeddings - 1)  # what is out of range is an error later
+        return (embedding(known) == first).all(dim=-1)
+    return None if first.is_floating_point() or first.ndim > 2 else first == tokens
 
 
-def _generates(model: nn.Module) -> bool | None:
-    """Whether a model of transformers generates text from left to right; None for any other model."""
-    asked, config = getattr(model, "can_generate", None), getattr(model, "config", None)
-    return None if asked is None or config is None else asked() and not getattr(config, "is_encoder_decoder", False)
+def _shifts_in_training(model: nn.Module, batch: Batch) -> bool | None:
+    """Whether a model's own loss reads the label of a token at the one before; None if it returns no such loss.
+
+    One that does reads no label at the first token, where one that does not has the cross-entropy of its output there.
+    """
+    if "labels" not in inspect.signature(model.forward).parameters:
+        return None
+    number = len(batch.labels)
+
+    def first_sample(value: Any) -> Any:
+        return value[:1] if isinstance(value, Tensor) and value.ndim and len(value) == number else value
+
+    args = tuple(map(first_sample, batch.args))
+    kwargs = {name: first_sample(value) for name, value in batch.kwargs.items()}
+    labels = torch.full_like(batch.labels[:1], -100)
+    try:
+        labels[0, 0] = _logits(model(*args, **kwargs))[0, 0].argmin()  # so that the cross-entropy is not zero
+        output = model(*args, **kwargs, labels=labels)
+        at_first = nn.functional.cross_entropy(_logits(output)[0, 0].float(), labels[0, 0])
+        loss = _loss(output).float()
+    except Exception:  # of the model's own code, or it returns no such things
+        return None
+    if not at_first.isfinite():
+        return None
+    if loss.isnan() or loss == 0:
+        return True
+    return False if torch.isclose(loss, at_first, rtol=1e-2) else None
+
+
+def _logits(output: object) -> Tensor:
+    return next(value for value in tensors_of(output) if value.ndim == 3)
+
+
+def _loss(output: object) -> Tensor:
+    """Returns the loss in the output of a model, which may be a part with that name, or the only number in a tuple."""
+    named = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    return next(value for value in (named, *tensors_of(output)) if isinstance(value, Tensor) and value.ndim == 0)

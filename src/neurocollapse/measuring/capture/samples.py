@@ -56,6 +56,15 @@ class Positions:
         if not (self.tokens in (None, "first", "last", "mean", "all") or type(self.tokens) is int):
             raise InputError(f"tokens must be 'first', 'last', 'mean', 'all' or a position, got {self.tokens!r}")
 
+    def check(self, labels: Tensor) -> None:
+        """Raises `InputError` for a choice among positions where each has a label, so that the choice has no effect."""
+        for name, value in (("tokens", self.tokens), ("spatial", None if self.spatial == "flatten" else self.spatial)):
+            if value is not None and labels.numel() > len(labels):
+                raise InputError(
+                    f"{name}={value!r} is for one label per sample, and with labels of shape {tuple(labels.shape)} "
+                    f"every position is a sample of its own; leave {name}= out, or pass one label per sample"
+                )
+
     def __call__(self, place: "Place", value: Tensor, labels: Tensor, mask: Tensor | None) -> Rows:
         """Returns the rows that have a label which is not to be ignored."""
         if not value.is_floating_point():
