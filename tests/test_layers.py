@@ -31,6 +31,7 @@ FLOORS = [
     "claims",
     "reports",
     "cli",
+    "__main__",
 ]
 FLOOR = {name: height for height, name in enumerate(FLOORS)}
 

@@ -24,6 +24,13 @@ def test_importing_the_package_loads_nothing_heavy():
     assert loaded == []
 
 
+def test_the_package_runs_as_the_command():
+    words = [sys.executable, "-m", "neurocollapse"]
+    version = subprocess.run([*words, "--version"], capture_output=True, text=True, check=True).stdout
+    assert version == f"neurocollapse {nc.__version__}\n"
+    assert subprocess.run([*words, "nothing"], capture_output=True).returncode == 2
+
+
 FACES = ["neurocollapse", *(f"neurocollapse.{path.parent.name}" for path in Path(nc.__file__).parent.glob("*/*.pyi"))]
 
 

@@ -192,7 +192,7 @@ def test_too_little_to_compute_is_named(keep):
     metric = NeuralCollapse(3, keep_features=keep)
     with pytest.raises(ValueError, match="nothing to measure: the metric was not updated"):
         metric.compute()
-    with pytest.raises(ValueError, match="class 2 has no samples"):
+    with pytest.raises(ValueError, match=r"class 2 has no samples, .*\); pass more data$"):
         updated(metric, H[Y < 2], Y[Y < 2]).compute()
 
 

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from neurocollapse import InputError, measure, measure_model
+from neurocollapse import (
+    InputError,
+    build_network,
+    class_table,
+    measure,
+    measure_layers,
+    measure_model,
+    verify,
+)
 from neurocollapse.measuring.capture import capture
 
 #: They are deprecated, and models of them are about.
@@ -37,6 +45,32 @@ def test_classes_without_samples_are_left_out_as_the_error_says():
     with pytest.raises(ValueError, match=r"class 1 has no samples, .*measure without such classes, absent='leave_out'"):
         measure(features, labels, weight, bias)
     assert measure(features, labels, weight, bias, absent="leave_out").class_counts == (8, 0, 7)
+
+
+WITHOUT_A_CLASS = (VECTORS[LABELS != 1], LABELS[LABELS != 1])
+CALLED = {
+    "measure": lambda: measure(*WITHOUT_A_CLASS),
+    "held out": lambda: measure(*WITHOUT_A_CLASS, means=measure(VECTORS, LABELS).means),
+    "class_table": lambda: class_table(*WITHOUT_A_CLASS),
+    "model": lambda: measure_model(mlp(), [WITHOUT_A_CLASS]),
+    "model, stream": lambda: measure_model(mlp(), [WITHOUT_A_CLASS], strategy="stream"),
+    "model, held out": lambda: measure_model(mlp(nn.Linear(5, C)), [WITHOUT_A_CLASS], means=MEANS),
+    "layers": lambda: measure_layers(mlp(), [WITHOUT_A_CLASS]),
+}
+MEANS = measure(VECTORS[:, :5], LABELS).means
+
+
+@pytest.mark.parametrize("call", CALLED.values(), ids=CALLED)
+def test_the_option_is_named_where_there_is_one(call):
+    message = r"class 1 has no samples.*; pass [a-z ]*, or measure without such classes, absent='leave_out'$"
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_no_option_is_named_where_there_is_none():
+    network = build_network("mlp", (6,), C, depth=2, width=8)
+    with pytest.raises(InputError, match=r"class 1 has no samples, .*\); pass more data$"):
+        verify(network, [WITHOUT_A_CLASS], weight_decay=1e-3)
 
 
 class Twice(nn.Module):

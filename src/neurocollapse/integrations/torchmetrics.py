@@ -18,7 +18,7 @@ except ImportError as error:
         "neurocollapse.integrations.torchmetrics needs torchmetrics; pip install 'neurocollapse[metrics]'"
     ) from error
 
-from ..measuring import as_tensor, is_cheap, measure
+from ..measuring import as_tensor, gather, is_cheap
 from ..metrics import METRICS, Measurement
 from ..networks import find_head
 from ..statistics import Classifier, ClassMoments, check_batch, check_weighting
@@ -138,7 +138,7 @@ class NeuralCollapse(Metric):
             return self._undefined(is_cheap(*features.shape) if self.vci is None else self.vci)
         weight, bias = (None, None) if classifier is None else (classifier.weight, classifier.bias)
         options = {"num_classes": self.num_classes, "weighting": self.weighting, "vci": self.vci}
-        return dict(measure(features, labels, weight, bias, **options))  # type: ignore[arg-type]
+        return dict(Measurement(*gather(features, labels, weight, bias, **options)))  # type: ignore[arg-type]
 
     def _undefined(self, covariance: bool) -> dict[str, float]:
         """nan for every key that `compute` would give."""

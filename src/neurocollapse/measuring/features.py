@@ -14,12 +14,12 @@ from ..metrics import Measurement
 from ..networks import TWO_ROWS
 from ..statistics import (
     FULL_COVARIANCE_LIMIT,
-    LEAVE_OUT,
     Classifier,
     ClassMeans,
     Objective,
     Projections,
     Statistics,
+    check_present,
     check_scale,
     check_shapes,
     hint_of,
@@ -30,6 +30,8 @@ from .capture.names import about
 from .capture.subset import Quota
 from .streamed import StreamedFeatures
 
+#: How to do without the classes that have no samples, where `absent` is an argument.
+OR_LEAVE_OUT = ", or measure without such classes, absent='leave_out'"
 #: By default `nc1_vci` is measured up to this many multiplications: a second of one core, which is not missed, even
 #: where all other keys take a tenth of it.
 _CHEAP_COVARIANCE = 10**10
@@ -113,7 +115,7 @@ def gather(
     objective: Objective | None = None,
     precision: float = 0.0,
     nearest_means: bool = False,
-    absent: str = "error",
+    absent: str | None = None,
     min_per_class: int = 1,
     max_per_class: int | None = None,
     outputs: bool = True,
@@ -122,17 +124,17 @@ def gather(
 
     `precision` is ε of the type that the features were computed in, if it is coarser than that of the features. With
     `nearest_means` there is `nearest_mean_error` too. Without `outputs` the classifier is checked, and decides nothing.
+    `absent` is None where the caller has no such option.
     """
     labels = _as_labels(labels)
     features = features if isinstance(features, StreamedFeatures) else in_one_block(features, labels)
     if 0 in features.shape:
         raise InputError(f"there is nothing to measure: features have shape {features.shape}")
-    check_choice(absent, min_per_class, max_per_class)
+    check_choice(absent or "error", min_per_class, max_per_class)
     labels = labels.to(features.device)
     classifier = _as_classifier(weight, bias, features)
-    leave_out = absent == "leave_out"
     num_classes = means.num_labels if means is not None else num_classes
-    num_classes = _number_of_classes(labels, classifier, num_classes, leave_out=leave_out)
+    num_classes = _number_of_classes(labels, classifier, num_classes, absent)
     if max_per_class is not None and labels.max() < num_classes:  # a label out of range is an error below
         chosen = Quota(max_per_class)(labels).to(features.device)
         features, labels = features.chosen(chosen), labels[chosen]
@@ -146,6 +148,8 @@ def gather(
     second = {"covariance": covariance, "weighting": weighting, "nearest_means": nearest_means, "held_out": held_out}
     projections = Projections(means, classifier if outputs else None, **second)  # type: ignore[arg-type]
     features.sweep(labels, projections.update)
+    if absent is not None:
+        check_present(projections.counts, means.classes, held_out=True, otherwise=OR_LEAVE_OUT)
     statistics = projections.statistics(objective, None if ood_mean is None else ood_mean.to(features.device))
     return replace(statistics, classifier=classifier), means
 
@@ -158,7 +162,13 @@ def in_one_block(values: Tensor | ArrayLike, labels: Tensor) -> StreamedFeatures
 
 
 def means_of(
-    features: StreamedFeatures, labels: Tensor, num_classes: int, *, precision: float, absent: str, min_per_class: int
+    features: StreamedFeatures,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    precision: float,
+    absent: str | None,
+    min_per_class: int,
 ) -> ClassMeans:
     """Returns the means of the classes that are measured; arguments and errors are those of `gather`."""
     present = labels[labels < num_classes].unique() if absent == "leave_out" else None
@@ -183,7 +193,7 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def chosen_of(means: ClassMeans, absent: str, min_per_class: int, held_out: Tensor | None = None) -> ClassMeans:
+def chosen_of(means: ClassMeans, absent: str | None, min_per_class: int, held_out: Tensor | None = None) -> ClassMeans:
     """Returns the means of the classes that are measured; of each label there are `held_out` samples, if given.
 
     Raises `ValueError` if a class has too few samples and is not to be left out.
@@ -198,8 +208,10 @@ def chosen_of(means: ClassMeans, absent: str, min_per_class: int, held_out: Tens
         label = few[0] if means.classes is None else means.classes[few[0]]
         raise InputError(
             f"{len(few)} classes have fewer than {min_per_class} samples, as class {int(label)} with "
-            f"{int(counts[few[0]])}; pass more data, or {LEAVE_OUT}"
+            f"{int(counts[few[0]])}; pass more data{OR_LEAVE_OUT}"
         )
+    if absent is not None and held_out is None:
+        check_present(counts, means.classes, otherwise=OR_LEAVE_OUT)
     return means
 
 
@@ -210,9 +222,7 @@ def is_cheap(num_samples: int, num_features: int) -> bool:
     return num_features <= FULL_COVARIANCE_LIMIT and operations <= _CHEAP_COVARIANCE
 
 
-def _number_of_classes(
-    labels: Tensor, classifier: Classifier | None, given: int | None, *, leave_out: bool = False
-) -> int:
+def _number_of_classes(labels: Tensor, classifier: Classifier | None, given: int | None, absent: str | None) -> int:
     if given is not None and not _is_integer(given):
         raise InputError(f"num_classes must be an integer, got {given!r}")
     if labels.min() < 0:
@@ -226,14 +236,13 @@ def _number_of_classes(
         given = int(labels.max()) + 1 if classifier is None else len(classifier.weight)
     elif classifier is not None and len(classifier.weight) != given:
         raise InputError(f"num_classes is {given}, but weight has {len(classifier.weight)} rows")
-    if (
-        given > len(labels) and not leave_out
-    ):  # before memory is allocated: one stray label may mean billions of classes
+    # before memory is allocated: one stray label may mean billions of classes
+    if given > len(labels) and absent != "leave_out":
         present = set(labels.tolist())
         empty = next(c for c in range(given) if c not in present)
         raise InputError(
             f"class {empty} has no samples, so its mean is undefined "
-            f"({len(labels)} samples for {given} classes); pass more data, or {LEAVE_OUT}"
+            f"({len(labels)} samples for {given} classes); pass more data{'' if absent is None else OR_LEAVE_OUT}"
         )
     return given
 

@@ -13,14 +13,14 @@ from .._errors import InputError, InputTypeError, NeurocollapseError
 from .._files import in_one_line
 from ..datasets import Split
 from ..networks import Head, candidates_for
-from ..statistics import LEAVE_OUT, Classifier, ClassMeans, ClassMoments, Projections, empty_classes
+from ..statistics import Classifier, ClassMeans, ClassMoments, Projections, check_present, empty_classes
 from .capture.decisions import Tally
 from .capture.forward import Captured
 from .capture.loaders import Unlabelled, as_loader
 from .capture.names import about
 from .capture.store import FeatureStore
 from .capture.subset import Quota
-from .features import is_cheap
+from .features import OR_LEAVE_OUT, is_cheap
 from .process_group import Processes
 
 #: A sum that gathers a sweep, and a function that adds this process's samples to it.
@@ -52,7 +52,9 @@ def two_sweeps(
         means = choose(means, held_out=counted.counts)
     covariance = is_cheap(int(means.counts.sum()), means.sums.shape[1]) if vci is None else vci
     second = {"covariance": covariance, "weighting": weighting, "held_out": held_out, "nearest_means": nearest_means}
-    return processes.projected(lambda: feed(Projections(means, classifier, **second)))  # type: ignore[arg-type]
+    projections = processes.projected(lambda: feed(Projections(means, classifier, **second)))  # type: ignore[arg-type]
+    check_present(projections.counts, means.classes, held_out=True, otherwise=OR_LEAVE_OUT)
+    return projections
 
 
 def _checked(means: ClassMeans, options: dict[str, Any]) -> ClassMeans:
@@ -62,7 +64,7 @@ def _checked(means: ClassMeans, options: dict[str, Any]) -> ClassMeans:
         raise InputError(
             f"{empty_classes(means.counts)}: the model's head has {means.num_classes} outputs, and the labels are 0 to "
             f"{there - 1}; if the model is a backbone without a head, measure what it returns with measure(features, "
-            f"labels), else pass more data, or {LEAVE_OUT}"
+            f"labels), else pass more data{OR_LEAVE_OUT}"
         )
     return means
 

@@ -1,6 +1,6 @@
 from .batches import FULL_COVARIANCE_LIMIT as FULL_COVARIANCE_LIMIT
-from .batches import LEAVE_OUT as LEAVE_OUT
 from .batches import check_batch as check_batch
+from .batches import check_present as check_present
 from .batches import check_scale as check_scale
 from .batches import check_shapes as check_shapes
 from .batches import empty_classes as empty_classes

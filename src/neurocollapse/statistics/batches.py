@@ -20,9 +20,6 @@ FLOAT32_SCALES = (2.0**-20, 2.0**40)
 #: Above this many features Σ_W as a whole (p × p, float64) is not kept unless asked for.
 FULL_COVARIANCE_LIMIT = 4096
 
-#: How to measure without the classes that have no samples.
-LEAVE_OUT = "measure without such classes, absent='leave_out'"
-
 
 def check_shapes(features: Tensor, labels: Tensor) -> None:
     """Raises `ValueError` unless features are (samples, features) and labels (samples,)."""
@@ -58,6 +55,16 @@ def empty_classes(counts: Tensor, labels: Tensor | None = None, place: str = "",
     if len(names) == 1:
         return f"class {shown} has no samples{place}, so its {what} is undefined (counts: {given}){start}"
     return f"classes {shown} have no samples{place}, so their {what}s are undefined (counts: {given}){start}"
+
+
+def check_present(counts: Tensor, labels: Tensor | None = None, *, held_out: bool = False, otherwise: str = "") -> None:
+    """Raises `ValueError` if a class has no samples; `otherwise` says how the caller does without, if it can."""
+    if counts.all():
+        return
+    if held_out:
+        fault = empty_classes(counts, labels, " in the second sweep, held out against the means", "spread")
+        raise InputError(f"{fault}; pass samples of every class{otherwise}")
+    raise InputError(f"{empty_classes(counts, labels)}; pass more data{otherwise}")
 
 
 def check_batch(features: Tensor, labels: Tensor, num_classes: int, num_features: int | None, seen: int) -> None:

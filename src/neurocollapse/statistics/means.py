@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._errors import InputError, checks_arguments
 from ..geometry import EPSILON, Span, centered_span, storage_noise
-from .batches import LEAVE_OUT, SQUARABLE, blocks, check_batch, check_finite, check_scale, empty_classes, rows_at_once
+from .batches import SQUARABLE, blocks, check_batch, check_finite, check_present, check_scale, rows_at_once
 from .stored import Stored
 from .threads import fold_in_threads
 
@@ -163,8 +163,7 @@ class ClassMeans:
     @property
     def offsets(self) -> Float[Tensor, "classes features"]:
         """Class means less the reference. Raises `ValueError` if a class has no samples, and names it."""
-        if not self.counts.all():
-            raise InputError(f"{empty_classes(self.counts, self.classes)}; pass more data, or {LEAVE_OUT}")
+        check_present(self.counts, self.classes)
         return self.sums / self.counts[:, None]
 
     def offsets_of(self, classes: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen features"]:

@@ -14,14 +14,13 @@ from ..geometry import TIE_TOLERANCE
 from .bases import Basis, basis_for
 from .batches import (
     FLOAT32_SCALES,
-    LEAVE_OUT,
     blocks,
     check_batch,
     check_classifier,
     check_finite,
+    check_present,
     check_same_classifier,
     class_sums,
-    empty_classes,
     full_precision,
     rows_at_once,
 )
@@ -317,10 +316,7 @@ class Projections:
 
     def statistics(self, objective: Objective | None = None, ood_mean: Tensor | None = None) -> Statistics:
         """The statistics of the samples seen. Raises `ValueError` if a class has none."""
-        if not self.counts.all():
-            place = " in the second sweep, held out against the means"
-            fault = empty_classes(self.counts, self.means.classes, place, "spread")
-            raise InputError(f"{fault}; pass samples of every class, or {LEAVE_OUT}")
+        check_present(self.counts, self.means.classes, held_out=True)
         if ood_mean is not None and len(ood_mean) != self.num_features:
             raise InputError(
                 f"ood must have {self.num_features} features like the classes' samples, got {len(ood_mean)}"
