@@ -116,7 +116,7 @@ def _momenta(base: RunConfig) -> dict[str, Sweep]:
 
 DECAYS = Setting(
     "mnist5k-optimizers",
-    "the same digits and mlp with a free bias, four optimizers and three momenta; not yet run",
+    "the same digits and mlp with a free bias, four optimizers and three momenta",
     {
         f"{loss}, {name}": sweep
         for loss, base in _LOSSES.items()
