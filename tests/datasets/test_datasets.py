@@ -774,7 +774,7 @@ TEST = {"test_images": IMAGES_6, "test_labels": USER_LABELS}
         ({"labels": [0, 1, np.inf, 0, 1, 2]}, r"labels\[2\] is inf; labels are integers"),
         ({"labels": np.array([0, 1, 2, 0, 1, 2**63], "u8")}, r"labels\[5\] is 9223372036854775808; labels"),
         ({"labels": [0, 1, 2]}, r"shape \(6, 2, 2\) and labels of shape \(3,\) do not fit"),
-        ({"labels": USER_LABELS[:, None]}, r"and labels of shape \(6, 1\) do not fit"),
+        ({"labels": USER_LABELS[:, None].repeat(2, 1)}, r"and labels of shape \(6, 2\) do not fit"),
         ({"images": IMAGES_6[:, 0, 0]}, r"images of shape \(6,\) and labels"),
         ({"images": IMAGES_6[..., None, None]}, r"images of shape \(6, 2, 2, 1, 1\)"),
         ({"images": np.zeros((0, 2)), "labels": np.zeros(0, int)}, r"images of shape \(0, 2\) .* none of these zero"),
