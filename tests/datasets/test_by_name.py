@@ -264,7 +264,7 @@ def _is_deep(folder):
     [
         (_is_of_two_sizes, "sample 4 is of shape (3, 5, 4) and sample 0 of (3, 4, 4); resize them to one size"),
         (_is_damaged, "b/0.png cannot be read ("),
-        (_is_deep, "has pixels of more than eight bits (mode I;16"),
+        (_is_deep, "has pixels of more than eight bits (mode I"),
         (_is_linked, "are one file, by a link; remove one of them"),
         (_is_of_splits, "training has images in several folders, as a split has; call the splits train and test"),
         (lambda folder: (folder / "c").mkdir(), "c has no images in it (.png, "),

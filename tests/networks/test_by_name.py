@@ -172,7 +172,7 @@ def own_processor(folder) -> Callable[[torch.Tensor], torch.Tensor]:
         {"rescale_factor": 1 / 127.5},
         {"do_rescale": False},
         {"do_normalize": False, "do_rescale": False},
-        {"size": {"height": 80, "width": 80}, "crop_size": 64, "do_center_crop": True},
+        {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 80}, "crop_size": 64},
         {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 64}, "crop_pct": 0.8},
         {"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": True, "do_center_crop": False},
     ],
