@@ -240,11 +240,23 @@ class Tanh(nn.Module):
         return torch.tanh(self.relu(x))
 
 
+class Positions(nn.Module):
+    """A module with an embedding, which takes no other indices than its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.of = nn.Embedding(1, 8)
+
+    def forward(self, x):
+        return x + self.of(torch.arange(1))
+
+
 BREAKS_HOMOGENEITY = {
     "bias": (lambda: between(nn.ReLU(), bias=True), "Linear 0, which has a bias"),
-    "layer normalisation": (lambda: between(nn.LayerNorm(8), nn.ReLU()), "LayerNorm 1, which has a bias"),
+    "layer normalisation": (lambda: between(nn.LayerNorm(8), nn.ReLU()), "LayerNorm 1"),
     "sigmoid": (lambda: between(nn.Identity(), nn.Sigmoid()), "Sigmoid 2"),
     "batch normalisation": (lambda: between(nn.BatchNorm1d(8)), None),  # it has seen no batch, and does nothing
+    "indices": (lambda: between(Positions(), nn.Sigmoid()), "an operation in Positions.forward"),
     "an operation": (lambda: between(Tanh()), "an operation in Tanh.forward"),
 }
 

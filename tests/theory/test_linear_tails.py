@@ -91,13 +91,27 @@ def test_an_operation_that_is_no_module_ends_the_tail(function):
 
 def test_what_is_done_in_training_alone_ends_the_tail_and_leaves_the_model_as_it_was():
     def forward(model, z):
+        model.seen = model.seen + model.training
         return model.classifier(nn.functional.dropout(model.layer(model.norm(z)), 0.5, model.training))
 
     model = Model(forward, norm=nn.BatchNorm1d(6), layer=linear(), classifier=nn.Linear(6, 3))
+    model.register_buffer("seen", torch.zeros(()))
     found = find_linear_tail(model.eval(), torch.randn(5, 6))
     assert (found.layers, found.ended_by) == ((), "a function called between modules")
     assert not model.training
-    assert model.norm.num_batches_tracked == 0
+    assert model.norm.num_batches_tracked == model.seen == 0
+
+
+def test_a_model_that_wants_more_in_training_has_the_tail_of_evaluation():
+    def forward(model, z):
+        if model.training:
+            raise ValueError("targets, please")
+        return model.classifier(model.layer(z))
+
+    model = Model(forward, layer=nn.Linear(16, 6, bias=False), classifier=nn.Linear(6, 4)).eval()
+    evidence = gather_evidence(decayed(model, GAUSSIAN.images, GAUSSIAN.labels, 1e-3))
+    assert evidence.tail.layers == ("layer",)
+    assert not evidence.differs_in_training
 
 
 def test_a_layer_called_twice_or_frozen_is_no_part_of_the_tail():

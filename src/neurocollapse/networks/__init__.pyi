@@ -34,8 +34,8 @@ from .linear_heads import read_head as read_head
 from .linear_tails import LinearTail as LinearTail
 from .linear_tails import find_linear_tail as find_linear_tail
 from .modes import evaluation as evaluation
+from .modes import in_training as in_training
 from .modes import modes_kept as modes_kept
-from .modes import training as training
 from .names import LEAST_SIZES as LEAST_SIZES
 from .names import check_network_name as check_network_name
 from .parameters import decays as decays

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -78,21 +79,24 @@ def find_inhomogeneous(model: nn.Module, inputs: Float[Tensor, "samples *shape"]
     found: list[str] = []
     tried: list[nn.Module] = []  # the module that is being tried, whose parts have hooks too
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
-        def tries(module: nn.Module, taken: tuple[object, ...], output: object) -> None:
-            if found or tried or not isinstance(output, Tensor) or len(taken) != 1 or not isinstance(taken[0], Tensor):
+    def hook(name: str) -> Callable[..., None]:
+        def tries(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
+            taken = [*args, *kwargs.values()]
+            if found or tried or len(taken) != 1 or not all(map(_is_real, (*taken, output))):
                 return
             tried.append(module)
-            missed = torch.linalg.norm(module.forward(2 * taken[0]) - 2 * output)
+            with suppress(Exception):  # of a module that takes no other inputs
+                given, scaled = cast(Tensor, output), module.forward(2 * cast(Tensor, taken[0]))
+                missed = torch.linalg.norm(scaled - 2 * given)
+                if missed > math.sqrt(torch.finfo(given.dtype).eps) * torch.linalg.norm(given):
+                    found.append(_described(name, module))
             tried.clear()
-            if missed > math.sqrt(torch.finfo(output.dtype).eps) * torch.linalg.norm(output):
-                found.append(_described(name, module))
 
         return tries
 
     with evaluation(model), ExitStack() as stack:
         for name, module in modules_by_name(model).items():
-            stack.callback(module.register_forward_hook(hook(name)).remove)
+            stack.callback(module.register_forward_hook(hook(name), with_kwargs=True).remove)
         model(inputs)
     return found[0] if found else None
 
@@ -101,6 +105,9 @@ def _described(name: str, module: nn.Module) -> str:
     kind = type(module).__name__
     if module._modules:
         return f"an operation in {kind}.forward"
-    return f"{kind} {name}".rstrip() + (
-        ", which has a bias" if isinstance(getattr(module, "bias", None), Tensor) else ""
-    )
+    has_bias = isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and module.bias is not None
+    return f"{kind} {name}".rstrip() + (", which has a bias" if has_bias else "")
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

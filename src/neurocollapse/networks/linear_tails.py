@@ -1,6 +1,7 @@
 """Finds the linear layers with nothing between that stand just before a network's classifier."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from .calls import Call, Calls
 from .heads import find_classifier
-from .modes import evaluation, training
+from .modes import evaluation, in_training
 from .wrappers import modules_by_name
 
 
@@ -33,23 +34,24 @@ def find_linear_tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"]) 
     LinearTail(layers=('2',), ended_by='ReLU 1')
     """
     classifier = find_classifier(model, inputs)
+    name = next(name for name, module in modules_by_name(model).items() if module is classifier)
     generators = torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else [])
     with torch.no_grad(), generators:
         with evaluation(model):
-            found = _tail(model, inputs, classifier)
-        if found.layers and len(inputs) > 1:  # batch normalisation trains on no single sample
-            with training(model):
-                found = min(found, _tail(model, inputs, classifier), key=lambda tail: len(tail.layers))
+            found = _tail(model, inputs, name)
+        if found.layers:
+            with suppress(Exception):  # of the model's own code, which may want more in training, such as targets
+                found = min(found, _tail(in_training(model), inputs, name), key=lambda tail: len(tail.layers))
     return found
 
 
-def _tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"], classifier: nn.Linear) -> LinearTail:
+def _tail(model: nn.Module, inputs: Float[Tensor, "samples *shape"], classifier: str) -> LinearTail:
     """The linear tail in the present mode of the model."""
     leaves = {name: module for name, module in modules_by_name(model).items() if _is_leaf(name, module)}
     with Calls(leaves, kept=None) as calls:
         model(inputs)
     *before, call = calls.last
-    while leaves[call.name] is not classifier:
+    while call.name != classifier:
         *before, call = before
     layers: list[str] = []
     while True:

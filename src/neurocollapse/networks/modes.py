@@ -1,5 +1,6 @@
 """Sets and restores the mode of every module: training or evaluation."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,18 +30,12 @@ def evaluation(model: nn.Module) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def training(model: nn.Module) -> Iterator[None]:
-    """Puts every module into training mode within the block, and restores its mode and the buffers afterwards."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with modes_kept(model):
-        for module in _with_a_mode(model):
-            module.training = True
-        try:
-            yield
-        finally:
-            for buffer, kept in buffers:  # such as running means
-                buffer.copy_(kept)
+def in_training(model: nn.Module) -> nn.Module:
+    """Returns a copy in training mode, which may change itself while it runs, as by running means."""
+    copied = copy.deepcopy(model)
+    for module in _with_a_mode(copied):
+        module.training = True
+    return copied
 
 
 def _with_a_mode(model: nn.Module) -> Iterator[nn.Module]:

@@ -35,8 +35,7 @@ def _objective(model: nn.Module, inputs: Tensor, labels: Tensor, decays: dict[st
             raise
         raise VerificationError(
             "verify works on a copy, and this model cannot be copied: it keeps a tensor that was computed from its "
-            "parameters, as torch.nn.utils.weight_norm and prune do; take these off, or use "
-            "torch.nn.utils.parametrizations"
+            "parameters, as torch.nn.utils.weight_norm and prune do; take these off first"
         ) from error
 
 
