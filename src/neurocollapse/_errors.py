@@ -217,7 +217,7 @@ def _signature(called: Callable[..., Any]) -> tuple["inspect.Signature", dict[st
             options = {field: _classes(hint) for field, hint in fields.items()}
         elif name != "self":
             kinds[name] = _classes(hints[name])
-    numbers = {name for name, classes in (kinds | options).items() if {Integral, Real} & {*classes}}
+    numbers = {name for name, classes in (kinds | options).items() if {Integral, Real, bool} & {*classes}}
     return signature, kinds | dict.fromkeys(options, ()), numbers, is_open
 
 

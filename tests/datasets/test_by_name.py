@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import math
 import re
 import sys
 import tracemalloc
@@ -355,6 +356,8 @@ def test_labels_of_text_are_classes_in_the_order_of_their_names(tmp_path, hub, c
 
     rows = {"x": list(IMAGES), column: np.array(["b", "a", "long"])[LABELS].tolist()}
     features = datasets.Features({"x": datasets.Array2D((4, 4), "uint8"), column: datasets.Value("string")})
+    if column == "label":  # and not the column of integers beside it
+        rows["id"], features["id"] = list(range(6)), datasets.Value("int64")
     datasets.DatasetDict(test=datasets.Dataset.from_dict(rows, features)).save_to_disk(tmp_path / "arrays")
     with pytest.warns(UserWarning, match="no split|are text") as said:
         data = load_dataset(f"hf:{tmp_path}/arrays" + (",label=kind" if column == "kind" else ""))
@@ -437,7 +440,11 @@ class Records:
         (7, "data_of_mine:load returned int; it must return images and labels, "),
         ({"images": IMAGES, "label": LABELS}, "returned 'label' (did you mean 'labels'?); it must"),
         ({"images": IMAGES}, "returned no labels; it must"),
-        ((IMAGES, np.array(list("abcabc"), object)), "data_of_mine:load: labels is ndarray, not real numbers"),
+        (
+            (IMAGES, np.array([*"abcab", None], object)),
+            "labels holds None, which is no text; give text alone, or numbers",
+        ),
+        ((IMAGES, [*"abcab", math.nan]), "labels holds nan, which is no text"),
         (
             (IMAGES, np.array(list("abcabc")), IMAGES, np.array(list("abcabd"))),
             "test_labels[5] is d, which is no class of",

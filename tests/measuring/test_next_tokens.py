@@ -118,6 +118,21 @@ def test_a_decoder_reads_the_labels_moved_by_one(name):
     assert measured["accuracy"] == pytest.approx(right[LABELS != -100].double().mean().item(), abs=1e-12)
 
 
+def test_a_loss_that_leaves_the_first_token_out_moves_no_label():
+    """As a tagger's may, whose first token is no word; nor is such a model run beside the batches."""
+
+    def forward(self, idx, labels=None):
+        runs.append(idx)
+        logits = self.head(self.embed(idx))
+        return logits if labels is None else (nn.functional.cross_entropy(logits[:, 1:].mT, labels[:, 1:]), logits)
+
+    runs = []
+    model = Model(forward, embed=nn.Embedding(C, 8), head=nn.Linear(8, C))
+    tags = (IDS + 1) % C
+    assert measure_model(model, [(IDS, tags)])["nc1"] == by_hand(model, model.head, tags)["nc1"]
+    assert len(runs) == 2
+
+
 def test_classes_of_tokens_stay_where_they_are():
     model, _ = own()
     assert capture(model, [(IDS, (IDS + 1) % C)]).features.labels.equal((IDS + 1).flatten() % C)

@@ -96,11 +96,11 @@ def _images(features: Mapping[str, Any]) -> list[str]:
 
 
 def _labels(features: Mapping[str, Any]) -> list[str]:
-    """Returns the columns that may be labels: of classes, or else of integers, or else of text with a usual name."""
+    """Returns the columns that may be labels: of classes, or else of usual names, or else of integers."""
     kinds = {name: kind.dtype for name, kind in features.items() if type(kind).__name__ == "Value"}
     classes = [name for name, kind in features.items() if type(kind).__name__ == "ClassLabel"]
-    integers = [name for name, kind in kinds.items() if kind.startswith(("int", "uint"))]
-    return classes or integers or [name for name in USUAL["label"] if kinds.get(name) in ("string", "large_string")]
+    usual = [name for name in USUAL["label"] if kinds.get(name, "").startswith(("int", "uint", "string", "large_s"))]
+    return classes or usual or [name for name, kind in kinds.items() if kind.startswith(("int", "uint"))]
 
 
 def _column(name: str, what: str, candidates: list[str], features: Mapping[str, Any]) -> str:

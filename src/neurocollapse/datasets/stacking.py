@@ -70,6 +70,11 @@ def array_of(value: Any, place: str, *, or_text: bool = False) -> NDArray[Any]:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise DatasetError(f"{place} has masked values; leave those samples out, or fill them")
     array = np.asarray(value)
-    if array.dtype.kind not in ("biufU" if or_text else "biuf"):
+    if or_text and array.dtype.kind in "OTU":
+        items = np.asarray(value, dtype=object)  # in which a number among text is still one
+        if others := [item for item in items.flat if not isinstance(item, str)]:
+            raise DatasetError(f"{place} holds {others[0]!r}, which is no text; give text alone, or numbers alone")
+        return items.astype(str)
+    if array.dtype.kind not in "biuf":
         raise DatasetError(f"{place} is {given}, not real numbers; give images, arrays or tensors")
     return array

@@ -10,7 +10,6 @@ from .by_name import has_own_weights as has_own_weights
 from .by_name import preprocessing_of as preprocessing_of
 from .calls import Call as Call
 from .calls import Calls as Calls
-from .calls import averaged_calls as averaged_calls
 from .calls import first_tensor as first_tensor
 from .calls import numbers_of as numbers_of
 from .calls import tensors_of as tensors_of
@@ -19,7 +18,6 @@ from .fingerprints import fingerprint_of as fingerprint_of
 from .heads import candidates_for as candidates_for
 from .heads import find_classifier as find_classifier
 from .heads import find_head as find_head
-from .heads import head_candidates as head_candidates
 from .heads import head_of_output as head_of_output
 from .homogeneity import Homogeneity as Homogeneity
 from .homogeneity import check_homogeneous as check_homogeneous

@@ -39,8 +39,6 @@ class Tally:
     replaced: int = 0
     #: the shapes that the model returned, if its decisions cannot be read from them
     unreadable: str = ""
-    #: whether the model decides by the mean of this head and another
-    is_one_of_two: bool = False
 
     def merge(self, other: "Tally") -> Self:
         """Adds the counts of other samples."""
@@ -50,7 +48,6 @@ class Tally:
         self.right += other.right
         self.model_right += other.model_right
         self.replaced += other.replaced
-        self.is_one_of_two |= other.is_one_of_two
         return self
 
     def warn(self, *, stacklevel: int) -> None:
@@ -76,12 +73,10 @@ class Tally:
                 f"the model returns the output of another token than tokens= or spatial= takes; there {compared}; the "
                 f"model's own token was measured instead, for {self.replaced} samples"
             )
-        remedy = "so pass the head=, tokens= or spatial= by which the model decides"
-        if self.is_one_of_two:
-            remedy = "and no head= has the model's, since it decides by the mean of two heads"
         return (
             f"the output of the head {self.head!r} is not the model's: {compared}; accuracy, margins and NC4 are the "
-            f"head's own, {remedy}"
+            f"head's own, so pass the head=, tokens= or spatial= by which the model decides; the mean of two heads is no "
+            f"head's"
         )
 
 

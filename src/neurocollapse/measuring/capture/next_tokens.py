@@ -1,8 +1,8 @@
 """Moves labels by one position where a language model's labels are its own input, as the model does in training."""
 
-import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -19,10 +19,10 @@ T = TypeVar("T")
 class NextTokens:
     """Makes the labels of batches those of the next token, if they are of the present one.
 
-    A model that returns its own loss shows whether it moves them in training. Without a loss they are those of the
-    present token if they equal the tokens that the model reads. Labels that are those of the next token already stay as
-    they are. The first batch that tells the one from the other decides for all: where a token is followed by the same
-    one throughout, both are true.
+    A model of transformers shows by its own loss whether it moves them in training. Of other models they are those of
+    the present token if they equal the tokens that the model reads. Labels that are those of the next token already
+    stay as they are. The first batch that tells the one from the other decides for all: where a token is followed by
+    the same one throughout, both are true.
     """
 
     def __init__(self, model: nn.Module, ignore_index: int):
@@ -59,7 +59,7 @@ class NextTokens:
         if labels.ndim != 2:
             return False
         if not self._tried:
-            self._tried, self._trained_shifted = True, _shifts_in_training(self.model, batch)
+            self._tried, self._trained_shifted = True, _shifts_in_training(self.model, batch, self.ignore_index)
         is_present = self._is_present(batch)
         if self._trained_shifted is False or not (is_present or self._trained_shifted):
             return False
@@ -101,33 +101,30 @@ def _are_read(model: nn.Module, batch: Batch, tokens: Tensor) -> Tensor | None:
     return None if first.is_floating_point() or first.ndim > 2 else first == tokens
 
 
-def _shifts_in_training(model: nn.Module, batch: Batch) -> bool | None:
-    """Whether a model's own loss reads the label of a token at the one before; None if it returns no such loss.
+def _shifts_in_training(model: nn.Module, batch: Batch, ignore_index: int) -> bool | None:
+    """Whether a model of transformers reads the label of a token at the one before; None for any other model.
 
-    One that does reads no label at the first token, where one that does not has the cross-entropy of its output there.
+    Its own loss tells, of one sample with a label at its second token alone: it is the cross-entropy of the output
+    there, or at the first token. Where it is neither, the model says whether it generates text from left to right.
     """
-    if "labels" not in inspect.signature(model.forward).parameters:
+    asked, config = getattr(model, "can_generate", None), getattr(model, "config", None)
+    if asked is None or config is None:
         return None
-    number = len(batch.labels)
+    number, labels = len(batch.labels), torch.full_like(batch.labels[:1], ignore_index)
 
     def first_sample(value: Any) -> Any:
         return value[:1] if isinstance(value, Tensor) and value.ndim and len(value) == number else value
 
-    args = tuple(map(first_sample, batch.args))
-    kwargs = {name: first_sample(value) for name, value in batch.kwargs.items()}
-    labels = torch.full_like(batch.labels[:1], -100)
-    try:
-        labels[0, 0] = _logits(model(*args, **kwargs))[0, 0].argmin()  # so that the cross-entropy is not zero
-        output = model(*args, **kwargs, labels=labels)
-        at_first = nn.functional.cross_entropy(_logits(output)[0, 0].float(), labels[0, 0])
+    with suppress(Exception):  # of the model's own code, which may take no such labels or return no loss
+        labels[0, 1] = batch.labels[0, 1].clamp(min=0)
+        kwargs = {name: first_sample(value) for name, value in batch.kwargs.items()}
+        output = model(*map(first_sample, batch.args), **kwargs, labels=labels)
+        logits, target = _logits(output)[0, :2].float(), labels[0, 1].expand(2)
         loss = _loss(output).float()
-    except Exception:  # of the model's own code, or it returns no such things
-        return None
-    if not at_first.isfinite():
-        return None
-    if loss.isnan() or loss == 0:
-        return True
-    return False if torch.isclose(loss, at_first, rtol=1e-2) else None
+        at_first, at_second = (nn.functional.cross_entropy(logits, target, reduction="none") - loss).abs()
+        if min(at_first, at_second) < min(1e-2 * loss, max(at_first, at_second) / 10):
+            return bool(at_first < at_second)
+    return bool(asked()) and not getattr(config, "is_encoder_decoder", False)
 
 
 def _logits(output: object) -> Tensor:

@@ -12,11 +12,9 @@ from ...networks import (
     CONVOLUTIONS,
     Calls,
     Head,
-    averaged_calls,
     candidates_for,
     check_linear,
     first_tensor,
-    head_candidates,
     head_of_output,
     modules_by_name,
     read_head,
@@ -67,27 +65,22 @@ class HeadTap(Tap):
         self.model, self.is_named, self.tally = model, name is not None, tally
         self.candidates = candidates_for(model, name)
         self.calls = Calls(self.candidates, copied=self.is_named)
-        linear = {each: part for each, part in head_candidates(model).items() if isinstance(part, nn.Linear)}
-        self.others = Calls(linear if self.is_named else {})  # in the first batch, for a second head
         self.head: Head | None = None
         self.is_linear = True
         self.picked: Picked | None = None  # in the last batch, if the model decided by others than those asked for
 
     def __enter__(self) -> Self:
         self.calls.__enter__()
-        self.others.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.calls.__exit__()
-        self.others.__exit__()
         super().__exit__()
 
     def start(self, batch: Batch) -> None:
         """Prepares for the forward pass of a batch."""
         self.batch = batch
         self.calls.clear()
-        self.others.clear()
 
     def finish(self, output: object) -> Rows:
         """Returns the rows of the head's input in the forward pass that gave `output`. Raises `ValueError`."""
@@ -115,9 +108,6 @@ class HeadTap(Tap):
     def _find(self, output: object) -> None:
         if self.is_named:
             (name,) = self.candidates
-            self.tally.is_one_of_two = name in {call.name for call in averaged_calls(self.others.last, output)}
-            self.others.__exit__()
-            self.others.clear()
             if not self.calls.last:
                 raise _called(name, 0)
             call = self.calls.last[-1]
