@@ -75,8 +75,8 @@ class Tally:
             )
         return (
             f"the output of the head {self.head!r} is not the model's: {compared}; accuracy, margins and NC4 are the "
-            f"head's own, so pass the head=, tokens= or spatial= by which the model decides; the mean of two heads is no "
-            f"head's"
+            f"head's own, so pass the head=, tokens= or spatial= by which the model decides; the mean of two "
+            f"heads has none"
         )
 
 
