@@ -121,7 +121,7 @@ class Evidence:
     @cached_property
     def outputs(self) -> Float[Tensor, "samples classes"]:
         """f_i."""
-        return self.classifier(self.features)
+        return self.products + self.bias
 
     @cached_property
     def targets(self) -> Float[Tensor, "samples classes"]:

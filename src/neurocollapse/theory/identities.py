@@ -140,7 +140,7 @@ def last_layer(evidence: Evidence) -> Iterator[Comparison]:
     predicted = evidence.errors.T @ evidence.features / len(evidence.labels)
     reference = "stationarity of the last layer"
     yield compare("λW", predicted, decay * weight, tells=STATIONARITY, reference=reference)
-    rows = (evidence.errors * (evidence.products)).mean(dim=0)
+    rows = (evidence.errors * evidence.products).mean(dim=0)
     yield compare("λ‖W^c‖²", rows, decay * weight.square().sum(dim=1), tells=STATIONARITY, reference=reference)
 
 
